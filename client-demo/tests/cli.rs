@@ -1,4 +1,4 @@
-//! The real program, as a person or a script runs it: processes, sockets and files.
+//! The real program, run as by a user or a script: processes, sockets and files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

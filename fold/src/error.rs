@@ -171,7 +171,7 @@ pub enum WorkerError {
     /// The worker's answer is not a valid one: it is another program, or another version.
     #[error("the worker's answer makes no sense: {what}")]
     Answer {
-        /// What is invalid in the answer.
+        /// The invalid part of the answer.
         what: String,
     },
     /// The worker is of another release: the program's file was replaced.

@@ -168,7 +168,8 @@ impl FileWatch {
         None
     }
 
-    /// Calls `tell` once when a file is found to be gone, or at once if one already is.
+    /// Registers a callback for the moment when a file is found to be gone. Called once, at once if
+    /// a file already is.
     pub(crate) fn on_gone(&self, tell: OnGone) {
         let mut waiting = self.on_gone.lock();
         match self.gone.get() {

@@ -1,6 +1,6 @@
-//! Attacks on a running relay, each with honest clients beside it: an engine's protocol, an
-//! automerge-repo client, and one that has just arrived. The relay lives, honest clients get on, its
-//! memory stays within its budget and returns, and SIGTERM ends it in its time.
+//! Attacks on a running relay, each beside honest clients: an engine, an automerge-repo client, and
+//! a client that has just connected. The relay must survive, serve the honest clients, stay within
+//! its memory budget and return the memory, and SIGTERM must end it in time.
 
 #[path = "abuse/arena.rs"]
 mod arena;

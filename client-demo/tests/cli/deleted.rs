@@ -1,10 +1,10 @@
-//! Deleting notes, and what becomes of edits of those who did not know.
+//! Deleting notes, and the orphaned edits of replicas that had not received the deletion.
 
 use landfall::automerge::{Automerge, ROOT, ReadDoc};
 
 use crate::harness::{Home, Relay};
 
-/// Ann and Ben have a note, which has come from Ann's store to Ben's.
+/// A relay, and a note that is in Ann's and in Ben's store.
 fn shared(home: &Home) -> (Relay, String) {
     let relay = Relay::start(home);
     let made =
@@ -27,7 +27,7 @@ fn a_deleted_note_goes_everywhere() {
         home.run(&args).failed(5, &["no note", "deleted, for good"]);
         let args = ["--store", store, "--offline", "notes", "rm", "-y", &id];
         home.run(&args).failed(5, &["deleted, for good"]);
-        // Nobody lost anything.
+        // There are no orphaned edits.
         assert_eq!(home.run(&["--store", store, "notes", "deleted"]).ok(), "");
     }
 }
@@ -38,7 +38,7 @@ fn where_nobody_can_be_asked_only_yes_deletes() {
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
     let rm = ["--offline", "notes", "rm", "1"];
     home.run(&rm).failed(2, &["nothing was deleted", "for good", "--yes"]);
-    // Whoever pipes an answer is no person at a terminal either.
+    // A piped answer does not count as a terminal either.
     assert_eq!(home.with_input(&rm, "y\n").code(), Some(2));
     assert!(home.run(&["notes", "list"]).ok().contains("Kept"));
     let gone = home.run(&["--offline", "notes", "delete", "-y", "1"]).ok();

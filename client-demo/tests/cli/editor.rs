@@ -1,4 +1,5 @@
-//! Editors that end badly, and texts that cannot be taken: what a person typed is in a file that is named.
+//! Editors that fail, and texts that are rejected: the typed text is in a file, and the error names
+//! it.
 
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ fn what_was_typed_is_kept_however_the_editor_ends() {
     home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
     for (script, code, says) in [
         (r#"printf 'an hour of work, caf\351\n' >> "$1""#, 1, "line 2 has the byte 0xe9"),
-        // Without a mark, or cut in the middle of a letter.
+        // Without a byte order mark, or cut in the middle of a character.
         (r#"printf 'a\0n\0d\0' > "$1""#, 1, "it looks like UTF-16"),
         (r#"printf '\377\376a\0n\0\0' > "$1""#, 1, "it looks like UTF-16"),
         (r#"printf 'an hour of work\n\377\n' >> "$1""#, 1, "line 3 has the byte 0xff"),
@@ -58,7 +59,7 @@ fn a_draft_is_taken_by_the_command_that_is_named() {
     assert_eq!(home.run(&["-q", "notes", "show", "work"]).ok(), "Work\nstart\nan hour of work\n");
 }
 
-/// As some editors on Windows write it; with a mark it says so itself.
+/// UTF-16 with a byte order mark, as some editors on Windows write it.
 #[test]
 fn utf16_with_a_mark_is_taken() {
     let home = Home::new();
@@ -68,7 +69,7 @@ fn utf16_with_a_mark_is_taken() {
     assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
 }
 
-/// Ctrl-C belongs to the editor: most of them only leave a mode by it.
+/// Ctrl-C belongs to the editor: in most editors it only leaves a mode.
 #[test]
 fn a_key_that_interrupts_the_editor_does_not_end_the_edit() {
     let home = Home::new();
@@ -95,7 +96,8 @@ fn opening_and_closing_an_editor_changes_nothing() {
     }
 }
 
-/// While it was edited: the draft is named, and where it is not too late for the store, what was written.
+/// Deleted during the editing: the error names the draft, or the orphaned edits if the edit is
+/// already in the store.
 #[test]
 fn a_note_that_was_deleted_meanwhile_says_so() {
     let home = Home::new();
@@ -116,7 +118,7 @@ echo 'an hour of work' >> \"$1\"
     let draft = kept(&done.err());
     done.failed(5, &["the note was deleted meanwhile, for good", "landfall-demo notes new --text"]);
     assert_eq!(std::fs::read_to_string(draft).unwrap(), "start\nan hour of work\n");
-    // Before this store heard of it, or after: both say so.
+    // The result is the same whether or not this store has received the deletion before.
     home.at(&relay, &["--store", "ann", "notes", "new", "Work", "--text", "start"]).ok();
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     home.at(&relay, &["--store", "ann", "notes", "rm", "work", "--yes"]).ok();

@@ -1,4 +1,5 @@
-//! Bad input: each gets one line with what, why and what to do, and a code of its kind.
+//! Invalid input: each error is one line with the failure, its reason and its remedy, and has the
+//! exit code of its kind.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -48,7 +49,7 @@ fn stores_that_cannot_be_used() {
     home.run(&["--store", "no/such/folder/a", "notes", "new", "x"]).failed(3, &["does not exist"]);
 }
 
-/// What does nothing without a relay is refused, and neither sends nor makes anything.
+/// A command that needs the relay fails with `--offline`, and neither sends nor creates anything.
 #[test]
 fn offline_is_no_option_where_a_relay_is_needed() {
     let home = Home::new();
@@ -66,7 +67,7 @@ fn offline_is_no_option_where_a_relay_is_needed() {
     assert_eq!(status["pending"]["changes"], 1, "nothing was sent");
 }
 
-/// That a store has no notes yet is said only where one can be made.
+/// A missing store counts as empty only where one can be created.
 #[test]
 fn a_store_in_a_folder_that_is_not_there_is_an_error_to_read_too() {
     let home = Home::new();
@@ -79,7 +80,8 @@ fn a_store_in_a_folder_that_is_not_there_is_an_error_to_read_too() {
     home.run(&["--store", "x", "notes", "list"]).ok();
 }
 
-/// A store of an earlier format is read once a command that edits has opened it, and that is said.
+/// Reading commands cannot read a store of an earlier format; the error names the command that
+/// upgrades it.
 #[test]
 fn a_store_of_an_earlier_format_names_what_brings_it_up_to_date() {
     let home = Home::new();
@@ -137,7 +139,7 @@ fn notes_that_are_not_there_or_not_clear() {
 #[test]
 fn a_prefix_that_several_ids_share_is_ambiguous() {
     let home = Home::new();
-    // Ids begin with one of 58 letters: among 59 notes two share their first.
+    // Ids begin with one of 58 letters, so two of 59 notes share their first.
     let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let mut letters = std::collections::BTreeSet::new();
@@ -171,16 +173,16 @@ fn servers_that_are_no_relay() {
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
-    // Ends with the test's process: it waits for connections for as long as that lives.
+    // This thread waits for connections as long as the test's process lives.
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            // One read holds a small request whole.
+            // One read returns a small request whole.
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nwhat?");
         }
     });
-    // At once, however long it may take: trying again is no help.
+    // Fails at once, whatever the timeout: another attempt would not help.
     home.run(&["--relay", &url, "sync", "--timeout", "2m"])
         .failed(4, &["no Landfall relay", "404", "saved here, to be sent: 1 change;", "--relay"]);
     let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
@@ -206,7 +208,7 @@ fn paths_that_cannot_be_imported() {
     home.run(&["--offline", "import", "binary"]).failed(7, &["nothing was imported"]);
 }
 
-/// Neither is read to its end, nor is anything made of it.
+/// Neither is read to its end, nor stored.
 #[test]
 fn what_is_too_long_is_refused_before_it_is_read() {
     let home = Home::new();
@@ -220,7 +222,7 @@ fn what_is_too_long_is_refused_before_it_is_read() {
     let notes = || home.run(&["--offline", "-q", "notes", "list"]).ok();
     assert_eq!(notes(), "");
     home.run(&["--offline", "notes", "new", "Kept", "--text", "text"]).ok();
-    // It never ends.
+    // The input is endless.
     for command in ["new", "append kept"] {
         let text = if command == "new" { "--text -" } else { "-" };
         let line = format!("yes 漢 | \"$DEMO\" --offline notes {command} {text}");
@@ -247,7 +249,7 @@ fn an_editor_that_fails_changes_nothing() {
     assert_eq!(home.run(&["-q", "notes", "show", "1"]).ok(), "Kept\ntext\n");
 }
 
-/// A script that goes on with what was not shown would lose it.
+/// A script would go on without the output.
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
@@ -262,7 +264,7 @@ fn output_that_cannot_be_written_is_a_failure() {
             "{line}: {err}"
         );
     }
-    // A reader that has enough is none.
+    // A reader that closes the output early is no failure.
     let closed = "($DEMO --offline notes list; echo $? >&2) | true";
     let done = home.shell(closed).output().unwrap();
     assert_eq!(String::from_utf8(done.stderr).unwrap().trim(), "0");

@@ -1,4 +1,4 @@
-//! Commands beside a process that has the store open for long: they are handed over to it.
+//! Commands beside a process that has the store open for long: they are passed to that process.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::harness::{Done, Home, Relay, Running};
 
-/// `watch` on a store, once it is live.
+/// Starts `watch` on a store, and waits until it is live.
 fn watch(home: &Home, relay: &Relay, store: &str) -> Running {
     let mut watch = home.start(&["--store", store, "--relay", &relay.url, "watch"]);
     watch.until("live");
@@ -34,7 +34,7 @@ fn both_sides_edit_while_both_watch() {
     assert_eq!(shown(&home, "ann", "trip"), "Trip\nsix\nseven\n");
     assert_eq!(shown(&home, "ben", "trip"), "Trip\nsix\nseven\n");
     assert_eq!(ann.signal("-INT"), Some(0));
-    // Whoever comes then has the store again.
+    // A later command opens the store itself.
     let alone = home.run(&["--store", "ann", "--offline", "notes", "append", "trip", "x"]).ok();
     assert_eq!(alone, "saved here; not on the relay yet (1 pending)\n");
 }
@@ -53,28 +53,28 @@ fn commands_are_performed_as_if_they_had_the_store() {
     let imported = ann(&["import", "files"]);
     assert!(imported.err().starts_with("skip ") && imported.err().lines().count() == 1);
     assert!(imported.ok().contains("1 note made, 0 there already, 1 skipped\n"));
-    // What else happened on the store before is not of this sync.
+    // Earlier transfers of the store do not count for this sync.
     home.at(&relay, &["--store", "ben", "notes", "new", "From Ben"]).ok();
     watch.until("“From Ben” received");
     assert_eq!(ann(&["sync"]).ok(), "in sync: 3 notes; 0 changes sent, 0 changes received\n");
-    // Another space, which the watching process did not name.
+    // Another space than that of the watching process.
     let team = ann(&["--space", "team", "notes", "new", "Of the team"]).ok();
     assert!(team.ends_with("saved here and on the relay\n"), "{team}");
     assert_eq!(ann(&["notes", "edit", "from ben", "--title", "Ben's"]).code(), Some(0));
-    // Errors are told by the command that was started.
+    // The started command reports the errors.
     ann(&["notes", "append", "nothing", "x"]).failed(5, &["no note `nothing`"]);
     ann(&["notes", "new", ""]).failed(2, &["it would be empty"]);
     ann(&["notes", "retry", "ben's"]).failed(5, &["the relay refuses no change"]);
     ann(&["notes", "rm", "ben's"]).failed(2, &["no terminal to ask at", "--yes"]);
     assert!(ann(&["notes", "rm", "ben's", "--yes"]).ok().starts_with("deleted “Ben's” for good"));
     watch.until("“Ben's” deleted");
-    // What needs the store for itself says who has it.
+    // A command that needs the store alone names the process that has it open.
     for alone in [&["watch"][..], &["store", "compact"]] {
         ann(alone).failed(3, &["end that first"]);
     }
 }
 
-/// The one who has the store is connected, and to one relay.
+/// The process that has the store open is connected to one relay.
 #[test]
 fn another_relay_and_none_are_refused() {
     let home = Home::new();
@@ -88,7 +88,7 @@ fn another_relay_and_none_are_refused() {
     new(&["--relay", &format!("{}/", relay.url)]).ok();
 }
 
-/// It says what is done here, and neither it nor what is handed to it reaches the relay.
+/// `watch` shows the local edits, and neither it nor the commands passed to it reach the relay.
 #[test]
 fn watch_offline_shows_what_other_commands_do_here() {
     let home = Home::new();
@@ -119,7 +119,7 @@ fn an_editor_is_opened_by_the_command_that_was_started() {
         let mut edit = home.command(["--store", "ann", "notes", "edit", "note"]);
         Done::of(edit.env("EDITOR", "sh editor.sh").env("PARENT", ann.child.id().to_string()))
     };
-    // Another command edits the same note meanwhile; both are handed over, and merge.
+    // Another command edits the same note meanwhile; both are passed on, and merge.
     let script = "\
 \"$DEMO\" --store ann -q notes edit note --text 'one TWO three' || exit 1
 echo '1 two three!' > \"$1\"
@@ -132,7 +132,8 @@ echo '1 two three!' > \"$1\"
     failed.failed(1, &["ended with exit status: 1"]);
     assert_eq!(home.left_behind().len(), 1);
     std::fs::remove_file(&home.left_behind()[0]).unwrap();
-    // The one who has the store ends while the editor is open: the command then has it itself.
+    // The process that has the store open ends while the editor is open: the command then opens the
+    // store itself.
     let script = "\
 kill -INT $PARENT
 until \"$DEMO\" --store ann --offline -q notes append note 'in between' 2> /dev/null; do :; done
@@ -144,7 +145,7 @@ echo '1 TWO three, typed' > \"$1\"
     assert_eq!(ann.child.wait().unwrap().code(), Some(0));
 }
 
-/// While its editor is open, `notes edit` has the store, and performs what others hand over.
+/// While its editor is open, `notes edit` has the store open, and performs the commands of others.
 #[test]
 fn a_note_is_appended_to_while_it_is_edited_elsewhere() {
     let home = Home::new();
@@ -160,8 +161,8 @@ printf 'zero\\none\\n' > \"$1\"
     assert!(!home.path("notes.landfall-control").exists());
 }
 
-/// Nobody else can reach the socket, what is left of one is replaced, and nothing that is said there
-/// harms who listens.
+/// No other user can connect to the socket, a leftover one is replaced, and invalid messages do no
+/// harm.
 #[test]
 fn the_socket_is_private_and_takes_no_harm() {
     let home = Home::new();
@@ -178,7 +179,7 @@ fn the_socket_is_private_and_takes_no_harm() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     let said = |message: &[u8]| {
         let mut stream = UnixStream::connect(&path).unwrap();
-        // One that refuses early closes its end.
+        // A server that rejects early closes its end.
         let _ = stream.write_all(message);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut reply = Vec::new();
@@ -194,7 +195,7 @@ fn the_socket_is_private_and_takes_no_harm() {
     assert!(said(&framed("no JSON")).contains("refused"));
     assert!(said(&framed(r#"{"version":2,"said":{}}"#)).contains("it speaks version 1, not 2"));
     assert!(said(&framed(r#"{"version":1,"said":{"args":7}}"#)).contains("refused"));
-    // More than are answered at a time, none of which says anything.
+    // More idle connections than the server answers at a time.
     let silent: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let new = ["--store", "ann", "notes", "new", "Late"];
     home.run(&new).failed(3, &["8 commands are under way"]);

@@ -1,4 +1,4 @@
-//! Running the program: each test has a folder of its own, and ends what it started.
+//! Runs the program: each test has a folder of its own, and ends the processes that it started.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_landfall-demo");
 
-/// A folder with stores, in which the program runs.
+/// A folder with stores, which the program runs in.
 pub struct Home {
     folder: TempDir,
 }
@@ -34,7 +34,7 @@ impl Home {
         path
     }
 
-    /// The program with nothing of the surroundings: no environment of ours, no terminal.
+    /// The program without our environment variables, and without a terminal.
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = Command::new(DEMO);
         for name in ["STORE", "RELAY", "SPACE", "LISTEN", "DATA"] {
@@ -51,7 +51,7 @@ impl Home {
         command
     }
 
-    /// A shell's command line in the same surroundings; `$DEMO` is the program.
+    /// A shell's command line in the same environment; `$DEMO` is the program.
     pub fn shell(&self, line: &str) -> Command {
         let like = self.command([] as [&str; 0]);
         let mut shell = Command::new("sh");
@@ -83,19 +83,19 @@ impl Home {
         Done(child.wait_with_output().unwrap())
     }
 
-    /// Starts the program and gives its lines one by one.
+    /// Starts the program; its lines can be read one by one.
     pub fn start(&self, args: &[&str]) -> Running {
         Running::start(self.command(args))
     }
 
-    /// What the program left in the folder for temporary files.
+    /// The files that the program left in the folder for temporary files.
     pub fn left_behind(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path("tmp")).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 }
 
-/// What a run came to.
+/// The outcome of a run.
 pub struct Done(Output);
 
 impl Done {
@@ -115,14 +115,14 @@ impl Done {
         String::from_utf8(self.0.stderr.clone()).unwrap()
     }
 
-    /// It worked; what it printed.
+    /// Checks that it succeeded; returns its output.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!(self.code(), Some(0), "{}{}", self.out(), self.err());
         self.out()
     }
 
-    /// It failed with this code and one line that says all this.
+    /// Checks that it failed with this code and one line that contains all these parts.
     #[track_caller]
     pub fn failed(self, code: i32, says: &[&str]) {
         let err = self.err();
@@ -137,7 +137,7 @@ impl Done {
     }
 }
 
-/// A program that runs until it is told to end.
+/// A program that runs until it is stopped.
 pub struct Running {
     pub child: Child,
     lines: BufReader<ChildStdout>,
@@ -156,7 +156,7 @@ impl Running {
         line
     }
 
-    /// Reads until a line has this in it.
+    /// Reads up to a line that contains this part.
     pub fn until(&mut self, part: &str) -> String {
         loop {
             let line = self.line();
@@ -166,7 +166,7 @@ impl Running {
         }
     }
 
-    /// Sends a signal, and gives the exit code.
+    /// Sends a signal; returns the exit code.
     pub fn signal(mut self, signal: &str) -> Option<i32> {
         let process = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
@@ -201,13 +201,13 @@ impl Relay {
         Self { url, running }
     }
 
-    /// Kills it as a crash would.
+    /// Kills it, as in a crash.
     pub fn kill(&mut self) {
         self.running.child.kill().unwrap();
         self.running.child.wait().unwrap();
     }
 
-    /// Kills it, puts a copy of its data in the place of what it has by now, and starts it again.
+    /// Kills it, replaces its data by a copy, and restarts it.
     pub fn restore(&mut self, home: &Home, copy: &str) {
         self.kill();
         std::fs::remove_dir_all(home.path("relay-data")).unwrap();
@@ -215,7 +215,7 @@ impl Relay {
         self.restart(home);
     }
 
-    /// Kills it, copies its data, and starts it again.
+    /// Kills it, copies its data, and restarts it.
     pub fn copy(&mut self, home: &Home, copy: &str) {
         self.kill();
         std::fs::create_dir(home.path(copy)).unwrap();
@@ -226,13 +226,13 @@ impl Relay {
         self.restart(home);
     }
 
-    /// Starts it again on the same port and data.
+    /// Restarts it on the same port and data.
     pub fn restart(&mut self, home: &Home) {
         *self = Self::start_at(home, self.url.trim_start_matches("ws://"));
     }
 }
 
-/// Whether a process is there.
+/// Whether a process is running.
 pub fn is_running(process: &str) -> bool {
     Path::new("/proc").join(process).exists()
 }

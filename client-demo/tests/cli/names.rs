@@ -1,4 +1,4 @@
-//! Texts as they are, and the names by which a person finds them.
+//! Unusual texts, and how a user finds notes by name.
 
 use crate::harness::Home;
 
@@ -27,7 +27,7 @@ fn a_text_is_kept_as_it_is() {
     assert_eq!(shown(&home, "windows"), "windows\na\r\nb\r\nc\r\nd\n");
 }
 
-/// Files of other systems: the title is what a person reads there, and the text the file's.
+/// Files of other systems: the title is the heading as displayed there, and the text the file's.
 #[test]
 fn titles_of_files_are_right_whatever_ends_their_lines() {
     let home = Home::new();
@@ -67,7 +67,7 @@ fn names_that_read_the_same_are_the_same() {
     ] {
         assert_eq!(shown(&home, asked), format!("{title}\nx\n"));
     }
-    // Two notes of one title are two, however each is written.
+    // Two notes with the same title are two notes, however the title is encoded.
     home.run(&[OFFLINE, &["notes", "new", DECOMPOSED, "--text", "y"]].concat()).ok();
     home.run(&["notes", "show", COMPOSED]).failed(5, &["ambiguous"]);
 }

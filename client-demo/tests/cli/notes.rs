@@ -1,4 +1,4 @@
-//! Notes: alone, between two replicas, and from files.
+//! Notes: in one store, between two replicas, and imported from files.
 
 use landfall::automerge::{Automerge, ROOT, ReadDoc};
 
@@ -19,7 +19,7 @@ fn notes_are_saved_without_a_relay() {
     assert_eq!(saved, "saved here; not on the relay yet (1 pending)\n");
     let appended = alone(&home, &["notes", "append", "Groceries", "漢字 é 👩‍👩‍👧"]);
     assert_eq!(appended, "saved here; not on the relay yet (2 pending)\n");
-    // By id, the beginning of it, number, and title.
+    // By id, a prefix of it, the number, and the title.
     let prefix = &id["automerge:".len()..][..6];
     for name in [id, prefix, "1", "groceries"] {
         let shown = home.run(&["--quiet", "notes", "show", name]).ok();
@@ -96,8 +96,8 @@ fn two_stores_meet_through_a_relay_that_is_killed_in_between() {
     assert!(ben(&relay, &["status"]).contains("not on relay    nothing"));
 }
 
-/// The editor is a script: while it is open, the other one's edit arrives, which a third process
-/// sees by reading beside it.
+/// The editor is a script: while it is open, the other replica's edit arrives. A third process
+/// waits for it by reading the store.
 #[cfg(unix)]
 #[test]
 fn what_arrives_while_the_editor_is_open_is_merged() {

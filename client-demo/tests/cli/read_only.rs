@@ -1,12 +1,12 @@
-//! Commands that only read, on a store in a folder where nothing can be written: as on a medium that is
-//! mounted for reading, or as another user than the owner.
+//! Commands that only read, on a store in a folder without write permission: as on a read-only
+//! medium, or as another user than the owner.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 
 use crate::harness::{Done, Home};
 
-/// A user who owns nothing: no name is needed.
+/// A user without files; it needs no name.
 const OTHER: u32 = 61_235;
 
 #[test]
@@ -24,7 +24,7 @@ fn what_only_reads_works_where_nothing_can_be_written() {
     std::fs::remove_file(folder.join("a.lock")).unwrap();
     std::fs::set_permissions(folder.join("a"), PermissionsExt::from_mode(0o444)).unwrap();
     std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o555)).unwrap();
-    // The program where that user can run it.
+    // The program at a path where that user can run it.
     let program = home.path("landfall-demo");
     std::fs::copy(env!("CARGO_BIN_EXE_landfall-demo"), &program).unwrap();
     std::fs::set_permissions(home.path(""), PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,4 +1,5 @@
-//! Changes that the relay refuses: told, offered again, made anew, merged and saved.
+//! Changes that the relay rejects: listed, pushed again, made again by another author, merged and
+//! exported.
 
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{Automerge, ObjType, ROOT, ReadDoc};
@@ -6,8 +7,8 @@ use landfall::{BoxError, Options, Store};
 
 use crate::harness::{Home, Relay};
 
-/// Two notes of one id that share nothing: Ann's is on the relay, Ben's is refused. With a copy of
-/// the relay's data from before, in `early`.
+/// Two unrelated notes with the same id: the relay has Ann's, and rejects Ben's. `early` is a copy
+/// of the relay's data from before.
 fn two_of_one_id(home: &Home) -> Relay {
     let mut relay = Relay::start(home);
     home.at(&relay, &["--store", "cem", "notes", "new", "Elsewhere"]).ok();
@@ -21,7 +22,7 @@ fn two_of_one_id(home: &Home) -> Relay {
     home.at(&relay, &["--store", "ann", "sync"]).ok();
     home.at(&relay, &["--store", "ben", "sync"])
         .failed(4, &["not in sync", "refuses 1 change (", "unrelated", "notes refused"]);
-    // Also where the command was for another space.
+    // Also for a command in another space.
     let list = "`landfall-demo notes refused --space default`";
     home.at(&relay, &["--store", "ben", "--space", "other", "sync"]).failed(4, &[list]);
     relay
@@ -49,7 +50,7 @@ fn refused_notes_are_listed_with_the_reason_and_can_be_saved() {
     assert!(listed.contains("(unrelated)") && listed.contains("notes merge "), "{listed}");
     let list = ben(&home, &relay, &["notes", "list"]).ok();
     assert!(list.contains("!Same") && list.contains(" Elsewhere"), "{list}");
-    // The other note is no matter of it.
+    // The other note is not affected.
     assert!(!listed.contains("Elsewhere"), "{listed}");
     let ann = home.at(&relay, &["--store", "ann", "notes", "refused"]);
     assert!(ann.err().contains("refuses no changes"), "{}", ann.err());
@@ -78,7 +79,7 @@ fn what_is_refused_again_is_told_with_the_reason() {
     }
 }
 
-/// The relay is put back to before Ann's note came: it has nothing against Ben's any more.
+/// The relay is restored to the state before Ann's note: it has no reason any more to reject Ben's.
 #[test]
 fn what_the_relay_takes_by_now_is_taken_when_it_is_offered_again() {
     for (command, says) in [("retry", "offered again"), ("reauthor", "1 change made anew")] {
@@ -115,7 +116,7 @@ fn notes_of_one_id_are_merged_when_that_is_asked_for() {
 fn watching_tells_of_another_note_with_the_same_id() {
     let home = Home::new();
     let mut relay = two_of_one_id(&home);
-    // Ben has not met this relay's present past, so what it refuses is told anew.
+    // The restored relay has another epoch, so Ben pushes and is rejected again.
     relay.restore(&home, "early");
     home.at(&relay, &["--store", "ann", "sync"]).ok();
     let mut watch = home.start(&["--store", "ben", "--relay", &relay.url, "watch"]);

@@ -1,8 +1,8 @@
-//! Replays of several authors who typed at once.
+//! Replays of several authors who type concurrently.
 
 use crate::harness::Home;
 
-/// Two type at once, one removes nothing, one sees both.
+/// Two type concurrently; one deletion is empty, and one edit has seen both authors' edits.
 const TOGETHER: &str = r#"{"kind":"concurrent","numAgents":2,"endContent":"漢:bc!","txns":[
     {"parents":[],"agent":0,"numChildren":3,"patches":[[0,0,"漢字:"]]},
     {"parents":[0],"agent":1,"patches":[[1,1,""]]},
@@ -35,7 +35,7 @@ fn more_than_two_authors_have_a_replica_each() {
     assert!(out.contains("✓ all replicas equal the trace's end: 5 characters"), "{out}");
 }
 
-/// An author who edits the text as it is, and not as he saw it, would put this elsewhere.
+/// An edit at the current text instead of the text that its author saw would go elsewhere.
 #[test]
 fn an_end_that_the_edits_do_not_lead_to_is_told() {
     let home = Home::new();
@@ -54,7 +54,7 @@ fn concurrent_traces_that_cannot_be_played_are_named() {
     home.run(&["replay", "c"]).failed(7, &["the trace cannot be played"]);
 }
 
-/// The recorded session of two authors, whole: 26,078 changes through a relay.
+/// The recorded session of two authors: 26,078 changes through a relay.
 #[test]
 fn two_recorded_authors_converge() {
     let folder = std::env::var_os("LANDFALL_TRACES").map_or_else(
@@ -75,7 +75,8 @@ fn two_recorded_authors_converge() {
     assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
 }
 
-/// The second author begins when the first has typed for much longer than anything may stand still.
+/// The second author begins after the first has typed for much longer than the limit without
+/// progress.
 #[test]
 fn an_author_who_begins_late_waits_for_as_long_as_the_others_type() {
     const TYPED: usize = 20_000;

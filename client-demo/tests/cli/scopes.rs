@@ -1,4 +1,4 @@
-//! Syncing some notes only, and comparing with the relay.
+//! Syncing some notes only, and reconciling with the relay.
 
 use crate::harness::{Done, Home, Relay};
 
@@ -15,19 +15,19 @@ fn only_the_chosen_notes_are_synced_until_all_are() {
     let made = ann(&["notes", "new", "Wanted", "--text", "one"]).ok();
     let id = made.lines().next().unwrap();
     ann(&["notes", "new", "Left out"]).ok();
-    // It is not here yet: only its id can name it.
+    // The note is not here yet: only its id can name it.
     let synced = ben(&["sync", "--only", id]);
     assert!(synced.err().contains("only 1 note of this space"), "{}", synced.err());
     assert_eq!(synced.ok(), "in sync: 1 note; 0 changes sent, 1 change received\n");
-    // It stays so in later runs, for what is new as for what was there.
+    // The selection stays in later runs, for new notes as well.
     ann(&["notes", "append", "wanted", "two"]).ok();
     ann(&["notes", "append", "left out", "two"]).ok();
     assert_eq!(ben(&["sync"]).ok(), "in sync: 1 note; 0 changes sent, 1 change received\n");
     assert_eq!(ben(&["-q", "notes", "show", "wanted"]).ok(), "Wanted\none\ntwo\n");
-    // What is made here goes out all the same.
+    // Local notes are pushed in any case.
     ben(&["notes", "new", "From Ben"]).ok();
     assert!(ann(&["sync"]).ok().starts_with("in sync: 3 notes"));
-    // Chosen by a title, beside another.
+    // Selected by a title, together with another.
     assert!(ben(&["sync", "--only", "from ben", "wanted"]).ok().starts_with("in sync: 2 notes"));
     let all = ben(&["sync", "--all"]).ok();
     assert_eq!(all, "in sync: 3 notes; 0 changes sent, 2 changes received\n");
@@ -36,7 +36,7 @@ fn only_the_chosen_notes_are_synced_until_all_are() {
     ben(&["sync", "--only"]).failed(2, &["wrong usage"]);
 }
 
-/// Which notes are wanted is chosen without the relay too, and what is left out is told.
+/// The selection works offline, and commands report the notes that are not synced.
 #[test]
 fn what_is_left_out_is_told_and_chosen_offline() {
     let home = Home::new();

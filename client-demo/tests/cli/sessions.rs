@@ -1,4 +1,4 @@
-//! What runs for a while: the tour, replays, watching; also when it is interrupted.
+//! Long-running commands: the tour, replays, watching; also with interruptions.
 
 use crate::harness::{Home, Relay, is_running};
 
@@ -6,7 +6,7 @@ const TRACE: &str = r#"{"startContent":"漢","endContent":"漢字 abd\r\n!","txn
     {"timestamp":"x","patches":[[1,0,"字"]]},{"patches":[[2,0," abc"]]},
     {"patches":[[5,1,"d"],[6,0,"\r\n!"]]}]}"#;
 
-/// Of the line `process 12, listening on …`.
+/// The process id in the line `process 12, listening on …`.
 fn relay_process(line: &str) -> &str {
     line.trim().trim_start_matches("process ").split(',').next().unwrap()
 }

@@ -1,5 +1,5 @@
-//! `store …`: looking after a notebook's file, beside whoever has it open and alone, and killed at
-//! any instant.
+//! `store …`: maintenance of a notebook's file, beside another process that has it open, alone, and
+//! killed at random instants.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,10 +13,10 @@ use landfall_relay::store::{LogStore, SqliteStore};
 
 use crate::harness::{Home, Relay};
 
-/// How often a command is killed.
+/// The number of kills per command.
 const KILLS: u32 = 30;
 
-/// Makes a store with so many documents of so many changes each.
+/// Makes a store with `documents` documents of `changes` changes each.
 fn fill(path: &Path, documents: usize, changes: u64) {
     let store = Store::open(path, Options::default()).unwrap();
     let space = store.space("default").unwrap();
@@ -161,7 +161,7 @@ fn a_space_moves_between_stores_and_on_to_a_relay() {
     assert_eq!(numbers(&home.path("b")).len(), 6);
 }
 
-/// Copies a store over another one, with nothing left of that.
+/// Replaces a store by a copy of another one.
 fn put(home: &Home, from: &str, to: &str) {
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(home.path(&format!("{to}{suffix}")));
@@ -220,7 +220,7 @@ fn a_command_that_is_killed_leaves_a_whole_store() {
             }
         }
     }
-    // Also into a store that had something else.
+    // Also into a store with other content.
     for _ in 0..KILLS / 2 {
         put(&home, "other", "a");
         kill(&["import", "notes.space"], Duration::from_millis(300));
@@ -230,7 +230,7 @@ fn a_command_that_is_killed_leaves_a_whole_store() {
     }
 }
 
-/// Flips a bit of a file where this text is.
+/// Flips a bit at the place of this text in a file.
 fn flip(path: &Path, text: &str) {
     let mut bytes = std::fs::read(path).unwrap();
     let found = bytes.windows(text.len()).position(|part| part == text.as_bytes());
@@ -247,7 +247,7 @@ fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
     }
     let list = home.run(&["--offline", "notes", "list"]).ok();
     relay.kill();
-    // The relay's: SQLite does not see it, and the relay's own check does.
+    // In the relay's store: SQLite does not detect it, the relay's own verification does.
     let data = home.path("relay-data");
     SqliteStore::open(&data).unwrap().close().unwrap();
     flip(&data.join("relay.db"), "a zebra");
@@ -279,7 +279,7 @@ fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
         assert!(note.contains(text), "{note}");
     }
 
-    // The engine's.
+    // In the engine's store.
     flip(&home.path("other"), "an okapi");
     home.run(&["--store", "other", "store", "verify"]).failed(6, &["--repair"]);
     home.run(&["--store", "other", "store", "verify", "--repair"]).ok();
@@ -289,7 +289,7 @@ fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
     assert!(note.contains("an okapi"), "{note}");
 }
 
-/// A page that SQLite cannot read is mended by no command: what helps is named, by each.
+/// No command can repair a page that SQLite cannot read: each names the remedy.
 #[test]
 fn a_damaged_file_names_what_helps() {
     use std::io::{Seek, SeekFrom, Write};

@@ -1,11 +1,11 @@
-//! What `sync` says of what was sent, and of a relay that cannot send all.
+//! The report of `sync`: what was sent, and what the relay cannot send.
 
 use landfall::{Options, Store};
 
 use crate::harness::{Done, Home, Relay};
 
-/// What the relay acknowledged counts as sent: single changes, a folded history, and again what the
-/// relay had lost.
+/// Acknowledged changes count as sent: single changes, a snapshot, and those that the relay had
+/// lost and received again.
 #[test]
 fn sync_counts_what_the_relay_acknowledges() {
     let home = Home::new();
@@ -27,7 +27,7 @@ fn sync_counts_what_the_relay_acknowledges() {
     assert_eq!(sync(&relay), all, "as one folded history");
 }
 
-/// What came and went is counted, not how many changes there are: a deletion takes some away.
+/// The report counts transfers, not the difference in changes: a deletion removes some.
 #[test]
 fn sync_tells_what_came_what_went_and_what_stays_here() {
     let home = Home::new();
@@ -58,7 +58,7 @@ fn sync_tells_what_came_what_went_and_what_stays_here() {
     assert_eq!(ben(&["sync"]).ok(), format!("in sync: 3 notes in 2 spaces; {moved}\n"));
 }
 
-/// A disk that is full is not a relay that is missing, and no relay helps.
+/// A full disk is reported as such, not as an unreachable relay.
 #[cfg(unix)]
 #[test]
 fn what_the_store_cannot_take_is_the_stores_failure() {
@@ -70,7 +70,7 @@ fn what_the_store_cannot_take_is_the_stores_failure() {
         assert_eq!(home.with_input(&new, &text).code(), Some(0));
     }
     home.at(&relay, &["--store", "ben", "--offline", "notes", "new", "Own"]).ok();
-    // No file may grow beyond this: 512 or 1,024 bytes each, as the shell has it.
+    // The largest file size, in blocks of 512 or 1,024 bytes depending on the shell.
     let line = format!(
         "trap '' XFSZ; ulimit -f 500; exec \"$DEMO\" --store ben --relay {} sync --timeout 60s",
         relay.url
@@ -81,13 +81,13 @@ fn what_the_store_cannot_take_is_the_stores_failure() {
     home.at(&relay, &["--store", "ben", "sync"]).ok();
 }
 
-/// A relay that has two notes of Ann's, and cannot read one of them.
+/// A relay with two notes of Ann's, one of them unreadable.
 fn damaged(home: &Home) -> Relay {
     let mut relay = Relay::start(home);
     for (title, text) in [("Whole", "nothing happens to it"), ("Broken", "the marked text")] {
         home.at(&relay, &["--store", "ann", "notes", "new", title, "--text", text]).ok();
     }
-    // The start after a kill moves everything into the database.
+    // The restart after a kill moves everything into the database.
     relay.kill();
     relay.restart(home);
     relay.kill();
@@ -101,7 +101,7 @@ fn damaged(home: &Home) -> Relay {
     relay
 }
 
-/// Whatever else has arrived: what the relay cannot send is named, and scripts see it.
+/// `sync` names the documents that the relay cannot send and fails, whatever else has arrived.
 #[test]
 fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     let home = Home::new();
@@ -127,8 +127,8 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     );
 }
 
-/// A client that has the lost changes is connected: `sync` of another one waits until the relay has them
-/// again, and says so.
+/// A client that has the lost changes is connected: another client's `sync` waits until the relay
+/// is repaired, and reports it.
 #[test]
 fn sync_waits_for_a_damaged_relay_that_somebody_heals() {
     let home = Home::new();
@@ -145,7 +145,7 @@ fn sync_waits_for_a_damaged_relay_that_somebody_heals() {
     again.ok();
 }
 
-/// Of who met the damage and left, the next command is whole as soon as it has been mended.
+/// A client has met the damage and left: its next `sync` succeeds once the relay is repaired.
 #[test]
 fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
     let home = Home::new();
@@ -158,7 +158,7 @@ fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
     home.at(&relay, &["--store", "ben", "notes", "show", "broken"]).ok();
 }
 
-/// Who has what the relay cannot read brings it by a single command, which does not leave before.
+/// A single command of a client with the lost changes repairs the relay, and does not end before.
 #[test]
 fn sync_check_where_everything_is_heals_a_damaged_relay() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! A relay's URL in the forms that a browser takes, and the space that its path may name.
+//! A relay's URL in the forms that browsers accept, and the space in its path.
 
 use crate::harness::{Home, Relay};
 
@@ -22,7 +22,7 @@ fn a_relay_is_reached_by_every_form_of_its_url() {
         let synced = home.run(&["--relay", &form, "sync", "--timeout", "60s"]).ok();
         assert!(synced.starts_with("in sync: 1 note;"), "{form:?} {synced}");
     }
-    // It answers, and not as a relay: however long one would wait.
+    // It answers, but is no relay: waiting would not help.
     let wrong = format!("{url}/elsewhere");
     home.run(&["--relay", &wrong, "sync", "--timeout", "2m"])
         .failed(4, &["no Landfall relay", "404", "give the URL that the relay says it listens on"]);

@@ -1,10 +1,11 @@
-//! The relay's machine of one automerge-repo session: the handshake, the documents that the peer
-//! has open, what it is sent and what waits for it.
+//! The relay's state machine of one automerge-repo session: the handshake, the documents that the
+//! peer has open, the messages for it and the requests that wait.
 //!
-//! Inputs are `handle_*`; after each, [`Peer::poll_effect`] is drained. The caller performs: it
-//! checks changes ([`Effect::Check`]), reads the store ([`Effect::Plan`]), hands changes to the
-//! space's machine ([`Effect::Push`]) and tells what became durable ([`Peer::handle_entry`]).
-//! The heads that a peer is told are always those of durable entries.
+//! Inputs are `handle_*`; after each, the caller drains [`Peer::poll_effect`]. The caller does the
+//! work: it checks changes ([`Effect::Check`]), reads the store ([`Effect::Plan`]), passes changes
+//! to the space's state machine ([`Effect::Push`]) and reports durable entries
+//! ([`Peer::handle_entry`]). The session only announces heads of durable entries. It knows no
+//! socket, no store and no clock.
 
 mod damage;
 mod document;
@@ -33,12 +34,12 @@ use document::Document;
 pub use document::{Planned, Standing};
 pub use gossip::RemoteNews;
 
-/// Who the relay is towards automerge-repo clients of a space.
+/// The identity of the relay towards the automerge-repo clients of a space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Its peer id.
     pub peer_id: String,
-    /// The identity of its storage. Peers keep what they have in common with it under this name.
+    /// The identity of its storage. Peers store their sync state with this relay under this name.
     pub storage_id: String,
 }
 
@@ -47,86 +48,86 @@ pub struct Host {
 pub struct Remote {
     /// Its peer id.
     pub peer_id: String,
-    /// The identity of its storage, if that lasts.
+    /// The identity of its storage, if the storage is persistent.
     pub storage_id: Option<String>,
 }
 
-/// What the caller must do.
+/// An action for the caller.
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// Send these bytes as one binary message.
     Send(Vec<u8>),
     /// Send a WebSocket ping.
     Ping,
-    /// The peer has a name now. Whoever had it in this space before is to be ended, and what this
-    /// session followed is to be forgotten.
+    /// The peer has sent `join`. The caller ends any other session with this peer id in the space,
+    /// and drops what this session followed before.
     Joined(Remote),
-    /// Tell of this document's entries from now on, with [`Peer::handle_entry`].
+    /// Report this document's entries from now on, with [`Peer::handle_entry`].
     Follow(DocumentId),
-    /// Run the preflight over these chunks, each a change, and answer with
-    /// [`Peer::handle_checked`], for all at once or for some after the other: a message may have
-    /// very many. Checks are to be done one after the other, in their order.
+    /// Run the preflight over these chunks, each a change, one after the other and in their order.
+    /// Answer with [`Peer::handle_checked`], once for all or in several parts: a message can hold
+    /// very many.
     Check(Ticket, Chunks),
-    /// Hand these changes to the space's machine; its answer comes to [`Peer::handle_answer`].
+    /// Pass these changes to the space's state machine, and its answer to [`Peer::handle_answer`].
     Push(RepoPush),
-    /// Have these bytes opened where nothing is lost by it, and what is in them admitted; the
-    /// answer comes to [`Peer::handle_answer`].
+    /// Open these bytes in an isolated process and admit the changes in them; pass the answer to
+    /// [`Peer::handle_answer`].
     PushWhole {
         /// The session's number for it.
         id: u64,
         /// The document.
         document: DocumentId,
-        /// Chunks of any type, one after the other.
+        /// Concatenated chunks of any type.
         bytes: Vec<u8>,
     },
-    /// Ask the store, and answer with [`Peer::handle_planned`].
+    /// Query the store, and answer with [`Peer::handle_planned`].
     Plan(Ticket, Question),
-    /// Pass an ephemeral message on.
+    /// Forward an ephemeral message.
     Say(Saying),
-    /// The peer wants to hear of these storages; tell what is known of them, with
+    /// The peer subscribes to the remote heads of these storages. Report the known ones with
     /// [`Peer::handle_remote_heads`].
     Subscribe(Vec<String>),
-    /// The peer does not want to hear of these any more.
+    /// The peer unsubscribes from these storages.
     Unsubscribe(Vec<String>),
-    /// The heads of a document in a storage have changed: tell whoever wants to hear of it.
+    /// The heads of a document in a storage have changed: report this to the subscribed sessions.
     Gossip(RemoteNews),
-    /// The peer has answered [`Peer::handle_lost`].
+    /// The peer has answered the request of [`Peer::handle_lost`].
     Resent {
         /// The document.
         document: DocumentId,
-        /// Whether it sent changes. They are pushed like others.
+        /// Whether it sent changes. They are pushed as usual.
         brought: bool,
     },
-    /// Changes of this document were not taken. They are to be told in the log.
+    /// Changes of this document were rejected. The caller logs it.
     Refused {
         /// The document.
         document: DocumentId,
-        /// Why.
+        /// The reason.
         code: Code,
-        /// How many.
+        /// The number of changes.
         changes: usize,
-        /// In words.
+        /// The reason in words.
         what: String,
     },
-    /// Something came that means nothing here.
+    /// The peer sent something that the session ignores.
     Ignored(String),
-    /// Close the connection, after what was to be sent before.
+    /// Close the connection, after everything queued before has been sent.
     End(Code, String),
 }
 
-/// Whether there is memory for a message, as [`Peer::poll_effect_within`] asks.
+/// The answer of the caller's memory budget to [`Peer::poll_effect_within`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
-    /// There is, and it is reserved.
+    /// There is memory, and it is reserved.
     There,
-    /// There is none: the store is asked for what is to be said, which waits for memory.
+    /// There is none. The session queries the store instead; that query waits for memory.
     NotNow,
-    /// The peer does not take what it is sent: nothing is made for it.
+    /// The peer does not read what it is sent: build no message for it.
     Later,
 }
 
-/// Names what is asked of the caller: the document, and after which `join`. What was asked for a
-/// peer before it joined once more is no answer for what it has begun since.
+/// Identifies a request to the caller by its document and the number of the `join` before it.
+/// Answers to requests from before a later `join` are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     /// The document.
@@ -134,64 +135,64 @@ pub struct Ticket {
     joined: u64,
 }
 
-/// Changes on their way to the space's machine.
+/// Changes for the space's state machine.
 #[derive(Debug, Clone)]
 pub struct RepoPush {
     /// The session's number for it.
     pub id: u64,
     /// The document.
     pub document: DocumentId,
-    /// Dependencies before what rests on them.
+    /// Ordered: dependencies first.
     pub changes: Vec<CheckedChange>,
 }
 
-/// An ephemeral message that a peer sends, or is sent.
+/// An ephemeral message, from the peer or for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saying {
-    /// What it is about.
+    /// The document that it is about.
     pub document: DocumentId,
-    /// Who says it.
+    /// The sender's peer id.
     pub sender: String,
     /// The sender's session.
     pub session: String,
     /// Grows with each message of the session.
     pub count: u64,
-    /// The CBOR of the application's value; never looked into.
+    /// The CBOR of the application's value. Never decoded.
     pub data: Vec<u8>,
 }
 
-/// The machine.
+/// The state machine of one session.
 #[derive(Debug)]
 pub struct Peer {
     host: Host,
     remote: Option<Remote>,
-    /// How often it has joined.
+    /// The number of `join`s.
     joined: u64,
     documents: BTreeMap<DocumentId, Document>,
-    /// Pushes that are not answered, with a copy of their changes: of a push that is refused in
-    /// its middle, the rest is pushed again.
+    /// Unanswered pushes, with a copy of their changes: when a push is rejected in its middle, the
+    /// rest is pushed again.
     pushes: BTreeMap<u64, (DocumentId, Vec<CheckedChange>)>,
     last_push: u64,
-    /// Requests that wait for somebody to bring the document, by growing deadline.
+    /// Requests for documents that the relay does not have, by ascending deadline.
     requests: VecDeque<(Moment, DocumentId)>,
-    /// Documents whose news wait for their time.
+    /// Documents whose new entries wait for [`limits::REPO_PACE`] to pass.
     paced: BTreeSet<(Moment, DocumentId)>,
-    /// Documents of which something became durable since the last effect was asked for.
+    /// Documents with new durable entries since the last poll for an effect.
     touched: BTreeSet<DocumentId>,
-    /// Documents of which the peer may be told now what there is, once there is memory to say it.
+    /// Documents with a message for the peer that waits for memory.
     ready: BTreeSet<DocumentId>,
     now: Moment,
-    /// Storages of whose heads the peer wants to hear.
+    /// Storages to whose remote heads the peer has subscribed.
     subscribed: BTreeSet<String>,
-    /// Bytes that their names take up.
+    /// Bytes of those subscriptions.
     wished: usize,
-    /// Bytes of what became durable lately and waits to be passed on.
+    /// Bytes of recent durable entries that wait to be forwarded.
     live: usize,
-    /// Bytes of changes that wait for their dependencies.
+    /// Bytes of deferred changes: those that wait for their dependencies.
     penned: usize,
-    /// Bytes of heads, needs and filters that are kept of what the peer said.
+    /// Bytes of the heads, needs and filters that are kept from the peer's messages.
     kept: usize,
-    /// Bytes of the heads of its open documents, as they stand here.
+    /// Bytes of the durable heads of its open documents.
     standing: usize,
     effects: VecDeque<Effect>,
     patience: Patience,
@@ -202,7 +203,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A session whose connection was opened now.
+    /// Creates a session whose connection was opened at `now`.
     pub fn new(host: Host, patience: Patience, now: Moment) -> Self {
         Self {
             host,
@@ -231,19 +232,19 @@ impl Peer {
         }
     }
 
-    /// What is to be done next.
+    /// The next action for the caller.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.poll_effect_within(|_| Memory::There)
     }
 
-    /// As [`Peer::poll_effect`]. `memory` is asked before a message is made of so many bytes, about, that
-    /// was not asked of the store; it is the next to be sent.
+    /// As [`Peer::poll_effect`]. Before it builds a message of about so many bytes without a store
+    /// query, it calls `memory`. That message is the next effect.
     pub fn poll_effect_within(
         &mut self,
         mut memory: impl FnMut(usize) -> Memory,
     ) -> Option<Effect> {
         while self.effects.is_empty() {
-            // Entries that came together are sent together.
+            // Entries that arrived together are sent in one message.
             if let Some(id) = self.touched.pop_first() {
                 self.advance(id);
                 continue;
@@ -258,14 +259,14 @@ impl Peer {
             match there {
                 Some(Memory::There) => self.tell(id),
                 Some(_) => self.handle_behind_with(id),
-                // It was told otherwise meanwhile, or has something else to wait for.
+                // Another message has gone out meanwhile, or the document waits for something else.
                 None => {}
             }
         }
         self.effects.pop_front()
     }
 
-    /// It is this moment now. Inputs that do not say so themselves are judged by it.
+    /// Sets the current time, for inputs that carry no time themselves.
     pub fn handle_clock(&mut self, now: Moment) {
         self.now = self.now.max(now);
     }
@@ -275,24 +276,24 @@ impl Peer {
         self.remote.as_ref()
     }
 
-    /// How many documents the peer has open.
+    /// The number of documents that the peer has open.
     pub fn documents(&self) -> usize {
         self.documents.len()
     }
 
-    /// Pushes and checks that are not answered yet.
+    /// The number of unanswered pushes.
     pub fn unanswered(&self) -> usize {
         self.pushes.len()
     }
 
-    /// Something came from the peer, whatever it is.
+    /// Some bytes arrived from the peer, of any kind.
     pub fn handle_alive(&mut self, now: Moment) {
         self.handle_clock(now);
         self.heard = self.heard.max(now);
         self.pinged = false;
     }
 
-    /// A binary message came.
+    /// Handles a binary message.
     pub fn handle_message(&mut self, bytes: &[u8], now: Moment) {
         if self.ended {
             return;
@@ -316,7 +317,7 @@ impl Peer {
             Message::RemoteSubscription { add, remove, .. } => self.handle_wish(&add, &remove),
             Message::RemoteHeads { document, heads, .. } => self.handle_told(document, heads),
             Message::Leave { .. } => self.fail(Code::GOODBYE, String::new()),
-            // What a client says so is that it does not have a document: it is not asked for any.
+            // The client does not have a document. The relay asks it for none.
             Message::Unavailable { .. } => {}
             Message::Error { message, .. } => self.ignore(format!("the client says: {message}")),
             Message::Unknown { kind } => self.ignore(format!("a message of type `{kind}`")),
@@ -326,7 +327,7 @@ impl Peer {
         }
     }
 
-    /// A text message came: the protocol has none.
+    /// Handles a text message: the protocol has none.
     pub fn handle_text(&mut self) {
         let what = "a text message: the protocol's messages are binary".to_owned();
         self.fail(Code::MALFORMED, what);
@@ -352,12 +353,12 @@ impl Peer {
         (self.wished, self.live) = (0, 0);
     }
 
-    /// What is asked about a document now carries this.
+    /// The ticket for a request about a document.
     pub fn ticket(&self, document: DocumentId) -> Ticket {
         Ticket { document, joined: self.joined }
     }
 
-    /// The document, unless the peer has joined anew since.
+    /// The ticket's document, unless the peer has sent another `join` since.
     fn of(&self, ticket: Ticket) -> Option<DocumentId> {
         (ticket.joined == self.joined).then_some(ticket.document)
     }
@@ -376,8 +377,7 @@ impl Peer {
             let what = "the peer id is the relay's own, or that of an engine: take another";
             return self.turn_away(sender, Code::FORBIDDEN, what);
         }
-        // A second `join` begins anew: what the peer knew of this session is gone, and what is
-        // still being asked for it is not taken in any more.
+        // A second `join` resets the session. Answers to requests from before are dropped.
         self.joined += 1;
         self.forget();
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
@@ -396,7 +396,7 @@ impl Peer {
         self.effects.push_back(Effect::Send(peer));
     }
 
-    /// Says in words why a client may not join, and ends.
+    /// Sends the reason why a client may not join, and ends the session.
     fn turn_away(&mut self, sender: &str, code: Code, what: &str) {
         let error = Message::Error { message: what, sender: &self.host.peer_id, target: sender };
         let error = error.encode();
@@ -410,14 +410,15 @@ impl Peer {
             return self.ignore(format!("a message from `{sender}` to `{target}`"));
         }
         let Ok(id) = sync.document.parse::<DocumentId>() else {
-            // Of another length, or of no form at all: it cannot be here.
+            // An id of another length or format: such a document cannot be in the store.
             self.ignore(format!("a document whose id has no 16 bytes: `{}`", sync.document));
             return self.send_unavailable(sync.document);
         };
         let message = match SyncMessage::decode(sync.data) {
             Ok(message) => message,
             Err(error @ SyncError::TooMany { .. }) => {
-                // A document that has grown beyond what is synced: its session has others.
+                // The document has grown beyond what sync supports. The session's other documents
+                // go on.
                 self.ignore(format!("a message about document {id}: {error}"));
                 return self.send_unavailable(sync.document);
             }
@@ -447,7 +448,7 @@ impl Peer {
         self.remote.as_ref().is_some_and(|remote| remote.peer_id == sender)
     }
 
-    /// Has a document among those that are open; false if there are too many.
+    /// Adds a document to the open ones; false if there are too many.
     fn open(&mut self, id: DocumentId, name: &str) -> bool {
         if self.documents.contains_key(&id) {
             return true;
@@ -478,7 +479,7 @@ impl Peer {
 
     fn handle_ephemeral(&mut self, ephemeral: &Ephemeral<'_>) {
         if !self.is_peer(ephemeral.sender) {
-            // Whoever passes on what others say: the relay has told everybody itself.
+            // The peer forwards messages of others. The relay forwards those itself.
             return self.ignore(format!("an ephemeral message of `{}`", ephemeral.sender));
         }
         let Ok(document) = ephemeral.document.parse() else {
@@ -493,7 +494,7 @@ impl Peer {
         }));
     }
 
-    /// Somebody else said something about a document that the peer has open.
+    /// Sends the peer an ephemeral message of another sender, if it has the document open.
     pub fn handle_said(&mut self, said: &Saying) {
         let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&said.document))
         else {
@@ -522,21 +523,21 @@ impl Peer {
         self.effects.push_back(Effect::Ignored(crate::frame::fit(what)));
     }
 
-    /// Entries were made and not told of: whatever is known of the store is out of date.
+    /// Entries were committed without a report: all cached document states are out of date.
     pub fn handle_behind(&mut self) {
         let open: Vec<DocumentId> = self.documents.keys().copied().collect();
         open.into_iter().for_each(|id| self.handle_behind_with(id));
     }
 
-    /// Bytes, about, of what it remembers of its peer and for it: documents that are open, with where
-    /// they stand, heads and filters that were told, changes that wait for others or for an answer, entries
-    /// that wait to be passed on, and storages that it wants to hear of.
+    /// Approximate bytes of this session's state: open documents with their heads, heads and
+    /// filters that the peer sent, deferred and unanswered changes, entries to forward, and remote
+    /// heads subscriptions.
     pub fn state_bytes(&self) -> usize {
         let documents = limits::OPEN_DOCUMENT_BYTES * self.documents.len();
         self.kept + self.standing + self.penned + self.wished + self.live + documents
     }
 
-    /// As [`Peer::handle_behind`], for one document: an entry of it became durable that is to be
+    /// As [`Peer::handle_behind`], for one document: an entry of it became durable that must be
     /// read from the store.
     pub fn handle_behind_with(&mut self, id: DocumentId) {
         if let Some(document) = self.documents.get_mut(&id) {
@@ -545,7 +546,7 @@ impl Peer {
         }
     }
 
-    /// An entry of a document became durable: the one at `at` of a commit.
+    /// The entry at index `at` of a commit became durable.
     pub fn handle_entry(&mut self, commit: &Arc<Commit>, at: usize) {
         let Some(new) = commit.entries.get(at) else { return };
         let NewEntry { entry, kind } = new;
@@ -556,7 +557,7 @@ impl Peer {
                 document.add_entry(new);
                 self.count_live(id);
                 if self.live > limits::REPO_LIVE_BYTES {
-                    // It is read from the store, once there is memory for it.
+                    // Drop the entries, and read them from the store once there is memory.
                     self.documents.get_mut(&id).into_iter().for_each(Document::forget_standing);
                     self.count_live(id);
                 }
@@ -572,14 +573,14 @@ impl Peer {
         self.touched.insert(id);
     }
 
-    /// Whether what became durable lately waits for a moment anyway: more of it need not be told
-    /// before [`Peer::handle_time`].
+    /// Whether recent entries wait for their pace anyway: no need to poll for more before
+    /// [`Peer::handle_time`].
     pub fn is_pacing(&self, now: Moment) -> bool {
         let soon = now.after(limits::REPO_PACE);
         self.paced.first().is_some_and(|(due, _)| *due > now && *due <= soon)
     }
 
-    /// When [`Peer::handle_time`] is to be called next.
+    /// When to call [`Peer::handle_time`] next.
     pub fn deadline(&self) -> Moment {
         let silence = match (&self.remote, self.pinged) {
             (None, _) => self.began.after(self.patience.handshake),
@@ -591,7 +592,7 @@ impl Peer {
         silence.min(request).min(paced)
     }
 
-    /// Time has passed. `delivered` is when the slowest link that is allowed for would have
+    /// Handles the passing of time. `delivered` is when the slowest supported link would have
     /// delivered what was sent: the peer's silence counts from there.
     pub fn handle_time(&mut self, now: Moment, delivered: Moment) {
         self.handle_clock(now);

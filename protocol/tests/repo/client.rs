@@ -1,5 +1,5 @@
-//! A client: real automerge documents, synchronised as automerge-repo 2.5 does it. A message is
-//! generated after each that is received and after each change.
+//! A client: real automerge documents, synchronised as automerge-repo 2.5 does. It generates a
+//! message after each received one and after each change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +11,7 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId};
 
 pub struct Client {
     pub name: String,
-    /// What it keeps in common with the relay survives its connections.
+    /// Its sync state with the relay survives its connections.
     pub keeps_states: bool,
     pub copies: BTreeMap<DocumentId, Copy>,
     pub session: Option<SessionId>,
@@ -19,11 +19,11 @@ pub struct Client {
     pub out: VecDeque<Vec<u8>>,
     pub traffic: Traffic,
     pub unavailable: BTreeSet<DocumentId>,
-    /// Its documents cannot take what others made.
+    /// Changes of others may fail to apply to its documents.
     pub may_fail: bool,
 }
 
-/// What crossed, since it was looked at last.
+/// The traffic since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub sent: usize,
@@ -83,7 +83,7 @@ impl Client {
         }
     }
 
-    /// Has a document that came to it in another way.
+    /// Adds a document that the client got in another way.
     pub fn put(&mut self, document: DocumentId, automerge: &Automerge, actor: [u8; 16]) {
         let automerge = automerge.fork().with_actor(ActorId::from(actor));
         self.copies.insert(document, Copy { automerge, ..Copy::new(actor) });
@@ -123,7 +123,7 @@ impl Client {
         self.out.clear();
     }
 
-    /// Begins to synchronise a document: with what it kept, or from nothing.
+    /// Begins to synchronise a document, with the stored sync state if there is one.
     pub fn begin(&mut self, document: DocumentId) {
         let copy = self.copies.get_mut(&document).expect("it is open");
         let kept = copy.kept.as_ref().filter(|_| self.keeps_states);
@@ -132,7 +132,7 @@ impl Client {
         self.say(document);
     }
 
-    /// Forgets what it kept of the relay.
+    /// Drops the sync state with the relay.
     pub fn forget(&mut self, document: &DocumentId) {
         self.copies.get_mut(document).expect("it is open").kept = None;
     }
@@ -188,11 +188,11 @@ impl Client {
         self.traffic.received_chunks += message.changes.len();
         self.traffic.received_bytes += data.len();
         let copy = self.copies.get_mut(&document).expect("it is open");
-        // automerge-repo would wait for ever for a document that it asked for.
+        // automerge-repo would wait for ever for a document that it requested.
         assert!(!message.heads.is_empty() || !copy.heads().is_empty(), "empty heads to a request");
         self.unavailable.remove(&document);
         if let Err(error) = copy.automerge.receive_sync_message(&mut copy.state, message) {
-            // Only said in a log, there as here.
+            // automerge-repo only logs this as well.
             assert!(self.may_fail, "{error}");
             return;
         }

@@ -1,5 +1,4 @@
-//! Peers that do not do what automerge does: what they can cost is bounded, and nobody else is
-//! the worse for them.
+//! Peers that do not behave as automerge does: their cost is bounded, and no other client suffers.
 
 use automerge::ROOT;
 use automerge::transaction::Transactable;
@@ -13,7 +12,7 @@ use crate::relay::host;
 use crate::rng::Rng;
 use crate::world::World;
 
-/// The second client is played by hand, over a document of so many changes.
+/// The test itself plays the second client, over a document of so many changes.
 fn world(changes: usize) -> (World, DocumentId) {
     let (mut world, document) = World::of_one(1, 2);
     world.connect(0);
@@ -37,7 +36,7 @@ fn raw(world: &mut World, bytes: &[u8]) {
     world.settle_relay();
 }
 
-/// The relay's work waits.
+/// Delivers a message without doing the relay's work.
 fn raw_only(world: &mut World, bytes: &[u8]) {
     let (id, now) = (world.session_id(1), world.now);
     world.relay.with(id, |peer| peer.handle_message(bytes, now));
@@ -57,11 +56,11 @@ fn heads_that_are_announced_and_never_sent_are_asked_for_a_few_times() {
             say(&mut world, document, &reply);
         }
         let asks = world.session(1).sent.drain(..).filter(|message| asks_for(message, &heads[0]));
-        // The first time beside what it lacks, if it lacks anything.
+        // The first request is beside one for the peer's missing changes, if there are any.
         let most = usize::from(limits::REPO_ASKS) + usize::from(changes > 0);
         assert_eq!(asks.count(), most);
         assert_eq!(ended(&mut world), None);
-        // Others are announced: these are asked for again.
+        // Newly announced heads are requested again.
         let heads = [ChangeHash([0xab; 32])];
         let reply = Reply { heads: &heads, have: &[Have::default()], ..Reply::default() };
         say(&mut world, document, &reply);
@@ -88,17 +87,18 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
                 world.session(1).sent.drain(..).map(|message| message.len()).sum::<usize>()
             })
             .sum();
-        // 50 changes are some 5,000 bytes; once, and 49 short words at most.
+        // 50 changes are some 5,000 bytes: they are sent once, with at most 49 short messages.
         assert!(bytes < 20_000, "{bytes}");
     }
     assert_eq!(ended(&mut world), None);
 }
 
-/// What cut clients off from all documents: one of 10,050 heads, told and sent back.
+/// This cut clients off from all documents: the relay sent 10,050 heads, and the client sent them
+/// back.
 #[test]
 fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
     let (mut world, document) = world(3);
-    // 131,122 as LEB128: fifty more than a message may have.
+    // 131,122 as LEB128: fifty more than the limit.
     let mut data = vec![0x42, 0xb2, 0x80, 0x08];
     (0..limits::SYNC_HASHES as u32 + 50).for_each(|n| data.extend([n.to_be_bytes(); 8].concat()));
     data.extend([0, 0, 0]);
@@ -112,7 +112,7 @@ fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
     let is_unavailable =
         |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
     assert!(!told.is_empty() && told.iter().all(is_unavailable), "{}", told.len());
-    // The session goes on, and so does the document, for a message that can be read.
+    // The session goes on, and so does the document once a message is readable.
     assert!(say(&mut world, document, &Reply::default()) > 0);
     assert_eq!(ended(&mut world), None);
 }
@@ -127,7 +127,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     transaction.put(ROOT, "more", 1).unwrap();
     transaction.commit();
     let (bytes, heads) = (more.get_changes(&head)[0].raw_bytes().to_vec(), more.get_heads());
-    // A question, a check and a push are under way. None of them is answered yet.
+    // A question, a check and a push are in flight, all unanswered.
     let name = world.clients[1].name.clone();
     let join = Message::Join { sender: &name, metadata: PeerMetadata::default(), versions: None };
     let say = |world: &mut World, reply: &Reply<'_>| {
@@ -143,7 +143,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     let Ok(Message::Sync(sync)) = Message::decode(&told[0]) else { panic!("no sync") };
     let sync = landfall_protocol::repo::sync::SyncMessage::decode(sync.data).unwrap();
     assert_eq!((&sync.heads[..], sync.chunks.len()), (&head[..], 5));
-    // What a check finds that was begun before is not taken; the peer offers it again.
+    // Changes from a check that began before are dropped; the peer sends them again.
     let chunks = [bytes.as_slice()];
     let offer = Reply { heads: &heads, chunks: &chunks, ..Reply::default() };
     say(&mut world, &offer);
@@ -153,7 +153,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     say(&mut world, &offer);
     world.settle_relay();
     assert_eq!(world.relay.log.heads(&document), heads);
-    // And the answer to a push of before would be taken for one of now.
+    // The answer to an earlier push must not be taken for that to a new one.
     let mut late = more.fork();
     let mut transaction = late.transaction();
     transaction.put(ROOT, "late", 1).unwrap();
@@ -195,7 +195,7 @@ fn an_equal_peer_that_talks_on_is_answered_once() {
 
 #[test]
 fn every_message_is_answered_by_one_at_most() {
-    // Whatever heads, needs and filters it makes up.
+    // Random heads, needs and filters.
     let mut rng = Rng::new(3);
     for _ in 0..20 {
         let (mut world, document) = world(20);
@@ -276,7 +276,7 @@ fn messages_out_of_order_of_others_or_of_no_form() {
     let (mut world, document) = fresh();
     raw(&mut world, &join(None));
     world.session(1).sent.clear();
-    // In the name of others, to others: nothing happens.
+    // A false sender or target: the message has no effect.
     raw(&mut world, &sync(&document, "alice", "relay"));
     raw(&mut world, &sync(&document, "mallory", "other"));
     assert!(world.session(1).sent.is_empty() && world.session(1).follows.is_empty());
@@ -289,7 +289,7 @@ fn messages_out_of_order_of_others_or_of_no_form() {
     assert_eq!(world.session(1).said, []);
     raw(&mut world, &ephemeral("mallory"));
     assert_eq!(world.session(1).said.len(), 1);
-    // A document whose id is none of ours.
+    // A document id of another format.
     raw(&mut world, &sync("not an id", "mallory", "relay"));
     let answer = world.session(1).sent.pop_front().unwrap();
     let Ok(Message::Unavailable { document, target, .. }) = Message::decode(&answer) else {
@@ -312,7 +312,7 @@ fn one_that_says_nothing_is_asked_and_then_dropped() {
     world.settle();
     let id = world.session_id(1);
     let before = world.now;
-    // What is still being delivered to it is no silence.
+    // While something is still being delivered to the peer, it does not count as silent.
     world.relay.with(id, |peer| peer.handle_time(before.after(patience.drop_after), before));
     assert_eq!(ended(&mut world), Some(Code::SILENT));
     world.connect(1);

@@ -1,4 +1,5 @@
-//! A model of the relay's log: what is durable, folded or not, and what the store says of it.
+//! A model of the relay's log: durable changes, compacted or not, and the store's answers. It sends
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -17,17 +18,17 @@ use landfall_protocol::space::{Commit, NewKind};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use sha2::{Digest, Sha256};
 
-/// What is durable.
+/// The durable entries.
 #[derive(Default)]
 pub struct Log {
     epochs: Vec<EpochRecord>,
     head: Offset,
     pub documents: BTreeMap<DocumentId, Stored>,
-    /// Bytes of changes that one answer carries, about.
+    /// Approximate bytes of changes in one answer.
     pub page_bytes: usize,
-    /// How often it was asked for an answer.
+    /// The number of answers.
     pub answers: usize,
-    /// How often the packed index of what is folded had to be loaded.
+    /// How often the packed index of a snapshot was loaded.
     pub index_loads: usize,
 }
 
@@ -56,7 +57,7 @@ pub struct Row {
 struct Folded {
     offset: Offset,
     body: Vec<u8>,
-    /// As the real store gives it: written, and read again.
+    /// Encoded and decoded, as the real store returns it.
     index: Arc<PackedIndex>,
 }
 
@@ -71,7 +72,7 @@ impl Stored {
         assert!(self.changes.insert(hash, row).is_none(), "{hash} is stored twice");
     }
 
-    /// All that there is, as one document.
+    /// Everything in the log, as one automerge document.
     pub fn open(&self) -> Automerge {
         let mut automerge = match &self.folded {
             Some(folded) => Automerge::load(&folded.body).unwrap(),
@@ -101,7 +102,7 @@ impl Stored {
     }
 }
 
-/// A document as a fold makes it.
+/// The snapshot that a compaction makes.
 pub fn snapshot(automerge: &Automerge) -> Snapshot {
     let body = automerge.save();
     let changes: Vec<FoldedChange> = automerge
@@ -152,7 +153,7 @@ impl Log {
         }
     }
 
-    /// Folds the first so many changes of a document's tail.
+    /// Compacts the first `count` changes of a document's tail.
     pub fn fold(&mut self, id: &DocumentId, count: usize) {
         let Some(stored) = self.documents.get_mut(id) else { return };
         let Some((&through, _)) = stored.tail.iter().take(count).next_back() else { return };
@@ -191,7 +192,7 @@ impl Log {
         Some(DocumentIndex { heads: self.heads(id), last: stored.last, folded, tail })
     }
 
-    /// As the relay answers from its store.
+    /// Answers as the relay does from its store.
     pub fn answer(&mut self, id: &DocumentId, question: &Question) -> Planned {
         self.answers += 1;
         let Some(stored) = self.documents.get(id) else {

@@ -1,4 +1,4 @@
-//! When something is said, and what happens between a question and its answer.
+//! When messages are sent, and what may happen between a question and its answer.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::world::World;
 
 const TEN: usize = 10;
 
-/// Two clients that both have ten changes.
+/// Two clients with the same ten changes.
 fn two(seed: u64) -> (World, DocumentId) {
     let (mut world, document) = World::of_one(seed, 2);
     world.connect(0);
@@ -26,11 +26,11 @@ fn two(seed: u64) -> (World, DocumentId) {
     (world, document)
 }
 
-/// The client comes again, and what it said is read for, as the log is now.
+/// The client reconnects, and the store is read for its message in its present state.
 fn return_and_read(world: &mut World, client: usize) {
     world.connect(client);
     let id = world.session_id(client);
-    // `join`, its answer, and what it says of its document.
+    // `join`, its answer, and the client's first sync message.
     world.carry_up(client);
     let peer = world.session(client).sent.pop_front().expect("an answer to `join`");
     world.clients[client].receive(&peer);
@@ -38,7 +38,7 @@ fn return_and_read(world: &mut World, client: usize) {
     world.relay.read_plan(id);
 }
 
-/// The client says what it has to say, and the relay does everything about it but read answers.
+/// The client sends its messages, and the relay does all work except reading answers.
 fn push(world: &mut World, client: usize) {
     while !world.clients[client].out.is_empty() {
         world.carry_up(client);
@@ -96,7 +96,8 @@ fn nothing_of_its_own_is_among_the_news_that_waited() {
     world.edit(0, document);
     push(&mut world, 0);
     while world.carry(1) {}
-    // Theirs waits for its moment, then one of its own comes, and theirs again.
+    // An entry of the other client waits for its pace, then one of its own arrives, then another of
+    // the other's.
     world.edit(0, document);
     push(&mut world, 0);
     world.edit(1, document);
@@ -116,7 +117,7 @@ fn a_peer_that_lost_everything_while_its_answer_is_read_gets_everything() {
     world.edit_often(0, document, 5);
     world.settle();
     return_and_read(&mut world, 1);
-    // The answer has what the copy lacked that is gone now.
+    // The answer holds changes that the client had when it asked, and has lost since.
     let actor = world.rng.bytes();
     world.clients[1].put(document, &Automerge::new(), actor);
     world.carry_up(1);
@@ -164,7 +165,7 @@ fn a_document_that_another_uploads_whole_comes_to_who_has_another_part_of_it() {
     let (mut world, document) = World::of_one(7, 3);
     world.edit_often(0, document, limits::REPO_WHOLE_CHANGES as usize);
     world.edit(1, document);
-    // One waits for it, one has begun it apart.
+    // One client waits for the document; one has begun it on its own.
     world.open(2, document);
     world.connect(2);
     world.settle();
@@ -189,7 +190,7 @@ fn who_asks_again_for_what_nobody_has_is_told_so_again() {
         world.pass(limits::REPO_REQUEST_WAIT);
         world.settle();
         assert!(world.clients[0].unavailable.remove(&document));
-        // Another word is no question.
+        // A sync message that is no `request` gets no answer.
         let empty = Reply::default().encode().unwrap();
         world.clients[0].send(document, false, &empty);
         world.settle();
@@ -204,7 +205,7 @@ fn who_asks_again_for_what_nobody_has_is_told_so_again() {
 #[test]
 fn a_second_join_waits_its_own_time_for_a_document() {
     let (mut world, document) = World::of_one(9, 1);
-    // Nothing here may pass the time but the test itself.
+    // Time passes only where the test says.
     let talk = |world: &mut World| {
         world.settle_relay();
         while world.carry(0) {
@@ -230,7 +231,7 @@ fn what_rests_on_a_change_that_is_too_large_is_refused_and_the_rest_goes_on() {
     let (mut world, document) = two(10);
     world.edit(1, document);
     let large = world.heads(1, document)[0];
-    // In its place comes word that it is too large.
+    // The check answers that the change is too large.
     world.clients[1].out.clear();
     let id = world.session_id(1);
     let error = FormError::Refused { reason: "so large".into() };
@@ -242,7 +243,7 @@ fn what_rests_on_a_change_that_is_too_large_is_refused_and_the_rest_goes_on() {
     let codes: Vec<_> =
         world.relay.refused.iter().map(|(_, code, count)| (*code, *count)).collect();
     assert_eq!(codes, [(Code::TOO_LARGE, 1), (Code::MISSING_DEPENDENCY, 1)]);
-    // It is not asked for, also where there is something to say.
+    // It is not requested, even beside other changes.
     world.edit_often(0, document, 3);
     while world.carry(0) {}
     world.relay.commit_all_past(id);

@@ -1,4 +1,4 @@
-//! The plan of an answer against a reference that knows whole sets, and against automerge.
+//! The plan of an answer against a reference of plain sets, and against automerge.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::rng::Rng;
 
 type Set = BTreeSet<ChangeHash>;
 
-/// A graph of changes in the order of the log.
+/// A graph of changes in log order.
 struct Graph {
     rows: Vec<IndexRow>,
-    /// So many of the first are folded.
+    /// The number of compacted changes, the first ones.
     folded: usize,
 }
 
@@ -33,7 +33,7 @@ impl Graph {
             offset += 1 + rng.next() % 3;
             let mut dependencies = Set::new();
             for _ in 0..rng.below(4).min(number) {
-                // Mostly the latest ones, as it is when people write at the same time.
+                // Mostly the latest changes, as with concurrent editing.
                 let back = 1 + rng.below(number.min(4));
                 dependencies.insert(rows[number - back].hash);
             }
@@ -68,7 +68,7 @@ impl Graph {
         set.difference(&rested).copied().collect()
     }
 
-    /// A part of it with all that it rests on.
+    /// A random part of it, with all ancestors.
     fn part(&self, rng: &mut Rng, of: &Set) -> Set {
         let all: Vec<ChangeHash> = of.iter().copied().collect();
         let count = rng.below(4).min(all.len());
@@ -108,7 +108,7 @@ impl Graph {
     }
 }
 
-/// A peer with a part of a graph, and what it says.
+/// A peer with a part of a graph, and its question.
 struct Case {
     graph: Graph,
     has: Set,
@@ -126,7 +126,7 @@ fn case(seed: u64, strangers: bool) -> (Case, Rng) {
     if strangers {
         let stranger = |_| ChangeHash(*[rng.bytes(), rng.bytes()].concat().first_chunk().unwrap());
         let own: Vec<ChangeHash> = (0..3).map(stranger).collect();
-        // What it has made rests on some of the heads that it had.
+        // The peer's own changes depend on some of the heads that it had.
         heads.retain(|_| rng.chance(50));
         heads.push(own[2]);
         heads.sort_unstable();
@@ -142,7 +142,7 @@ fn case(seed: u64, strangers: bool) -> (Case, Rng) {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
-    /// One all of whose heads are known gets exactly what it lacks.
+    /// A peer with only known heads gets exactly the changes that it lacks.
     #[test]
     fn an_exact_answer_is_what_is_lacking(seed: u64) {
         let (Case { graph, has, question, .. }, _) = case(seed, false);
@@ -161,7 +161,7 @@ proptest! {
         prop_assert_eq!(closing.have, vec![Have::of(index.heads.clone())]);
     }
 
-    /// Cut into pages, each says what the peer has after it, and nothing is left out.
+    /// Each page announces what the peer has after it, and the pages together are complete.
     #[test]
     fn pages_are_whole_in_themselves(seed: u64, size in 1usize..6) {
         let (Case { graph, mut has, mut question, .. }, _) = case(seed, false);
@@ -188,7 +188,8 @@ proptest! {
         prop_assert_eq!(has, graph.all());
     }
 
-    /// One with changes of its own gets all that its filter does not hold, and what rests on it.
+    /// A peer with changes of its own gets everything that its filter does not contain, and the
+    /// descendants.
     #[test]
     fn a_filtered_answer_leaves_out_only_what_the_filter_hides(seed: u64) {
         let (Case { graph, has, common, question }, _) = case(seed, true);
@@ -196,14 +197,14 @@ proptest! {
         let plan = Plan::of(&index, &question).unwrap();
         prop_assert_eq!(plan.unknown.len(), 1);
         prop_assert!(!plan.lost);
-        // The reference: sets of hashes, and nothing clever.
+        // The reference: plain sets of hashes.
         let known: Set = question.heads.iter().copied().filter(|h| graph.all().contains(h)).collect();
         let mut certain = graph.ancestors(&known);
         certain.extend(&common);
         let filter = &question.have[0].filter;
         let (mut sent, folded) = (Set::new(), graph.folded_set());
         for row in &graph.rows {
-            // What is folded is one thing: what rests on what inside it does not matter.
+            // A snapshot is one item: dependencies inside it do not matter.
             let rests = !folded.contains(&row.hash)
                 && row.dependencies.iter().any(|hash| sent.contains(hash));
             if !certain.contains(&row.hash) && (rests || !filter.contains_hash(&row.hash)) {
@@ -218,7 +219,7 @@ proptest! {
         for hash in lacks {
             prop_assert!(sent.contains(&hash) || hidden(&hash) || folded.contains(&hash));
         }
-        // And what the relay says that it has: all of it, some for certain, the rest in a filter.
+        // The relay announces everything that it has: some for certain, the rest in a filter.
         let closing = plan.close(&index, plan.offsets.len());
         let [have] = &closing.have[..] else { panic!("one") };
         let mut names = known.clone();
@@ -230,7 +231,7 @@ proptest! {
         prop_assert!(beyond.into_iter().all(|hash| have.filter.contains_hash(&hash)));
     }
 
-    /// What was sent is not sent again, unless it is needed by hash.
+    /// Sent changes are not sent again, unless they are needed by hash.
     #[test]
     fn what_was_sent_comes_again_only_when_it_is_needed(seed: u64, strangers: bool) {
         let (Case { graph, mut question, .. }, mut rng) = case(seed, strangers);
@@ -244,7 +245,7 @@ proptest! {
         let folded_at = index.folded.as_ref().map_or(Offset(0), |folded| folded.offset);
         prop_assert_eq!(plan.snapshot, whole.snapshot && folded_at > sent);
         let needed = &graph.rows[rng.below(graph.rows.len())];
-        // What nobody knows is needed as well, and changes nothing.
+        // A need for an unknown hash changes nothing.
         question.need = vec![needed.hash, ChangeHash([0xee; 32])];
         let plan = Plan::of(&index, &question).unwrap();
         let in_snapshot = graph.folded_set().contains(&needed.hash);
@@ -256,7 +257,7 @@ proptest! {
         prop_assert_eq!(plan.offsets.iter().copied().collect::<BTreeSet<_>>(), expected);
     }
 
-    /// Without the packed index the plan is the same, or it says that it needs it.
+    /// Without the packed index, the plan is the same or asks for it.
     #[test]
     fn the_packed_index_is_asked_for_or_not_needed(seed: u64, strangers: bool) {
         let (Case { graph, question, .. }, _) = case(seed, strangers);
@@ -273,7 +274,7 @@ proptest! {
         prop_assert_eq!(found, graph.all().into_iter().collect::<Vec<_>>());
     }
 
-    /// Two real documents: the plan sends what automerge itself would have sent.
+    /// Two real documents: the plan sends what automerge itself would send.
     #[test]
     fn a_plan_is_what_automerge_sends(seed in 0u64..1_000_000, apart in 0usize..15) {
         let mut rng = Rng::new(seed);
@@ -293,7 +294,7 @@ proptest! {
         let plan = Plan::of(&index, &question).unwrap();
         let at = |offset: &Offset| index.tail[offset.0 as usize - 1].hash;
         let planned: Set = plan.offsets.iter().map(at).collect();
-        // As the relay says it: without flags.
+        // As the relay sends it: without flags.
         let mut state = State::new();
         ours.receive_sync_message(&mut state, asked).unwrap();
         state.their_capabilities = None;
@@ -350,7 +351,7 @@ fn one_who_says_nothing_of_what_it_has_is_sent_what_came_since_or_is_asked() {
     assert!(plan.is_empty() && !plan.lost);
     let closing = plan.close(&index, 0);
     assert_eq!((closing.sent_through, closing.complete), (Offset(0), false));
-    // It was sent everything up to here: so it lacks the rest.
+    // The peer was sent everything up to here, so it lacks the rest.
     let last = index.tail.last().unwrap();
     question.sent_through = Offset(last.offset.0 - 1);
     question.heads.retain(|head| *head != last.hash);

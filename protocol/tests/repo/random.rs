@@ -1,4 +1,5 @@
-//! Whole runs from a seed: edits, cuts, restarts, folds and failures in any order, and then peace.
+//! Whole runs from a seed: edits, cuts, restarts, compactions and failures in random order, then
+//! convergence. It knows no document's content.
 
 use crate::rng::Rng;
 use crate::world::World;
@@ -31,12 +32,12 @@ fn run(seed: u64) {
             45 => world.relay.fail_commit(),
             46..48 => world.open(client, document),
             48 if world.clients[client].copies.contains_key(&document) => {
-                // Its storage forgets what it had in common with the relay.
+                // Its storage loses the sync state with the relay.
                 world.clients[client].forget(&document);
             }
             49 => world.pass(std::time::Duration::from_millis(700)),
             50 if world.clients[client].session.is_some() && !session_ended(&mut world, client) => {
-                // It begins anew on the same connection.
+                // It sends a second `join` on the same connection.
                 world.clients[client].out.clear();
                 world.session(client).sent.clear();
                 world.clients[client].join();
@@ -50,7 +51,7 @@ fn run(seed: u64) {
     converge(&mut world);
 }
 
-/// Everybody comes, and everybody has everything.
+/// Connects all clients and checks that all have everything.
 fn converge(world: &mut World) {
     world.settle();
     for client in 0..world.clients.len() {
@@ -64,7 +65,7 @@ fn converge(world: &mut World) {
     world.settle();
     world.assert_all_live();
     world.assert_equal();
-    // And a last edit goes to everybody, once.
+    // A last edit reaches every client once.
     for client in 0..world.clients.len() {
         world.traffic(client);
     }
@@ -83,7 +84,7 @@ fn session_ended(world: &mut World, client: usize) -> bool {
     world.session(client).ended.is_some()
 }
 
-/// `LANDFALL_SEED` runs one alone, `LANDFALL_SEEDS` so many.
+/// `LANDFALL_SEED` runs one seed, `LANDFALL_SEEDS` sets their number.
 #[test]
 fn whatever_happens_all_have_all_in_the_end() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -94,7 +95,7 @@ fn whatever_happens_all_have_all_in_the_end() {
     seeds.for_each(run);
 }
 
-/// Nothing but its seed decides what a run does.
+/// A run depends on its seed alone.
 #[test]
 fn one_seed_is_one_run() {
     let draw = || {

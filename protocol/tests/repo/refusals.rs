@@ -1,4 +1,4 @@
-//! Changes that are not taken, or not yet: the pen, conflicts, and what goes on beside them.
+//! Rejected and deferred changes, conflicts, and the sync of everything else meanwhile.
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, ROOT, ReadDoc};
@@ -7,7 +7,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
 
 use crate::world::World;
 
-/// So many changes of one actor, each on all before it.
+/// `count` changes of one actor, each on top of the one before.
 fn write(automerge: &mut Automerge, actor: u8, from: usize, count: usize) {
     automerge.set_actor(ActorId::from([actor; 16]));
     for number in from..from + count {
@@ -28,7 +28,7 @@ fn bytes_of(automerge: &Automerge) -> Vec<(ChangeHash, Vec<u8>)> {
     changes.iter().map(|change| (change.hash(), change.raw_bytes().to_vec())).collect()
 }
 
-/// A client that is connected and says what it is told to say.
+/// A connected client that sends only what the test gives it.
 fn puppet(seed: u64) -> (World, DocumentId) {
     let (mut world, document) = World::of_one(seed, 2);
     world.connect(0);
@@ -98,7 +98,7 @@ fn an_orphan_is_let_in_when_somebody_else_brings_what_it_rests_on() {
 
 #[test]
 fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
-    // The peer's filter is made to hold one change that the relay has and it does not.
+    // The peer's filter has a false positive for one change that the relay has and the peer lacks.
     for hidden in 0..5 {
         let (mut world, document) = World::of_one(3, 2);
         world.connect(0);
@@ -106,7 +106,7 @@ fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
         world.settle();
         let all = world.clients[0].copy(&document).automerge.get_changes(&[]);
         let hidden = all[hidden].hash();
-        // It has a change of its own, so the relay looks at its filter.
+        // The peer has a change of its own, so the relay uses the filter.
         world.edit(1, document);
         let own = world.heads(1, document);
         world.connect(1);
@@ -124,7 +124,7 @@ fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
         world.settle();
         world.assert_equal();
         assert_eq!(world.relay.log.documents[&document].changes.len(), 6);
-        // All that rests on it comes at once, and it itself when it is asked for.
+        // Its descendants arrive at once, and the change itself after the peer requests it.
         let traffic = world.traffic(1);
         assert!((5..=6).contains(&traffic.received_chunks), "{traffic:?}");
         assert!(traffic.received <= 4, "{traffic:?}");
@@ -173,8 +173,8 @@ fn more_orphans_than_a_pen_takes_end_the_session() {
     assert_eq!(world.session(1).ended.as_ref().map(|(code, _)| *code), Some(Code::OVERLOADED));
 }
 
-/// A client some of whose changes will be refused: so many, each on the one before, and others
-/// that rest on none of them. Those.
+/// Gives a client a chain of `bad` changes that the relay rejects, and other changes that do not
+/// depend on them. Returns the rejected ones.
 fn unwanted(world: &mut World, document: DocumentId, bad: usize) -> Vec<ChangeHash> {
     world.clients[0].put(document, &written(1, 0, 2), [8; 16]);
     world.settle();
@@ -202,7 +202,7 @@ fn a_change_that_is_refused_does_not_stop_the_others() {
         assert_eq!(world.relay.log.documents[&document].changes.len(), 5);
         let refused: usize = world.relay.refused.iter().map(|(.., changes)| changes).sum();
         assert_eq!((refused, world.relay.refused[0].1), (4, Code::COUNTER));
-        // Both go on, and what either does comes to the other.
+        // Both clients go on, and receive each other's changes.
         world.traffic(0);
         world.traffic(1);
         world.edit(0, document);
@@ -229,7 +229,8 @@ fn another_history_of_an_actor_is_refused_and_harms_nobody_else() {
         world.clients[1].put(document, &other, [7; 16]);
         world.settle();
         world.assert_all_live();
-        // It cannot even take what it is sent. Whatever it sends all the same is refused.
+        // The client cannot even apply what it receives. The relay rejects everything that it
+        // sends.
         let chunks: Vec<_> = bytes_of(&other);
         let chunks: Vec<&[u8]> = chunks.iter().map(|(_, bytes)| bytes.as_slice()).collect();
         send(&mut world, document, &other.get_heads(), &chunks);
@@ -249,7 +250,7 @@ fn another_history_of_an_actor_is_refused_and_harms_nobody_else() {
 fn a_thousand_that_rest_on_a_refused_change_do_not_end_the_session() {
     for seed in 0..4 {
         let (mut world, document) = puppet(seed);
-        // More than one push holds, with the others.
+        // Together with the others, more than one push holds.
         let good = unwanted(&mut world, document, limits::REPO_REFUSED);
         world.settle();
         world.assert_all_live();
@@ -290,14 +291,14 @@ fn more_refused_changes_than_a_session_remembers_end_it() {
 
 #[test]
 fn what_rests_on_a_change_that_is_being_refused_is_refused_with_it() {
-    // The second message comes while the first one's changes are still being committed.
+    // The second message arrives while the first one's changes are being committed.
     for seed in 0..40 {
         let (mut world, document) = puppet(seed);
         world.clients[0].put(document, &written(1, 0, 2), [8; 16]);
         world.settle();
         let mut bad = written(3, 100, 1);
         world.relay.unwanted.insert(bad.get_heads()[0]);
-        // Somebody else's, so that no hole among its actor's tells of it.
+        // By another actor, so that no gap in its sequence numbers shows that it is missing.
         write(&mut bad, 4, 0, 2);
         let mut both = written(2, 0, 1);
         both.merge(&mut bad.clone()).unwrap();
@@ -335,7 +336,7 @@ fn one_who_has_refused_changes_and_fell_behind_still_gets_what_others_make() {
     world.assert_all_live();
     for _ in 0..3 {
         world.traffic(1);
-        // The session's seat overflows: what was made meanwhile is read from the store.
+        // The session's mailbox overflows: the new entries are read from the store.
         let id = world.session_id(1);
         world.edit_often(0, document, 20);
         while world.carry(0) {}

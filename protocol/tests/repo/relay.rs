@@ -1,4 +1,5 @@
-//! The relay's machines over the model of its log, in the order in which the relay performs them.
+//! The relay's state machines over the model of its log, driven in the relay's order. It knows no
+//! client.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, limits
 use crate::log::{Log, snapshot};
 use crate::rng::Rng;
 
-/// A relay process: what a restart forgets, and its log.
+/// A relay process: the state that a restart loses, and its log.
 pub struct Relay {
     pub log: Log,
     pub space: Space,
@@ -28,32 +29,32 @@ pub struct Relay {
     writing: Option<Arc<Commit>>,
     /// Whole documents that wait to be opened.
     wholes: VecDeque<(PushedEntry, Vec<u8>)>,
-    /// Documents whose whole ones are being committed, and what waits for that.
+    /// Documents with a whole document being committed, and the pushes that wait for it.
     busy: BTreeMap<DocumentId, VecDeque<Judging>>,
     next_session: u64,
     pub refused: Vec<(DocumentId, Code, usize)>,
     pub gossip: usize,
-    /// Changes that this relay refuses, for a reason of its own.
+    /// Changes that this relay rejects, for a reason outside the protocol.
     pub unwanted: BTreeSet<ChangeHash>,
-    /// Each so many-th message of news finds no memory; 0: none does.
+    /// Every n-th request for memory is denied; 0: none.
     pub denies: u64,
-    /// Messages for which memory was asked.
+    /// The number of requests for memory.
     pub asked: u64,
 }
 
-/// A session and what is on its way.
+/// A session and its messages in flight.
 pub struct Session {
     pub peer: Peer,
-    /// To the client, in order.
+    /// Messages to the client, in order.
     pub sent: VecDeque<Vec<u8>>,
     pub follows: BTreeSet<DocumentId>,
     jobs: VecDeque<Job>,
     plans: VecDeque<(Ticket, Question)>,
-    /// An answer that was read, and that the machine is not told yet.
+    /// A store answer that the session has not received yet.
     planned: Option<(Ticket, Planned)>,
     entries: VecDeque<(Arc<Commit>, usize)>,
     answers: VecDeque<Answer>,
-    /// Whole documents that were pushed.
+    /// The number of whole documents that were pushed.
     pub wholes: usize,
     pub ended: Option<(Code, String)>,
     pub said: Vec<Saying>,
@@ -61,7 +62,7 @@ pub struct Session {
 
 enum Job {
     Check(Ticket, Chunks),
-    /// The last: others of the same check follow.
+    /// The last field: further changes of the same check follow.
     LookUp(Ticket, Vec<CheckedChange>, Vec<ChangeHash>, bool),
     Push(Box<Judging>),
     Whole(PushedEntry, Vec<u8>),
@@ -120,7 +121,7 @@ impl Relay {
         self.sessions.get_mut(&id).expect("it is open")
     }
 
-    /// Something for a session's machine, and then what follows from it.
+    /// Calls a session's state machine, and then performs its effects.
     pub fn with(&mut self, id: SessionId, act: impl FnOnce(&mut Peer)) {
         if self.session(id).ended.is_some() {
             return;
@@ -191,7 +192,7 @@ impl Relay {
         }
     }
 
-    /// Nothing is ever told or sent that is not durable.
+    /// Checks that a message names and carries durable changes only.
     fn judge(&self, message: &[u8]) {
         let message = Message::decode(message).unwrap();
         let Message::Sync(sync) = message else { return };
@@ -209,7 +210,7 @@ impl Relay {
         }
     }
 
-    /// One piece of work, drawn among all that there is; false if there is none.
+    /// Performs one random unit of work; false if there is none.
     pub fn step(&mut self, rng: &mut Rng) -> bool {
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         let mut choices: Vec<(SessionId, u8)> = Vec::new();
@@ -311,7 +312,7 @@ impl Relay {
         self.wholes.iter().position(free)
     }
 
-    /// Opens a whole document with automerge itself, and takes what is in it.
+    /// Opens a whole document with automerge itself, and commits its changes.
     fn merge(&mut self) {
         let at = self.next_whole().expect("there is one");
         let (entry, bytes) = self.wholes.remove(at).expect("there is one");
@@ -383,7 +384,7 @@ impl Relay {
         }
     }
 
-    /// Reads the answer to a session's oldest question, or tells what was read.
+    /// Reads the answer to a session's oldest question, or delivers the one that was read.
     fn plan(&mut self, id: SessionId) {
         if let Some((ticket, planned)) = self.session(id).planned.take() {
             return self.with(id, |peer| peer.handle_planned(ticket, planned));
@@ -393,7 +394,7 @@ impl Relay {
         self.session(id).planned = Some((ticket, planned));
     }
 
-    /// Reads the answer to a session's question from the log as it is now. The machine is told
+    /// Reads the answer to a session's question from the log in its present state. It is delivered
     /// later.
     pub fn read_plan(&mut self, id: SessionId) {
         assert!(self.session(id).planned.is_none() && !self.session(id).plans.is_empty());
@@ -405,7 +406,7 @@ impl Relay {
         self.plan(id);
     }
 
-    /// Everything that there is to do is done, except that nothing is read for answers.
+    /// Does all work except reading answers.
     pub fn settle_pushes(&mut self) {
         let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         loop {
@@ -443,7 +444,7 @@ impl Relay {
         self.with(id, |peer| peer.handle_answer(&answer));
     }
 
-    /// Everything that is under way becomes durable, and one session hears of none of it.
+    /// Commits everything in flight, without reporting it to one session.
     pub fn commit_all_past(&mut self, deaf: SessionId) {
         let ids: Vec<SessionId> = self.sessions.keys().copied().filter(|id| *id != deaf).collect();
         loop {
@@ -460,13 +461,14 @@ impl Relay {
         }
     }
 
-    /// The session's seat was full: what waited is gone, and it must read the store again.
+    /// The session's mailbox overflowed: the entries in it are lost, and the session must read the
+    /// store.
     pub fn overflow(&mut self, id: SessionId) {
         self.session(id).entries.clear();
         self.with(id, Peer::handle_behind);
     }
 
-    /// The disk refuses what is being written, or would be next.
+    /// The commit in progress fails, or the next one.
     pub fn fail_commit(&mut self) {
         if self.writing.is_none() {
             self.writing = self.space.poll_commit();

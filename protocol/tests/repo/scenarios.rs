@@ -1,4 +1,4 @@
-//! The ordinary ways of meeting, one by one, with what they may cost.
+//! The ordinary encounters of two clients, one by one, with their allowed cost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use landfall_protocol::limits;
 use crate::client::Traffic;
 use crate::world::World;
 
-/// A world in which the first client has brought a document of so many changes.
+/// A world in which the first client has pushed a document of so many changes.
 fn world_with(seed: u64, clients: usize, changes: usize) -> (World, DocumentId) {
     let (mut world, document) = World::of_one(seed, clients);
     world.connect(0);
@@ -31,7 +31,7 @@ fn an_empty_client_gets_everything_in_one_message() {
     world.settle();
     world.assert_equal();
     let Traffic { sent, received, received_chunks, sent_chunks, .. } = world.traffic(1);
-    // It asks, and says what it has then.
+    // The client sends a request, and then its heads.
     assert_eq!((sent, received, received_chunks, sent_chunks), (2, 1, 30, 0));
 }
 
@@ -46,7 +46,7 @@ fn an_equal_client_that_returns_costs_one_message_each_way_and_no_changes() {
             let Traffic { sent, received, received_chunks, sent_chunks, received_bytes } =
                 world.traffic(0);
             assert_eq!((sent, received, received_chunks, sent_chunks), (1, 1, 0, 0));
-            // Heads, one `have` without a filter.
+            // The heads, and one `have` without a filter.
             assert!(received_bytes < 100, "{received_bytes}");
         }
         assert_eq!(world.relay.log.index_loads, 0);
@@ -132,7 +132,7 @@ fn two_that_diverged_inside_folded_history_meet() {
         world.assert_equal();
         let traffic = world.traffic(1);
         assert!(traffic.sent <= 4 && traffic.received <= 4, "{traffic:?}");
-        // Its own 15 once; the snapshot, and the 15 of its own not again.
+        // Its own 15 are sent once. It receives the snapshot, and not its own 15 again.
         assert_eq!((traffic.sent_chunks, traffic.received_chunks), (15, 1));
         assert_eq!(world.relay.log.documents[&document].changes.len(), 85);
     }
@@ -163,7 +163,7 @@ fn a_first_upload_of_thousands_of_changes_comes_whole() {
     assert_eq!(traffic.sent_chunks, 1);
     assert!(traffic.sent <= 3 && traffic.received <= 3, "{traffic:?}");
     assert_eq!(world.relay.log.documents[&document].tail_len(), 0, "it is folded at once");
-    // What it does from now on comes as single changes, whole document or not.
+    // From now on its edits are sent as single changes, whether or not it sent a whole document.
     world.edit(0, document);
     world.settle();
     world.open(1, document);
@@ -226,7 +226,7 @@ fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store
     world.open(1, document);
     world.connect(1);
     world.settle();
-    // Each is a third of what is kept for one that is being answered.
+    // Each has a third of the bytes that are kept for a document with an open question.
     let large = "x".repeat(limits::REPO_CHANGES_BYTES / 3);
     let answers = world.relay.log.answers;
     for (number, key) in ["a", "b", "c", "d"].iter().enumerate() {
@@ -239,7 +239,7 @@ fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store
     assert!(world.relay.log.answers > answers);
 }
 
-/// As long, and not to be deflated to nothing.
+/// A text of the same length that does not deflate.
 fn incompressible(like: &str, seed: u64) -> String {
     let mut rng = crate::rng::Rng::new(seed);
     (0..like.len()).map(|_| char::from(b'!' + (rng.next() % 90) as u8)).collect()
@@ -289,7 +289,8 @@ fn a_deleted_document_is_unavailable_and_takes_nothing() {
     world.settle();
     world.relay.delete(document);
     world.settle();
-    // Both who have it open are told, and so is one who comes, with changes or without.
+    // Both clients with the document open receive `unavailable`, and so does a new one, with or
+    // without changes.
     assert!((0..2).all(|client| world.clients[client].unavailable.contains(&document)));
     world.edit(0, document);
     world.settle();
@@ -317,7 +318,7 @@ fn a_peer_that_reads_nothing_publishes_all_the_same() {
     let own = world.heads(1, document);
     world.connect(1);
     world.settle();
-    // Others go on, of which it is told; then it goes on itself.
+    // The others edit, which the read-only client is sent heads of; then it edits as well.
     for round in 0..3 {
         world.edit_often(0, document, 2);
         world.settle();
@@ -333,7 +334,7 @@ fn a_peer_that_reads_nothing_publishes_all_the_same() {
     world.settle();
     assert_eq!(world.heads(2, document), world.relay.log.heads(&document));
     assert_eq!(world.heads(0, document), world.relay.log.heads(&document));
-    // It begins to read: it asks for what it was not sent.
+    // It ends its read-only mode, and requests what it was not sent.
     let copy = world.clients[1].copies.get_mut(&document).unwrap();
     copy.state.set_read_only(false);
     copy.reads_only = false;
@@ -353,7 +354,7 @@ fn a_second_join_on_a_live_session_begins_anew() {
     world.edit(0, document);
     world.settle();
     world.assert_equal();
-    // And while the answers to what was said before are still on their way.
+    // At every point while the answers to earlier messages are in flight.
     for cut in 0..40 {
         let (mut world, document) = world_with(100 + cut as u64, 2, 10);
         world.open(1, document);
@@ -362,7 +363,7 @@ fn a_second_join_on_a_live_session_begins_anew() {
         world.steps(cut);
         world.edit(1, document);
         world.steps(cut % 7);
-        // The page was loaded again behind the same connection: it has nothing any more.
+        // The page was reloaded behind the same connection: its document is empty.
         let actor = world.rng.bytes();
         world.clients[1].out.clear();
         world.session(1).sent.clear();
@@ -383,7 +384,7 @@ fn who_begins_a_document_again_on_the_same_connection_gets_it_again() {
         world.open(1, document);
         world.connect(1);
         world.steps(cut);
-        // What is on its way is lost with the copy.
+        // Messages in flight are lost with the copy.
         let actor = world.rng.bytes();
         if world.clients[1].ready {
             world.clients[1].out.clear();
@@ -397,7 +398,8 @@ fn who_begins_a_document_again_on_the_same_connection_gets_it_again() {
 
 #[test]
 fn a_relay_that_lost_its_log_gets_it_back_and_gives_what_is_new() {
-    // The client believes that both have what only it has; others have filled the new log.
+    // The client's sync state names common heads that only the client has; others have filled the
+    // new log.
     let (mut world, document) = world_with(19, 2, 50);
     world.wipe();
     world.connect(1);
@@ -415,7 +417,7 @@ fn a_relay_that_lost_its_log_gets_it_back_and_gives_what_is_new() {
 
 #[test]
 fn a_document_that_was_merged_elsewhere_is_not_sent_back() {
-    // Two clients that also know each other: what one brings, the other has already.
+    // Two clients that also sync directly: the second has already what the first pushes.
     let (mut world, document) = world_with(20, 2, 5);
     let mut merged = world.clients[0].copy(&document).automerge.fork();
     let actor = world.rng.bytes();
@@ -432,7 +434,7 @@ fn a_document_that_was_merged_elsewhere_is_not_sent_back() {
 
 #[test]
 fn one_that_types_on_while_it_is_being_answered_is_asked_for_all_at_once() {
-    // Its heads are others by the time it is asked for those that it announced.
+    // Its heads have changed by the time the relay requests those that it announced.
     for seed in 0..30 {
         let (mut world, document) = world_with(seed, 1, 3);
         world.disconnect(0);

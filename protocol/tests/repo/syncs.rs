@@ -1,4 +1,4 @@
-//! Sync messages against automerge's own reader and writer, and against bytes that mean harm.
+//! Sync messages against automerge's own decoder and encoder, and against malformed bytes.
 
 use automerge::sync::{self, BloomFilter, ChunkList, MessageVersion, State, SyncDoc};
 use automerge::transaction::{CommitOptions, Transactable};
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-/// Reads, and holds what came of it against the bytes: nothing is made that was not there.
+/// Decodes, and compares the sizes with the input: nothing larger is allocated.
 fn read(bytes: &[u8]) -> bool {
     let Ok(message) = SyncMessage::decode(bytes) else { return false };
     let hashes = message.heads.len() + message.need.len();
@@ -89,13 +89,13 @@ fn read(bytes: &[u8]) -> bool {
     let chunks: usize = message.chunks.iter().map(|chunk| chunk.len()).sum();
     assert!(32 * (hashes + synced) + filters + chunks < bytes.len());
     for have in &message.have {
-        // Whatever it claims, to look into it is safe and short.
+        // Whatever the filter states, the look-up is safe and short.
         have.filter.contains_hash(&ChangeHash([0x5a; 32]));
     }
     true
 }
 
-/// Messages of two real documents that meet: with and without changes, either version.
+/// Messages of two real documents that sync: with and without changes, of either version.
 fn real_messages(seed: u64) -> Vec<Vec<u8>> {
     let mut rng = Rng::new(seed);
     let mut ends = [1u8, 2].map(|actor| {
@@ -122,7 +122,7 @@ fn real_messages(seed: u64) -> Vec<Vec<u8>> {
         silent = 0;
         messages.push(message.clone().encode());
         if seed.is_multiple_of(2) {
-            // As the relay does it: then the other sends single changes.
+            // The relay sends no flags; the other end then sends single changes.
             message.flags = None;
         }
         to.0.receive_sync_message(&mut to.1, message).unwrap();
@@ -210,13 +210,13 @@ fn with_filter(filter: &[u8]) -> Vec<u8> {
 
 #[test]
 fn the_ten_byte_message_that_divides_by_zero_is_refused() {
-    // One entry of no bits at all.
+    // One entry of no bits.
     let bytes = with_filter(&[1, 0, 7]);
     assert_eq!(bytes.len(), 10);
     let error = SyncMessage::decode(&bytes).unwrap_err();
     assert_eq!(error, SyncError::Filter { entries: 1, bits: 0, probes: 7, bytes: 0 });
     assert_eq!(error.code(), Code::MALFORMED);
-    // And with bits, but without the bytes that they are in.
+    // Entries with bits, but without their bytes.
     assert!(SyncMessage::decode(&with_filter(&[1, 10, 7])).is_err());
     assert!(SyncMessage::decode(&with_filter(&[1, 10, 7, 0])).is_err());
     assert!(SyncMessage::decode(&with_filter(&[1, 10, 7, 0, 0])).is_ok());
@@ -232,7 +232,7 @@ fn the_filter_that_probes_four_thousand_million_times_is_refused() {
     assert!(SyncMessage::decode(&with_filter(&[1, 8, most, 0])).is_ok());
     assert!(SyncMessage::decode(&with_filter(&[1, 8, most + 1, 0])).is_err());
     assert!(SyncMessage::decode(&with_filter(&[1, 8, 0, 0])).is_err());
-    // Entries and bits whose product is beyond every number.
+    // Entries and bits whose product overflows.
     let large = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
     let filter = [&large[..], &large[..], &[7, 0]].concat();
     assert!(SyncMessage::decode(&with_filter(&filter)).is_err());
@@ -247,7 +247,7 @@ fn a_thousand_filters_are_refused() {
         let have = vec![one.clone(); count];
         let written = Reply { have: &have, ..Reply::default() }.encode();
         assert_eq!(written.is_ok(), taken, "{count}");
-        // By hand: nothing is written that is not read.
+        // The encoder writes nothing that the decoder rejects.
         let bytes = with_haves(&have);
         assert_eq!(SyncMessage::decode(&bytes).is_ok(), taken, "{count}");
         if !taken {
@@ -260,10 +260,10 @@ fn a_thousand_filters_are_refused() {
     }
 }
 
-/// A message that says nothing but what its sender has.
+/// A message with nothing but `have`s.
 fn with_haves(have: &[Have]) -> Vec<u8> {
     let one = Reply { have: &have[..1], ..Reply::default() }.encode().unwrap();
-    // Behind the version, two empty lists and the number of `have`s; before the number of chunks.
+    // After the version, two empty lists and the number of `have`s; before the number of chunks.
     let body = &one[4..one.len() - 1];
     let mut bytes = vec![0x42, 0, 0];
     let mut count = have.len();
@@ -297,13 +297,13 @@ fn lists_of_hashes_end_at_their_limit_and_at_their_bytes() {
         let error = reply.encode().unwrap_err();
         assert!(matches!(error, SyncError::TooMany { actual: 131_073, .. }), "{error}");
     }
-    // The same by hand: 131,073 heads.
+    // 131,073 heads, written by hand.
     let mut bytes = vec![0x42, 0x81, 0x80, 0x08];
     more.iter().for_each(|hash| bytes.extend(hash.0));
     bytes.extend([0, 0, 0]);
     let error = SyncMessage::decode(&bytes).unwrap_err();
     assert!(matches!(error, SyncError::TooMany { part: "heads", actual: 131_073, .. }), "{error}");
-    // So many are claimed, and not there: nothing is allocated for them.
+    // So many hashes are claimed but absent: nothing is allocated for them.
     let mut bytes = vec![0x42, 0x80, 0x80, 0x08];
     bytes.extend([7; 64]);
     assert_eq!(SyncMessage::decode(&bytes), Err(SyncError::Truncated { part: "heads" }));
@@ -321,14 +321,14 @@ fn chunks_that_are_longer_than_the_message_are_refused() {
     let bytes = [0x42, 0, 0, 0, 0xff, 0x7f, 0, 0, 0];
     let error = SyncMessage::decode(&bytes).unwrap_err();
     assert!(matches!(error, SyncError::TooMany { part: "chunks", .. }));
-    // Many that are nothing: a piece of memory for each.
+    // Many empty chunks: each would cost an allocation.
     for (count, is_taken) in [(limits::SYNC_CHUNKS, true), (limits::SYNC_CHUNKS + 1, false)] {
         let mut bytes = vec![0x42, 0, 0, 0];
         bytes.extend([count as u8 | 0x80, (count >> 7) as u8 | 0x80, (count >> 14) as u8]);
         bytes.extend(vec![0; count]);
         assert_eq!(SyncMessage::decode(&bytes).is_ok(), is_taken, "{count}");
     }
-    // Another version, and none.
+    // An unknown version, and an empty message.
     assert_eq!(SyncMessage::decode(&[0x44]), Err(SyncError::Version { found: 0x44 }));
     assert_eq!(SyncMessage::decode(&[]), Err(SyncError::Truncated { part: "version" }));
 }

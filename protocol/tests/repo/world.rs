@@ -1,4 +1,5 @@
-//! A relay, some clients, and connections that are ordered and lose nothing until they are cut.
+//! A relay, some clients, and connections that keep order and lose nothing until they are cut. It
+//! knows no session's state.
 
 use landfall_protocol::limits;
 use landfall_protocol::repo::message::Message;
@@ -10,7 +11,7 @@ use crate::log::Log;
 use crate::relay::{Relay, Session};
 use crate::rng::Rng;
 
-/// Far more steps than anything here takes: beyond it, somebody answers for ever.
+/// Far more steps than any test needs: beyond it, two ends answer each other for ever.
 const MANY: usize = 200_000;
 
 pub struct World {
@@ -19,7 +20,7 @@ pub struct World {
     pub rng: Rng,
     pub now: Moment,
     pub documents: Vec<DocumentId>,
-    /// How many edits were made.
+    /// The number of edits.
     edits: u64,
 }
 
@@ -34,7 +35,7 @@ impl World {
         Self { relay, clients, rng, now: Moment::default(), documents, edits: 0 }
     }
 
-    /// A world of one document.
+    /// A world with one document.
     pub fn of_one(seed: u64, clients: usize) -> (Self, DocumentId) {
         let world = Self::new(seed, clients, 1);
         let document = world.documents[0];
@@ -46,7 +47,7 @@ impl World {
         self.clients[client].open(document, actor);
     }
 
-    /// A change that rests on everything that the client has.
+    /// Makes a change on top of all the client's heads.
     pub fn edit(&mut self, client: usize, document: DocumentId) {
         self.open(client, document);
         self.edits += 1;
@@ -81,7 +82,7 @@ impl World {
         self.clients[client].session.expect("it is connected")
     }
 
-    /// The relay's process dies; its log stays.
+    /// The relay's process restarts and keeps its log.
     pub fn restart(&mut self) {
         (0..self.clients.len()).for_each(|client| self.disconnect(client));
         let log = std::mem::take(&mut self.relay.log);
@@ -90,7 +91,7 @@ impl World {
         self.relay.denies = denies;
     }
 
-    /// And its log does not stay either.
+    /// The relay's process restarts with an empty log.
     pub fn wipe(&mut self) {
         self.relay.log = Log::new(self.relay.log.page_bytes);
         self.restart();
@@ -102,7 +103,8 @@ impl World {
         }
     }
 
-    /// Brings one message of one client's connection, either way; false if there is none.
+    /// Delivers one message of one client's connection, in either direction; false if there is
+    /// none.
     pub fn carry(&mut self, client: usize) -> bool {
         let Some(id) = self.clients[client].session else { return false };
         let up = !self.clients[client].out.is_empty() && self.relay.session(id).ended.is_none();
@@ -118,7 +120,7 @@ impl World {
         up || down
     }
 
-    /// One thing happens somewhere; false if nothing can.
+    /// Performs one random step; false if none is possible.
     pub fn step(&mut self) -> bool {
         let first = self.rng.below(self.clients.len() + 1);
         for turn in 0..=self.clients.len() {
@@ -134,7 +136,7 @@ impl World {
         false
     }
 
-    /// Until nothing happens any more. That it comes to this is itself a check.
+    /// Runs until no step is left. That this terminates is a check of its own.
     pub fn settle(&mut self) {
         for _ in 0..MANY {
             if !self.step() && !self.pass_a_moment() {
@@ -144,7 +146,7 @@ impl World {
         panic!("messages go to and fro without end");
     }
 
-    /// News that are kept back for a moment are let go; false if there are none.
+    /// Lets the time pass until paced entries are forwarded; false if none wait.
     pub fn pass_a_moment(&mut self) -> bool {
         let live = self.relay.sessions.values().filter(|session| session.ended.is_none());
         let due = live.map(|session| session.peer.deadline()).min();
@@ -162,7 +164,7 @@ impl World {
         }
     }
 
-    /// What crossed since this was asked last.
+    /// The traffic since the last call.
     pub fn traffic(&mut self, client: usize) -> Traffic {
         std::mem::take(&mut self.clients[client].traffic)
     }
@@ -171,7 +173,7 @@ impl World {
         self.clients[client].copy(&document).heads()
     }
 
-    /// Everybody who is connected has exactly what the log has.
+    /// Checks that every connected client has exactly the relay's log.
     #[track_caller]
     pub fn assert_equal(&self) {
         for client in self.clients.iter().filter(|client| client.session.is_some()) {
@@ -192,7 +194,7 @@ impl World {
 
 /// For tests that play one end themselves.
 impl World {
-    /// Brings one message of a client to the relay.
+    /// Delivers one message of a client to the relay.
     pub fn carry_up(&mut self, client: usize) {
         let id = self.session_id(client);
         let message = self.clients[client].out.pop_front().expect("there is one");
@@ -200,7 +202,7 @@ impl World {
         self.relay.with(id, |peer| peer.handle_message(&message, now));
     }
 
-    /// Until the relay has nothing to do; nothing is brought to anybody.
+    /// Runs until the relay has nothing to do; delivers no message.
     pub fn settle_relay(&mut self) {
         self.relay_steps(MANY);
     }
@@ -213,7 +215,7 @@ impl World {
         }
     }
 
-    /// Until nothing happens, except that nothing crosses one client's connection.
+    /// Runs until no step is left, but delivers nothing on one client's connection.
     pub fn settle_but(&mut self, stuck: usize) {
         for _ in 0..MANY {
             let others: Vec<usize> = (0..self.clients.len()).filter(|n| *n != stuck).collect();
@@ -225,7 +227,7 @@ impl World {
         panic!("messages go to and fro without end");
     }
 
-    /// What a client was sent last, which must be a sync message. The rest is dropped.
+    /// The last message for a client, which must be a sync message. The others are dropped.
     pub fn last_sync(&mut self, client: usize) -> Told {
         let message = self.session(client).sent.drain(..).next_back().expect("something was sent");
         let Message::Sync(sync) = Message::decode(&message).unwrap() else { panic!("no sync") };

@@ -1,4 +1,4 @@
-//! One relay under attack, and what is asked of it.
+//! One relay under attack, and the checks on it. It knows no single attack.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +11,21 @@ use landfall_tests::process::Relay;
 
 use crate::canaries::{self, Rounds};
 
-/// Rounds that each canary makes before the attack, so that it is warm, and how long an attack goes
-/// on at least, in rounds of every canary after it began, unless `LANDFALL_ATTACK_ROUNDS` says
-/// otherwise: a slow leak shows in a long attack.
+/// Rounds of each canary before the attack, so that it is warm, and the minimum duration of an
+/// attack in rounds of every canary, unless `LANDFALL_ATTACK_ROUNDS` sets another: a slow leak
+/// shows in a long attack.
 const WARM: u64 = 5;
 const DURING: u64 = 20;
 
-/// What takes an honest client longer is a hang. It is no figure: an idle machine is some hundred times as
-/// fast, and faults that were found here took from 17 s to minutes.
+/// A round of an honest client that takes longer is a hang. It is no performance target: an idle
+/// machine is some hundred times as fast, and the faults found here took from 17 s to minutes.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
 
-/// What may be left of an attack in the process: what SQLite's caches and the allocator keep.
+/// Memory in bytes that the process may still have after an attack: SQLite's caches and the
+/// allocator's.
 const LEFT_BYTES: u64 = 48 << 20;
 
-/// The parts that an attack is made of.
+/// An attack's access to the relay and to its end.
 pub(crate) struct Attack<'a> {
     /// The relay's port.
     pub(crate) port: u16,
@@ -35,25 +36,25 @@ pub(crate) struct Attack<'a> {
 }
 
 impl Attack<'_> {
-    /// Whether to go on: until every canary has got on while the attack was on.
+    /// Whether to go on: until every canary has made enough rounds during the attack.
     pub(crate) fn goes_on(&self) -> bool {
         let enough = |(rounds, from): (&Rounds, &u64)| rounds.count() >= from + self.during;
         !self.over.load(Ordering::SeqCst) && !self.canaries.iter().zip(&self.from).all(enough)
     }
 
-    /// Waits, with what was begun kept as it is, until [`Attack::goes_on`] says no.
+    /// Waits, with everything kept open, until [`Attack::goes_on`] returns false.
     pub(crate) fn hold(&self) {
         wait("for the honest clients to get on", || !self.goes_on());
     }
 }
 
-/// Runs an attack against a relay of its own. The whole process stays within the memory that the operator
-/// gave to its sessions.
+/// Runs an attack against a relay of its own. The whole process must stay within the memory budget
+/// that the operator configured.
 pub(crate) fn attack(name: &str, attacker: impl FnOnce(&Attack<'_>)) {
     attack_on(name, |_| (), attacker);
 }
 
-/// As [`attack`], over a data folder that was prepared.
+/// As [`attack`], with a prepared data folder.
 pub(crate) fn attack_on(
     name: &str,
     prepare: impl FnOnce(&Path),
@@ -96,7 +97,7 @@ pub(crate) fn attack_on(
     };
     let ended = told("landfall_relay_sessions_ended_total");
     assert!(!ended.contains("malformed"), "{name}: the attack is not what it is called: {ended}");
-    // The attacker is gone; what it made the relay keep goes too.
+    // The attacker is gone: the relay must free its memory.
     let back = before + LEFT_BYTES;
     wait("for the memory to return", || resident(relay.pid(), "VmRSS") <= back);
     wait("for its sessions to end", || {
@@ -126,7 +127,7 @@ fn during() -> u64 {
     given.and_then(|rounds| rounds.parse().ok()).unwrap_or(DURING)
 }
 
-/// Bytes of a figure of a process's memory: `VmRSS` now, `VmHWM` at its peak.
+/// Bytes of a process's memory: `VmRSS` is the present value, `VmHWM` the peak.
 fn resident(pid: u32, figure: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the relay runs");
     let line = status.lines().find_map(|line| line.strip_prefix(figure));
@@ -135,7 +136,7 @@ fn resident(pid: u32, figure: &str) -> u64 {
     kib.expect("Linux tells it in kB") * 1024
 }
 
-/// Processor time that a process has used.
+/// The processor time of a process.
 fn processor(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     let stat = stat.expect("the relay runs");
@@ -144,9 +145,9 @@ fn processor(pid: u32) -> Duration {
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
-/// The attacker has no more of the machine than the relay and the honest clients leave it.
+/// Lets the attacker use only the processor time that the relay and the honest clients leave.
 fn lower_priority() {
-    // In Linux it is the thread's alone.
+    // On Linux, the priority is the thread's alone.
     let lowered = rustix::process::setpriority_process(None, 19);
     lowered.expect("every thread may lower its priority");
 }

@@ -1,4 +1,5 @@
-//! What attackers are made of: sessions that say what they like, and sockets that say half of it.
+//! The parts of attackers: sessions that send anything, and sockets that send half a message. It
+//! holds no attack.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -12,24 +13,24 @@ use landfall_tests::raw::{handshake, handshake_over};
 use landfall_tests::repo::{question_of, sync_of};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, WebSocket, client};
 
-/// How long an attacker waits for a socket that takes nothing.
+/// How long an attacker waits for a socket that accepts no bytes.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// A session of the native protocol, after its welcome. It never reads.
+/// A native session after `Welcome`. It never reads.
 pub(crate) fn native(port: u16) -> WebSocket<TcpStream> {
     let socket = handshake_over(connect(port), port);
     socket.get_ref().set_write_timeout(Some(PATIENCE)).expect("a timeout");
     socket
 }
 
-/// As [`native`], subscribed to a space as number 1.
+/// As [`native`], subscribed to a space as subscription 1.
 pub(crate) fn subscribed(port: u16, space: &str) -> WebSocket<TcpStream> {
     let mut socket = native(port);
     say(&mut socket, &[subscribe(1, space, Filter::Everything)]);
     socket
 }
 
-/// A subscription.
+/// A `Subscribe` frame.
 pub(crate) fn subscribe(subscription: u32, space: &str, filter: Filter) -> Frame {
     let (cursor, acknowledged, holds, partial) = (None, None, false, None);
     let space = space.parse().expect("a space's name");
@@ -37,12 +38,12 @@ pub(crate) fn subscribe(subscription: u32, space: &str, filter: Filter) -> Frame
     Frame::SubscribeFrom(frame)
 }
 
-/// As [`subscribed`], as one that reads and knows everything.
+/// As [`subscribed`], for a client that reads and knows all features.
 pub(crate) fn reader(port: u16, space: &str) -> WebSocket<TcpStream> {
     reader_over(native(port), space)
 }
 
-/// The same with the honest clients' address.
+/// The same from the honest clients' address.
 pub(crate) fn honest_reader(port: u16, space: &str) -> WebSocket<TcpStream> {
     reader_over(handshake(port), space)
 }
@@ -54,19 +55,19 @@ fn reader_over(mut socket: WebSocket<TcpStream>, space: &str) -> WebSocket<TcpSt
     socket
 }
 
-/// Has a session wait for a socket that takes nothing, as an honest client does.
+/// Sets a session's write timeout to that of an honest client.
 pub(crate) fn patient(socket: &WebSocket<TcpStream>) {
     socket.get_ref().set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
 }
 
-/// Document number so many of a kind.
+/// The document with this number, of a kind.
 pub(crate) fn numbered(kind: u8, number: u64) -> DocumentId {
     let mut id = [kind; 16];
     id[..8].copy_from_slice(&number.to_be_bytes());
     DocumentId::from_bytes(id)
 }
 
-/// Reads until the relay sends such a frame, and gives it.
+/// Reads until the relay sends a matching frame, and returns it.
 pub(crate) fn until(socket: &mut WebSocket<TcpStream>, wanted: impl Fn(&Frame) -> bool) -> Frame {
     loop {
         let bytes = message(socket);
@@ -77,7 +78,7 @@ pub(crate) fn until(socket: &mut WebSocket<TcpStream>, wanted: impl Fn(&Frame) -
     }
 }
 
-/// As [`until`], of an honest client, which answers the relay's pings.
+/// As [`until`], for an honest client, which answers the relay's pings.
 pub(crate) fn until_alive(
     socket: &mut WebSocket<TcpStream>,
     wanted: impl Fn(&Frame) -> bool,
@@ -90,7 +91,7 @@ pub(crate) fn until_alive(
     }
 }
 
-/// Reads until the relay has acknowledged so many pushes.
+/// Reads until the relay has acknowledged `count` pushes.
 pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
     let mut left = count;
     while left > 0 {
@@ -105,7 +106,7 @@ pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
     }
 }
 
-/// The next message of frames.
+/// Reads the next message with frames.
 fn message(socket: &mut WebSocket<TcpStream>) -> Bytes {
     loop {
         match socket.read().expect("the relay goes on") {
@@ -116,7 +117,7 @@ fn message(socket: &mut WebSocket<TcpStream>) -> Bytes {
     }
 }
 
-/// Reads what has come, and waits for nothing; false if the relay has closed.
+/// Reads without waiting; false if the relay has closed the connection.
 pub(crate) fn drain(socket: &mut WebSocket<TcpStream>) -> bool {
     socket.get_ref().set_nonblocking(true).expect("a socket");
     let end = loop {
@@ -128,14 +129,14 @@ pub(crate) fn drain(socket: &mut WebSocket<TcpStream>) -> bool {
     matches!(end, Error::Io(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-/// Where attackers come from. Honest clients have another address.
+/// The attackers' address. Honest clients have another.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 fn connect(port: u16) -> TcpStream {
     connect_from(ATTACKER, port).expect("the relay listens")
 }
 
-/// A connection from an address of this machine's.
+/// A connection from this local address.
 pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let stream = runtime.block_on(async {
@@ -148,7 +149,7 @@ pub(crate) fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpSt
     Ok(stream)
 }
 
-/// A connection with little room in the system for what its end does not read.
+/// A connection with a small receive buffer.
 fn narrow(port: u16) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let stream = runtime.expect("a runtime").block_on(async {
@@ -162,7 +163,7 @@ fn narrow(port: u16) -> TcpStream {
     stream
 }
 
-/// A session of automerge-repo's protocol.
+/// An automerge-repo session.
 pub(crate) struct Peer {
     pub(crate) socket: WebSocket<TcpStream>,
     name: String,
@@ -174,14 +175,14 @@ pub(crate) fn repo(port: u16, name: &str) -> Peer {
     repo_over(connect(port), port, name)
 }
 
-/// As [`repo`], over a narrow connection. It has a document open, and so many answers are on their way to it
-/// that the relay makes no more.
+/// As [`repo`], over a narrow connection. It has a document open, and so many answers in flight
+/// that the relay sends no more.
 pub(crate) fn deaf_repo(port: u16, name: &str, document: DocumentId) -> Peer {
     let mut peer = repo_over(narrow(port), port, name);
     assert!(peer.ask(document, vec![], vec![]));
     let (document, sender, target) = (&*"x".repeat(500), &*peer.name, &*peer.relay);
     let ask = Repo::Sync(Sync { document, sender, target, data: &[] }).encode();
-    // Until the relay does not read any more.
+    // Until the relay stops reading.
     while peer.socket.write(Message::Binary(ask.clone().into())).is_ok() {}
     peer
 }
@@ -198,23 +199,24 @@ fn repo_over(stream: TcpStream, port: u16, name: &str) -> Peer {
 }
 
 impl Peer {
-    /// Its own name, and the relay's.
+    /// The peer ids of this session and of the relay.
     pub(crate) fn ends(&self) -> (String, String) {
         (self.name.clone(), self.relay.clone())
     }
 
-    /// Sends a message; false if the relay does not take it, or has closed.
+    /// Sends a message; false if the relay does not read it, or has closed the connection.
     pub(crate) fn tell(&mut self, message: &Repo<'_>) -> bool {
         self.socket.send(Message::Binary(message.encode().into())).is_ok()
     }
 
-    /// Sends changes of a document; false if the relay does not take them, or has closed.
+    /// Sends changes of a document; false if the relay does not read them, or has closed the
+    /// connection.
     pub(crate) fn push(&mut self, document: DocumentId, changes: &[Vec<u8>]) -> bool {
         let message = sync_of((&self.name, &self.relay), document, changes);
         self.socket.send(Message::Binary(message.into())).is_ok()
     }
 
-    /// Tells heads of a document, and asks for changes; the same.
+    /// Announces heads of a document and requests changes; false as in [`Peer::push`].
     pub(crate) fn ask(
         &mut self,
         document: DocumentId,
@@ -226,13 +228,13 @@ impl Peer {
     }
 }
 
-/// Sends frames in one message; false if the relay does not take them, or has closed.
+/// Sends frames in one message; false if the relay does not read it, or has closed the connection.
 pub(crate) fn say(socket: &mut WebSocket<TcpStream>, frames: &[Frame]) -> bool {
     let message: Vec<u8> = frames.iter().flat_map(encode).collect();
     socket.send(Message::Binary(message.into())).is_ok()
 }
 
-/// Writes the header of a binary message of so many bytes, and so many of them.
+/// Writes the header of a binary message of `bytes` bytes, and `come` of these bytes.
 pub(crate) fn begin_message(socket: &mut WebSocket<TcpStream>, bytes: u64, come: usize) -> bool {
     let mut head = vec![0x82, 0xff];
     head.extend(bytes.to_be_bytes());
@@ -246,7 +248,7 @@ pub(crate) fn pong(socket: &mut WebSocket<TcpStream>) -> bool {
     socket.get_mut().write_all(&[0x8a, 0x80, 0, 0, 0, 0]).is_ok()
 }
 
-/// Writes as many pings as the socket takes, up to a count.
+/// Writes at most `count` pings, as many as the socket accepts.
 pub(crate) fn pings(socket: &mut WebSocket<TcpStream>, count: usize) -> bool {
     let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
     ping.extend([0; 125]);

@@ -1,4 +1,5 @@
-//! Honest clients: each does the same small thing again and again, and takes its time.
+//! Honest clients: each repeats the same small task with pauses, and measures it. They know no
+//! attack.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use landfall_protocol::frame::Frame;
 use landfall_tests::raw::{Client, Typist};
 use landfall_tests::repo::Peer;
 
-/// Between two rounds: an honest client does not fill the machine.
+/// The pause between two rounds: an honest client does not saturate the machine.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A kind of honest client.
@@ -18,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) enum Canary {
     /// Pushes a change over one session, and waits for its ack.
     Native,
-    /// Types into an automerge document, and waits to hear its heads from the relay.
+    /// Types into an automerge document, and waits until the relay announces its heads.
     Repo,
     /// Connects, subscribes, pushes, and leaves.
     Fresh,
@@ -27,19 +28,19 @@ pub(crate) enum Canary {
 /// All kinds.
 pub(crate) const ALL: [Canary; 3] = [Canary::Native, Canary::Repo, Canary::Fresh];
 
-/// How long a canary's rounds took.
+/// The durations of a canary's rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Rounds {
     all: Mutex<(u64, Vec<Duration>)>,
 }
 
 impl Rounds {
-    /// How many there were.
+    /// The number of rounds.
     pub(crate) fn count(&self) -> u64 {
         self.all.lock().unwrap().0
     }
 
-    /// Later figures are of the rounds from now on.
+    /// Drops the measurements so far.
     pub(crate) fn restart(&self) {
         self.all.lock().unwrap().1.clear();
     }
@@ -50,7 +51,7 @@ impl Rounds {
         all.1.push(began.elapsed());
     }
 
-    /// The 99th of a hundred, or the last.
+    /// The 99th percentile, or the maximum.
     fn p99(&self) -> Duration {
         let mut times = self.all.lock().unwrap().1.clone();
         times.sort();
@@ -64,7 +65,7 @@ pub(crate) fn worst(rounds: &[Rounds]) -> Vec<Duration> {
     rounds.iter().map(Rounds::p99).collect()
 }
 
-/// As `native 3 ms, …`.
+/// Formatted as `native 3 ms, …`.
 pub(crate) fn shown(times: &[Duration]) -> String {
     let each =
         ALL.iter().zip(times).map(|(canary, time)| format!("{canary:?} {} ms", time.as_millis()));
@@ -72,8 +73,8 @@ pub(crate) fn shown(times: &[Duration]) -> String {
 }
 
 impl Canary {
-    /// Makes rounds until it is over. A round that fails, or takes longer than a client waits, fails
-    /// the test.
+    /// Makes rounds until `over` is set. Fails the test if a round fails, or takes longer than a
+    /// client waits.
     pub(crate) fn run(self, port: u16, over: &AtomicBool, rounds: &Rounds) {
         match self {
             Self::Native => native(port, over, rounds),

@@ -1,4 +1,5 @@
-//! Very many sessions: that do nothing, that leave at once, that all hear one speaker.
+//! Very many sessions: idle ones, ones that leave at once, and ones that all receive one ephemeral
+//! sender's messages.
 
 use std::net::Ipv4Addr;
 

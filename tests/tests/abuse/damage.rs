@@ -1,4 +1,4 @@
-//! A disk that changed bytes.
+//! A relay's file with flipped bits.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use landfall_tests::raw::change_of;
 use crate::arena::attack_on;
 use crate::attacker::{acknowledged, drain, reader, say, subscribed};
 
-/// Flips a bit of each of these, wherever a file has it; how often.
+/// Flips a bit in each copy of these changes in a file; returns the number of copies.
 fn flip(file: &Path, changes: &[Vec<u8>]) -> usize {
     let mut all = std::fs::read(file).expect("the relay's file");
     let mut flipped = 0;
     for change in changes {
-        // The whole of it but its header, which is not stored.
+        // The change without its header, which is not stored.
         let content = &change[20..];
         let places: Vec<usize> =
             (0..all.len() - content.len()).filter(|at| all[*at..].starts_with(content)).collect();
@@ -28,7 +28,7 @@ fn flip(file: &Path, changes: &[Vec<u8>]) -> usize {
     flipped
 }
 
-/// A relay's store with 50 documents of one change, of which every other is damaged.
+/// Makes a relay's store with 50 documents of one change; every other one is damaged.
 fn damaged_store(data: &Path) {
     let relay = Relay::start(data, 0);
     let mut author = reader(relay.port, "damaged");

@@ -1,4 +1,4 @@
-//! Messages of very many frames, and pings whose pongs nobody reads.
+//! Messages of very many frames, and pings from sessions that do not read the pongs.
 
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{DigestQuery, Frame, PushEntry, entry_kind};
@@ -10,7 +10,7 @@ use crate::attacker::{native, pings, repo, say, subscribed};
 /// Sessions of each attack.
 const SESSIONS: usize = 20;
 
-/// As many of a frame as fit into one message.
+/// As many frames as fit into one message.
 fn full(frame: impl Fn(u64) -> Frame) -> Vec<Frame> {
     let each = landfall_protocol::frame::encode(&frame(1)).len();
     let count = landfall_protocol::limits::MESSAGE_BYTES / each;
@@ -65,7 +65,8 @@ fn websocket_pings_whose_pongs_nobody_reads() {
         sessions.extend(peers);
         while attack.goes_on() {
             for session in &mut sessions {
-                // A partial frame stays behind where the relay reads no more; it goes on later.
+                // Where the relay stops reading, part of a frame remains unsent. The next round
+                // continues it.
                 let _ = pings(session, 10_000);
             }
         }

@@ -1,4 +1,4 @@
-//! Memory that a peer makes the relay hold by saying half of something, or by never reading.
+//! Memory that the relay holds for a peer that sends half a message, or never reads.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ fn filters_of_very_many_documents() {
     });
 }
 
-/// A change that is nearly as large as one may be, of a document and an actor of its own.
+/// A change of nearly the largest size, of a document and an actor of its own.
 fn large_change(number: u8) -> Vec<u8> {
     change_of(ActorId::from([number; 16]), 1, &"x".repeat(limits::CHANGE_BYTES - 1_000))
 }
@@ -68,7 +68,7 @@ fn large_change(number: u8) -> Vec<u8> {
 #[test]
 fn the_largest_messages_of_200_sessions_that_never_read() {
     attack("the largest messages of 200 sessions", |attack| {
-        // Each subscribes to all that the others push, and reads nothing.
+        // Each subscribes to the others' pushes, and reads nothing.
         let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "large")).collect();
         for (number, session) in sessions.iter_mut().enumerate() {
             let (id, subscription, number) = (1, 1, number as u8);
@@ -109,8 +109,8 @@ fn messages_that_stall_in_the_lane_of_small_ones() {
     });
 }
 
-/// A session that does not read takes up news of its open documents all the same, whenever a deadline of its
-/// own has come; each time they are made into a message that waits in memory.
+/// The relay handles new entries of a deaf session's open documents at each of that session's
+/// deadlines. Each time it builds a message, which waits in memory.
 #[test]
 fn automerge_repo_peers_that_do_not_read_what_others_type() {
     const DOCUMENTS: u64 = 8;
@@ -128,7 +128,7 @@ fn automerge_repo_peers_that_do_not_read_what_others_type() {
         let mut author = reader(attack.port, "default");
         patient(&author);
         let mut id = 0;
-        // All of them get so many changes of 90 kB more.
+        // Pushes `count` changes of 90 kB to each document.
         let mut type_all = |author: &mut _, count: usize| {
             for at in 0..DOCUMENTS as usize {
                 id += 1;
@@ -157,7 +157,8 @@ fn automerge_repo_peers_that_do_not_read_what_others_type() {
     });
 }
 
-/// Of each space the last counts of 4,096 senders' sessions are remembered, under names that they choose.
+/// The relay remembers the last counts of 4,096 ephemeral sessions per space, under names that the
+/// senders choose.
 #[test]
 fn ephemeral_messages_under_very_many_names() {
     attack("8,192 names of sessions from each of 120 sessions", |attack| {

@@ -1,4 +1,5 @@
-//! Questions whose answers cost much: digests of very many documents, histories again and again, heads.
+//! Queries with expensive answers: digests of very many documents, repeated whole histories, and
+//! heads.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -14,14 +15,14 @@ use crate::attacker::{
     acknowledged, honest_reader, numbered, reader, repo, say, subscribed, until_alive,
 };
 
-/// Document number so many of one bucket of the digests.
+/// The document with this number in one bucket of the digests.
 fn of_bucket(number: u64) -> DocumentId {
     let mut id = [0xdd; 16];
     id[8..].copy_from_slice(&number.to_be_bytes());
     DocumentId::from_bytes(id)
 }
 
-/// Has 50,000 documents of a bucket deleted; the question for a digest of them.
+/// Deletes 50,000 documents of a bucket; returns the query for a digest of them.
 fn deleted(port: u16) -> Frame {
     let mut author = reader(port, "deleted");
     let deletion = |id| {
@@ -55,7 +56,7 @@ fn digests_over_very_many_deleted_documents() {
     });
 }
 
-/// Each has as many questions as it may. An honest client asks for one document.
+/// Each session has as many queries as allowed, while an honest client requests one document.
 #[test]
 fn digests_over_very_many_deleted_documents_from_many_sessions() {
     attack("digests over 50,000 tombstones from each of 400 sessions", |attack| {
@@ -138,10 +139,10 @@ fn heads_of_very_many_documents_that_nobody_has() {
     });
 }
 
-/// How long an attacker waits for a socket that takes nothing of a large message.
+/// How long an attacker waits for a socket that accepts no bytes of a large message.
 const IMPATIENT: Duration = Duration::from_millis(500);
 
-/// Questions wait for the answer to the first, which its session does not read.
+/// Queries wait behind the answer to the first one, which their session does not read.
 #[test]
 fn fetches_of_very_many_hashes_that_wait() {
     attack("4 fetches of 66,560 hashes from each of 100 sessions that do not read", |attack| {
@@ -166,7 +167,7 @@ fn fetches_of_very_many_hashes_that_wait() {
         let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "fetches")).collect();
         for session in &mut sessions {
             assert!(say(session, std::slice::from_ref(&first)));
-            // What there is no memory for is not read.
+            // The relay does not read messages for which it has no memory.
             session.get_ref().set_write_timeout(Some(IMPATIENT)).expect("a timeout");
             for _ in 1..limits::QUERIES {
                 let _ = say(session, std::slice::from_ref(&long));

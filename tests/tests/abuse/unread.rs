@@ -1,4 +1,5 @@
-//! What waits in the relay for peers that do not read, and what it remembers of what they want to hear.
+//! Data that waits in the relay for peers that do not read, and the state of their remote heads
+//! subscriptions.
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{AutoCommit, ROOT};
@@ -10,7 +11,7 @@ use landfall_tests::rng::Rng;
 use crate::arena::attack;
 use crate::attacker::{acknowledged, deaf_repo, numbered, patient, reader, repo, say};
 
-/// Each has a document of its own open, and others push to all of them.
+/// Each peer has a document of its own open, and another client pushes to all of them.
 #[test]
 fn entries_that_wait_for_automerge_repo_peers_that_do_not_read() {
     attack("60 automerge-repo peers that do not read 7 MiB of entries each", |attack| {
@@ -59,7 +60,7 @@ fn storages_that_peers_want_to_hear_of() {
     });
 }
 
-/// A peer wants to hear of other storages instead, again and again.
+/// A peer replaces its remote heads subscriptions again and again.
 #[test]
 fn storages_that_peers_do_not_want_to_hear_of_any_more() {
     attack("storages that a peer wants to hear of, and then of others", |attack| {

@@ -1,4 +1,4 @@
-//! Offered snapshots that never come, or come in heaps.
+//! Snapshot uploads that never complete, or that come in large numbers.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -50,7 +50,7 @@ fn very_many_offers_in_one_message_are_no_quadratic_work() {
         while attack.goes_on() {
             let mut session = subscribed(attack.port, "offers");
             let mut sent = 0;
-            // As many as fit into one message, and the next.
+            // As many as fit into one message, and then the others.
             for some in offers.chunks(40_000) {
                 sent += usize::from(say(&mut session, some));
             }
@@ -59,7 +59,7 @@ fn very_many_offers_in_one_message_are_no_quadratic_work() {
     });
 }
 
-/// A folded history of so many changes, each with so many bytes that nothing makes smaller.
+/// A snapshot of `changes` changes, each with so many incompressible bytes.
 pub(crate) fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     let mut doc = AutoCommit::new().with_actor(ActorId::from(document(seed)));
     let mut rng = Rng::new(seed);
@@ -72,7 +72,7 @@ pub(crate) fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8
     (doc.save(), heads)
 }
 
-/// Offers a folded history; what the relay answers first.
+/// Begins a snapshot upload; returns the relay's first answer.
 fn offered(
     session: &mut WebSocket<TcpStream>,
     id: u64,
@@ -86,7 +86,7 @@ fn offered(
     until(session, is_of_offer)
 }
 
-/// A part of it.
+/// One part of a snapshot.
 fn part(document: DocumentId, snapshot: &[u8], from: usize, length: usize) -> Frame {
     let bytes = snapshot[from..snapshot.len().min(from + length)].to_vec().into();
     let (subscription, hash) = (1, landfall_fold::hash_of(snapshot));
@@ -108,8 +108,7 @@ fn uploads_in_a_row_from_one_peer() {
     });
 }
 
-/// Uploads a folded history, again if the relay has no room for it now, with something to do after each
-/// answer.
+/// Uploads a snapshot, and retries while the relay has no room. Calls a function after each answer.
 pub(crate) fn upload(
     session: &mut WebSocket<TcpStream>,
     document: DocumentId,
@@ -170,7 +169,7 @@ fn uploads_that_trickle_beside_an_honest_one() {
     });
 }
 
-/// A folded history of some hundred bytes and so many operations.
+/// A snapshot of some hundred bytes with so many operations.
 fn heavy(operations: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     let mut doc = AutoCommit::new().with_actor(ActorId::from([0x40; 16]));
     let text = doc.put_object(ROOT, "t", ObjType::Text).expect("a text");
@@ -181,7 +180,7 @@ fn heavy(operations: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     (doc.save(), heads)
 }
 
-/// An honest upload is behind one of them that runs.
+/// An honest upload waits only for the one that is running.
 #[test]
 fn heavy_uploads_from_many_sessions() {
     attack("heavy uploads from each of 40 sessions", |attack| {
@@ -205,7 +204,7 @@ fn heavy_uploads_from_many_sessions() {
     });
 }
 
-/// What somebody types into the same document is behind one of them that runs.
+/// An honest client's change to the same document waits only for the upload that is running.
 #[test]
 fn heavy_uploads_of_a_document_that_somebody_types_into() {
     attack("heavy uploads of one document from each of 40 sessions", |attack| {
@@ -233,7 +232,8 @@ fn heavy_uploads_of_a_document_that_somebody_types_into() {
     });
 }
 
-/// An offer's heads are kept until its parts came, beside the memory that it has reserved: one byte.
+/// An upload's heads are kept until its parts have arrived, beside the memory reserved for it: one
+/// byte.
 #[test]
 fn offers_of_one_byte_with_very_many_heads() {
     attack("3 offers of a byte and 65,536 heads from each of 100 sessions", |attack| {
@@ -253,7 +253,7 @@ fn offers_of_one_byte_with_very_many_heads() {
         for session in &mut sessions {
             patient(session);
             for offer in &offers {
-                // Who makes the relay remember most is ended.
+                // The relay ends the session with the most memory.
                 let _ = say(session, std::slice::from_ref(offer));
             }
         }
@@ -261,8 +261,8 @@ fn offers_of_one_byte_with_very_many_heads() {
     });
 }
 
-/// Two sessions offer the same hash: the first with a total of one byte, the second with 40 MiB; the
-/// memory of the first is of one byte.
+/// Two sessions upload the same hash: the first states a total of one byte, the second 40 MiB. The
+/// first one's reservation is of one byte.
 #[test]
 fn offers_of_one_hash_with_two_lengths() {
     attack("8 offers of 36 MiB with memory for a byte", |attack| {
@@ -279,7 +279,7 @@ fn offers_of_one_hash_with_two_lengths() {
             until(&mut first, wanted);
             say(&mut second, &[offer(id, 40 << 20)]);
             if matches!(until(&mut second, is_of_offer), Frame::Nack(_)) {
-                // Its memory is asked for, whatever others have begun.
+                // Memory is reserved for it, whatever others have begun.
                 assert!(id > 1, "there is memory for one");
                 return attack.hold();
             }
@@ -299,8 +299,8 @@ fn offers_of_one_hash_with_two_lengths() {
     });
 }
 
-/// Honest engines heal a wiped relay: three documents of 60 MiB at once. What a child makes of an upload
-/// is in memory beside it.
+/// Honest engines repair a wiped relay: three documents of 60 MiB at once. The
+/// child process's result is in memory beside the upload.
 #[test]
 fn three_honest_uploads_of_60_mib() {
     let histories: Vec<_> = (1..=3).map(|seed| folded(seed, 30, 2 << 20)).collect();

@@ -1,4 +1,4 @@
-//! Few bytes that ask for much work.
+//! Messages of few bytes that cause much work.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ fn bomb() -> Vec<u8> {
     dense_change(&ActorId::from([0xb0; 16]), (1, 1), &[], 1_000_000)
 }
 
-/// Two sessions that push it again and again.
+/// Two sessions push it again and again.
 fn bombard(name: &str, frame: impl Fn(u64, Vec<u8>) -> Frame) {
     attack(name, |attack| {
         let change = bomb();
@@ -52,7 +52,7 @@ fn entries_of_a_million_operations() {
     });
 }
 
-/// An actor by number.
+/// The actor with this number, of a kind.
 fn actor(kind: u8, number: u32) -> ActorId {
     let mut bytes = [kind; 16];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
@@ -63,7 +63,7 @@ fn hash_of(change: &[u8]) -> ChangeHash {
     Change::from_bytes(change.to_vec()).expect("a change").hash()
 }
 
-/// A document's first change, and so many changes of as many actors on it.
+/// A document's first change, and one change each by `count` actors on top of it.
 fn crowd(kind: u8, count: u32) -> (Vec<Vec<u8>>, Vec<ActorId>) {
     let root = dense_change(&actor(kind, 0), (1, 1), &[], 2);
     let (on_root, actors) = ([hash_of(&root)], (1..=count).map(|number| actor(kind, number)));
@@ -93,7 +93,7 @@ fn changes_that_name_very_many_actors() {
         prepare(attack.port, "crowded", DOCUMENT, &changes);
         let on_root = (hash_of(&changes[0]), 5);
         let mut sessions: Vec<_> = (0..4).map(|_| subscribed(attack.port, "crowded")).collect();
-        // The relay's space of automerge-repo clients has none of them.
+        // The relay's default space for automerge-repo clients has none of these documents.
         let joined = |number: u8| repo(attack.port, &format!("crowded {number}"));
         let mut peers: Vec<_> = (0..4).map(joined).collect();
         for id in 1.. {
@@ -134,7 +134,7 @@ fn changes_that_follow_very_many_others() {
     });
 }
 
-/// An honest client pastes a page, which is not checked at once either.
+/// An honest client pastes a page; its check has to wait as well.
 #[test]
 fn pushes_of_a_million_operations_from_many_sessions() {
     attack("2 pushes of 2,000,000 operations from each of 60 sessions", |attack| {

@@ -1,5 +1,5 @@
-//! A document that is damaged in the relay's store: the peer is asked for what it has of it, and is
-//! sent what it waits for once the document can be read again.
+//! Repair of a document that is damaged in the relay's store: the relay requests the peer's copy of
+//! the document, and resumes the sync once the document can be read again.
 
 use super::{Effect, Peer};
 use crate::ids::DocumentId;
@@ -7,12 +7,12 @@ use crate::repo::peer::document::Standing;
 use crate::repo::sync::Have;
 
 impl Peer {
-    /// The relay has lost something of a document: asks the peer for all that it has, and gives
-    /// [`Effect::Resent`] for its answer. `need` would ask for single changes, but a peer sends none
-    /// twice in a session; to whom has no heads it sends everything.
+    /// The relay lost part of a document: requests everything that the peer has of it, and emits
+    /// [`Effect::Resent`] for the answer. `need` would request single changes, but a peer sends
+    /// none twice in a session; to a peer without heads it sends everything.
     ///
-    /// False if there is nothing to ask it for. True without a question while changes of its own are
-    /// on their way: those may be what was lost.
+    /// False if the peer has nothing to send. True without a request while changes of the peer are
+    /// in flight: those may be the lost ones.
     pub fn handle_lost(&mut self, id: DocumentId) -> bool {
         let Some(document) = self.documents.get_mut(&id) else { return false };
         let has_nothing = document.theirs.as_ref().is_none_or(Vec::is_empty);
@@ -28,7 +28,7 @@ impl Peer {
         true
     }
 
-    /// The peer has said something of a document: that answers what it was asked.
+    /// A sync message from the peer answers the request of [`Peer::handle_lost`].
     pub(super) fn note_resent(&mut self, id: DocumentId, brought: bool) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         if std::mem::take(&mut document.is_asked) {
@@ -36,7 +36,7 @@ impl Peer {
         }
     }
 
-    /// A document can be read again.
+    /// The document can be read again.
     pub fn handle_mended(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         if document.standing == Some(Standing::Damaged) {

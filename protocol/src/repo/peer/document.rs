@@ -1,4 +1,4 @@
-//! What a session knows of one document that its peer has open.
+//! The session's state of one document that its peer has open. It sends nothing and reads no store.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,14 +12,14 @@ use crate::repo::plan::{Closing, Question};
 use crate::repo::sync::{Have, SyncMessage};
 use crate::space::NewEntry;
 
-/// Where a document stands in the log. All of it is durable.
+/// The document's durable state in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// There is nothing of it.
+    /// The log has no entry of it.
     Absent,
     /// It was deleted.
     Deleted,
-    /// What the store has of it is damaged: nothing can be said of it.
+    /// The store's copy is damaged: nothing can be announced or sent.
     Damaged,
     /// It has changes.
     Present {
@@ -30,92 +30,94 @@ pub enum Standing {
     },
 }
 
-/// What the store says to a [`Question`], read in one go.
+/// The store's answer to a [`Question`], from one read transaction.
 #[derive(Debug, Clone)]
 pub enum Planned {
-    /// There is nothing to send: the document is not here, or the peer has exactly its heads.
+    /// There is nothing to send: the document is not in the store, or the peer has exactly its
+    /// heads.
     Standing(Standing),
-    /// What is to be sent.
+    /// There is something to send.
     Answer {
         /// The document's heads, ascending.
         heads: Vec<ChangeHash>,
         /// The offset of its last entry.
         last: Offset,
-        /// Heads of the peer that the document does not have.
+        /// The peer's heads that the document does not have.
         unknown: Vec<ChangeHash>,
         /// The peer believes that both had something in common which is not here.
         lost: bool,
-        /// The snapshot, if it is to be sent, and then changes.
+        /// The snapshot, if it must be sent, and then changes.
         chunks: Vec<Vec<u8>>,
-        /// What closes the answer.
+        /// The end of the answer.
         closing: Closing,
     },
     /// The store could not be read.
     Failed,
 }
 
-/// Whether the peer waits for a document that is not here.
+/// Whether the peer waits for a document that the relay does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     No,
-    /// It asked, and is told soon that nobody has it.
+    /// It asked; the relay answers `unavailable` after [`limits::REPO_REQUEST_WAIT`].
     Asked,
-    /// It was told so.
+    /// The relay answered `unavailable`.
     Told,
 }
 
-/// The state of a document.
+/// The state of one document in a session.
 #[derive(Debug)]
 pub(super) struct Document {
     /// Its id as the client writes it.
     name: Box<str>,
-    /// `None` until the store was asked, and when it must be asked again.
+    /// `None` until the store has been queried, and when it must be queried again.
     pub(super) standing: Option<Standing>,
-    /// The peer's heads, as it said last; `None` before it said anything.
+    /// The peer's heads from its last message; `None` before the first.
     pub(super) theirs: Option<Vec<ChangeHash>>,
-    /// What it said with them, until that is answered.
+    /// The rest of that message (`have` and `need`), until it is answered.
     pub(super) question: Option<(Vec<Have>, Vec<ChangeHash>)>,
-    /// Checks and pushes of the peer's changes that are under way.
+    /// The numbers of running checks and unanswered pushes of the peer's changes.
     pub(super) checks: u32,
     pub(super) pushes: u32,
-    /// Changes of the peer's own that are pushed and not answered.
+    /// The peer's own changes in unanswered pushes.
     pub(super) own: BTreeSet<ChangeHash>,
     pub(super) planning: bool,
-    /// What the store says is out of date before it comes.
+    /// The store's answer under way will be out of date: drop it and query again.
     pub(super) stale: bool,
-    /// Everything up to here was sent to the peer, or is its own.
+    /// The peer was sent everything up to here, or made it.
     pub(super) sent_through: Offset,
-    /// Everything there is was sent: what becomes durable is passed on as it comes.
+    /// The peer was sent everything: new entries are forwarded as they become durable.
     pub(super) caught_up: bool,
-    /// The rest is sent when the peer has answered.
+    /// The rest is sent after the peer's next message.
     pub(super) paging: bool,
-    /// Entries that came lately, and whether they are the peer's own; others are to be passed on.
+    /// Recent entries, each with whether it is the peer's own. The others are forwarded.
     live: Vec<(NewEntry, bool)>,
     live_bytes: usize,
     /// See [`Document::count_live`].
     lives: usize,
-    /// When news were sent last, and whether the peer has said something since.
+    /// When entries were forwarded last, and whether the peer has sent anything since.
     sent_at: Option<(Moment, bool)>,
-    /// The heads that the peer was told last.
+    /// The heads that were sent to the peer last.
     pub(super) told: Option<Vec<ChangeHash>>,
     /// The latest changes that are known to be in the log.
     recent: VecDeque<ChangeHash>,
     pub(super) pen: Pen,
-    /// Changes that were refused, and those that rest on them.
+    /// Rejected changes and their descendants.
     pub(super) refused: BTreeSet<ChangeHash>,
-    /// Pushes up to this one were judged while the rest of another, which was refused in its middle,
-    /// was not pushed again yet.
+    /// Pushes up to this one were admitted before the rest of a partly rejected push was pushed
+    /// again.
     pub(super) cut: u64,
-    /// Changes that lack what may be refused in another push: to be sorted when that is known.
+    /// Changes whose missing dependencies are in other unanswered pushes: sorted again once those
+    /// are answered.
     pub(super) again: Vec<CheckedChange>,
     pub(super) wanted: Wanted,
-    /// The heads with which the peer asked for everything last.
+    /// The peer's heads when it last requested everything.
     reset: Option<Vec<ChangeHash>>,
-    /// How often the peer was asked for what it announces.
+    /// The number of requests for the changes that the peer announces.
     pub(super) asks: u8,
-    /// How often it was told once more that it has what there is.
+    /// The number of repeated announcements of heads that the peer has already.
     reminded: u8,
-    /// How many changes the peer says to have beyond what it knows to be common.
+    /// The number of changes that the peer has beyond those known to be common.
     announced: u32,
     /// Bytes of the filters of [`Document::question`].
     filters: usize,
@@ -123,11 +125,11 @@ pub(super) struct Document {
     kept: usize,
     /// See [`Document::count_standing`].
     stands: usize,
-    /// The peer takes no changes.
+    /// The peer accepts no changes.
     pub(super) read_only: bool,
-    /// The peer was asked for what the relay has lost, and has not answered.
+    /// The relay has requested the peer's copy for repair, and has no answer yet.
     pub(super) is_asked: bool,
-    /// Heads that others were told of as the peer's.
+    /// The peer's heads that were reported to other sessions last.
     pub(super) gossiped: Option<Vec<ChangeHash>>,
 }
 
@@ -174,8 +176,8 @@ impl Document {
         &self.name
     }
 
-    /// Takes in what the peer says; true if it begins to wait for the document. `asks`: it says so
-    /// itself, by a `request`.
+    /// Applies a sync message of the peer; true if the peer begins to wait for the document.
+    /// `asks`: the message is a `request`.
     pub(super) fn hear(&mut self, message: SyncMessage<'_>, asks: bool) -> bool {
         let SyncMessage { mut heads, need, have, chunks, flags } = message;
         heads.sort_unstable();
@@ -186,7 +188,8 @@ impl Document {
             && chunks.is_empty()
             && self.reset.as_ref() != Some(&heads);
         if forget || asks_all {
-            // Once for the same heads: who cannot take what it is sent must not be sent it for ever.
+            // Once for the same heads: a peer that cannot apply what it is sent must not cause an
+            // endless loop.
             self.reset = Some(heads.clone());
             (self.sent_through, self.caught_up) = (Offset(0), false);
             self.stale |= self.planning;
@@ -194,8 +197,8 @@ impl Document {
         if self.theirs.as_ref() != Some(&heads) {
             (self.asks, self.reminded) = (0, 0);
         }
-        // It has what there is and was told so, and says that nothing is known to be common: it has
-        // forgotten. automerge would leave it so.
+        // The peer has the announced heads, but names nothing as common: it has lost its sync
+        // state. automerge itself would never send these heads again.
         let forgot = !forget
             && matches!(&have[..], [have] if have.last_sync.is_empty())
             && self.told.as_ref() == Some(&heads);
@@ -203,8 +206,8 @@ impl Document {
             self.reminded += 1;
             self.told = None;
         }
-        // Who was told that nobody has it, and asks again, is told again: it may be another part of
-        // the application, which has heard nothing yet.
+        // Answers `unavailable` to every repeated request: another handle in the same application
+        // may be waiting.
         let waits = match self.wanted {
             Wanted::No => false,
             Wanted::Asked => true,
@@ -228,17 +231,17 @@ impl Document {
         matches!(self.standing, Some(Standing::Present { .. }))
     }
 
-    /// Whether the peer has so many changes that sending them one by one would be a waste.
+    /// Whether the peer has so many changes that it should send the document whole.
     pub(super) fn announces_much(&self) -> bool {
         self.announced >= limits::REPO_WHOLE_CHANGES
     }
 
-    /// Bytes of what came lately and is to be passed on.
+    /// Bytes of the entries to forward.
     pub(super) fn live_bytes(&self) -> usize {
         self.live_bytes
     }
 
-    /// The same, as they are now, and as they were last counted.
+    /// The current bytes of the entries to forward, and those counted last.
     pub(super) fn count_live(&mut self) -> (usize, usize) {
         (self.live_bytes, std::mem::replace(&mut self.lives, self.live_bytes))
     }
@@ -247,7 +250,7 @@ impl Document {
         !self.live.is_empty()
     }
 
-    /// The wait is over; true if the peer is to be told that nobody has the document.
+    /// The deadline of a request has passed; true if the relay must answer `unavailable`.
     pub(super) fn give_up_request(&mut self) -> bool {
         let tells = self.wanted == Wanted::Asked && !self.is_present();
         if tells {
@@ -256,7 +259,7 @@ impl Document {
         tells
     }
 
-    /// Bytes of what is kept of the peer's words, as they are now, and as they were last counted.
+    /// The current bytes of the state kept from the peer's messages, and those counted last.
     pub(super) fn count_kept(&mut self) -> (usize, usize) {
         let heads = [&self.theirs, &self.told, &self.gossiped, &self.reset];
         let heads = heads.into_iter().flatten().map(Vec::len).sum::<usize>();
@@ -274,7 +277,7 @@ impl Document {
         Question { heads, have, need, sent_through: self.sent_through }
     }
 
-    /// Bytes of where it stands, as it is now, and as it was last counted.
+    /// The current bytes of the durable heads, and those counted last.
     pub(super) fn count_standing(&mut self) -> (usize, usize) {
         let now = match &self.standing {
             Some(Standing::Present { heads, .. }) => 32 * heads.len(),
@@ -283,7 +286,7 @@ impl Document {
         (now, std::mem::replace(&mut self.stands, now))
     }
 
-    /// The store must be asked before anything more is said.
+    /// Drops the cached state: the store is queried before the next message.
     pub(super) fn forget_standing(&mut self) {
         if matches!(self.standing, Some(Standing::Deleted | Standing::Damaged)) {
             return;
@@ -299,14 +302,15 @@ impl Document {
         self.close(Standing::Deleted);
     }
 
-    /// Nothing is said of the document any more, for as long as the session lasts.
+    /// Sends nothing more about the document. Only [`Document::reopen`] ends this.
     pub(super) fn close(&mut self, standing: Standing) {
         self.standing = Some(standing);
         self.clear_live();
         self.question = None;
     }
 
-    /// What was closed as damaged can be read again: the store is asked, if the peer has said anything.
+    /// A document closed as damaged can be read again: query the store, if the peer has sent
+    /// anything.
     pub(super) fn reopen(&mut self) {
         self.standing = None;
         self.caught_up = false;
@@ -315,7 +319,7 @@ impl Document {
         }
     }
 
-    /// Nothing more is said of the document, and what the peer said is forgotten.
+    /// Sends nothing more about the document, and drops the state kept from the peer's messages.
     pub(super) fn let_go(&mut self) {
         self.close(Standing::Damaged);
         (self.theirs, self.told, self.gossiped, self.reset) = (None, None, None, None);
@@ -334,7 +338,7 @@ impl Document {
         let is_own = self.own.remove(&hash);
         self.note(hash);
         let Some(standing) = &mut self.standing else {
-            // Nothing is known yet; but what is being read may have been read before this.
+            // The state is unknown, but the query under way may have read it before this entry.
             if self.planning {
                 self.keep_live(new, is_own);
             }
@@ -358,7 +362,7 @@ impl Document {
         }
     }
 
-    /// Keeps a copy: the commit may be of many other documents, and large.
+    /// Keeps a copy: the commit may hold many other documents, and be large.
     fn keep_live(&mut self, new: &NewEntry, is_own: bool) {
         let NewEntry { entry, .. } = new;
         let bytes = entry.body.len() + 32 * entry.dependencies.len();
@@ -369,7 +373,7 @@ impl Document {
         self.live.push((new.clone(), is_own));
     }
 
-    /// When news may be sent.
+    /// The earliest time to forward entries.
     pub(super) fn due(&self) -> Moment {
         match self.sent_at {
             None => Moment::default(),
@@ -378,12 +382,12 @@ impl Document {
         }
     }
 
-    /// News are sent now.
+    /// Records that entries were forwarded at `now`.
     pub(super) fn note_sent(&mut self, now: Moment) {
         self.sent_at = Some((now, false));
     }
 
-    /// What came lately, by others: all that a peer lacks that has what came before.
+    /// Takes the recent entries of others: everything that a peer with all older entries lacks.
     pub(super) fn take_live(&mut self) -> Vec<NewEntry> {
         self.live_bytes = 0;
         let live = std::mem::take(&mut self.live);
@@ -400,13 +404,13 @@ impl Document {
         self.recent.push_back(hash);
     }
 
-    /// Whether a change is known to be in the log, or on its way there before whatever is pushed
-    /// next. That it is not known says nothing.
+    /// Whether a change is known to be in the log, or in a push ahead of the next one. False also
+    /// when nothing is known.
     pub(super) fn is_familiar(&self, hash: &ChangeHash) -> bool {
         self.own.contains(hash) || self.is_durable(hash)
     }
 
-    /// Whether a change is known to be durable. That it is not known says nothing.
+    /// Whether a change is known to be durable. False also when nothing is known.
     pub(super) fn is_durable(&self, hash: &ChangeHash) -> bool {
         let among_heads = match &self.standing {
             Some(Standing::Present { heads, .. }) => heads.binary_search(hash).is_ok(),
@@ -415,19 +419,20 @@ impl Document {
         among_heads || self.recent.contains(hash)
     }
 
-    /// The peer's heads, as far as they are known to be durable.
+    /// The peer's heads that are known to be durable.
     pub(super) fn durable_heads(&self) -> Vec<ChangeHash> {
         self.theirs.iter().flatten().filter(|head| self.is_durable(head)).copied().collect()
     }
 
-    /// What the store said is taken in. Entries that came meanwhile and are newer stay.
+    /// Applies the state that the store returned. Newer entries that arrived during the query stay.
     pub(super) fn stand(&mut self, heads: Vec<ChangeHash>, last: Offset) {
         heads.iter().rev().take(limits::REPO_RECENT / 2).for_each(|head| self.note(*head));
         self.standing = Some(Standing::Present { heads, last });
         self.replay();
     }
 
-    /// Nothing of it is in the store; what came meanwhile is.
+    /// Records that the store has no entry of the document; entries that arrived during the query
+    /// are applied.
     pub(super) fn stand_absent(&mut self) {
         self.standing = Some(Standing::Absent);
         self.caught_up = true;

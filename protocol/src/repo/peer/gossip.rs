@@ -1,5 +1,5 @@
-//! Which storage has which heads: told among peers, so that a client can say "the server has it"
-//! of a server that it is not connected to.
+//! Remote heads: which storage has which heads of a document. The relay forwards them between
+//! peers, so that a client can show what another server has without a connection to it.
 
 use super::{Effect, Peer};
 use crate::ids::DocumentId;
@@ -19,7 +19,8 @@ pub struct RemoteNews {
     pub timestamp_ms: Option<f64>,
 }
 
-/// Bytes that the wish to hear of a storage takes up: its name here, and twice where it is looked up.
+/// Bytes of a subscription to a storage's remote heads: the name is kept here, and twice in the
+/// index.
 fn wish_bytes(storage: &str) -> usize {
     3 * storage.len() + limits::REPO_WISH_BYTES
 }
@@ -62,7 +63,7 @@ impl Peer {
         }
     }
 
-    /// Tells others what heads the peer has, once it has heads that are here.
+    /// Reports the peer's heads to the subscribed sessions.
     pub(super) fn gossip(&mut self, id: DocumentId) {
         let Some(storage) = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref())
         else {
@@ -75,7 +76,7 @@ impl Peer {
         document.gossiped.clone_from(&document.theirs);
         let heads = document.theirs.iter().flatten();
         if heads.clone().count() > limits::REPO_LIST {
-            // No reader takes a longer list.
+            // Readers reject a longer list.
             return;
         }
         let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
@@ -84,7 +85,7 @@ impl Peer {
         self.effects.push_back(Effect::Gossip(news));
     }
 
-    /// The heads of a document in a storage have changed, or the peer has just asked for them.
+    /// The heads of a document in a storage have changed, or the peer has just subscribed to them.
     pub fn handle_remote_heads(&mut self, news: &RemoteNews) {
         let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&news.document))
         else {

@@ -1,4 +1,4 @@
-//! The peer's changes on their way into the log: checked, put in order, pushed, answered.
+//! The peer's changes on their way into the log: check, sort by dependency, push, answer.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ impl Peer {
         }
     }
 
-    /// What these changes rest on and may not be there: the caller asks the store before it calls
-    /// [`Peer::handle_checked`].
+    /// The dependencies of these changes that may be missing: the caller looks them up in the store
+    /// before it calls [`Peer::handle_checked`].
     pub fn unfamiliar(&self, ticket: Ticket, changes: &[CheckedChange]) -> Vec<ChangeHash> {
         let document = self.of(ticket).and_then(|id| self.documents.get(&id));
         let Some(document) = document else { return Vec::new() };
@@ -34,16 +34,16 @@ impl Peer {
         asked
     }
 
-    /// A change is honest and larger than a change may be: it is not taken, nor is what rests on it.
-    /// To be called before [`Peer::handle_checked`] with the others that came with it.
+    /// Rejects a valid change that exceeds the size limits, and with it its descendants. Called
+    /// before [`Peer::handle_checked`] for the other changes of the same message.
     pub fn handle_too_large(&mut self, ticket: Ticket, hash: ChangeHash, error: &FormError) {
         let Some(id) = self.of(ticket) else { return };
         self.refuse(id, Code::TOO_LARGE, &[hash], format!("change {hash}: {error}"));
     }
 
-    /// Changes have passed the preflight, or one of them has not. `known` are those of
-    /// [`Peer::unfamiliar`] that the store holds, ascending. `more`: others of the same check
-    /// follow.
+    /// Handles changes that passed the preflight, or the error of one that did not. `known`: the
+    /// hashes from [`Peer::unfamiliar`] that the store has, ascending. `more`: further changes of
+    /// the same check follow.
     pub fn handle_checked(
         &mut self,
         ticket: Ticket,
@@ -61,7 +61,7 @@ impl Peer {
         self.advance(id);
     }
 
-    /// The store could not be asked what is known.
+    /// The store could not be read to look the dependencies up.
     pub fn handle_uncheckable(&mut self) {
         self.fail(Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
     }
@@ -70,7 +70,7 @@ impl Peer {
         self.sort_all(id, changes, known, &[]);
     }
 
-    /// `came`: what may be waited for and is there now, or was refused.
+    /// `came`: hashes that are now present or rejected, which deferred changes may wait for.
     fn sort_all(
         &mut self,
         id: DocumentId,
@@ -120,7 +120,7 @@ impl Peer {
         self.last_push
     }
 
-    /// These have become durable: what waited for them need not any more.
+    /// These changes are now durable: releases the changes that wait for them.
     pub(super) fn release(&mut self, id: DocumentId, hashes: &[ChangeHash]) {
         let waits = |document: &super::Document| document.pen.waits_for(hashes);
         if self.documents.get(&id).is_some_and(waits) {
@@ -128,7 +128,7 @@ impl Peer {
         }
     }
 
-    /// A push was answered. Entries that it made were told of before, by [`Peer::handle_entry`].
+    /// Handles the answer to a push. [`Peer::handle_entry`] was called for its entries before.
     pub fn handle_answer(&mut self, answer: &Answer) {
         let Some((id, changes)) = self.pushes.remove(&answer.push) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };
@@ -148,8 +148,8 @@ impl Peer {
         self.advance(id);
     }
 
-    /// Sorts what was refused for want of something that another push carries, once that is known
-    /// to be taken or refused.
+    /// Sorts the changes again that lacked a dependency of another push, once that push is
+    /// answered.
     fn sort_again(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let (own, refused) = (&document.own, &document.refused);
@@ -171,8 +171,8 @@ impl Peer {
     ) {
         let rest = changes.split_off(taken.min(changes.len()));
         let is_missing = refusal.code == Code::MISSING_DEPENDENCY;
-        // What stood before it in another push was not taken with it: so its number is not the next
-        // either.
+        // Changes before it in another push were rejected with it, so the sequence number has a gap
+        // as well.
         let is_behind = is_missing || refusal.code == Code::SEQUENCE_GAP;
         if is_behind && self.is_explained(id, push, &rest) {
             if let Some(document) = self.documents.get_mut(&id) {
@@ -181,8 +181,8 @@ impl Peer {
             return;
         }
         if is_missing || refusal.class == NackClass::RETRY_AFTER {
-            // What was not taken comes again with the next connection: nobody was told that it
-            // is here.
+            // The peer sends the rejected changes again after it reconnects: it was sent no heads
+            // with them.
             return self.fail(refusal.code, refusal.what.clone());
         }
         if refusal.code == Code::DELETED
@@ -193,12 +193,15 @@ impl Peer {
             self.send_unavailable(&name);
         }
         if refusal.code == Code::SNAPSHOT {
-            // Opening it cost a process; nobody asks for that again and again.
+            // Opening it cost a process, and the peer would send it again and again.
             return self.fail(refusal.code, refusal.what.clone());
         }
+        // Pushes up to here were admitted without the rest, and may be rejected for lack of it.
         if let Some(document) = self.documents.get_mut(&id) {
             document.cut = self.last_push;
         }
+        // Only the first change is known to be bad. The others are pushed again, without its
+        // descendants.
         let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
         self.refuse(id, refusal.code, &first, refusal.what.clone());
         if refusal.code != Code::DELETED {
@@ -206,8 +209,8 @@ impl Peer {
         }
     }
 
-    /// Sorts changes that were pushed before: all that they rest on, and that is not among them
-    /// or refused since, was there.
+    /// Sorts changes that were pushed before. Their dependencies outside this list were present,
+    /// unless they have been rejected since.
     fn sort_pushed(&mut self, id: DocumentId, changes: Vec<CheckedChange>) {
         let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
         let there: BTreeSet<ChangeHash> =
@@ -216,9 +219,9 @@ impl Peer {
         self.sort(id, changes, &there);
     }
 
-    /// Whether the first of these lacks what was refused, or what another push carries that is not
-    /// answered: a push may be answered before one that was made before it, if it need not wait
-    /// for the disk. Or what another carried that was cut short, and that may be there by now.
+    /// Whether the first of these lacks a rejected change, or one of another unanswered push: a
+    /// push that needs no disk write may be answered before an earlier one. Also true if an earlier
+    /// push was cut short and its rest may be present by now.
     fn is_explained(&self, id: DocumentId, push: u64, changes: &[CheckedChange]) -> bool {
         let (Some(document), Some(first)) = (self.documents.get(&id), changes.first()) else {
             return false;

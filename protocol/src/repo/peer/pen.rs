@@ -1,5 +1,6 @@
-//! Changes that came before what they rest on. A bloom filter errs in one of a hundred checks, and
-//! then a peer sends a change without the one before it: it waits here, and that one is asked for.
+//! Deferred changes: those that arrived before their dependencies. A bloom filter has a false
+//! positive in one of a hundred checks; the peer then leaves out a change that the relay lacks. The
+//! changes after it wait here, and the session requests it by hash.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,30 +8,30 @@ use crate::admission::CheckedChange;
 use crate::ids::ChangeHash;
 use crate::limits;
 
-/// The changes of one document that wait, by hash. Each stands behind one thing that it lacks, so
-/// that whatever comes is work for those that wait for it, and for no others.
+/// The deferred changes of one document, by hash. Each is indexed under one missing dependency
+/// only, so that an arriving change touches only the changes indexed under it.
 #[derive(Debug, Default)]
 pub(super) struct Pen {
     waiting: BTreeMap<ChangeHash, Waiting>,
-    /// What is lacked, and who stands behind it.
+    /// Pairs of a missing dependency and the change that is indexed under it.
     behind: BTreeSet<(ChangeHash, ChangeHash)>,
     bytes: usize,
 }
 
-/// A change that waits.
+/// A deferred change.
 #[derive(Debug)]
 struct Waiting {
     change: CheckedChange,
-    /// So many of its dependencies are there; it stands behind the next.
+    /// The first so many dependencies are present; the change is indexed under the next one.
     there: usize,
 }
 
-/// What became of some changes.
+/// The outcome of [`Pen::sort`].
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
-    /// Everything that they rest on is there or stands before them.
+    /// Changes with all dependencies present or earlier in this list.
     pub(super) ready: Vec<CheckedChange>,
-    /// They rest on something that was refused.
+    /// Changes with a rejected dependency.
     pub(super) refused: Vec<ChangeHash>,
 }
 
@@ -47,8 +48,8 @@ impl Pen {
         self.bytes
     }
 
-    /// What the waiting changes rest on and is not here, ascending, as far as it is asked for at
-    /// a time.
+    /// The missing dependencies of the deferred changes, ascending; at most as many as one message
+    /// requests.
     pub(super) fn missing(&self) -> Vec<ChangeHash> {
         let is_out = |hash: &ChangeHash| !self.waiting.contains_key(hash);
         if self.waiting.len() <= limits::REPO_NEEDS_OF {
@@ -69,7 +70,7 @@ impl Pen {
         missing
     }
 
-    /// Whether anything waits for one of these.
+    /// Whether any change is indexed under one of these.
     pub(super) fn waits_for(&self, hashes: &[ChangeHash]) -> bool {
         !self.is_empty() && hashes.iter().any(|hash| self.first_behind(hash).is_some())
     }
@@ -80,8 +81,8 @@ impl Pen {
         next.map(|(_, hash)| *hash)
     }
 
-    /// Adds changes, and takes out what need not wait any more, dependencies before what rests on
-    /// them. `came` are those for which something may wait, and does not have to any more.
+    /// Adds changes, and removes those that are ready, dependencies first. `came`: changes that are
+    /// now present or rejected, under which others may be indexed.
     pub(super) fn sort(
         &mut self,
         new: Vec<CheckedChange>,
@@ -94,20 +95,23 @@ impl Pen {
         let mut taken = BTreeSet::new();
         let mut bad = BTreeSet::new();
         let mut next = Vec::new();
+        // First the changes that wait for the arrived ones, then the new ones.
         came.iter().for_each(|hash| self.free(hash, &mut next));
         let new = new.into_iter().map(|change| Waiting { change, there: 0 });
         let all = next.into_iter().chain(new);
         for first in all {
-            // What comes out may be what others wait for, and those in turn.
+            // A change that gets ready may release others, and those in turn.
             let mut next = vec![first];
             while let Some(Waiting { change, mut there }) = next.pop() {
                 let hash = change.hash;
+                // The change may have been deferred before: the same change may arrive twice.
                 self.take(&hash);
                 let is_bad = |hash: &ChangeHash| is_refused(hash) || bad.contains(hash);
                 if is_bad(&hash) || change.dependencies.iter().any(is_bad) {
                     bad.insert(hash);
                     sorted.refused.push(hash);
                 } else {
+                    // Resume at the dependency that was missing: those before it are present.
                     let lacked = |hash: &ChangeHash| !out.contains(hash) && !is_there(hash);
                     let rest = &change.dependencies[there..];
                     there += rest.iter().position(lacked).unwrap_or(rest.len());
@@ -126,7 +130,7 @@ impl Pen {
         sorted
     }
 
-    /// Has those that stand behind something wait no longer.
+    /// Takes out the changes indexed under `lacked`.
     fn free(&mut self, lacked: &ChangeHash, into: &mut Vec<Waiting>) {
         while let Some(hash) = self.first_behind(lacked) {
             into.extend(self.take(&hash));
@@ -152,7 +156,7 @@ impl Waiting {
         self.change.dependencies[self.there]
     }
 
-    /// What it takes up. The names of other actors may have been deflated to little.
+    /// The bytes that it counts. The names of other actors may be deflated to very few bytes.
     fn bytes(&self) -> usize {
         let names = self.change.other_actors.len() + self.change.dependencies.len();
         self.change.bytes.len() + limits::ACTOR_BYTES * names
@@ -187,7 +191,7 @@ mod tests {
             assert!(sorted.refused.is_empty());
             sorted.ready.iter().map(|change| change.hash).collect::<Vec<_>>()
         };
-        // Also one that comes twice, and in a message that has it twice.
+        // One is delivered twice, and one message has a change twice.
         assert!(sort(&mut pen, &[&all[3], &all[2], &all[3]], &[]).is_empty());
         assert!(sort(&mut pen, &[&all[2]], &[]).is_empty());
         assert_eq!((pen.len(), pen.missing()), (2, vec![all[1].hash]));

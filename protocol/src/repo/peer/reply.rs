@@ -1,8 +1,7 @@
-//! What the peer is told of a document, and when.
+//! The session's messages about a document, and their timing.
 //!
-//! Nothing is said while changes of the peer's own are on their way: the answer to them is what
-//! the log holds once they are durable. Where the session knows enough, it answers at once; else
-//! it asks the store.
+//! It sends nothing while changes of the peer are being checked or pushed: once they are durable,
+//! the log's heads answer them. It answers from memory if it can, and otherwise queries the store.
 
 use super::document::{Document, Planned, Standing, Wanted};
 use super::{Effect, Peer, Ticket};
@@ -13,20 +12,22 @@ use crate::repo::plan::Closing;
 use crate::repo::sync::{Have, Reply};
 use crate::space::NewEntry;
 
-/// What the session can do about a document without the store.
+/// The next step for a document, from the session's own state.
 enum Step {
-    /// Nothing is due.
+    /// Nothing to do.
     Rest,
-    /// The peer has all that there is, or was sent it: at most it is told so.
+    /// The peer has everything, or was sent it: at most the heads are sent.
     Settled,
-    /// It lacks what has come lately.
+    /// The peer lacks the recent entries.
     Live,
-    /// The store must be asked.
+    /// The store must be queried.
     Ask,
 }
 
 impl Document {
     fn step(&self) -> Step {
+        // The next message must announce the peer's own changes, so it waits until they are
+        // durable.
         if self.checks > 0 || self.pushes > 0 || self.planning {
             return Step::Rest;
         }
@@ -38,6 +39,8 @@ impl Document {
             Some(Standing::Absent) => &[],
             Some(Standing::Present { heads, .. }) => heads,
         };
+        // Without an open question, only new entries are sent: from memory, or from the store if the
+        // peer lacks older ones.
         let Some((_, need)) = &self.question else {
             return match (!self.has_live(), self.caught_up, self.paging) {
                 (true, ..) | (_, false, true) => Step::Rest,
@@ -45,12 +48,15 @@ impl Document {
                 (_, false, false) => Step::Ask,
             };
         };
+        // Changes needed by hash come from the store. With deferred changes, the answer also requests
+        // their dependencies.
         if !need.is_empty() || !self.pen.is_empty() {
             return Step::Ask;
         }
         if *theirs == heads {
             return Step::Settled;
         }
+        // Known heads say what the peer lacks only if it was sent everything else before.
         match self.caught_up && theirs.iter().all(|head| self.is_durable(head)) {
             true if !self.has_live() => Step::Settled,
             true => Step::Live,
@@ -60,7 +66,8 @@ impl Document {
 }
 
 impl Document {
-    /// Bytes, about, of what the peer is to be told without asking the store; `None` if that is nothing.
+    /// Approximate bytes of the message that can be built without the store; `None` if there is
+    /// none.
     pub(super) fn due_bytes(&self) -> Option<usize> {
         let Some(Standing::Present { heads, .. }) = &self.standing else { return None };
         let live = match self.step() {
@@ -68,11 +75,11 @@ impl Document {
             Step::Settled => 0,
             Step::Rest | Step::Ask => return None,
         };
-        // As they are, and as what is common.
+        // The heads are encoded twice: as heads, and as the common heads.
         Some(live + 2 * 32 * heads.len())
     }
 
-    /// Whether what it would be told is so little that nobody needs to be asked for its memory.
+    /// Whether the message is so small that it needs no memory reservation.
     fn says_little(&self) -> bool {
         match &self.standing {
             Some(Standing::Present { heads, .. }) => {
@@ -90,7 +97,7 @@ impl Peer {
         self.live = self.live.saturating_sub(before) + now;
     }
 
-    /// Takes a document a step on, after anything that may matter to it.
+    /// Takes the next step for a document. Called after every input that may affect it.
     pub(super) fn advance(&mut self, id: DocumentId) {
         if self.ended {
             return;
@@ -127,7 +134,7 @@ impl Peer {
         }
     }
 
-    /// Tells the peer what it is to be told of a document without asking the store: there is memory for it.
+    /// Sends the message that needs no store query. Memory for it is reserved.
     pub(super) fn tell(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         match document.step() {
@@ -140,8 +147,8 @@ impl Peer {
         }
     }
 
-    /// A document is forgotten, of which the peer says more than there is room for: its session has
-    /// others.
+    /// Drops a document with more heads and filters than there is room for. The session's others go
+    /// on.
     fn let_go(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         document.let_go();
@@ -152,7 +159,7 @@ impl Peer {
         self.send_unavailable(&name);
     }
 
-    /// The peer has all that there is, or is being sent it.
+    /// The peer has everything, or is being sent it.
     fn settle(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
@@ -166,7 +173,7 @@ impl Peer {
         self.say_once(id, heads);
     }
 
-    /// Tells the heads, unless they are what was told last.
+    /// Sends the heads, unless they are those that were sent last.
     fn say_once(&mut self, id: DocumentId, heads: Vec<ChangeHash>) {
         let told = self.documents.get(&id).and_then(|document| document.told.as_ref());
         if told != Some(&heads) {
@@ -175,7 +182,7 @@ impl Peer {
         }
     }
 
-    /// Passes on what became durable lately, to a peer that has everything before.
+    /// Forwards the recent entries to a peer that has everything before them.
     fn pass_on(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Some(Standing::Present { heads, last }) = document.standing.clone() else { return };
@@ -189,7 +196,7 @@ impl Peer {
         self.count_live(id);
     }
 
-    /// The store has answered a question.
+    /// Handles the store's answer to a question.
     pub fn handle_planned(&mut self, ticket: Ticket, planned: Planned) {
         let Some(id) = self.of(ticket) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };
@@ -221,8 +228,7 @@ impl Peer {
                 self.send_unavailable(&name);
             }
             Standing::Damaged => {
-                // The client is told that it cannot be had here, and keeps what it has of it. All
-                // other documents go on.
+                // The client receives `unavailable` and keeps its copy. All other documents go on.
                 document.close(Standing::Damaged);
                 let name = document.name().to_owned();
                 self.send_unavailable(&name);
@@ -244,12 +250,12 @@ impl Peer {
         }
     }
 
-    /// Nothing of the document is here: the peer is asked for all that it has.
+    /// The relay has nothing of the document: requests everything that the peer has.
     fn ask_for_all(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get(&id) else { return };
         let theirs = document.theirs.clone().unwrap_or_default();
         if theirs.is_empty() || document.standing != Some(Standing::Absent) {
-            // A request is never answered by empty heads: the client would wait for ever.
+            // Empty heads are no answer to a request: the client would wait for ever.
             return;
         }
         let have = vec![Have::default()];
@@ -257,7 +263,7 @@ impl Peer {
         self.answer(id, (Vec::new(), Offset(0)), theirs, false, &[], closing);
     }
 
-    /// Sends what the store gave.
+    /// Sends the store's answer.
     fn answer(
         &mut self,
         id: DocumentId,
@@ -273,10 +279,13 @@ impl Peer {
         (document.caught_up, document.paging) = (complete, !complete);
         let missing = document.pen.missing();
         let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
+        // If common changes are lost here, the empty `have` of the plan requests everything
+        // instead.
         let mut need = if lost { Vec::new() } else { missing };
         if need.is_empty() && !lost {
             need.clone_from(&unknown);
         }
+        // A rejected change would be rejected again.
         need.retain(|hash| !is_refused(hash));
         let exact = unknown.is_empty();
         if chunks.is_empty() && exact && need.is_empty() {
@@ -284,13 +293,15 @@ impl Peer {
             return self.say_once(id, heads);
         }
         if chunks.is_empty() && !exact {
+            // A peer may announce heads that it never sends, so the requests for them are bounded.
             if document.asks == limits::REPO_ASKS || unknown.iter().all(is_refused) {
                 return self.say_once(id, heads);
             }
             document.asks += 1;
         }
-        // Automerge tells nothing of what it has while it needs what the peer did not announce. The
-        // peer then sends exactly that, and the rest of a chain would come one by one.
+        // automerge itself sends an empty `have` while it needs changes that the peer did not
+        // announce. The peer then sends only those, and a chain takes one round trip per change. So
+        // this message has a `have` beside its `need`.
         document.wanted = Wanted::No;
         let takes_whole = heads.is_empty() && document.announces_much();
         let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
@@ -309,8 +320,8 @@ impl Peer {
         let (Some(remote), Some(document)) = (&self.remote, self.documents.get_mut(&id)) else {
             return;
         };
-        // To one that takes nothing, what is here is not common, and it answers what names as
-        // common what it lacks by a wish for everything, and nothing else.
+        // A read-only peer does not get the relay's changes. If `have` named heads that it lacks,
+        // it would answer with nothing but a request for everything.
         let own = document.read_only.then(|| [Have::of(document.durable_heads())]);
         let says_all = |have: &[Have]| matches!(have, [all] if all.last_sync == heads);
         let have = own.as_ref().filter(|_| says_all(have)).map_or(have, |own| own.as_slice());
@@ -318,7 +329,7 @@ impl Peer {
         let data = match (Reply { heads: &heads, need, have, chunks, takes_whole }).encode() {
             Ok(data) => data,
             Err(error) => {
-                // Only this document cannot be told; the others of the session can.
+                // Only this document cannot be sent. The session's others can.
                 let name = document.name().to_owned();
                 self.ignore(format!("document {id} cannot be sent: {error}"));
                 return self.send_unavailable(&name);
@@ -359,8 +370,8 @@ mod tests {
         assert_eq!(peer.state_bytes(), before);
     }
 
-    /// A client reads the first page of a long document and leaves it at that. Others write a line to it now and
-    /// then; what else they write goes into the same commits.
+    /// A client reads the first page of a long document and never asks for the rest. Other clients
+    /// write small changes to it, in commits with large entries of other documents.
     #[test]
     fn what_came_lately_keeps_no_more_of_its_commits_than_is_counted() {
         use crate::frame::Entry;
