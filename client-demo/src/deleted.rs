@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use landfall::automerge::Automerge;
-use landfall::{DocumentId, KeptError, Space};
+use landfall::{DocumentId, RejectedChangesError, Space};
 
 use crate::cli::Place;
 use crate::export;
@@ -65,16 +65,16 @@ impl Lost {
 
 /// The deleted notes of a space, in order of deletion.
 fn all_lost(space: &Space) -> Result<Vec<Lost>, Failure> {
-    let read = |edits: landfall::LostEdits| {
-        let note = match space.export_lost(&edits.document) {
+    let read = |edits: landfall::OrphanedEdits| {
+        let note = match space.export_orphaned(&edits.document) {
             Ok(Some(bytes)) => note_in(&bytes),
             Ok(None) => Err("nothing is left of it".to_owned()),
-            Err(KeptError::Store(error)) => return Err(Failure::from(error)),
+            Err(RejectedChangesError::Store(error)) => return Err(Failure::from(error)),
             Err(error) => Err(error.to_string()),
         };
         Ok(Lost { document: edits.document, unsent: edits.unsent, note })
     };
-    space.lost_edits()?.into_iter().map(read).collect()
+    space.orphaned_edits()?.into_iter().map(read).collect()
 }
 
 fn note_in(bytes: &[u8]) -> Result<Note, String> {
@@ -134,7 +134,7 @@ pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Resu
         Err(FindError::Unknown { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    let bytes = notebook.space.export_lost(&lost.document)?;
+    let bytes = notebook.space.export_orphaned(&lost.document)?;
     let Some(bytes) = bytes else { return Err(unknown(id, "nothing is left of it")) };
     export::write(file, &bytes)?;
     let edits = count(lost.unsent, "change");
@@ -175,7 +175,7 @@ pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure>
     let (name, edits) = (lost.name(), count(lost.unsent, "change"));
     let question = format!("let go of {name} for good, with {edits} that nobody else has?");
     confirm(place, &question, yes, "nothing was let go")?;
-    notebook.space.discard_lost(lost.document)?;
+    notebook.space.discard_orphaned(lost.document)?;
     notebook.close()?;
     if !place.quiet {
         say(format!("nothing is left of {name} here"));

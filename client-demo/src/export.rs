@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use landfall::KeptError;
+use landfall::RejectedChangesError;
 use landfall::automerge::Automerge;
 
 use crate::cli::Place;
@@ -31,7 +31,7 @@ pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
         Some(_) => {
             let refused = count(status.pending.changes, "change");
             let what = format!("{name}, with {refused} that the relay does not have");
-            (notebook.space.export_refused(&listed.document.id())?, what)
+            (notebook.space.export_rejected(&listed.document.id())?, what)
         }
         None => (listed.document.read(Automerge::save)?, name),
     };
@@ -71,22 +71,24 @@ pub(crate) fn said(what: &str, file: &Path, bytes: usize) -> String {
     }
 }
 
-impl From<KeptError> for Failure {
-    fn from(error: KeptError) -> Self {
+impl From<RejectedChangesError> for Failure {
+    fn from(error: RejectedChangesError) -> Self {
         let what = "the edits stay as they are";
         match error {
-            KeptError::Store(error) => error.into(),
-            KeptError::NothingRefused => {
+            RejectedChangesError::Store(error) => error.into(),
+            RejectedChangesError::NothingRejected => {
                 let why = "the relay refuses none of the note's changes";
                 Self::new(Exit::Note, "nothing was done", why, "see `landfall-demo notes refused`")
             }
-            KeptError::Unanswered => {
+            RejectedChangesError::Unanswered => {
                 let remedy = "offer them again with `landfall-demo notes retry`, or save them with \
                     `landfall-demo notes export`";
                 Self::new(Exit::Other, what, error, remedy)
             }
-            KeptError::Changed => Self::new(Exit::Other, what, error, "try again"),
-            KeptError::Form(_) | KeptError::Rebuild(_) | KeptError::DocumentFull(_) => {
+            RejectedChangesError::Changed => Self::new(Exit::Other, what, error, "try again"),
+            RejectedChangesError::Form(_)
+            | RejectedChangesError::Rebuild(_)
+            | RejectedChangesError::DocumentFull(_) => {
                 let remedy = "they are kept; save them with `landfall-demo notes export`";
                 Self::new(Exit::Other, what, chain(&error), remedy)
             }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use landfall::{Code, Document, ParkedDocument};
+use landfall::{Code, Document, RejectedDocument};
 
 use crate::cli::Place;
 use crate::failure::{Exit, Failure};
@@ -37,7 +37,7 @@ fn nothing(place: &Place) -> Result<(), Failure> {
 }
 
 /// The note as in `notes list`, the reason of the rejection, and the remedy.
-fn entry(number: usize, listed: &Listed, parked: &ParkedDocument, pending: u64) -> String {
+fn entry(number: usize, listed: &Listed, parked: &RejectedDocument, pending: u64) -> String {
     let id = find::short(&parked.document);
     let id = &id[..id.len().min(8)];
     let width = term::width().saturating_sub(4 + 2 + id.len());

@@ -1,7 +1,7 @@
 //! The command `status`: what is saved where, for people or programs. It only reads the store, so it works
 //! alongside a process that has the store open, and sends nothing.
 
-use landfall::{DocumentId, LostEdits, SpaceStatus, Status};
+use landfall::{DocumentId, OrphanedEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
 
 use crate::cli::Place;
@@ -15,7 +15,7 @@ struct Row {
     documents: u64,
     /// The synced documents, if not all, and the number of other local ones.
     only: Option<(Vec<DocumentId>, u64)>,
-    lost: Vec<LostEdits>,
+    lost: Vec<OrphanedEdits>,
     status: SpaceStatus,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
         });
         let found = status.spaces.get(space.name());
         let Some(found) = found.cloned() else { continue };
-        let lost = space.lost_edits()?;
+        let lost = space.orphaned_edits()?;
         let name = space.name().to_string();
         rows.push(Row { name, documents, only, lost, status: found });
     }

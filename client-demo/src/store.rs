@@ -170,10 +170,10 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
         let document = left.document;
         let (edits, entries) = (count(left.changes, "edit"), count(left.changes, "entry"));
         say(match left.kept {
-            maintain::Kept::LostEdits => {
+            maintain::Kept::OrphanedEdits => {
                 format!("not in it: {edits} of {document}, which is deleted")
             }
-            maintain::Kept::Displaced => {
+            maintain::Kept::Superseded => {
                 format!("not in it: {edits} of {document} to be made again")
             }
             _ => format!("not in it: {entries} of {document} set aside"),

@@ -371,8 +371,8 @@ impl Core {
             };
             self.events.send(space, document, kind);
         }
-        for displaced in received.displaced {
-            let (document, changes) = (displaced.document, displaced.changes);
+        for superseded in received.superseded {
+            let (document, changes) = (superseded.document, superseded.changes);
             tracing::warn!(%space, %document, changes, "others have the place of changes made here");
             self.events.send(space, document, EventKind::Conflicted);
             self.forget_document(row, document);

@@ -12,7 +12,7 @@ use landfall_storage::FailureClass;
 use thiserror::Error;
 
 use crate::reauthor::ReauthorError;
-use crate::status::{ParkedDocument, SyncStatus};
+use crate::status::{RejectedDocument, SyncStatus};
 use crate::store::{AppendError, OpenLogError, Pending, ReplaceError, ViewError, WriteFailure};
 use crate::typed::TypedError;
 
@@ -457,7 +457,7 @@ pub enum FlushError {
         /// The pending counts.
         pending: Pending,
         /// The documents, and the reasons.
-        parked: Vec<ParkedDocument>,
+        parked: Vec<RejectedDocument>,
     },
     /// The relay rejects whole spaces that have pending changes.
     #[error("the relay refuses {}, with changes that are saved here only: {}", counted(spaces.len() as u64, "space"), first_space(spaces))]
@@ -603,7 +603,7 @@ fn because(cause: &Option<String>) -> String {
     cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"))
 }
 
-fn first(parked: &[ParkedDocument]) -> String {
+fn first(parked: &[RejectedDocument]) -> String {
     let first = parked.first();
     first.map_or_else(String::new, |parked| format!("{}: {}", parked.document, parked.what))
 }
@@ -611,10 +611,10 @@ fn first(parked: &[ParkedDocument]) -> String {
 /// Why rejected changes or orphaned edits could not be exported or made again. They are kept.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum KeptError {
+pub enum RejectedChangesError {
     /// The relay rejects nothing of the document.
     #[error("the document has no change that the relay does not hold")]
-    NothingRefused,
+    NothingRejected,
     /// The relay rejects the document, but has not answered which changes it does not have; or they are
     /// in the snapshot. Send them again with [`Space::retry`](crate::Space::retry) and wait for the
     /// answer, or export them.
@@ -643,19 +643,19 @@ pub enum KeptError {
     Store(#[from] StoreError),
 }
 
-impl From<ViewError> for KeptError {
+impl From<ViewError> for RejectedChangesError {
     fn from(error: ViewError) -> Self {
         Self::Store(error.into())
     }
 }
 
-impl From<ReauthorError> for KeptError {
+impl From<ReauthorError> for RejectedChangesError {
     fn from(error: ReauthorError) -> Self {
         Self::Rebuild(Box::new(error))
     }
 }
 
-impl From<landfall_storage::WriteError<ReplaceError>> for KeptError {
+impl From<landfall_storage::WriteError<ReplaceError>> for RejectedChangesError {
     fn from(error: landfall_storage::WriteError<ReplaceError>) -> Self {
         let class = error.class().into();
         match error {

@@ -61,7 +61,7 @@ pub enum EventKind {
     /// The document was deleted, here or elsewhere, for good.
     Deleted {
         /// How many changes made here no other replica has. These orphaned edits are kept until they
-        /// are exported ([`Space::export_lost`](crate::Space::export_lost)) and discarded.
+        /// are exported ([`Space::export_orphaned`](crate::Space::export_orphaned)) and discarded.
         unsent: u64,
     },
     /// A document of the same id, with an unrelated history, arrived. It is deferred until the
@@ -278,7 +278,7 @@ impl Ring {
     }
 
     /// Removes the oldest event, and counts it as missed for the listeners that have not read it.
-    fn displace(&mut self) -> Option<Arc<Event>> {
+    fn supersede(&mut self) -> Option<Arc<Event>> {
         let number = self.first;
         let event = self.pop()?;
         for listener in self.listeners.values_mut() {
@@ -386,17 +386,17 @@ impl EventHub {
     /// holds.
     pub(crate) fn send(&self, space: &SpaceName, document: DocumentId, kind: EventKind) {
         let event = Arc::new(Event { space: space.clone(), document, kind });
-        let displaced = {
+        let superseded = {
             let mut ring = self.shared.ring.lock();
             let unread = ring.wanted.of(space, &document);
             if ring.closed || unread == 0 {
                 return;
             }
-            let displaced = if ring.kept.len() >= self.capacity { ring.displace() } else { None };
+            let superseded = if ring.kept.len() >= self.capacity { ring.supersede() } else { None };
             ring.kept.push_back(Kept { event, unread });
-            displaced
+            superseded
         };
-        drop(displaced);
+        drop(superseded);
         self.shared.notifier.notify(Topic::Events);
     }
 

@@ -34,7 +34,7 @@ use crate::threads::Threads;
 
 pub use document::{Document, DocumentWatch};
 pub use group::Group;
-pub use refused::LostEdits;
+pub use refused::OrphanedEdits;
 pub use space::Space;
 
 /// An open store: one SQLite file with documents, and the link that syncs them.

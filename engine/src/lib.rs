@@ -129,7 +129,7 @@
 //! [`Space::delete`] deletes a document for good, in every replica. The deletion wins over all edits
 //! made without knowledge of it. Reads then return [`ReadError::Deleted`], edits return
 //! [`ChangeError::Deleted`], and listeners receive [`EventKind::Deleted`]. Edits that no other replica
-//! has are kept as orphaned edits: see [`Space::lost_edits`].
+//! has are kept as orphaned edits: see [`Space::orphaned_edits`].
 //!
 //! ```
 //! # use landfall::{Options, ReadError, Store};
@@ -222,12 +222,12 @@ mod typed;
 pub use self::autosurgeon::{Counter, Hydrate, Reconcile};
 pub use automerge;
 pub use error::{
-    BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, KeptError,
-    NotCompared, OpenDocumentError, OpenError, ReadError, RefusedSpace, RemoveSpaceError,
+    BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, NotCompared,
+    OpenDocumentError, OpenError, ReadError, RefusedSpace, RejectedChangesError, RemoveSpaceError,
     SpaceError, StoreError, StoreFailure, SubscribeError, WaitError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
-pub use handle::{Document, DocumentWatch, Group, LostEdits, Space, Store};
+pub use handle::{Document, DocumentWatch, Group, OrphanedEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
@@ -235,7 +235,7 @@ pub use options::{
     CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options, UNREADABLE_LISTED,
 };
 pub use status::{
-    DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, ParkedDocument, Progress,
+    DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, Progress, RejectedDocument,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,
 };
 pub use store::{DocumentLimit, Excess, Pending};

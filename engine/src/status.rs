@@ -122,7 +122,7 @@ pub struct SpaceStatus {
     /// Documents of the store that relays reported as deleted since it was opened.
     pub deleted: u64,
     /// Documents whose changes the relay rejects.
-    pub parked: Vec<ParkedDocument>,
+    pub parked: Vec<RejectedDocument>,
     /// Documents that failed to load at the last attempt, ordered by id; their bytes are kept. A
     /// document that is deleted, or can be read again, is removed from the list. At most
     /// [`UNREADABLE_LISTED`](crate::UNREADABLE_LISTED).
@@ -197,7 +197,7 @@ impl Progress {
 
 /// A document whose changes the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParkedDocument {
+pub struct RejectedDocument {
     /// The document.
     pub document: DocumentId,
     /// The reason.
@@ -217,7 +217,7 @@ pub struct UnreadableDocument {
     pub reason: String,
 }
 
-impl From<Parked> for ParkedDocument {
+impl From<Parked> for RejectedDocument {
     fn from(parked: Parked) -> Self {
         Self { document: parked.document, code: parked.code, what: parked.what }
     }
@@ -243,7 +243,7 @@ pub struct DocumentStatus {
     /// Changes that the relay is not known to have on its disk. Without a relay: all of them.
     pub pending: Pending,
     /// Why the relay rejects its changes, if it does.
-    pub parked: Option<ParkedDocument>,
+    pub parked: Option<RejectedDocument>,
     /// Why it is quarantined, if it is.
     pub quarantined: Option<String>,
 }

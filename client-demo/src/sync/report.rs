@@ -27,7 +27,7 @@ impl Report {
         for space in store.spaces() {
             let documents = space.documents()?;
             report.notes += documents.len() as u64;
-            let lost = space.lost_edits()?;
+            let lost = space.orphaned_edits()?;
             if !lost.is_empty() {
                 let changes = lost.iter().map(|lost| lost.unsent).sum();
                 report.lost.push((space.name().clone(), changes, lost.len() as u64));

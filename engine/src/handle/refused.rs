@@ -11,14 +11,14 @@ use landfall_storage::Committed;
 
 use super::Space;
 use crate::document::now_ms;
-use crate::error::{KeptError, StoreError};
+use crate::error::{RejectedChangesError, StoreError};
 use crate::events::EventKind;
 use crate::reauthor;
 use crate::store::{Done, LocalChange, SpaceCount, Unsent, WriteFailure};
 
 /// A deleted document with orphaned edits: edits that no other replica has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostEdits {
+pub struct OrphanedEdits {
     /// The document.
     pub document: DocumentId,
     /// How many changes were made here and never reached the relay.
@@ -68,10 +68,12 @@ impl Space {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn lost_edits(&self) -> Result<Vec<LostEdits>, StoreError> {
+    pub fn orphaned_edits(&self) -> Result<Vec<OrphanedEdits>, StoreError> {
         let lost = self.core().log.lost(self.row()?)?;
-        let told =
-            |lost: crate::store::Lost| LostEdits { document: lost.document, unsent: lost.unsent };
+        let told = |lost: crate::store::Lost| OrphanedEdits {
+            document: lost.document,
+            unsent: lost.unsent,
+        };
         Ok(lost.into_iter().map(told).collect())
     }
 
@@ -90,20 +92,23 @@ impl Space {
     /// document: read it, or create a new document from it. `None` if nothing of it is left.
     ///
     /// # Errors
-    /// [`KeptError::Rebuild`] if automerge cannot build it.
-    pub fn export_lost(&self, document: &DocumentId) -> Result<Option<Vec<u8>>, KeptError> {
+    /// [`RejectedChangesError::Rebuild`] if automerge cannot build it.
+    pub fn export_orphaned(
+        &self,
+        document: &DocumentId,
+    ) -> Result<Option<Vec<u8>>, RejectedChangesError> {
         let Some(lost) = self.core().log.lost_bytes(self.row()?, document)? else {
             return Ok(None);
         };
         let history = unfold(lost.snapshot.as_deref(), lost.changes)?;
-        Ok(Some(reauthor::export(&history, &parse(lost.displaced)?)?))
+        Ok(Some(reauthor::export(&history, &parse(lost.superseded)?)?))
     }
 
     /// Discards the orphaned edits of a deleted document.
     ///
     /// # Errors
     /// If the store cannot be written.
-    pub fn discard_lost(&self, document: DocumentId) -> Result<(), StoreError> {
+    pub fn discard_orphaned(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row()?);
         self.ask(|done| core.log.submit_discard(row, document, done), drop)
     }
@@ -125,8 +130,8 @@ impl Space {
     /// the export holds the rejected one.
     ///
     /// # Errors
-    /// [`KeptError::NothingRefused`] if the relay refuses nothing of it.
-    pub fn export_refused(&self, document: &DocumentId) -> Result<Vec<u8>, KeptError> {
+    /// [`RejectedChangesError::NothingRejected`] if the relay refuses nothing of it.
+    pub fn export_rejected(&self, document: &DocumentId) -> Result<Vec<u8>, RejectedChangesError> {
         let (history, unsent) = self.refused(document)?;
         Ok(reauthor::export(&history, &parse(unsent.into_iter().map(|unsent| unsent.body))?)?)
     }
@@ -137,10 +142,10 @@ impl Space {
     /// were made. Changes that were sent and not answered yet are left alone: the relay may have them.
     ///
     /// # Errors
-    /// [`KeptError::NothingRefused`]; [`KeptError::Unanswered`]; [`KeptError::Rebuild`] if a change
-    /// cannot be decoded; [`KeptError::Changed`] if the document was edited meanwhile: try again;
-    /// [`KeptError::DocumentFull`].
-    pub fn reauthor(&self, document: DocumentId) -> Result<usize, KeptError> {
+    /// [`RejectedChangesError::NothingRejected`]; [`RejectedChangesError::Unanswered`]; [`RejectedChangesError::Rebuild`] if a change
+    /// cannot be decoded; [`RejectedChangesError::Changed`] if the document was edited meanwhile: try again;
+    /// [`RejectedChangesError::DocumentFull`].
+    pub fn reauthor(&self, document: DocumentId) -> Result<usize, RejectedChangesError> {
         let (core, row) = (self.core(), self.row()?);
         let (mut history, _) = self.refused(&document)?;
         let unsent = match core.log.document(row, &document)? {
@@ -148,16 +153,16 @@ impl Space {
             None => Vec::new(),
         };
         if unsent.is_empty() {
-            return Err(KeptError::Unanswered);
+            return Err(RejectedChangesError::Unanswered);
         }
-        let displaced = unsent.iter().filter(|unsent| !unsent.in_log);
-        history.extend(parse(displaced.map(|unsent| unsent.body.clone()))?);
+        let superseded = unsent.iter().filter(|unsent| !unsent.in_log);
+        history.extend(parse(superseded.map(|unsent| unsent.body.clone()))?);
         let refused: BTreeSet<ChangeHash> = unsent.iter().map(|unsent| unsent.hash).collect();
         let made = reauthor::reauthor(&history, &refused)?;
         let old = unsent.iter().map(|unsent| unsent.hash).collect();
         let mut new = Vec::with_capacity(made.changes.len());
         for mut change in made.changes {
-            let change = preflight(&change.bytes()).map_err(KeptError::Form)?;
+            let change = preflight(&change.bytes()).map_err(RejectedChangesError::Form)?;
             new.push(LocalChange { space: row, document, change, at_ms: now_ms() });
         }
         let count = new.len();
@@ -183,14 +188,17 @@ impl Space {
     }
 
     /// All changes of a document that has rejected changes, and those rejected changes.
-    fn refused(&self, document: &DocumentId) -> Result<(Vec<Change>, Vec<Unsent>), KeptError> {
+    fn refused(
+        &self,
+        document: &DocumentId,
+    ) -> Result<(Vec<Change>, Vec<Unsent>), RejectedChangesError> {
         let (log, row) = (&self.core().log, self.row()?);
         let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
         let found = if is_refused { log.document(row, document)? } else { None };
-        let Some(document_row) = found else { return Err(KeptError::NothingRefused) };
+        let Some(document_row) = found else { return Err(RejectedChangesError::NothingRejected) };
         let unsent = log.unsent(row, document_row)?;
         if unsent.is_empty() {
-            return Err(KeptError::NothingRefused);
+            return Err(RejectedChangesError::NothingRejected);
         }
         let (mut base, mut tail, mut after) = (None, Vec::new(), 0);
         loop {
@@ -233,17 +241,20 @@ impl Space {
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A document's changes one by one, dependencies first.
-fn unfold(snapshot: Option<&[u8]>, tail: Vec<Vec<u8>>) -> Result<Vec<Change>, KeptError> {
+fn unfold(
+    snapshot: Option<&[u8]>,
+    tail: Vec<Vec<u8>>,
+) -> Result<Vec<Change>, RejectedChangesError> {
     let folded = match snapshot {
         Some(snapshot) => landfall_fold::changes_since(snapshot, &[])
-            .map_err(|error| KeptError::Rebuild(Box::new(error)))?,
+            .map_err(|error| RejectedChangesError::Rebuild(Box::new(error)))?,
         None => Vec::new(),
     };
     parse(folded.into_iter().chain(tail))
 }
 
-fn parse(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Change>, KeptError> {
+fn parse(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Change>, RejectedChangesError> {
     let parse = |bytes| Change::from_bytes(bytes);
     let parsed: Result<_, _> = chunks.into_iter().map(parse).collect();
-    parsed.map_err(|error| KeptError::Rebuild(Box::new(error)))
+    parsed.map_err(|error| RejectedChangesError::Rebuild(Box::new(error)))
 }

@@ -60,7 +60,7 @@ pub struct Imported {
     /// Deletions that are new here.
     pub deletions: u64,
     /// How many of the deleted documents have orphaned edits that the relay is not known to hold:
-    /// [`Space::lost_edits`](crate::Space::lost_edits) lists them.
+    /// [`Space::orphaned_edits`](crate::Space::orphaned_edits) lists them.
     pub kept: u64,
     /// Changes of documents that are deleted here: a deletion is for good.
     pub deleted_here: u64,

@@ -9,7 +9,7 @@ use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 
 use super::{
-    LinkStatus, LoadedDocuments, ParkedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
+    LinkStatus, LoadedDocuments, RejectedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
     UnreadableDocument, sync_of,
 };
 use crate::document::Memory;
@@ -26,7 +26,7 @@ struct Facts {
     count: SpaceCount,
     phase: SpacePhase,
     not_on_disk: u64,
-    parked: Vec<ParkedDocument>,
+    parked: Vec<RejectedDocument>,
     unreadable: BTreeMap<DocumentId, String>,
     unreadable_more: bool,
     /// Changes that the relay has acknowledged.
@@ -435,6 +435,6 @@ fn unreadable((document, reason): (&DocumentId, &String)) -> UnreadableDocument 
     UnreadableDocument { document: *document, reason: reason.clone() }
 }
 
-fn listed(parked: Vec<Parked>) -> Vec<ParkedDocument> {
+fn listed(parked: Vec<Parked>) -> Vec<RejectedDocument> {
     parked.into_iter().map(Into::into).collect()
 }

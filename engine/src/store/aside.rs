@@ -15,7 +15,7 @@ use super::prepare::ReadySnapshot;
 use super::receive::{Received, Writing, received_only};
 use super::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use super::snapshots::Opened;
-use super::{Done, LocalLog, damaged, displaced, held};
+use super::{Done, LocalLog, damaged, held, superseded};
 
 /// The condition that a deferred entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +243,7 @@ impl LocalLog {
             )?
             .execute(params![space.0, document.as_bytes()])?;
             let Some(upstream) = whose.row(tx)? else { return Ok(Received::default()) };
-            displaced::unpark(tx, upstream, row)?;
+            superseded::unpark(tx, upstream, row)?;
             let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
             fresh.all();

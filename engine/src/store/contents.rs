@@ -57,11 +57,11 @@ impl LocalLog {
 #[non_exhaustive]
 pub enum Kept {
     /// Orphaned edits of a deleted document, which no relay is known to hold:
-    /// [`Space::export_lost`](crate::Space::export_lost) exports them.
-    LostEdits,
+    /// [`Space::export_orphaned`](crate::Space::export_orphaned) exports them.
+    OrphanedEdits,
     /// Superseded local changes, whose actor and sequence number another change has:
-    /// [`Space::export_refused`](crate::Space::export_refused) exports them.
-    Displaced,
+    /// [`Space::export_rejected`](crate::Space::export_rejected) exports them.
+    Superseded,
     /// Deferred entries, which came from a relay and cannot be applied yet.
     SetAside,
 }
@@ -95,8 +95,8 @@ impl LocalLog {
         self.view(|conn| {
             let left_out = |row: &Row<'_>| {
                 let kept = match row.get(1)? {
-                    0 => Kept::LostEdits,
-                    1 => Kept::Displaced,
+                    0 => Kept::OrphanedEdits,
+                    1 => Kept::Superseded,
                     _ => Kept::SetAside,
                 };
                 let document = DocumentId::from_bytes(row.get(0)?);

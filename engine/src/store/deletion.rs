@@ -186,7 +186,7 @@ pub(crate) struct LostBytes {
     pub(crate) snapshot: Option<Vec<u8>>,
     pub(crate) changes: Vec<Vec<u8>>,
     /// The superseded changes among them, which were never sent.
-    pub(crate) displaced: Vec<Vec<u8>>,
+    pub(crate) superseded: Vec<Vec<u8>>,
 }
 
 impl LocalLog {
@@ -269,11 +269,11 @@ impl LocalLog {
                 )?
                 .query_map(params![row.0, base], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            let displaced = conn
+            let superseded = conn
                 .prepare_cached("SELECT body FROM displaced WHERE document = ?1 ORDER BY id")?
                 .query_map([row.0], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Some(LostBytes { snapshot: snapshots::body(conn, row)?, changes, displaced }))
+            Ok(Some(LostBytes { snapshot: snapshots::body(conn, row)?, changes, superseded }))
         })
     }
 

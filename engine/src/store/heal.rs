@@ -10,7 +10,6 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
-use super::displaced::drop_rows;
 use super::graph;
 use super::leaves::{set_heads, set_leaf, set_sums, sums};
 use super::ledger::Ledger;
@@ -19,6 +18,7 @@ use super::rows::{
     set_parts, set_space_totals, space_totals,
 };
 use super::snapshots::{self, Opened};
+use super::superseded::drop_rows;
 use super::verify::{Fault, Finding, Remedy};
 use super::verify_document::{document_faults, raw_rows, sides};
 use super::verify_space::{set_damaged, set_waiting, totals, waiting};

@@ -13,7 +13,7 @@ use super::rows::{
     DocumentRow, SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, parts, space_totals,
 };
 use super::snapshots::unpack_heads;
-use super::{SpaceCount, displaced};
+use super::{SpaceCount, superseded};
 
 /// Changes that an upstream is not known to hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,8 +44,8 @@ pub(super) fn pending(
     let (changes, bytes) = held.unwrap_or_default();
     // Superseded changes are not in the log any more, and on no relay.
     Ok(Pending {
-        changes: totals.changes.saturating_sub(changes) + waiting.displaced_changes,
-        bytes: totals.bytes.saturating_sub(bytes) + waiting.displaced_bytes,
+        changes: totals.changes.saturating_sub(changes) + waiting.superseded_changes,
+        bytes: totals.bytes.saturating_sub(bytes) + waiting.superseded_bytes,
     })
 }
 
@@ -60,7 +60,7 @@ pub(super) fn pending_of_document(
     let Some(upstream) = upstream else {
         return Ok(Pending { changes: parts.changes(), bytes: parts.bytes() });
     };
-    let mut pending = displaced::pending(conn, document)?;
+    let mut pending = superseded::pending(conn, document)?;
     if super::held::is_owed(conn, upstream, document)? || !is_linked(conn, upstream, space)? {
         pending.changes += parts.folded_changes;
         pending.bytes += parts.folded_bytes;
@@ -97,8 +97,8 @@ pub(super) fn first_gap(
         .prepare_cached("SELECT min(local) FROM owed WHERE upstream = ?1 AND space = ?2")?
         .query_row(params![upstream.0, space.0], |row| row.get(0))?;
     // Superseded changes count as older than everything in the log.
-    let displaced = (waiting.displaced_changes > 0).then_some(1);
-    Ok(gap.into_iter().chain(owed).chain(displaced).min())
+    let superseded = (waiting.superseded_changes > 0).then_some(1);
+    Ok(gap.into_iter().chain(owed).chain(superseded).min())
 }
 
 /// The first local sequence number that is not acked and not of a rejected document. It searches from

@@ -12,7 +12,7 @@ use landfall_protocol::replica::DocumentHeads;
 use rusqlite::{Connection, params};
 
 use super::rows::document_row;
-use super::view::parked_document;
+use super::view::rejected_document;
 use super::{LocalLog, SpaceRow, UpstreamRow, ViewError, deletion, held, leaves, outbox};
 
 /// Compared data, with the documents for which a difference is expected.
@@ -106,7 +106,7 @@ fn is_refused(
     document: &DocumentId,
 ) -> rusqlite::Result<bool> {
     if let Some(row) = document_row(conn, space, document)?
-        && parked_document(conn, upstream, row, document)?.is_some()
+        && rejected_document(conn, upstream, row, document)?.is_some()
     {
         return Ok(true);
     }

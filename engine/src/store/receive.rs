@@ -22,7 +22,8 @@ use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
 use super::report::Came;
 use super::rows::{document_row, heads, local_of, merges, parts};
 use super::{
-    LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, displaced, fitting, held, links, partial,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, fitting, held, links, partial,
+    superseded,
 };
 
 /// Why a batch was not written. The connection then restarts from the store's state.
@@ -61,7 +62,7 @@ pub(crate) struct Deleted {
 /// A document whose local changes were superseded: other changes have their actor and sequence number,
 /// so they left the log and have to be made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Displaced {
+pub(crate) struct Superseded {
     pub(crate) document: DocumentId,
     pub(crate) changes: u64,
 }
@@ -81,7 +82,7 @@ pub(crate) struct Received {
     pub(crate) known_deleted: u64,
     /// How many changes were added to documents.
     pub(crate) changes: u64,
-    pub(crate) displaced: Vec<Displaced>,
+    pub(crate) superseded: Vec<Superseded>,
     /// Documents that exceed limits after this batch, once for each limit.
     pub(crate) oversized: Vec<(DocumentId, Excess)>,
 }
@@ -257,7 +258,7 @@ impl<'a> Writing<'a> {
         // change that this store never had is an error.
         let known = self.ledger.knows(document, &hash)?
             || deletion::is_deleted(conn, row)?
-            || displaced::contains(conn, row, &hash)?;
+            || superseded::contains(conn, row, &hash)?;
         if known { Ok(()) } else { Err(ReceiveError::UnknownEcho(hash)) }
     }
 
@@ -408,9 +409,9 @@ impl<'a> Writing<'a> {
         document: DocumentId,
         taken: ChangeHash,
     ) -> rusqlite::Result<bool> {
-        let changes = displaced::displace(&mut self.ledger, self.upstream, &document, taken)?;
+        let changes = superseded::supersede(&mut self.ledger, self.upstream, &document, taken)?;
         if changes > 0 {
-            self.received.displaced.push(Displaced { document, changes });
+            self.received.superseded.push(Superseded { document, changes });
             self.touched.insert(document);
         }
         Ok(changes > 0)

@@ -122,8 +122,8 @@ pub(super) struct SpaceWaiting {
     /// Those of them that stand for entries which the relay cannot read.
     pub(super) aside_damaged: u64,
     /// Superseded changes of documents that are not deleted.
-    pub(super) displaced_changes: u64,
-    pub(super) displaced_bytes: u64,
+    pub(super) superseded_changes: u64,
+    pub(super) superseded_bytes: u64,
 }
 
 pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
@@ -135,8 +135,8 @@ pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Res
         Ok(SpaceWaiting {
             aside_entries: row.get(0)?,
             aside_waiting: row.get(1)?,
-            displaced_changes: row.get(2)?,
-            displaced_bytes: row.get(3)?,
+            superseded_changes: row.get(2)?,
+            superseded_bytes: row.get(3)?,
             aside_damaged: row.get(4)?,
         })
     })

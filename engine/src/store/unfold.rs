@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::rows::{
     DocumentRow, NewChange, Parts, SpaceRow, document_id, insert_change, parts, set_parts,
 };
-use super::{LocalLog, ViewError, WriteFailure, displaced, held, links, snapshots};
+use super::{LocalLog, ViewError, WriteFailure, held, links, snapshots, superseded};
 
 /// The author of a change from a snapshot: a snapshot does not store authors, so it may be any replica.
 const UNKNOWN_AUTHOR: &[u8] = &[];
@@ -167,7 +167,7 @@ fn replace(
     }
     // A relay may have rejected it for its size.
     for upstream in links::linked(conn, space)? {
-        displaced::unpark(conn, upstream, row)?;
+        superseded::unpark(conn, upstream, row)?;
     }
     conn.prepare_cached(
         "UPDATE document SET sweep_through = 0, fold_failed = NULL, fold_version = NULL,

@@ -80,7 +80,7 @@ pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Sp
              FROM aside WHERE space = ?1",
         )?
         .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let (displaced_changes, displaced_bytes) = conn
+    let (superseded_changes, superseded_bytes) = conn
         .prepare_cached(
             "SELECT count(*), coalesce(sum(length(x.body)), 0)
              FROM displaced x CROSS JOIN document d ON d.id = x.document
@@ -91,8 +91,8 @@ pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Sp
         aside_entries,
         aside_waiting,
         aside_damaged,
-        displaced_changes,
-        displaced_bytes,
+        superseded_changes,
+        superseded_bytes,
     })
 }
 
@@ -110,8 +110,8 @@ pub(super) fn set_waiting(
         space.0,
         waiting.aside_entries,
         waiting.aside_waiting,
-        waiting.displaced_changes,
-        waiting.displaced_bytes,
+        waiting.superseded_changes,
+        waiting.superseded_bytes,
         waiting.aside_damaged
     ])?;
     Ok(())

@@ -9,8 +9,8 @@ use super::excess::{Excess, excesses};
 use super::rows::{document_row, heads, parts, space_totals};
 use super::snapshots::{Base, base_after};
 use super::{
-    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, actors, deletion, displaced,
-    held, outbox, report,
+    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, actors, deletion, held,
+    outbox, report, superseded,
 };
 
 /// The store could not be read.
@@ -189,7 +189,7 @@ impl LocalLog {
             let last = space_totals(conn, space)?.last;
             let facts = DocumentFacts { last, ..DocumentFacts::default() };
             let Some(row) = document_row(conn, space, document)? else { return Ok(facts) };
-            let parked = parked_document(conn, upstream, row, document)?;
+            let parked = rejected_document(conn, upstream, row, document)?;
             if let Some(local) = deletion::local(conn, row)? {
                 let held = match upstream {
                     Some(upstream) => held::is_held(conn, upstream, space, local)?,
@@ -231,7 +231,7 @@ pub(super) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u
 }
 
 /// Why a document's changes are rejected, or superseded.
-pub(super) fn parked_document(
+pub(super) fn rejected_document(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
     row: DocumentRow,
@@ -246,8 +246,8 @@ pub(super) fn parked_document(
         .optional()?;
     match found {
         Some(parked) => Ok(Some(parked)),
-        None if displaced::pending(conn, row)?.changes > 0 => {
-            Ok(Some(displaced::refusal(*document)))
+        None if superseded::pending(conn, row)?.changes > 0 => {
+            Ok(Some(superseded::refusal(*document)))
         }
         None => Ok(None),
     }
@@ -271,7 +271,7 @@ pub(super) fn parked(
         )?
         .query_map(params![upstream.0, space.0], parked)?
         .collect::<rusqlite::Result<_>>()?;
-    for refused in displaced::refused(conn, space)? {
+    for refused in superseded::refused(conn, space)? {
         if !all.iter().any(|parked| parked.document == refused.document) {
             all.push(refused);
         }

@@ -63,7 +63,7 @@ fn application(space: &Space, known: &Known, rng: &mut Rng) {
         // It may have nothing to do, or the document may have changed meanwhile.
         11 => drop(space.reauthor(id)),
         12 => space.merge_unrelated(id).unwrap(),
-        13 => space.discard_lost(id).unwrap(),
+        13 => space.discard_orphaned(id).unwrap(),
         14 if rng.below(2) == 0 => space.sync_everything().unwrap(),
         14 => space.sync_only([id]).unwrap(),
         _ => drop(space.status()),

@@ -154,7 +154,7 @@ fn changes_that_leave_the_log_are_not_counted_any_more() {
     let theirs = vec![copy.put("copy", "one")];
     let expected = sum(&base) + sum(&theirs);
     let received = bench.receive(copy.incomings(theirs));
-    assert_eq!(received.displaced[0].changes, 5);
+    assert_eq!(received.superseded[0].changes, 5);
     assert_eq!(counted(&bench), expected);
     // Changes that are made again, too.
     let mut again = copy.fork(3);
@@ -266,8 +266,8 @@ fn what_is_made_again_gets_no_more_room_than_what_is_made_here() {
         "{full}"
     );
     assert_eq!((hashes().len(), bench.heads(id(1))), (1, author.heads()), "nothing was done");
-    let told = crate::KeptError::from(full);
-    assert!(matches!(told, crate::KeptError::DocumentFull(_)), "{told}");
+    let told = crate::RejectedChangesError::from(full);
+    assert!(matches!(told, crate::RejectedChangesError::DocumentFull(_)), "{told}");
     pretend(&bench, before);
     replace().unwrap();
     assert_eq!(bench.heads(id(1)), again.heads());

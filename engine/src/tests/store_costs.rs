@@ -123,7 +123,7 @@ fn opening_a_store_costs_the_same_however_many_documents_it_has() {
 }
 
 #[test]
-fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_displaced() {
+fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_superseded() {
     costs_the_same(|bench, count| {
         let mut others = Author::new(5, 5);
         let changes = others.puts(count + 2);

@@ -261,5 +261,5 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     std::fs::remove_file(&file).unwrap();
     let exported = maintain::export(&other, &name, &file).unwrap();
     let left: Vec<_> = exported.left_out.iter().map(|left| (left.kept, left.changes)).collect();
-    assert_eq!(left, [(Kept::LostEdits, 1)]);
+    assert_eq!(left, [(Kept::OrphanedEdits, 1)]);
 }

@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Local, Offset};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{AppendError, Deleted, Displaced, LocalChange, Refused, ReplaceError};
+use crate::store::{AppendError, Deleted, LocalChange, Refused, ReplaceError, Superseded};
 
 fn met() -> (Bench, Author) {
     let mut bench = Bench::new();
@@ -69,7 +69,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     bench.append_all(id(1), &other.puts(2));
     let theirs = vec![copy.put("copy", "one"), copy.put("copy", "two")];
     let received = bench.receive(copy.incomings(theirs));
-    assert_eq!(received.displaced, [Displaced { document: id(1), changes: 5 }]);
+    assert_eq!(received.superseded, [Superseded { document: id(1), changes: 5 }]);
     assert_eq!(received.aside, []);
     bench.check();
     assert_eq!(bench.heads(id(1)), copy.heads());
@@ -103,7 +103,7 @@ fn a_conflict_with_what_the_upstream_holds_is_set_aside() {
     bench.acknowledge(1..=6);
     let theirs = vec![copy.put("copy", "one")];
     let received = bench.receive(copy.incomings(theirs));
-    assert_eq!((received.displaced.len(), received.aside.len()), (0, 1));
+    assert_eq!((received.superseded.len(), received.aside.len()), (0, 1));
     bench.check();
     assert_eq!(bench.heads(id(1)), author.heads());
 }
@@ -325,7 +325,7 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     bench.append_all(id(1), &other.puts(2));
     copy.put("copy", "one");
     let received = bench.receive(vec![copy.snapshot()]);
-    assert_eq!(received.displaced, [Displaced { document: id(1), changes: 3 }]);
+    assert_eq!(received.superseded, [Superseded { document: id(1), changes: 3 }]);
     bench.check();
     // Changes without a conflict stay.
     copy.merge(&mut other);
@@ -339,7 +339,7 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     bench.acknowledge(locals);
     way.put("way", "in the");
     let received = bench.receive(vec![way.snapshot()]);
-    assert_eq!((received.displaced.len(), received.aside.len()), (0, 1));
+    assert_eq!((received.superseded.len(), received.aside.len()), (0, 1));
     bench.check();
     bench.fold();
     let received = bench.receive(vec![way.snapshot()]);

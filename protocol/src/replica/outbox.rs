@@ -169,7 +169,7 @@ impl Outbox {
     }
 
     /// Whether the relay rejects this item.
-    fn is_parked(&self, change: &OutboxChange) -> bool {
+    fn is_rejected(&self, change: &OutboxChange) -> bool {
         let deletion = matches!(change.what, OutboxKind::Tombstone);
         self.parked.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
     }
@@ -243,7 +243,7 @@ impl Outbox {
             let deletion = matches!(change.what, OutboxKind::Tombstone);
             *self.parked.entry(change.document).or_default() |= deletion;
         }
-        let wanted: Vec<_> = page.into_iter().filter(|change| !self.is_parked(change)).collect();
+        let wanted: Vec<_> = page.into_iter().filter(|change| !self.is_rejected(change)).collect();
         self.ready.extend(group(wanted.into_iter(), limits.changes));
     }
 

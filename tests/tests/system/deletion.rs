@@ -47,7 +47,7 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
         let mut events = c.store.events();
         c.store.go_online();
         wait_until(&c.store, "for the deletion", || deleted(&c, &shared));
-        let lost = c.space.lost_edits().unwrap();
+        let lost = c.space.orphaned_edits().unwrap();
         assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, shared.id(), 2));
         // The store is ahead of its events, which another thread sends.
         let mut told = deletions(&mut events, &shared);
@@ -56,12 +56,12 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
             !told.is_empty()
         });
         assert_eq!(told, [2], "edits that were lost");
-        let export = c.space.export_lost(&shared.id()).unwrap().unwrap();
+        let export = c.space.export_orphaned(&shared.id()).unwrap().unwrap();
         let rescued = Automerge::load(&export).unwrap();
         let value = rescued.get(ROOT, "text").unwrap().unwrap().0.to_string();
         assert!(value.contains("c "), "{value} is not what c wrote last");
-        c.space.discard_lost(shared.id()).unwrap();
-        assert_eq!(c.space.lost_edits().unwrap(), []);
+        c.space.discard_orphaned(shared.id()).unwrap();
+        assert_eq!(c.space.orphaned_edits().unwrap(), []);
         // The relay is restored to a state before the deletion; all replicas still have the tombstone.
         site.stop();
         site.restore();

@@ -72,7 +72,7 @@ pub(super) fn unpark(
 /// Removes a local change and its dependents from the log, so that a received change with its actor and
 /// sequence number can be admitted. Returns how many; 0, and no change, if the upstream holds one of
 /// them or it is in the snapshot.
-pub(super) fn displace(
+pub(super) fn supersede(
     ledger: &mut Ledger<'_>,
     upstream: UpstreamRow,
     document: &DocumentId,
@@ -218,7 +218,7 @@ impl LocalLog {
                     .query_row(params![document.0, node.local], |row| unsent_of(row, true))?,
                 );
             }
-            found.extend(displaced_of(conn, document)?);
+            found.extend(superseded_of(conn, document)?);
             Ok(found)
         })
     }
@@ -244,7 +244,7 @@ impl LocalLog {
                     .collect::<rusqlite::Result<Vec<_>>>()?,
                 );
             }
-            unsent.extend(displaced_of(conn, document)?);
+            unsent.extend(superseded_of(conn, document)?);
             Ok(unsent)
         })
     }
@@ -299,7 +299,7 @@ fn unsent_of(row: &rusqlite::Row<'_>, in_log: bool) -> rusqlite::Result<Unsent> 
     Ok(Unsent { hash: ChangeHash(row.get(0)?), body: row.get(1)?, in_log })
 }
 
-fn displaced_of(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Unsent>> {
+fn superseded_of(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Unsent>> {
     conn.prepare_cached("SELECT hash, body FROM displaced WHERE document = ?1 ORDER BY id")?
         .query_map([document.0], |row| unsent_of(row, false))?
         .collect()
@@ -339,8 +339,8 @@ fn replace(
     new: &[LocalChange],
 ) -> Result<(), ReplaceError> {
     let gone = refused_nodes(conn, upstream, space, row)?;
-    let displaced = displaced_of(conn, row)?;
-    let there = gone.iter().map(|node| node.hash).chain(displaced.iter().map(|one| one.hash));
+    let superseded = superseded_of(conn, row)?;
+    let there = gone.iter().map(|node| node.hash).chain(superseded.iter().map(|one| one.hash));
     if !there.eq(old.iter().copied()) {
         return Err(ReplaceError::Changed);
     }
