@@ -183,7 +183,7 @@ pub struct Answer {
 
 /// A push during admission.
 #[derive(Debug)]
-pub struct Judging {
+pub struct PendingPush {
     push: CheckedPush,
     /// The number of its changes that have a verdict.
     done: usize,
@@ -195,7 +195,7 @@ pub struct Judging {
     facts: Facts,
 }
 
-impl Judging {
+impl PendingPush {
     /// A push before admission.
     pub fn new(push: CheckedPush) -> Self {
         let (session, id) = (push.session, push.id);
@@ -212,9 +212,9 @@ impl Judging {
     }
 
     /// Suspends the push until the view can be read.
-    fn stopped<E>(mut self, facts: Facts, error: E) -> Judged<E> {
+    fn stopped<E>(mut self, facts: Facts, error: E) -> PushVerdict<E> {
         self.facts = facts;
-        Judged::Stopped(Box::new(self), error)
+        PushVerdict::Stopped(Box::new(self), error)
     }
 
     /// The answer, once no further change of it will be admitted.
@@ -255,7 +255,7 @@ impl Judging {
 
 /// The state of a push after admission.
 #[derive(Debug)]
-pub enum Judged<E> {
+pub enum PushVerdict<E> {
     /// The answer is available at once.
     Answered(Answer),
     /// The answer comes with a commit.
@@ -263,7 +263,7 @@ pub enum Judged<E> {
     /// The view could not be read. Earlier verdicts remain valid; continue with
     /// [`Space::handle_push`] once the view is readable, or give up with
     /// [`Space::handle_unreadable`].
-    Stopped(Box<Judging>, E),
+    Stopped(Box<PendingPush>, E),
 }
 
 /// The results of a commit.
@@ -337,10 +337,10 @@ struct Waiting {
 /// Whether a change begins a second history in its document.
 fn is_second_root<H: History>(
     history: &H,
-    judging: &Judging,
+    pending_push: &PendingPush,
     change: &CheckedChange,
 ) -> Result<bool, H::Error> {
-    let CheckedPush { document, roots, .. } = &judging.push;
+    let CheckedPush { document, roots, .. } = &pending_push.push;
     match change.dependencies.is_empty() && *roots == Roots::Several {
         true => history.has_changes(document),
         false => Ok(false),
@@ -395,42 +395,49 @@ impl Space {
     /// the disk.
     pub fn handle_push<H: History>(
         &mut self,
-        mut judging: Judging,
+        mut pending_push: PendingPush,
         durable: &H,
         at_ms: u64,
-    ) -> Judged<H::Error> {
-        let (facts, document) = (std::mem::take(&mut judging.facts), judging.push.document);
+    ) -> PushVerdict<H::Error> {
+        let (facts, document) =
+            (std::mem::take(&mut pending_push.facts), pending_push.push.document);
         let durable = &Foreknown { document, facts: &facts, history: durable };
-        while let Some(change) = judging.push.changes.get(judging.done) {
+        while let Some(change) = pending_push.push.changes.get(pending_push.done) {
             let layered = Layered { overlay: &self.overlay, stored: durable };
-            let position = match admit(&layered, &judging.push.document, change, judging.push.roots)
-            {
-                Ok(Ok(Verdict::New)) => match is_second_root(&layered, &judging, change) {
-                    Ok(is_second) => self.append_next(&mut judging, is_second, at_ms),
-                    Err(error) => return judging.stopped(facts, error),
-                },
-                Ok(Ok(Verdict::Duplicate(known))) => known.position,
-                Ok(Err(error)) => {
-                    judging.answer.refusal = Some(Refusal::of_history(change, &error));
-                    break;
-                }
-                Err(error) => return judging.stopped(facts, error),
-            };
-            judging.done += 1;
-            judging.answer.count += 1;
-            judging.until = judging.until.max(position);
+            let position =
+                match admit(&layered, &pending_push.push.document, change, pending_push.push.roots)
+                {
+                    Ok(Ok(Verdict::New)) => match is_second_root(&layered, &pending_push, change) {
+                        Ok(is_second) => self.append_next(&mut pending_push, is_second, at_ms),
+                        Err(error) => return pending_push.stopped(facts, error),
+                    },
+                    Ok(Ok(Verdict::Duplicate(known))) => known.position,
+                    Ok(Err(error)) => {
+                        pending_push.answer.refusal = Some(Refusal::of_history(change, &error));
+                        break;
+                    }
+                    Err(error) => return pending_push.stopped(facts, error),
+                };
+            pending_push.done += 1;
+            pending_push.answer.count += 1;
+            pending_push.until = pending_push.until.max(position);
         }
-        judging.answer.refusal = judging.answer.refusal.take().or(judging.push.rest.take());
-        let (answer, until) = judging.answered();
+        pending_push.answer.refusal =
+            pending_push.answer.refusal.take().or(pending_push.push.rest.take());
+        let (answer, until) = pending_push.answered();
         self.answer_when_durable(answer, until)
     }
 
     /// The view cannot be read, now or ever: earlier verdicts remain valid, and the rest may be
     /// pushed again.
-    pub fn handle_unreadable<E>(&mut self, judging: Judging, failure: StoreFailure) -> Judged<E> {
-        let mut judging = judging;
-        judging.answer.refusal = Some(failure.refusal());
-        let (answer, until) = judging.answered();
+    pub fn handle_unreadable<E>(
+        &mut self,
+        pending_push: PendingPush,
+        failure: StoreFailure,
+    ) -> PushVerdict<E> {
+        let mut pending_push = pending_push;
+        pending_push.answer.refusal = Some(failure.refusal());
+        let (answer, until) = pending_push.answered();
         self.answer_when_durable(answer, until)
     }
 
@@ -440,7 +447,7 @@ impl Space {
         push: &PushedEntry,
         durable: &H,
         at_ms: u64,
-    ) -> Result<Judged<H::Error>, H::Error> {
+    ) -> Result<PushVerdict<H::Error>, H::Error> {
         let layered = Layered { overlay: &self.overlay, stored: durable };
         let mut answer = push.answer();
         let position = match layered.deleted_at(&push.document)? {
@@ -465,7 +472,7 @@ impl Space {
         push: &PushedEntry,
         snapshot: Arc<Snapshot>,
         at_ms: u64,
-    ) -> Judged<E> {
+    ) -> PushVerdict<E> {
         let mut answer = push.answer();
         let position = self.next_offset(&mut answer);
         let heads = snapshot.head_hashes();
@@ -484,7 +491,7 @@ impl Space {
     }
 
     /// The relay already has everything in the uploaded snapshot.
-    pub fn handle_held<E>(&mut self, push: &PushedEntry) -> Judged<E> {
+    pub fn handle_held<E>(&mut self, push: &PushedEntry) -> PushVerdict<E> {
         let answer = Answer { count: 1, ..push.answer() };
         // Not `last`: after a failed commit it is an offset that is never written.
         let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
@@ -493,13 +500,13 @@ impl Space {
         self.answer_when_durable(answer, until)
     }
 
-    fn answer_when_durable<E>(&mut self, mut answer: Answer, until: Offset) -> Judged<E> {
+    fn answer_when_durable<E>(&mut self, mut answer: Answer, until: Offset) -> PushVerdict<E> {
         if until > self.lineage.head() {
             self.waiting.push_back(Waiting { answer, until });
-            return Judged::Waits;
+            return PushVerdict::Waits;
         }
         answer.through = self.mark(answer.count, until);
-        Judged::Answered(answer)
+        PushVerdict::Answered(answer)
     }
 
     fn mark(&self, count: u32, offset: Offset) -> Option<Mark> {
@@ -507,12 +514,17 @@ impl Space {
         (count > 0).then_some(Mark { epoch, offset })
     }
 
-    fn append_next(&mut self, judging: &mut Judging, is_second: bool, at_ms: u64) -> Offset {
-        let offset = self.next_offset(&mut judging.answer);
-        let CheckedPush { document, author, changes, .. } = &mut judging.push;
+    fn append_next(
+        &mut self,
+        pending_push: &mut PendingPush,
+        is_second: bool,
+        at_ms: u64,
+    ) -> Offset {
+        let offset = self.next_offset(&mut pending_push.answer);
+        let CheckedPush { document, author, changes, .. } = &mut pending_push.push;
         // The bytes are needed only once, and may be large: move them.
-        let bytes = std::mem::take(&mut changes[judging.done].bytes);
-        let change = CheckedChange { bytes, ..changes[judging.done].clone() };
+        let bytes = std::mem::take(&mut changes[pending_push.done].bytes);
+        let change = CheckedChange { bytes, ..changes[pending_push.done].clone() };
         self.overlay.add(*document, &change, offset);
         let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
         let operations = change.stored_operations;

@@ -20,7 +20,7 @@ use std::thread;
 
 use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
 use landfall_protocol::session::Offered;
-use landfall_protocol::space::{Answer, CheckedPush, Judging, PushedEntry};
+use landfall_protocol::space::{Answer, CheckedPush, PendingPush, PushedEntry};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -59,7 +59,7 @@ pub(crate) struct Attach {
 #[derive(Debug)]
 pub(crate) enum Pushed {
     /// Checked changes; and how many index loads the push has caused.
-    Changes(Judging, u8),
+    Changes(PendingPush, u8),
     /// A document's deletion.
     Deletion(PushedEntry),
     /// A complete snapshot.
@@ -71,7 +71,7 @@ pub(crate) enum Pushed {
 impl Pushed {
     /// Changes that passed the preflight.
     pub(crate) fn changes(push: CheckedPush) -> Self {
-        Self::Changes(Judging::new(push), 0)
+        Self::Changes(PendingPush::new(push), 0)
     }
 
     /// A push of an automerge-repo peer that is more than single changes: whole documents, changes,
@@ -87,7 +87,7 @@ impl Pushed {
 
     fn document(&self) -> DocumentId {
         match self {
-            Self::Changes(judging, _) => judging.document(),
+            Self::Changes(pending_push, _) => pending_push.document(),
             Self::Deletion(push) | Self::Snapshot(push, ..) | Self::Chunks(push, _) => {
                 push.document
             }
@@ -101,7 +101,7 @@ impl Pushed {
 
     fn key(&self) -> (SessionId, u64) {
         match self {
-            Self::Changes(judging, _) => judging.key(),
+            Self::Changes(pending_push, _) => pending_push.key(),
             Self::Deletion(push) | Self::Snapshot(push, ..) | Self::Chunks(push, _) => {
                 (push.session, push.id)
             }
@@ -251,12 +251,12 @@ impl Hub {
 
     /// Submits a push; the answer arrives in the session's mailbox, and the push's memory is then released.
     pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, room: Grant) -> bool {
-        if let Pushed::Changes(judging, _) = &mut push {
-            let named = judging.named();
+        if let Pushed::Changes(pending_push, _) = &mut push {
+            let named = pending_push.named();
             if named.len() > limits::HUB_LOOK_UPS {
-                let document = judging.document();
+                let document = pending_push.document();
                 let facts = self.look_ups.find(room.key(), &space, document, named).await;
-                judging.know(facts);
+                pending_push.know(facts);
             }
         }
         let key = room.key();

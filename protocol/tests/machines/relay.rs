@@ -12,7 +12,8 @@ use landfall_protocol::ring::{Chunk, Ring};
 use landfall_protocol::session::{Offered, Patience, Session, SessionEffect, UncheckedPush};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{
-    Answer, CheckedPush, Commit, Judged, Judging, PushedEntry, Refusal, Space, StoreFailure,
+    Answer, CheckedPush, Commit, PendingPush, PushVerdict, PushedEntry, Refusal, Space,
+    StoreFailure,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
 
@@ -52,7 +53,7 @@ struct Busy {
 }
 
 enum Job {
-    Push(Box<Judging>),
+    Push(Box<PendingPush>),
     Deletion(PushedEntry),
     Snapshot(PushedEntry, Vec<u8>),
 }
@@ -60,7 +61,7 @@ enum Job {
 impl Job {
     fn document(&self) -> DocumentId {
         match self {
-            Self::Push(judging) => judging.document(),
+            Self::Push(pending_push) => pending_push.document(),
             Self::Deletion(push) | Self::Snapshot(push, _) => push.document,
         }
     }
@@ -199,11 +200,11 @@ impl Relay {
         if let Some(busy) = self.busy.get_mut(&document) {
             return busy.waiting.push_back(job);
         }
-        let judged = match job {
-            Job::Push(judging) => self.space.handle_push(*judging, &self.disk, 0),
+        let push_verdict = match job {
+            Job::Push(pending_push) => self.space.handle_push(*pending_push, &self.disk, 0),
             Job::Deletion(push) => {
-                let Ok(judged) = self.space.handle_deletion(&push, &self.disk, 0);
-                judged
+                let Ok(push_verdict) = self.space.handle_deletion(&push, &self.disk, 0);
+                push_verdict
             }
             Job::Snapshot(push, bytes) => {
                 let busy = Busy { merge: Some((push, bytes)), waiting: VecDeque::new() };
@@ -211,14 +212,14 @@ impl Relay {
                 return;
             }
         };
-        self.judged(now, judged);
+        self.push_verdict(now, push_verdict);
     }
 
-    fn judged(&mut self, now: Moment, judged: Judged<Infallible>) {
-        match judged {
-            Judged::Answered(answer) => self.answer(now, [answer]),
-            Judged::Waits => {}
-            Judged::Stopped(_, never) => match never {},
+    fn push_verdict(&mut self, now: Moment, push_verdict: PushVerdict<Infallible>) {
+        match push_verdict {
+            PushVerdict::Answered(answer) => self.answer(now, [answer]),
+            PushVerdict::Waits => {}
+            PushVerdict::Stopped(_, never) => match never {},
         }
     }
 
@@ -254,14 +255,14 @@ impl Relay {
             return self.answer(now, [push.refused(refusal)]);
         }
         changes.extend(offered.into_iter().filter(|change| !known.contains(&change.hash)));
-        let judged = match changes.len() == known.len() {
+        let push_verdict = match changes.len() == known.len() {
             true => self.space.handle_held(push),
             false => {
                 let snapshot = Arc::new(snapshot(&changes));
                 self.space.handle_snapshot(push, snapshot, 0)
             }
         };
-        self.judged(now, judged);
+        self.push_verdict(now, push_verdict);
     }
 
     fn answer(&mut self, now: Moment, answers: impl IntoIterator<Item = Answer>) {
@@ -365,7 +366,7 @@ impl Relay {
 
 impl Job {
     fn of(checked: CheckedPush) -> Self {
-        Self::Push(Box::new(Judging::new(checked)))
+        Self::Push(Box::new(PendingPush::new(checked)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use landfall_protocol::SessionId;
 use landfall_protocol::replica::SpacePhase;
-use landfall_protocol::space::{Judged, PushedEntry, StoreFailure};
+use landfall_protocol::space::{PushVerdict, PushedEntry, StoreFailure};
 
 use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};
@@ -162,11 +162,11 @@ fn nothing_waits_for_what_a_failed_commit_gave_back() {
     let (session, author) = (SessionId(9), vec![1]);
     let push = PushedEntry { session, id: 1, document: world.documents[0], author };
     let Relay { space, disk, .. } = &mut world.relay;
-    assert!(matches!(space.handle_deletion(&push, disk, 0), Ok(Judged::Waits)));
+    assert!(matches!(space.handle_deletion(&push, disk, 0), Ok(PushVerdict::Waits)));
     assert!(space.poll_commit().is_some());
     assert_eq!(space.handle_commit_failed(StoreFailure::Failed).len(), 1);
-    let judged: Judged<()> = space.handle_held(&push);
-    assert!(matches!(judged, Judged::Answered(answer) if answer.count == 1));
+    let push_verdict: PushVerdict<()> = space.handle_held(&push);
+    assert!(matches!(push_verdict, PushVerdict::Answered(answer) if answer.count == 1));
 }
 
 #[test]

@@ -14,7 +14,8 @@ use landfall_protocol::repo::plan::{Question, known};
 use landfall_protocol::repo::sync::SyncMessage;
 use landfall_protocol::session::Patience;
 use landfall_protocol::space::{
-    Answer, CheckedPush, Commit, Judged, Judging, PushedEntry, Refusal, Space, StoreFailure,
+    Answer, CheckedPush, Commit, PendingPush, PushVerdict, PushedEntry, Refusal, Space,
+    StoreFailure,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, limits};
 
@@ -30,7 +31,7 @@ pub struct Relay {
     /// Whole documents that wait to be opened.
     wholes: VecDeque<(PushedEntry, Vec<u8>)>,
     /// Documents with a whole document being committed, and the pushes that wait for it.
-    busy: BTreeMap<DocumentId, VecDeque<Judging>>,
+    busy: BTreeMap<DocumentId, VecDeque<PendingPush>>,
     next_session: u64,
     pub refused: Vec<(DocumentId, Code, usize)>,
     pub gossip: usize,
@@ -64,7 +65,7 @@ enum Job {
     Check(Ticket, Chunks),
     /// The last field: further changes of the same check follow.
     LookUp(Ticket, Vec<CheckedChange>, Vec<ChangeHash>, bool),
-    Push(Box<Judging>),
+    Push(Box<PendingPush>),
     Whole(PushedEntry, Vec<u8>),
 }
 
@@ -171,7 +172,7 @@ impl Relay {
                     rest: cut.map(|_| refusal()),
                     roots: Roots::Several,
                 };
-                session.jobs.push_back(Job::Push(Box::new(Judging::new(push))));
+                session.jobs.push_back(Job::Push(Box::new(PendingPush::new(push))));
             }
             Effect::PushWhole { id: push, document, bytes } => {
                 session.wholes += 1;
@@ -282,7 +283,7 @@ impl Relay {
                 let known = index.map_or(Vec::new(), |index| known(&index, &asked).unwrap());
                 self.with(id, |peer| peer.handle_checked(ticket, Ok(changes), &known, more));
             }
-            Job::Push(judging) => self.push(*judging),
+            Job::Push(pending_push) => self.push(*pending_push),
             Job::Whole(entry, bytes) => {
                 self.busy.entry(entry.document).or_default();
                 self.wholes.push_back((entry, bytes));
@@ -290,14 +291,14 @@ impl Relay {
         }
     }
 
-    fn push(&mut self, judging: Judging) {
-        if let Some(waiting) = self.busy.get_mut(&judging.document()) {
-            return waiting.push_back(judging);
+    fn push(&mut self, pending_push: PendingPush) {
+        if let Some(waiting) = self.busy.get_mut(&pending_push.document()) {
+            return waiting.push_back(pending_push);
         }
-        match self.space.handle_push(judging, &self.log, 0) {
-            Judged::Answered(answer) => self.answer([answer]),
-            Judged::Waits => {}
-            Judged::Stopped(_, never) => match never {},
+        match self.space.handle_push(pending_push, &self.log, 0) {
+            PushVerdict::Answered(answer) => self.answer([answer]),
+            PushVerdict::Waits => {}
+            PushVerdict::Stopped(_, never) => match never {},
         }
     }
 
@@ -321,7 +322,7 @@ impl Relay {
         let before = automerge.get_heads();
         let opened = automerge.load_incremental(&bytes);
         let refusal = |code, class| Refusal::new(code, class, "not this whole document".into());
-        let judged = match opened {
+        let push_verdict = match opened {
             Err(_) => Err(refusal(Code::SNAPSHOT, NackClass::REFUSED)),
             Ok(_) if !automerge.get_missing_deps(&[]).is_empty() => {
                 Err(refusal(Code::MISSING_DEPENDENCY, NackClass::RECONCILE))
@@ -332,10 +333,10 @@ impl Relay {
                 Ok(self.space.handle_snapshot(&entry, snapshot, 0))
             }
         };
-        match judged {
-            Ok(Judged::Waits) => return,
-            Ok(Judged::Answered(answer)) => self.answer([answer]),
-            Ok(Judged::Stopped(..)) => unreachable!("the model can be read"),
+        match push_verdict {
+            Ok(PushVerdict::Waits) => return,
+            Ok(PushVerdict::Answered(answer)) => self.answer([answer]),
+            Ok(PushVerdict::Stopped(..)) => unreachable!("the model can be read"),
             Err(refusal) => self.answer([entry.refused(refusal)]),
         }
         self.free(&entry.document);
@@ -348,7 +349,7 @@ impl Relay {
             false => self.busy.remove(document),
         };
         let waiting = waiting.unwrap_or_default();
-        waiting.into_iter().for_each(|judging| self.push(judging));
+        waiting.into_iter().for_each(|pending_push| self.push(pending_push));
     }
 
     fn answer(&mut self, answers: impl IntoIterator<Item = Answer>) {

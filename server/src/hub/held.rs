@@ -7,7 +7,9 @@ use std::sync::Arc;
 use landfall_fold::WorkerError;
 use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::session::Offered;
-use landfall_protocol::space::{CheckedPush, Judged, Judging, PushedEntry, Refusal, StoreFailure};
+use landfall_protocol::space::{
+    CheckedPush, PendingPush, PushVerdict, PushedEntry, Refusal, StoreFailure,
+};
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
 use super::sequencer::{Sequencer, now_ms};
@@ -34,21 +36,25 @@ impl Sequencer {
     pub(super) fn handle_stopped(
         &mut self,
         space: &SpaceName,
-        judging: Judging,
+        pending_push: PendingPush,
         loads: u8,
         error: &StoreError,
     ) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         match error.needs_index {
             Some(document) if loads < LOADS => {
-                slot.held.hold(document, Why::Loading, Some(Pushed::Changes(judging, loads + 1)));
+                slot.held.hold(
+                    document,
+                    Why::Loading,
+                    Some(Pushed::Changes(pending_push, loads + 1)),
+                );
                 self.load_index(space, document);
             }
             _ => {
                 tracing::error!(%space, error = error.chain(), "a push was judged only in part");
-                let key = judging.key();
-                let judged = slot.machine.handle_unreadable(judging, error.failure);
-                self.handle_judged(space, key, loads, Ok(judged));
+                let key = pending_push.key();
+                let push_verdict = slot.machine.handle_unreadable(pending_push, error.failure);
+                self.handle_verdict(space, key, loads, Ok(push_verdict));
             }
         }
     }
@@ -97,12 +103,17 @@ impl Sequencer {
     /// Handles a push to a document that is known to be damaged: the stored bytes of its changes are checked
     /// against their hashes, and damaged ones are replaced by the pushed bytes. The push is admitted and
     /// answered when that is durable.
-    pub(super) fn begin_mending(&mut self, space: &SpaceName, judging: Judging, loads: u8) {
-        let document = judging.document();
+    pub(super) fn begin_mending(
+        &mut self,
+        space: &SpaceName,
+        pending_push: PendingPush,
+        loads: u8,
+    ) {
+        let document = pending_push.document();
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let changes = judging.changes().iter();
+        let changes = pending_push.changes().iter();
         let changes = changes.map(|change| (change.hash, change.bytes.clone())).collect();
-        slot.held.hold(document, Why::Mending, Some(Pushed::Changes(judging, loads)));
+        slot.held.hold(document, Why::Mending, Some(Pushed::Changes(pending_push, loads)));
         let (store, name) = (Arc::clone(&self.parts.store), space.clone());
         let mend = move || store.mend_changes(&name, &document, changes);
         let space = space.clone();
@@ -146,9 +157,9 @@ impl Sequencer {
         }
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let Some(mut pushes) = slot.held.let_go(document) else { return };
-        if let Some(Pushed::Changes(judging, loads)) = pushes.take_first() {
-            let doubted = self.doubted(space, &judging, &mended);
-            self.judge_changes(space, judging, loads, &doubted);
+        if let Some(Pushed::Changes(pending_push, loads)) = pushes.take_first() {
+            let doubted = self.doubted(space, &pending_push, &mended);
+            self.judge_changes(space, pending_push, loads, &doubted);
         }
         self.go_on(space, document, pushes);
     }
@@ -158,28 +169,28 @@ impl Sequencer {
     fn doubted(
         &self,
         space: &SpaceName,
-        judging: &Judging,
+        pending_push: &PendingPush,
         mended: &Replaced,
     ) -> BTreeSet<ChangeHash> {
-        let document = judging.document();
+        let document = pending_push.document();
         let Some(known) = self.parts.store.known_damage(space, &document) else {
             return BTreeSet::new();
         };
         if self.parts.healing.is_snapshot_whole((space, &document), known) {
             return BTreeSet::new();
         }
-        let hashes = judging.changes().iter().map(|change| change.hash);
+        let hashes = pending_push.changes().iter().map(|change| change.hash);
         hashes.filter(|hash| !mended.whole.contains(hash)).collect()
     }
 
     fn give_back_held(&mut self, space: &SpaceName, push: Pushed, failure: StoreFailure) {
         let key = push.key();
-        let Pushed::Changes(judging, loads) = push else {
+        let Pushed::Changes(pending_push, loads) = push else {
             return self.give_back(key, failure);
         };
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let judged = slot.machine.handle_unreadable(judging, failure);
-        self.handle_judged(space, key, loads, Ok(judged));
+        let push_verdict = slot.machine.handle_unreadable(pending_push, failure);
+        self.handle_verdict(space, key, loads, Ok(push_verdict));
     }
 
     /// Admits a document's deferred pushes.
@@ -270,7 +281,7 @@ impl Sequencer {
     ) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         slot.held.set(&push.document, Why::Committing);
-        let judged: Judged<StoreError> = match result {
+        let push_verdict: PushVerdict<StoreError> = match result {
             Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_held(push),
             Ok(Brought::Changes(changes)) => {
                 // The changes are admitted like any push, before the deferred ones.
@@ -279,8 +290,8 @@ impl Sequencer {
                 return self.release(space, &document);
             }
             Ok(Brought::Apart(changes)) => {
-                let judging = Judging::of_snapshot(checked_push(push, changes));
-                slot.held.put_first(&push.document, Pushed::Changes(judging, 0));
+                let pending_push = PendingPush::of_snapshot(checked_push(push, changes));
+                slot.held.put_first(&push.document, Pushed::Changes(pending_push, 0));
                 return self.release(space, &push.document);
             }
             Ok(Brought::Merged(Merged::Snapshot(snapshot))) => {
@@ -291,10 +302,10 @@ impl Sequencer {
                 let refusal = refusal_of(&error);
                 tracing::warn!(%space, document = %push.document, what = refusal.what,
                     "a folded history was not taken");
-                Judged::Answered(push.refused(refusal))
+                PushVerdict::Answered(push.refused(refusal))
             }
         };
-        self.handle_judged(space, (push.session, push.id), 0, Ok(judged));
+        self.handle_verdict(space, (push.session, push.id), 0, Ok(push_verdict));
         self.advance_held(space);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::admission::{DocumentSize, History, Known};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{Answer, Judged, Judging, Outcome, Space, StoreFailure};
+use landfall_protocol::space::{Answer, Outcome, PendingPush, PushVerdict, Space, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 
 use super::feed::Feed;
@@ -246,19 +246,19 @@ impl Sequencer {
             return;
         }
         match push {
-            Pushed::Changes(judging, loads) => {
+            Pushed::Changes(pending_push, loads) => {
                 // Repetitions are acknowledged from the store: its copy is checked, and repaired, first.
                 if self.parts.store.known_damage(space, &document).is_some() {
-                    return self.begin_mending(space, judging, loads);
+                    return self.begin_mending(space, pending_push, loads);
                 }
-                self.judge_changes(space, judging, loads, &BTreeSet::new());
+                self.judge_changes(space, pending_push, loads, &BTreeSet::new());
             }
             Pushed::Deletion(entry) => {
                 let delete = |machine: &mut Space, view: &Durable<'_>| {
                     machine.handle_deletion(&entry, view, now_ms())
                 };
-                let judged = self.ask(space, &BTreeSet::new(), delete);
-                self.handle_judged(space, key, 0, judged);
+                let push_verdict = self.ask(space, &BTreeSet::new(), delete);
+                self.handle_verdict(space, key, 0, push_verdict);
             }
             Pushed::Snapshot(entry, offer, bytes) => {
                 self.begin_merge(space, entry, Arrived::Snapshot(offer, bytes));
@@ -273,16 +273,16 @@ impl Sequencer {
     pub(super) fn judge_changes(
         &mut self,
         space: &SpaceName,
-        judging: Judging,
+        pending_push: PendingPush,
         loads: u8,
         doubted: &BTreeSet<ChangeHash>,
     ) {
-        let key = judging.key();
+        let key = pending_push.key();
         let judge = |machine: &mut Space, view: &Durable<'_>| {
-            Ok(machine.handle_push(judging, view, now_ms()))
+            Ok(machine.handle_push(pending_push, view, now_ms()))
         };
-        let judged = self.ask(space, doubted, judge);
-        self.handle_judged(space, key, loads, judged);
+        let push_verdict = self.ask(space, doubted, judge);
+        self.handle_verdict(space, key, loads, push_verdict);
     }
 
     /// Runs an admission in a space's machine, with the store's durable view.
@@ -290,18 +290,18 @@ impl Sequencer {
         &mut self,
         space: &SpaceName,
         doubted: &BTreeSet<ChangeHash>,
-        ask: impl FnOnce(&mut Space, &Durable<'_>) -> Result<Judged<StoreError>, StoreError>,
-    ) -> Result<Judged<StoreError>, Option<StoreError>> {
+        ask: impl FnOnce(&mut Space, &Durable<'_>) -> Result<PushVerdict<StoreError>, StoreError>,
+    ) -> Result<PushVerdict<StoreError>, Option<StoreError>> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(None) };
-        let (mut ask, mut judged) = (Some(ask), None);
+        let (mut ask, mut push_verdict) = (Some(ask), None);
         let asked = self.parts.store.with_history(space, &mut |view| {
             if let Some(ask) = ask.take() {
-                judged = Some(ask(&mut slot.machine, &Durable { view, doubted }));
+                push_verdict = Some(ask(&mut slot.machine, &Durable { view, doubted }));
             }
         });
         // A verdict counts, even if closing the view failed.
-        match judged {
-            Some(judged) => judged.map_err(Some),
+        match push_verdict {
+            Some(push_verdict) => push_verdict.map_err(Some),
             None => Err(asked.err()),
         }
     }
@@ -327,18 +327,18 @@ impl Sequencer {
         }
     }
 
-    pub(super) fn handle_judged(
+    pub(super) fn handle_verdict(
         &mut self,
         space: &SpaceName,
         key: (SessionId, u64),
         loads: u8,
-        judged: Result<Judged<StoreError>, Option<StoreError>>,
+        push_verdict: Result<PushVerdict<StoreError>, Option<StoreError>>,
     ) {
-        match judged {
-            Ok(Judged::Answered(answer)) => self.answer(answer),
-            Ok(Judged::Waits) => {}
-            Ok(Judged::Stopped(judging, error)) => {
-                self.handle_stopped(space, *judging, loads, &error);
+        match push_verdict {
+            Ok(PushVerdict::Answered(answer)) => self.answer(answer),
+            Ok(PushVerdict::Waits) => {}
+            Ok(PushVerdict::Stopped(pending_push, error)) => {
+                self.handle_stopped(space, *pending_push, loads, &error);
             }
             Err(error) => {
                 let failure = error.as_ref().map_or(StoreFailure::Failed, |error| error.failure);

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{
-    Answer, CheckedPush, Commit, Judged, Judging, NewKind, PushedEntry, Space,
+    Answer, CheckedPush, Commit, NewKind, PendingPush, PushVerdict, PushedEntry, Space,
 };
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 
@@ -102,8 +102,8 @@ impl Writing {
         self.pending_bytes += changes.iter().map(|change| change.bytes.len()).sum::<usize>();
         let rest = None;
         let push = CheckedPush { session, id, document, author, changes, rest, roots };
-        let judging = Judging::new(push);
-        self.ask(at_ms, |machine, view, at_ms| Ok(machine.handle_push(judging, view, at_ms)))?;
+        let pending_push = PendingPush::new(push);
+        self.ask(at_ms, |machine, view, at_ms| Ok(machine.handle_push(pending_push, view, at_ms)))?;
         match self.pending >= PENDING || self.pending_bytes >= PENDING_BYTES {
             true => self.flush(),
             false => Ok(()),
@@ -113,8 +113,9 @@ impl Writing {
     /// Replaces the document's content by a snapshot that it was merged into.
     pub(super) fn snapshot(&mut self, snapshot: Arc<Snapshot>) -> Result<(), OperateError> {
         let entry = self.entry(Vec::new());
-        let judged: Judged<StoreError> = self.machine.handle_snapshot(&entry, snapshot, now_ms());
-        if let Judged::Answered(answer) = judged {
+        let push_verdict: PushVerdict<StoreError> =
+            self.machine.handle_snapshot(&entry, snapshot, now_ms());
+        if let PushVerdict::Answered(answer) = push_verdict {
             self.tally(&answer);
         }
         self.flush()
@@ -131,25 +132,26 @@ impl Writing {
     fn ask(
         &mut self,
         at_ms: u64,
-        ask: impl FnOnce(&mut Space, &Durable<'_>, u64) -> Result<Judged<StoreError>, StoreError>,
+        ask: impl FnOnce(&mut Space, &Durable<'_>, u64) -> Result<PushVerdict<StoreError>, StoreError>,
     ) -> Result<(), OperateError> {
-        let mut judged = self.view(|machine, view| ask(machine, view, at_ms))?;
+        let mut push_verdict = self.view(|machine, view| ask(machine, view, at_ms))?;
         let mut loads = 0;
         loop {
-            let (judging, error) = match judged? {
-                Judged::Waits => return Ok(()),
-                Judged::Answered(answer) => {
+            let (pending_push, error) = match push_verdict? {
+                PushVerdict::Waits => return Ok(()),
+                PushVerdict::Answered(answer) => {
                     self.tally(&answer);
                     return Ok(());
                 }
-                Judged::Stopped(judging, error) => (*judging, error),
+                PushVerdict::Stopped(pending_push, error) => (*pending_push, error),
             };
             loads += 1;
             if error.needs_index.is_none() || loads > 2 {
                 return Err(error.into());
             }
             self.load_index()?;
-            judged = self.view(|machine, view| Ok(machine.handle_push(judging, view, at_ms)))?;
+            push_verdict =
+                self.view(|machine, view| Ok(machine.handle_push(pending_push, view, at_ms)))?;
         }
     }
 

@@ -69,7 +69,7 @@ fn written() -> (One, [CheckedChange; 2]) {
     (One { root, size: DocumentSize::default(), is_head: false }, rest)
 }
 
-fn judged<H: History<Error = Infallible>>(
+fn push_verdict<H: History<Error = Infallible>>(
     history: &H,
     change: &CheckedChange,
 ) -> Result<Verdict, HistoryError> {
@@ -80,14 +80,14 @@ fn judged<H: History<Error = Infallible>>(
 #[test]
 fn a_full_document_refuses_what_comes_and_says_so() {
     let (mut history, [next, _]) = written();
-    assert_eq!(judged(&history, &next), Ok(Verdict::New));
+    assert_eq!(push_verdict(&history, &next), Ok(Verdict::New));
     history.size.operations = limits::DOCUMENT_OPERATIONS;
-    let error = judged(&history, &next).unwrap_err();
+    let error = push_verdict(&history, &next).unwrap_err();
     assert_eq!(error.nack(), (Code::DOCUMENT_FULL, NackClass::REFUSED));
     let told = "operations, the limit for one of its bytes is 8388608";
     assert!(error.to_string().contains(told), "{error}");
     history.size = DocumentSize { changes: limits::DOCUMENT_CHANGES, ..DocumentSize::default() };
-    assert!(matches!(judged(&history, &next), Err(HistoryError::OverBudget(_))));
+    assert!(matches!(push_verdict(&history, &next), Err(HistoryError::OverBudget(_))));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_is_admitted_and_not_stored_counts() {
     let layered = Layered { overlay: &overlay, stored: &history };
     let Ok(size) = layered.size(&DOCUMENT);
     assert_eq!(size.operations, next.stored_operations);
-    assert!(matches!(judged(&layered, &last), Err(HistoryError::OverBudget(_))));
+    assert!(matches!(push_verdict(&layered, &last), Err(HistoryError::OverBudget(_))));
     overlay.settle(DOCUMENT, &next.actor, next.seq, next.hash);
     let Ok(size) = Layered { overlay: &overlay, stored: &history }.size(&DOCUMENT);
     assert_eq!(size, history.size);
@@ -109,7 +109,7 @@ fn what_is_admitted_and_not_stored_counts() {
 fn heads_grow_to_their_limit_and_can_always_be_merged() {
     let (mut history, [next, last]) = written();
     history.size.heads = limits::DOCUMENT_HEADS as u64;
-    let error = judged(&history, &next).unwrap_err();
+    let error = push_verdict(&history, &next).unwrap_err();
     assert!(matches!(error, HistoryError::OverBudget(OverBudget { budget: Budget::Heads, .. })));
     // A change that a relay has accepted is admitted regardless of the number of heads, and so is a
     // merge.
@@ -117,13 +117,13 @@ fn heads_grow_to_their_limit_and_can_always_be_merged() {
     let Ok(received) = admit_from(&history, &DOCUMENT, &next, Roots::One, Origin::Received);
     assert_eq!(received, Ok(Verdict::New));
     history.is_head = true;
-    assert_eq!(judged(&history, &next), Ok(Verdict::New));
+    assert_eq!(push_verdict(&history, &next), Ok(Verdict::New));
     history.is_head = false;
     // A change that follows an admitted, unstored change makes no new head.
     let mut overlay = Overlay::default();
     overlay.add(DOCUMENT, &next, Offset(2));
     let layered = Layered { overlay: &overlay, stored: &history };
-    assert_eq!(judged(&layered, &last), Ok(Verdict::New));
+    assert_eq!(push_verdict(&layered, &last), Ok(Verdict::New));
 }
 
 #[test]
@@ -134,9 +134,9 @@ fn a_hole_in_the_counters_is_no_larger_than_a_document() {
         CheckedChange { start_op, max_op, ..next.clone() }
     };
     let most = history.root.max_op + limits::COUNTER_HOLE;
-    assert_eq!(judged(&history, &at(most)), Ok(Verdict::New));
+    assert_eq!(push_verdict(&history, &at(most)), Ok(Verdict::New));
     for start_op in [most + 1, limits::OPERATION_COUNTER] {
-        let error = judged(&history, &at(start_op)).unwrap_err();
+        let error = push_verdict(&history, &at(start_op)).unwrap_err();
         assert!(matches!(error, HistoryError::CounterHole { .. }), "{error}");
         assert_eq!(error.nack(), (Code::COUNTER, NackClass::REFUSED));
     }
@@ -214,10 +214,10 @@ fn what_was_looked_up_before_is_not_asked_again() {
     let history =
         Unasked(One { root: CheckedChange { actor: [9; 16].into(), ..history.root }, ..history });
     let known = Foreknown { document: DOCUMENT, facts: &facts, history: &history };
-    assert_eq!(judged(&known, &next), Ok(Verdict::New));
+    assert_eq!(push_verdict(&known, &next), Ok(Verdict::New));
     // Facts belong to one document.
     let other = Foreknown { document: DocumentId::from_bytes([2; 16]), ..known };
-    let asks = std::panic::AssertUnwindSafe(|| judged(&other, &next));
+    let asks = std::panic::AssertUnwindSafe(|| push_verdict(&other, &next));
     assert!(
         std::panic::catch_unwind(asks).is_err(),
         "another document's facts are none of this one"
