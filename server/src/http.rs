@@ -31,7 +31,7 @@ use crate::session::{self, Shared};
 
 use guard::Refused;
 pub(crate) use guard::{Guard, is_loopback};
-use upgrade::Wish;
+use upgrade::UpgradeRequest;
 
 /// The state that the handlers share.
 pub(crate) struct Door {
@@ -188,10 +188,10 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
             return text(StatusCode::NOT_FOUND, error.to_string());
         }
     };
-    let (key, repo) = match upgrade::wish(request.method(), request.headers()) {
-        Wish::Native { key } => (key, false),
-        Wish::Repo { key } => (key, true),
-        Wish::Page => {
+    let (key, repo) = match upgrade::upgrade_request(request.method(), request.headers()) {
+        UpgradeRequest::Native { key } => (key, false),
+        UpgradeRequest::Repo { key } => (key, true),
+        UpgradeRequest::Page => {
             if let Some(page) = assets::page(request.headers()) {
                 return page;
             }
@@ -199,13 +199,13 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
                         connect to it by WebSocket; operators read /healthz, /readyz and /metrics.";
             return text(StatusCode::OK, what);
         }
-        Wish::OtherProtocol => {
+        UpgradeRequest::OtherProtocol => {
             door.sessions.metrics.request_refused("protocol");
             let what = "a relay speaks the subprotocol landfall.v1, and automerge-repo's protocol, \
                         which names none";
             return text(StatusCode::NOT_IMPLEMENTED, what);
         }
-        Wish::Broken(what) => {
+        UpgradeRequest::Broken(what) => {
             door.sessions.metrics.request_refused("handshake");
             return text(StatusCode::BAD_REQUEST, what);
         }

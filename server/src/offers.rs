@@ -109,7 +109,7 @@ pub(crate) struct Whole {
 }
 
 /// The result of adding a part.
-pub(crate) enum Took {
+pub(crate) enum UploadProgress {
     /// Accepted; the next part begins here.
     Upto(u64),
     /// The upload is complete.
@@ -141,25 +141,25 @@ impl Drop for Sending {
 
 impl Sending {
     /// Appends a part.
-    pub(crate) fn add(&self, from: u64, part: &[u8]) -> Took {
+    pub(crate) fn add(&self, from: u64, part: &[u8]) -> UploadProgress {
         let mut kept = self.offers.kept.lock();
-        let Some(partial) = kept.get(&self.key, self.ticket) else { return Took::Gone };
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return UploadProgress::Gone };
         let (there, total) = (partial.bytes.len() as u64, self.key.3);
         // Bytes beyond the announced length have no memory.
         if there != from || part.len() as u64 > total - there {
-            return Took::Stale(there);
+            return UploadProgress::Stale(there);
         }
         partial.bytes.extend_from_slice(part);
         let there = partial.bytes.len() as u64;
         kept.bytes += part.len();
         if there < total {
-            return Took::Upto(there);
+            return UploadProgress::Upto(there);
         }
         match kept.remove(&self.key, self.ticket) {
             Some(Partial { bytes, room, is_mixed, .. }) => {
-                Took::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
+                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
             }
-            None => Took::Gone,
+            None => UploadProgress::Gone,
         }
     }
 
@@ -305,9 +305,12 @@ mod tests {
         let sending = offers.begin(ME, &space, &first, room(&memory, 4));
         let other = offers.begin(ME, &space, &second, room(&memory, 4));
         assert_eq!(memory.used(Class::Upload), 8);
-        assert!(matches!(sending.add(0, &[1, 2]), Took::Upto(2)));
-        assert!(matches!(sending.add(3, &[0]), Took::Stale(2)));
-        assert!(matches!(sending.add(2, &[0; 3]), Took::Stale(2)), "it has no memory for more");
+        assert!(matches!(sending.add(0, &[1, 2]), UploadProgress::Upto(2)));
+        assert!(matches!(sending.add(3, &[0]), UploadProgress::Stale(2)));
+        assert!(
+            matches!(sending.add(2, &[0; 3]), UploadProgress::Stale(2)),
+            "it has no memory for more"
+        );
         assert!(!offers.give_way(), "sessions send both");
         drop(other);
         // The connection breaks; the client offers the same snapshot again.
@@ -316,10 +319,10 @@ mod tests {
         assert_eq!((from, offers.bytes()), (2, 2));
         assert!(offers.give_way() && !offers.give_way());
         assert!(offers.resume(ME, &space, &second).is_none(), "it gave way");
-        let Took::Whole(whole) = sending.add(2, &[3, 4]) else { panic!("not whole") };
+        let UploadProgress::Whole(whole) = sending.add(2, &[3, 4]) else { panic!("not whole") };
         assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
         assert!(whole.is_mixed, "two sessions sent it");
-        assert!(matches!(sending.add(4, &[]), Took::Gone));
+        assert!(matches!(sending.add(4, &[]), UploadProgress::Gone));
         drop((whole, sending));
         assert_eq!((memory.used(Class::Upload), offers.bytes()), (0, 0));
         let kept = offers.kept.lock();
@@ -333,15 +336,15 @@ mod tests {
         let offer = offer(1, 4);
         let begin = |share| offers.begin(share, &space, &offer, room(&memory, 4));
         let mallory = begin(OTHER);
-        assert!(matches!(mallory.add(0, &[6, 6]), Took::Upto(2)));
+        assert!(matches!(mallory.add(0, &[6, 6]), UploadProgress::Upto(2)));
         assert!(offers.resume(ME, &space, &offer).is_none(), "it is being sent");
         assert!(offers.resume(OTHER, &space, &offer).is_none(), "it is being sent");
         let alice = begin(ME);
-        assert!(matches!(alice.add(0, &[1, 2, 3]), Took::Upto(3)));
-        assert!(matches!(mallory.add(2, &[6, 6]), Took::Whole(_)));
+        assert!(matches!(alice.add(0, &[1, 2, 3]), UploadProgress::Upto(3)));
+        assert!(matches!(mallory.add(2, &[6, 6]), UploadProgress::Whole(_)));
         drop(begin(OTHER));
         assert!(offers.resume(ME, &space, &offer).is_none(), "another share has left it");
-        let Took::Whole(whole) = alice.add(3, &[4]) else { panic!("not whole") };
+        let UploadProgress::Whole(whole) = alice.add(3, &[4]) else { panic!("not whole") };
         assert_eq!((&whole.bytes[..], whole.is_mixed), (&[1, 2, 3, 4][..], false));
     }
 
@@ -350,7 +353,7 @@ mod tests {
         let (offers, space, memory) = nothing();
         let offer = offer(1, 4);
         let sending = offers.begin(ShareKey::Session(1), &space, &offer, room(&memory, 4));
-        assert!(matches!(sending.add(0, &[1]), Took::Upto(1)));
+        assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
         drop(sending);
         assert!(offers.resume(ShareKey::Session(2), &space, &offer).is_some());
     }
@@ -371,7 +374,7 @@ mod tests {
         offers.kept.lock().get(&sending.key, sending.ticket).unwrap().pace = Pace::since(since, 0);
         assert!(sending.is_overdue(&stalls, true), "nothing of it came for an hour");
         assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
-        assert!(matches!(sending.add(0, &[1]), Took::Gone));
+        assert!(matches!(sending.add(0, &[1]), UploadProgress::Gone));
         drop(sending);
         assert!(offers.resume(ME, &space, &offer).is_none());
     }
@@ -405,7 +408,7 @@ mod tests {
         };
         let part = vec![7; 256 << 10];
         while from < 60 << 20 {
-            let Took::Upto(there) = sending.add(from, &part) else { break };
+            let UploadProgress::Upto(there) = sending.add(from, &part) else { break };
             from = there;
         }
         let (kept, reserved) = (offers.bytes(), memory.used(Class::Upload));

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::chunks::{Carried, Chunks, carried};
 use super::message::{Ephemeral, Message, PeerMetadata, Sync, VERSION};
-use super::plan::Question;
+use super::plan::SyncRequest;
 use super::sync::{SyncError, SyncMessage};
 use crate::admission::CheckedChange;
 use crate::code::Code;
@@ -81,7 +81,7 @@ pub enum Effect {
         bytes: Vec<u8>,
     },
     /// Query the store, and answer with [`Peer::handle_planned`].
-    Plan(Ticket, Question),
+    Plan(Ticket, SyncRequest),
     /// Forward an ephemeral message.
     Say(Saying),
     /// The peer subscribes to the remote heads of these storages. Report the known ones with

@@ -19,7 +19,7 @@ use crate::ids::{ChangeHash, Offset};
 
 /// A peer's latest sync message about a document.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Question {
+pub struct SyncRequest {
     /// Its heads.
     pub heads: Vec<ChangeHash>,
     /// Its `have`: last common heads, and filters over its later changes.
@@ -30,7 +30,7 @@ pub struct Question {
     pub sent_through: Offset,
 }
 
-impl Question {
+impl SyncRequest {
     /// From a message.
     pub fn of(message: SyncMessage<'_>, sent_through: Offset) -> Self {
         let SyncMessage { heads, have, need, .. } = message;
@@ -93,7 +93,7 @@ impl Plan {
     ///
     /// # Errors
     /// If a hash must be looked up in the snapshot, and [`FoldedHistory::index`] is absent.
-    pub fn of(index: &DocumentIndex, question: &Question) -> Result<Self, NeedsFolded> {
+    pub fn of(index: &DocumentIndex, question: &SyncRequest) -> Result<Self, NeedsFolded> {
         View::new(index).plan(question)
     }
 
@@ -178,7 +178,7 @@ impl<'a> View<'a> {
         Ok(self.row(hash).is_some() || self.is_folded(hash)?)
     }
 
-    fn plan(&self, question: &Question) -> Result<Plan, NeedsFolded> {
+    fn plan(&self, question: &SyncRequest) -> Result<Plan, NeedsFolded> {
         // Split the peer's heads: a known head certainly gives the peer all of its ancestors.
         let (mut common, mut unknown) = (Vec::new(), Vec::new());
         for head in &question.heads {

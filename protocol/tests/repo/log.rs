@@ -11,7 +11,7 @@ use landfall_protocol::folded::{FoldedChange, PackedIndex};
 use landfall_protocol::frame::Entry;
 use landfall_protocol::lineage::{EpochRecord, Lineage};
 use landfall_protocol::repo::peer::{Planned, Standing};
-use landfall_protocol::repo::plan::{Plan, Question};
+use landfall_protocol::repo::plan::{Plan, SyncRequest};
 use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{Commit, NewKind};
@@ -193,7 +193,7 @@ impl Log {
     }
 
     /// Answers as the relay does from its store.
-    pub fn answer(&mut self, id: &DocumentId, question: &Question) -> Planned {
+    pub fn answer(&mut self, id: &DocumentId, question: &SyncRequest) -> Planned {
         self.answers += 1;
         let Some(stored) = self.documents.get(id) else {
             return Planned::Standing(Standing::Absent);

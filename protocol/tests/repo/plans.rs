@@ -7,7 +7,7 @@ use automerge::sync::{BloomFilter, State, SyncDoc};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{Automerge, Change, ROOT};
 use landfall_protocol::folded::{FoldedChange, PackedIndex};
-use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question, known};
+use landfall_protocol::repo::plan::{NeedsFolded, Plan, SyncRequest, known};
 use landfall_protocol::repo::sync::{Have, SyncMessage};
 use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
 use landfall_protocol::{ActorId, ChangeHash, Offset};
@@ -113,7 +113,7 @@ struct Case {
     graph: Graph,
     has: Set,
     common: Set,
-    question: Question,
+    question: SyncRequest,
 }
 
 fn case(seed: u64, strangers: bool) -> (Case, Rng) {
@@ -135,7 +135,7 @@ fn case(seed: u64, strangers: bool) -> (Case, Rng) {
     let filter = BloomFilter::from_hashes(held.iter());
     let last_sync = graph.heads_of(&common);
     let have = vec![Have { last_sync, filter, entries: held.len() as u32, bytes: 0 }];
-    let question = Question { heads, have, need: Vec::new(), sent_through: Offset(0) };
+    let question = SyncRequest { heads, have, need: Vec::new(), sent_through: Offset(0) };
     (Case { graph, has, common, question }, rng)
 }
 
@@ -289,7 +289,7 @@ proptest! {
         write(&mut theirs, &mut rng, apart);
         let asked = theirs.generate_sync_message(&mut state).unwrap();
         let bytes = asked.clone().encode();
-        let question = Question::of(SyncMessage::decode(&bytes).unwrap(), Offset(0));
+        let question = SyncRequest::of(SyncMessage::decode(&bytes).unwrap(), Offset(0));
         let index = index_of(&ours);
         let plan = Plan::of(&index, &question).unwrap();
         let at = |offset: &Offset| index.tail[offset.0 as usize - 1].hash;

@@ -10,7 +10,7 @@ use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::repo::chunks::{Carried, Chunks, carried};
 use landfall_protocol::repo::message::Message;
 use landfall_protocol::repo::peer::{Effect, Host, Memory, Peer, Planned, Saying, Ticket};
-use landfall_protocol::repo::plan::{Question, known};
+use landfall_protocol::repo::plan::{SyncRequest, known};
 use landfall_protocol::repo::sync::SyncMessage;
 use landfall_protocol::session::Patience;
 use landfall_protocol::space::{
@@ -50,7 +50,7 @@ pub struct Session {
     pub sent: VecDeque<Vec<u8>>,
     pub follows: BTreeSet<DocumentId>,
     jobs: VecDeque<Job>,
-    plans: VecDeque<(Ticket, Question)>,
+    plans: VecDeque<(Ticket, SyncRequest)>,
     /// A store answer that the session has not received yet.
     planned: Option<(Ticket, Planned)>,
     entries: VecDeque<(Arc<Commit>, usize)>,

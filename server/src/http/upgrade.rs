@@ -10,7 +10,7 @@ use super::text;
 
 /// The kind of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum UpgradeRequest {
     /// No WebSocket.
     Page,
     /// A session of the native protocol; the key goes into the response.
@@ -25,30 +25,30 @@ pub(super) enum Wish {
 }
 
 /// Classifies a request by its head.
-pub(super) fn wish(method: &Method, headers: &HeaderMap) -> Wish {
+pub(super) fn upgrade_request(method: &Method, headers: &HeaderMap) -> UpgradeRequest {
     if !has_token(headers, header::UPGRADE, "websocket") {
-        return Wish::Page;
+        return UpgradeRequest::Page;
     }
     if method != Method::GET {
-        return Wish::Broken("a WebSocket begins with GET");
+        return UpgradeRequest::Broken("a WebSocket begins with GET");
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Wish::Broken("the header `Connection: upgrade` is missing");
+        return UpgradeRequest::Broken("the header `Connection: upgrade` is missing");
     }
     let is_13 = |value: &header::HeaderValue| value.as_bytes() == b"13";
     if !headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(is_13) {
-        return Wish::Broken("`Sec-WebSocket-Version` must be 13");
+        return UpgradeRequest::Broken("`Sec-WebSocket-Version` must be 13");
     }
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return Wish::Broken("the header `Sec-WebSocket-Key` is missing");
+        return UpgradeRequest::Broken("the header `Sec-WebSocket-Key` is missing");
     };
     let key = derive_accept_key(key.as_bytes());
     if has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
-        return Wish::Native { key };
+        return UpgradeRequest::Native { key };
     }
     match headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
-        true => Wish::OtherProtocol,
-        false => Wish::Repo { key },
+        true => UpgradeRequest::OtherProtocol,
+        false => UpgradeRequest::Repo { key },
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_native_request_gets_the_key_of_rfc_6455() {
         let key = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned();
-        assert_eq!(wish(&Method::GET, &request()), Wish::Native { key });
+        assert_eq!(upgrade_request(&Method::GET, &request()), UpgradeRequest::Native { key });
     }
 
     #[test]
@@ -104,17 +104,17 @@ mod tests {
         let without = |name: header::HeaderName| {
             let mut headers = request();
             headers.remove(name);
-            wish(&Method::GET, &headers)
+            upgrade_request(&Method::GET, &headers)
         };
-        assert_eq!(without(header::UPGRADE), Wish::Page);
-        assert!(matches!(without(header::SEC_WEBSOCKET_PROTOCOL), Wish::Repo { .. }));
+        assert_eq!(without(header::UPGRADE), UpgradeRequest::Page);
+        assert!(matches!(without(header::SEC_WEBSOCKET_PROTOCOL), UpgradeRequest::Repo { .. }));
         let mut other = request();
         let name = HeaderValue::from_static("graphql-ws");
         other.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-        assert_eq!(wish(&Method::GET, &other), Wish::OtherProtocol);
+        assert_eq!(upgrade_request(&Method::GET, &other), UpgradeRequest::OtherProtocol);
         for name in [header::CONNECTION, header::SEC_WEBSOCKET_VERSION, header::SEC_WEBSOCKET_KEY] {
-            assert!(matches!(without(name.clone()), Wish::Broken(_)), "{name}");
+            assert!(matches!(without(name.clone()), UpgradeRequest::Broken(_)), "{name}");
         }
-        assert!(matches!(wish(&Method::POST, &request()), Wish::Broken(_)));
+        assert!(matches!(upgrade_request(&Method::POST, &request()), UpgradeRequest::Broken(_)));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use landfall_protocol::frame::entry_kind;
 use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
-use landfall_protocol::repo::plan::{NeedsFolded, Plan, Question};
+use landfall_protocol::repo::plan::{NeedsFolded, Plan, SyncRequest};
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
@@ -39,7 +39,7 @@ pub(super) struct Planning {
     ready: VecDeque<Reply>,
 }
 
-type Asked = (Ticket, Question);
+type Asked = (Ticket, SyncRequest);
 
 type Doing = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
@@ -66,7 +66,7 @@ impl Planning {
 
     /// Queues a question. A document has at most one at a time, so their number is bounded by the open
     /// documents.
-    pub(super) fn ask(&mut self, ticket: Ticket, question: Question) {
+    pub(super) fn ask(&mut self, ticket: Ticket, question: SyncRequest) {
         self.bytes += question_bytes(&question);
         self.waiting.push_back((ticket, question));
     }
@@ -129,7 +129,7 @@ enum Outline {
 
 impl Outline {
     /// Whether its memory may have to be waited for.
-    fn needs_room(&self, question: &Question) -> bool {
+    fn needs_room(&self, question: &SyncRequest) -> bool {
         match self {
             Self::Done(planned) => said_bytes(planned, question) > limits::SOCKET_BUFFER_BYTES,
             Self::Read(_) => true,
@@ -175,7 +175,7 @@ impl Reader {
     async fn answer(
         &self,
         document: DocumentId,
-        question: Question,
+        question: SyncRequest,
         first: Outline,
     ) -> (Planned, Option<Grant>) {
         let question = Arc::new(question);
@@ -287,8 +287,8 @@ fn unread(failure: StoreFailure) -> Planned {
     }
 }
 
-fn question_bytes(question: &Question) -> usize {
-    let Question { heads, have, need, .. } = question;
+fn question_bytes(question: &SyncRequest) -> usize {
+    let SyncRequest { heads, have, need, .. } = question;
     let have = have.iter().map(|have| have.bytes + 32 * have.last_sync.len());
     let hashes = 32 * (heads.len() + need.len());
     limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
@@ -296,7 +296,7 @@ fn question_bytes(question: &Question) -> usize {
 
 /// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
 /// also as the common heads; and the peer's heads that it requests.
-fn said_bytes(planned: &Planned, question: &Question) -> usize {
+fn said_bytes(planned: &Planned, question: &SyncRequest) -> usize {
     let said = match planned {
         Planned::Standing(Stands::Present { heads, .. }) => 2 * 32 * heads.len(),
         Planned::Standing(Stands::Absent) => 32 * question.heads.len(),
@@ -347,7 +347,7 @@ fn outline(
     store: &dyn LogStore,
     space: &SpaceName,
     document: &DocumentId,
-    question: &Question,
+    question: &SyncRequest,
 ) -> Result<Outline, StoreError> {
     let done = |standing| Ok(Outline::Done(Planned::Standing(standing)));
     match store.document_heads(space, document)? {
@@ -451,7 +451,7 @@ mod tests {
         for number in 0..many {
             let ticket = peer.ticket(DocumentId::from_bytes(number.to_le_bytes()));
             let (heads, have, need, sent_through) = (vec![], vec![], vec![], Offset(0));
-            planning.ask(ticket, Question { heads, have, need, sent_through });
+            planning.ask(ticket, SyncRequest { heads, have, need, sent_through });
         }
         for number in 0..many {
             let Reply { ticket, planned, .. } = planning.reply().await.unwrap();

@@ -11,7 +11,7 @@ use super::feeding::NoRoom;
 use super::intake::Item;
 use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
 use crate::hub::Attach;
-use crate::offers::Took;
+use crate::offers::UploadProgress;
 
 impl Driver {
     /// Performs the machine's pending effects.
@@ -143,8 +143,10 @@ impl Driver {
 
     fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
         match self.uploads.part(offer.id, from, bytes) {
-            Took::Upto(there) | Took::Stale(there) => self.machine.handle_wanted(offer.id, there),
-            Took::Whole(whole) => {
+            UploadProgress::Upto(there) | UploadProgress::Stale(there) => {
+                self.machine.handle_wanted(offer.id, there)
+            }
+            UploadProgress::Whole(whole) => {
                 if self.machine.handle_whole(offer.id)
                     && let Some(identity) = self.machine.identity().cloned()
                 {
@@ -152,7 +154,7 @@ impl Driver {
                 }
             }
             // An upload that was evicted starts again from its first byte.
-            Took::Gone => {
+            UploadProgress::Gone => {
                 let id = offer.id;
                 if let Some(from) = self.uploads.add(space, offer) {
                     self.machine.handle_wanted(id, from);

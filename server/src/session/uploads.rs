@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::offers::{Offers, Sending, Took};
+use crate::offers::{Offers, Sending, UploadProgress};
 
 /// The result of waiting for memory.
 pub(super) enum Room {
@@ -122,9 +122,10 @@ impl Uploads {
     }
 
     /// Adds a part to an upload.
-    pub(super) fn part(&mut self, id: u64, from: u64, bytes: &[u8]) -> Took {
-        let took = self.sending.get(&id).map_or(Took::Gone, |sending| sending.add(from, bytes));
-        if matches!(took, Took::Whole(_) | Took::Gone) {
+    pub(super) fn part(&mut self, id: u64, from: u64, bytes: &[u8]) -> UploadProgress {
+        let took =
+            self.sending.get(&id).map_or(UploadProgress::Gone, |sending| sending.add(from, bytes));
+        if matches!(took, UploadProgress::Whole(_) | UploadProgress::Gone) {
             self.sending.remove(&id);
         }
         took
@@ -182,7 +183,7 @@ mod tests {
         let offer =
             Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() };
         for _ in 0..1_000 {
-            if matches!(uploads.part(offer.id, 1 << 20, &[0; 8]), Took::Gone) {
+            if matches!(uploads.part(offer.id, 1 << 20, &[0; 8]), UploadProgress::Gone) {
                 assert_eq!(uploads.add(space.clone(), offer.clone()), None);
             }
         }

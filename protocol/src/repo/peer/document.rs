@@ -8,7 +8,7 @@ use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
 use crate::moment::Moment;
-use crate::repo::plan::{Closing, Question};
+use crate::repo::plan::{Closing, SyncRequest};
 use crate::repo::sync::{Have, SyncMessage};
 use crate::space::NewEntry;
 
@@ -30,7 +30,7 @@ pub enum Standing {
     },
 }
 
-/// The store's answer to a [`Question`], from one read transaction.
+/// The store's answer to a [`SyncRequest`], from one read transaction.
 #[derive(Debug, Clone)]
 pub enum Planned {
     /// There is nothing to send: the document is not in the store, or the peer has exactly its
@@ -271,10 +271,10 @@ impl Document {
         (now, std::mem::replace(&mut self.kept, now))
     }
 
-    pub(super) fn question(&mut self) -> Question {
+    pub(super) fn question(&mut self) -> SyncRequest {
         let (have, need) = self.question.take().unwrap_or_default();
         let heads = self.theirs.clone().unwrap_or_default();
-        Question { heads, have, need, sent_through: self.sent_through }
+        SyncRequest { heads, have, need, sent_through: self.sent_through }
     }
 
     /// The current bytes of the durable heads, and those counted last.
