@@ -8,8 +8,8 @@ mod gossip;
 mod inbound;
 mod intake;
 mod peers;
-mod planning;
 mod sending;
+mod sync_answers;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ use crate::session::{CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, room, sock
 use gossip::Gossip;
 use intake::{Done, Intake};
 use peers::Peers;
-use planning::{Planning, Reply};
+use sync_answers::{Reply, SyncAnswers};
 
 /// State shared by all automerge-repo sessions.
 pub(crate) struct Common {
@@ -142,7 +142,7 @@ struct Driver {
     outbox: VecDeque<Outgoing>,
     outbox_bytes: usize,
     intake: Intake,
-    planning: Planning,
+    sync_answers: SyncAnswers,
     seat: Arc<Seat>,
     account: Account,
     /// The memory of the machine's state, in the steps in which it grew.
@@ -211,7 +211,7 @@ impl Driver {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             intake: Intake::new(&shared, id, space.clone(), account.clone()),
-            planning: Planning::new(&shared, space.clone(), account.clone()),
+            sync_answers: SyncAnswers::new(&shared, space.clone(), account.clone()),
             seat: Seat::new(id, account.clone()),
             account,
             state_room: Vec::new(),
@@ -282,7 +282,7 @@ impl Driver {
             () = self.meter.holding() => Happening::Holding,
             done = self.intake.done() => Happening::Done(done),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
-            reply = self.planning.reply(), if makes => Happening::Reply(reply),
+            reply = self.sync_answers.reply(), if makes => Happening::Reply(reply),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.seat.wait(), if hears => Happening::News,
@@ -304,7 +304,7 @@ impl Driver {
 
     /// Whether the session can take more messages from the peer.
     fn reads(&self) -> bool {
-        let has_room = self.intake.has_room() && self.planning.has_room();
+        let has_room = self.intake.has_room() && self.sync_answers.has_room();
         self.makes() && self.stopping.is_none() && has_room
     }
 
@@ -459,7 +459,7 @@ impl Driver {
                 Effect::PushWhole { id, document, bytes } => {
                     self.intake.push_whole(id, document, bytes);
                 }
-                Effect::Plan(ticket, question) => self.planning.ask(ticket, question),
+                Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
                 Effect::Say(said) => self.say(said),
                 Effect::Subscribe(storages) => {
                     let (space, news) = (&self.space, &self.gossip_in);
@@ -492,7 +492,7 @@ impl Driver {
             debug!(peer_id = remote.peer_id, "the client joins once more");
             // Answers for the client's previous join do not apply to the new one.
             let (space, account) = (self.space.clone(), self.account.clone());
-            self.planning = Planning::new(&self.shared, space, account);
+            self.sync_answers = SyncAnswers::new(&self.shared, space, account);
         } else {
             // Recorded once only: a second value would appear beside the first in every log line.
             Span::current().record("peer_id", remote.peer_id.as_str());

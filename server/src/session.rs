@@ -4,14 +4,14 @@
 //! It must not know the contents of a change, nor the store's tables: pushes go to the hub, pages come from
 //! the ring or the store.
 
-mod answering;
-mod feeding;
-mod hearing;
+mod ephemeral_feed;
+mod feeds;
 mod inbound;
 mod intake;
 pub(crate) mod meter;
 mod pages;
 mod performing;
+mod queries;
 mod sending;
 pub(crate) mod socket;
 mod uploads;
@@ -45,12 +45,12 @@ use crate::quota::Quota;
 use crate::rooms::{News, Rooms};
 use crate::store::LogStore;
 use crate::turns::Turns;
-use answering::{Answering, Reply};
-use feeding::{Feeding, Read, Standing};
-use hearing::Hearing;
+use ephemeral_feed::EphemeralFeed;
+use feeds::{Feeds, Read, Standing};
 use inbound::Inbound;
 use intake::{Handed, Intake, Item};
 use meter::Meter;
+use queries::{Queries, Reply};
 use socket::{Heard, Stream};
 use uploads::{Room, Uploads};
 use writer::{Outgoing, Watch, WriteEnd, Writing};
@@ -186,9 +186,9 @@ struct Driver {
     outbox_bytes: usize,
     intake: Intake,
     uploads: Uploads,
-    feeding: Feeding,
-    answering: Answering,
-    hearing: Hearing,
+    feeds: Feeds,
+    queries: Queries,
+    ephemeral_feed: EphemeralFeed,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
     /// When the slowest permitted link would have delivered everything written so far.
@@ -247,9 +247,9 @@ impl Driver {
             outbox_bytes: 0,
             intake: Intake::new(&shared, id, account.clone()),
             uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
-            feeding: Feeding::new(&shared, account.clone()),
-            answering: Answering::new(&shared, account.clone()),
-            hearing: Hearing::new(id, account.clone(), Arc::clone(&shared.rooms)),
+            feeds: Feeds::new(&shared, account.clone()),
+            queries: Queries::new(&shared, account.clone()),
+            ephemeral_feed: EphemeralFeed::new(id, account.clone(), Arc::clone(&shared.rooms)),
             account,
             meter,
             looked: Instant::now(),
@@ -276,7 +276,7 @@ impl Driver {
             if let Some(ending) = self.ending.take() {
                 break ending;
             }
-            self.feeding
+            self.feeds
                 .read_if_behind(|id| self.machine.position(id), |id| standing(&self.machine, id));
             let happening = self.next(&mut stream, &mut writing).await;
             self.handle(happening);
@@ -313,9 +313,9 @@ impl Driver {
             () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
             room = self.uploads.room() => Happening::Offer(room),
             () = room(self.writer.as_ref()), if sends => Happening::Room,
-            read = self.feeding.read() => Happening::Read(read),
-            reply = self.answering.reply(), if takes_replies => Happening::Reply(reply),
-            said = self.hearing.said(), if takes_replies => Happening::Said(said),
+            read = self.feeds.read() => Happening::Read(read),
+            reply = self.queries.reply(), if takes_replies => Happening::Reply(reply),
+            said = self.ephemeral_feed.said(), if takes_replies => Happening::Said(said),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.mailbox.grown.notified() => Happening::Grown,
@@ -335,7 +335,7 @@ impl Driver {
             Happening::Event(Some(event)) => self.handle_event(event),
             // `None` never arrives: the driver holds a sender itself.
             Happening::Event(None) => {}
-            Happening::Grown => self.feeding.handle_grown(self.mailbox.grown.take()),
+            Happening::Grown => self.feeds.handle_grown(self.mailbox.grown.take()),
             Happening::Written(end) => self.handle_written(&end),
             Happening::Overflow => {
                 let what = "the session did not take its answers".to_owned();
@@ -439,7 +439,7 @@ impl Driver {
         for news in said {
             match news {
                 News::Heard(through, said) => {
-                    self.machine.handle_said(hearing::message(through, said));
+                    self.machine.handle_said(ephemeral_feed::message(through, said));
                 }
                 News::Asked(Some(through), request) => {
                     let Request { space, document, changes } = &*request;
@@ -477,15 +477,15 @@ impl Driver {
         match event {
             Event::Attached { subscription, ticket, epoch, head, resume, feed } => {
                 self.intake.handle_answered();
-                if self.feeding.is_current(subscription, ticket) {
+                if self.feeds.is_current(subscription, ticket) {
                     debug!(subscription, space = %feed.space, head = head.0, ?resume, "subscribed");
-                    self.feeding.handle_attached(subscription, feed);
+                    self.feeds.handle_attached(subscription, feed);
                     self.machine.handle_attached(subscription, epoch, head, resume);
                 }
             }
             Event::AttachFailed { subscription, ticket, code, what } => {
                 self.intake.handle_answered();
-                if self.feeding.is_current(subscription, ticket) {
+                if self.feeds.is_current(subscription, ticket) {
                     self.end_subscription(subscription, code, what);
                 }
             }
@@ -498,8 +498,8 @@ impl Driver {
     }
 
     fn end_subscription(&mut self, subscription: u32, code: Code, what: String) {
-        self.feeding.remove(subscription);
-        self.hearing.end(subscription);
+        self.feeds.remove(subscription);
+        self.ephemeral_feed.end(subscription);
         self.machine.handle_attach_failed(subscription, code, what);
         self.intake.add(Item::Detach(subscription));
     }
@@ -521,7 +521,7 @@ impl Driver {
 
     fn handle_read(&mut self, (target, page, room): Read) {
         let (failed, (code, what)) = match page {
-            Ok(Some(page)) => return self.feeding.handle_read(target, page, room),
+            Ok(Some(page)) => return self.feeds.handle_read(target, page, room),
             Ok(None) => {
                 let told = (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
                 ("the log ends before its own head".to_owned(), told)
@@ -529,7 +529,7 @@ impl Driver {
             Err(error) => (error.chain(), error.told()),
         };
         tracing::error!(space = %target.feed.space, error = failed, "a page could not be read");
-        if self.feeding.is_target(&target) {
+        if self.feeds.is_target(&target) {
             self.end_subscription(target.subscription, code, what);
         }
     }

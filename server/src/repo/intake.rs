@@ -12,7 +12,7 @@ use landfall_protocol::repo::peer::{RepoPush, Ticket};
 use landfall_protocol::space::{CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
 
-use super::planning::Reader;
+use super::sync_answers::Reader;
 use crate::checks::Checker;
 use crate::hub::{Hub, Mailbox, Pushed};
 use crate::intake::{MessageRoom, Turns, paid, room_to_merge, stored_bytes};

@@ -52,7 +52,7 @@ impl Driver {
         self.stopping.is_none()
             && self.machine.wants_message()
             && self.intake.has_room()
-            && self.answering.has_room()
+            && self.queries.has_room()
             && !self.is_outbox_full()
     }
 

@@ -6,9 +6,9 @@ use landfall_protocol::session::{Offered, SessionEffect};
 use landfall_protocol::{Code, SpaceName};
 use tracing::{Span, debug, warn};
 
-use super::answering::Query;
-use super::feeding::NoRoom;
+use super::feeds::NoRoom;
 use super::intake::Item;
+use super::queries::Query;
 use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
 use crate::hub::Attach;
 use crate::offers::UploadProgress;
@@ -35,7 +35,7 @@ impl Driver {
                     if !std::mem::replace(&mut self.is_named, true) {
                         Span::current().record("space", space.as_str());
                     }
-                    let ticket = match self.feeding.add(subscription, &filter) {
+                    let ticket = match self.feeds.add(subscription, &filter) {
                         Ok(ticket) => ticket,
                         Err(NoRoom::Places(limit)) => {
                             self.machine.handle_no_room(subscription, limit);
@@ -61,17 +61,17 @@ impl Driver {
                     self.intake.add(Item::Attach(Box::new(attach)));
                 }
                 SessionEffect::Detach(subscription) => {
-                    self.feeding.remove(subscription);
-                    self.hearing.end(subscription);
+                    self.feeds.remove(subscription);
+                    self.ephemeral_feed.end(subscription);
                     self.intake.add(Item::Detach(subscription));
                 }
                 SessionEffect::Refiltered { subscription, filter } => {
-                    if !self.feeding.refilter(subscription, &filter) {
+                    if !self.feeds.refilter(subscription, &filter) {
                         self.fail_subscription();
                     }
                 }
                 SessionEffect::Listen { subscription, space, filter } => {
-                    self.hearing.listen(subscription, space.clone(), filter);
+                    self.ephemeral_feed.listen(subscription, space.clone(), filter);
                     self.shared.healing.listens(&space);
                 }
                 SessionEffect::End(code) => {
@@ -99,7 +99,7 @@ impl Driver {
             (SessionEffect::Resent { space, document, count }, _) => {
                 self.shared.healing.answered(self.id, &space, &document, count);
             }
-            (SessionEffect::Said { space, message }, _) => self.hearing.say(&space, message),
+            (SessionEffect::Said { space, message }, _) => self.ephemeral_feed.say(&space, message),
             (SessionEffect::Push { space, push }, Some(identity)) => {
                 let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
                 self.intake.add(Item::Push(space, push, identity, room));
@@ -127,7 +127,7 @@ impl Driver {
     fn ask(&mut self, query: Query) {
         let bytes = query.bytes();
         let room = self.inbound.as_mut().and_then(|inbound| inbound.room.of_question(bytes));
-        self.answering.add(query, room);
+        self.queries.add(query, room);
     }
 
     fn handle_offer(&mut self, space: SpaceName, offer: Offered) {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Driver;
-use super::feeding::Target;
+use super::feeds::Target;
 use super::socket::{self, Stream};
 use super::writer::{Outgoing, WriteEnd, Writing};
 use crate::limits;
@@ -18,8 +18,8 @@ impl Driver {
     /// Whether there is a message for a writer with room.
     pub(super) fn has_something_to_send(&mut self) -> bool {
         !self.outbox.is_empty()
-            || self.feeding.has_read()
-            || self.feeding.has_live(|id| self.machine.position(id))
+            || self.feeds.has_read()
+            || self.feeds.has_live(|id| self.machine.position(id))
     }
 
     /// The writer has room: sends small frames first, joined; then a page, in turn.
@@ -60,7 +60,7 @@ impl Driver {
     }
 
     fn next_page(&mut self) -> Option<Outgoing> {
-        match self.feeding.take_read() {
+        match self.feeds.take_read() {
             Some((target, Chunk::Entries(page), room)) => {
                 return self.page_message(target, &page, room);
             }
@@ -73,15 +73,15 @@ impl Driver {
             }
             None => {}
         }
-        let target = self.feeding.next_live(|id| self.machine.position(id))?;
+        let target = self.feeds.next_live(|id| self.machine.position(id))?;
         let position = self.machine.position(target.subscription)?;
         match target.feed.page(position) {
             // Without memory the page is read from the store, where the read waits for some.
-            Some(page) if let Some(room) = self.feeding.room(&page) => {
+            Some(page) if let Some(room) = self.feeds.room(&page) => {
                 self.page_message(target, &page, Some(room))
             }
             _ => {
-                self.feeding.handle_behind(target.subscription);
+                self.feeds.handle_behind(target.subscription);
                 None
             }
         }

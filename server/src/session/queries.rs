@@ -67,7 +67,7 @@ pub(super) enum Reply {
 }
 
 /// The queries of one session.
-pub(super) struct Answering {
+pub(super) struct Queries {
     reader: Reader,
     waiting: VecDeque<(Query, Option<Grant>)>,
     /// Bytes of waiting queries without a memory grant: they arrived in small messages.
@@ -77,7 +77,7 @@ pub(super) struct Answering {
     sender: mpsc::Sender<Reply>,
 }
 
-impl Answering {
+impl Queries {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
         // A small queue: each reply may be a whole message.
         let (sender, replies) = mpsc::channel(2);
@@ -122,7 +122,7 @@ impl Answering {
     }
 }
 
-impl Drop for Answering {
+impl Drop for Queries {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
@@ -212,13 +212,13 @@ impl Reader {
     ) -> Result<(), Stop> {
         for want in wants {
             let document = want.document;
-            let answering = Fetching { reader: self, asker, space, replies };
-            if let Err(stop) = answering.document(want).await {
+            let queries = Fetching { reader: self, asker, space, replies };
+            if let Err(stop) = queries.document(want).await {
                 stop.unless_damage()?;
                 // The document cannot be read at all. Report that, and answer the remaining ones.
-                let (entry, room) = answering.damage(document, Offset(0)).await?;
+                let (entry, room) = queries.damage(document, Offset(0)).await?;
                 let (entry, holding) = ([entry], Holding::Present(Vec::new()));
-                answering.entries(document, &holding, &entry, true, room).await?;
+                queries.entries(document, &holding, &entry, true, room).await?;
             }
         }
         Ok(())

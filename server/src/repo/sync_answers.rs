@@ -30,7 +30,7 @@ pub(super) struct Reply {
 }
 
 /// A session's questions.
-pub(super) struct Planning {
+pub(super) struct SyncAnswers {
     reader: Reader,
     waiting: VecDeque<Asked>,
     /// Bytes of the waiting questions.
@@ -51,7 +51,7 @@ struct Answered {
     rest: Vec<Asked>,
 }
 
-impl Planning {
+impl SyncAnswers {
     pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
         let (waiting, ready) = Default::default();
         let reader = Reader {
@@ -139,7 +139,7 @@ impl Outline {
 
 impl Reader {
     pub(super) fn new(shared: &Shared, space: SpaceName, account: Account) -> Self {
-        Planning::new(shared, space, account).reader.clone()
+        SyncAnswers::new(shared, space, account).reader.clone()
     }
 
     /// Answers questions up to the first one that needs more than its document's heads.
@@ -444,21 +444,21 @@ mod tests {
         let folds = Arc::clone(&folder);
         let reader = Reader { store, page_reads, account, folder: folds, space };
         let (waiting, ready) = Default::default();
-        let mut planning = Planning { reader, waiting, bytes: 0, doing: None, ready };
+        let mut sync_answers = SyncAnswers { reader, waiting, bytes: 0, doing: None, ready };
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let peer = Peer::new(host, Patience::default(), Moment::default());
         let many = 3 * limits::REPO_QUESTIONS as u128;
         for number in 0..many {
             let ticket = peer.ticket(DocumentId::from_bytes(number.to_le_bytes()));
             let (heads, have, need, sent_through) = (vec![], vec![], vec![], Offset(0));
-            planning.ask(ticket, SyncRequest { heads, have, need, sent_through });
+            sync_answers.ask(ticket, SyncRequest { heads, have, need, sent_through });
         }
         for number in 0..many {
-            let Reply { ticket, planned, .. } = planning.reply().await.unwrap();
+            let Reply { ticket, planned, .. } = sync_answers.reply().await.unwrap();
             assert_eq!(ticket.document, DocumentId::from_bytes(number.to_le_bytes()));
             assert!(matches!(planned, Planned::Standing(Stands::Absent)));
         }
-        assert_eq!((turns.asked(), planning.bytes), (3, 0));
+        assert_eq!((turns.asked(), sync_answers.bytes), (3, 0));
         folder.close();
     }
 }

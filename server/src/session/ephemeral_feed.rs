@@ -12,19 +12,19 @@ use crate::memory::{Account, Grant};
 use crate::rooms::{News, Rooms, Said, Seat};
 
 /// The session's subscriptions to ephemeral messages. Dropping it ends them all.
-pub(super) struct Hearing {
+pub(super) struct EphemeralFeed {
     rooms: Arc<Rooms>,
     seat: Arc<Seat>,
     spaces: BTreeMap<SubscriptionId, SpaceName>,
 }
 
-impl Drop for Hearing {
+impl Drop for EphemeralFeed {
     fn drop(&mut self) {
         self.rooms.forget(self.seat.session());
     }
 }
 
-impl Hearing {
+impl EphemeralFeed {
     /// Without subscriptions.
     pub(super) fn new(id: SessionId, account: Account, rooms: Arc<Rooms>) -> Self {
         Self { rooms, seat: Seat::new(id, account), spaces: BTreeMap::new() }

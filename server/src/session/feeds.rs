@@ -59,7 +59,7 @@ pub(super) enum NoRoom {
 }
 
 /// All sources of a session.
-pub(super) struct Feeding {
+pub(super) struct Feeds {
     pages: Pages,
     account: Account,
     /// The quota of subscriptions, for the whole relay.
@@ -74,7 +74,7 @@ pub(super) struct Feeding {
     tickets: u64,
 }
 
-impl Feeding {
+impl Feeds {
     pub(super) fn new(shared: &Shared, account: Account) -> Self {
         Self {
             pages: Pages::new(shared, account.clone()),
@@ -267,7 +267,7 @@ impl Feeding {
     }
 }
 
-impl Drop for Feeding {
+impl Drop for Feeds {
     fn drop(&mut self) {
         if let Some(reading) = &self.reading {
             reading.abort();
