@@ -498,21 +498,21 @@ pub const REPO_CHECK: Work = Work { operations: shared::CHANGE_OPERATIONS, bytes
 pub const REPO_PLANS: usize = 4;
 
 /// Heads of documents in peers' storages that the whole relay remembers for other peers.
-pub const REPO_GOSSIP: usize = 16_384;
+pub const REPO_REMOTE_HEADS: usize = 16_384;
 
 /// Bytes of the remembered heads. Clients send theirs again whenever they connect.
-pub const REPO_GOSSIP_BYTES: usize = 16 * MIB;
+pub const REPO_REMOTE_HEADS_BYTES: usize = 16 * MIB;
 
 /// Bytes of the remote heads of one document in one storage: some fifty heads. A document with more is not
 /// forwarded until its heads were joined.
-pub const REPO_GOSSIP_NEWS_BYTES: usize = 4 * KIB;
+pub const REPO_REMOTE_HEADS_EACH_BYTES: usize = 4 * KIB;
 
 /// Remote heads queued for a session. When the queue is full, new ones are dropped: the next ones of the
 /// storage replace them.
-pub const REPO_GOSSIP_WAITING: usize = 256;
+pub const REPO_REMOTE_HEADS_WAITING: usize = 256;
 
 /// Their bytes.
-pub const REPO_GOSSIP_WAITING_BYTES: usize = 64 * KIB;
+pub const REPO_REMOTE_HEADS_WAITING_BYTES: usize = 64 * KIB;
 
 /// Bytes of an automerge-repo session's close reason: the capacity of a WebSocket close frame.
 pub const CLOSE_REASON_BYTES: usize = 120;

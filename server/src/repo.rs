@@ -4,10 +4,10 @@
 //! It must not know what a change is, nor touch the store's tables. It never loads a document: answers are
 //! planned from the document's index.
 
-mod gossip;
 mod inbound;
 mod intake;
 mod peers;
+mod remote_heads;
 mod sending;
 mod sync_answers;
 
@@ -34,21 +34,21 @@ use crate::session::meter::Meter;
 use crate::session::socket::{Heard, Stream};
 use crate::session::writer::{Outgoing, Watch, WriteEnd, Writing};
 use crate::session::{CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, Shared, room, socket, writer};
-use gossip::Gossip;
 use intake::{Done, Intake};
 use peers::Peers;
+use remote_heads::RemoteHeadsTable;
 use sync_answers::{Reply, SyncAnswers};
 
 /// State shared by all automerge-repo sessions.
 pub(crate) struct Common {
     folder: Arc<Folder>,
     peers: Arc<Peers>,
-    gossip: Gossip,
+    remote_heads: RemoteHeadsTable,
 }
 
 impl Common {
     pub(crate) fn new(folder: Arc<Folder>) -> Self {
-        Self { folder, peers: Arc::default(), gossip: Gossip::default() }
+        Self { folder, peers: Arc::default(), remote_heads: RemoteHeadsTable::default() }
     }
 }
 
@@ -119,7 +119,7 @@ impl Drop for Places {
         self.shared.healing.gone(self.id);
         self.shared.hub.leave(self.id);
         self.shared.repo.peers.leave(&self.space, self.id);
-        self.shared.repo.gossip.leave(&self.space, self.id);
+        self.shared.repo.remote_heads.leave(&self.space, self.id);
         self.shared.metrics.sessions.dec();
     }
 }
@@ -154,8 +154,8 @@ struct Driver {
     bytes_before: u64,
     mailbox: Mailbox,
     events: mpsc::Receiver<Event>,
-    gossip: gossip::Hears,
-    gossip_in: gossip::Ear,
+    remote_heads: remote_heads::Hears,
+    remote_heads_in: remote_heads::Ear,
     /// Notified when another connection takes the peer id over.
     replaced: Arc<Notify>,
     delivered: Moment,
@@ -184,7 +184,7 @@ enum Happening {
     Written(WriteEnd),
     Heard(Heard),
     News,
-    Gossip(Option<gossip::News>),
+    RemoteHeadsTable(Option<remote_heads::News>),
     Replaced,
     Time,
     Stopping,
@@ -201,7 +201,7 @@ impl Driver {
         shared.metrics.sessions.inc();
         let places = Places { shared: Arc::clone(&shared), id, space: space.clone() };
         let (events_in, events) = mpsc::channel(2 * limits::REPO_INTAKE);
-        let (gossip_in, gossip) = gossip::ear();
+        let (remote_heads_in, remote_heads) = remote_heads::ear();
         let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let host = host(shared.upstream, &space);
         Self {
@@ -220,8 +220,8 @@ impl Driver {
             bytes_before: 0,
             mailbox: Mailbox { events: events_in, overflow, grown },
             events,
-            gossip,
-            gossip_in,
+            remote_heads,
+            remote_heads_in,
             replaced: Arc::default(),
             delivered: Moment::default(),
             writer: Some(writer),
@@ -286,7 +286,7 @@ impl Driver {
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
             heard = stream.next(), if reads => Happening::Heard(heard.into()),
             () = self.seat.wait(), if hears => Happening::News,
-            news = self.gossip.recv(), if makes => Happening::Gossip(news),
+            news = self.remote_heads.recv(), if makes => Happening::RemoteHeadsTable(news),
             () = self.replaced.notified() => Happening::Replaced,
             () = sleep_until(deadline.into()) => Happening::Time,
             // An error means that the server is gone, which is a stop as well.
@@ -330,8 +330,8 @@ impl Driver {
             Happening::Written(end) => self.handle_written(&end),
             Happening::Heard(heard) => self.handle_heard(heard),
             Happening::News => self.take_news(),
-            Happening::Gossip(news) => {
-                let bytes = |news: &gossip::News| news.heads.iter().map(String::len).sum();
+            Happening::RemoteHeadsTable(news) => {
+                let bytes = |news: &remote_heads::News| news.heads.iter().map(String::len).sum();
                 if let Some(news) = news {
                     self.pass_on(bytes(&news), |machine| machine.handle_remote_heads(&news));
                 }
@@ -462,15 +462,15 @@ impl Driver {
                 Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
                 Effect::Say(said) => self.say(said),
                 Effect::Subscribe(storages) => {
-                    let (space, news) = (&self.space, &self.gossip_in);
-                    self.shared.repo.gossip.subscribe(space, self.id, storages, news);
+                    let (space, news) = (&self.space, &self.remote_heads_in);
+                    self.shared.repo.remote_heads.subscribe(space, self.id, storages, news);
                 }
                 Effect::Unsubscribe(storages) => {
-                    self.shared.repo.gossip.unsubscribe(&self.space, self.id, storages);
+                    self.shared.repo.remote_heads.unsubscribe(&self.space, self.id, storages);
                 }
-                Effect::Gossip(news) => {
+                Effect::RemoteHeadsTable(news) => {
                     let from = (self.id, self.account.share());
-                    self.shared.repo.gossip.tell(&self.space, from, news);
+                    self.shared.repo.remote_heads.tell(&self.space, from, news);
                 }
                 Effect::Resent { document, brought } => self.resent(document, brought),
                 Effect::Refused { document, code, changes, what } => {
@@ -499,7 +499,7 @@ impl Driver {
             info!("automerge-repo client joined");
         }
         self.shared.rooms.forget(self.id);
-        self.shared.repo.gossip.leave(&self.space, self.id);
+        self.shared.repo.remote_heads.leave(&self.space, self.id);
         let storage = remote.storage_id.as_deref();
         self.intake.name_author(storage, &remote.peer_id);
         let replaced = Arc::clone(&self.replaced);

@@ -9,9 +9,9 @@
 
 mod damage;
 mod document;
-mod gossip;
 mod intake;
 mod pen;
+mod remote_heads;
 mod reply;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,7 +32,7 @@ use crate::space::{Commit, NewEntry, NewKind};
 use document::Document;
 
 pub use document::{Planned, Standing};
-pub use gossip::RemoteNews;
+pub use remote_heads::HeadsUpdate;
 
 /// The identity of the relay towards the automerge-repo clients of a space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub enum Effect {
     /// The peer unsubscribes from these storages.
     Unsubscribe(Vec<String>),
     /// The heads of a document in a storage have changed: report this to the subscribed sessions.
-    Gossip(RemoteNews),
+    RemoteHeadsTable(HeadsUpdate),
     /// The peer has answered the request of [`Peer::handle_lost`].
     Resent {
         /// The document.
@@ -314,7 +314,9 @@ impl Peer {
             Message::Request(sync) => self.handle_sync(sync, true, now),
             Message::Sync(sync) => self.handle_sync(sync, false, now),
             Message::Ephemeral(ephemeral) => self.handle_ephemeral(&ephemeral),
-            Message::RemoteSubscription { add, remove, .. } => self.handle_wish(&add, &remove),
+            Message::RemoteSubscription { add, remove, .. } => {
+                self.handle_remote_subscription(&add, &remove)
+            }
             Message::RemoteHeads { document, heads, .. } => self.handle_told(document, heads),
             Message::Leave { .. } => self.fail(Code::GOODBYE, String::new()),
             // The client does not have a document. The relay asks it for none.

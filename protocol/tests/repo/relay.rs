@@ -34,7 +34,7 @@ pub struct Relay {
     busy: BTreeMap<DocumentId, VecDeque<PendingPush>>,
     next_session: u64,
     pub refused: Vec<(DocumentId, Code, usize)>,
-    pub gossip: usize,
+    pub remote_heads: usize,
     /// Changes that this relay rejects, for a reason outside the protocol.
     pub unwanted: BTreeSet<ChangeHash>,
     /// Every n-th request for memory is denied; 0: none.
@@ -78,7 +78,7 @@ impl Relay {
         let name = "default".parse().unwrap();
         let space = Space::new(name, log.lineage(), Epoch::from_bytes(fresh));
         let (sessions, wholes, busy, refused, unwanted) = Default::default();
-        let (writing, next_session, gossip, denies, asked) = (None, 1, 0, 0, 0);
+        let (writing, next_session, remote_heads, denies, asked) = (None, 1, 0, 0, 0);
         Self {
             log,
             space,
@@ -88,7 +88,7 @@ impl Relay {
             busy,
             next_session,
             refused,
-            gossip,
+            remote_heads,
             unwanted,
             denies,
             asked,
@@ -184,7 +184,7 @@ impl Relay {
             Effect::Refused { document, code, changes, .. } => {
                 self.refused.push((document, code, changes));
             }
-            Effect::Gossip(_) => self.gossip += 1,
+            Effect::RemoteHeadsTable(_) => self.remote_heads += 1,
             Effect::Subscribe(_)
             | Effect::Unsubscribe(_)
             | Effect::Ignored(_)

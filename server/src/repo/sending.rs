@@ -30,7 +30,7 @@ impl Driver {
     /// Frees the peer's state. An ending session waits some seconds for its peer, and many sessions may be
     /// ended at once because memory is short.
     fn release(&mut self) {
-        self.shared.repo.gossip.leave(&self.space, self.id);
+        self.shared.repo.remote_heads.leave(&self.space, self.id);
         self.shared.rooms.forget(self.id);
         self.intake.drop_waiting();
         let host = host(self.shared.upstream, &self.space);

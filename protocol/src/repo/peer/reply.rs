@@ -169,7 +169,7 @@ impl Peer {
         }
         document.wanted = Wanted::No;
         self.count_live(id);
-        self.gossip(id);
+        self.remote_heads(id);
         self.say_once(id, heads);
     }
 
@@ -289,7 +289,7 @@ impl Peer {
         need.retain(|hash| !is_refused(hash));
         let exact = unknown.is_empty();
         if chunks.is_empty() && exact && need.is_empty() {
-            self.gossip(id);
+            self.remote_heads(id);
             return self.say_once(id, heads);
         }
         if chunks.is_empty() && !exact {

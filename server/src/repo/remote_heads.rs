@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use landfall_protocol::repo::peer::RemoteNews;
+use landfall_protocol::repo::peer::HeadsUpdate;
 use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use crate::limits;
 use crate::memory::ShareKey;
 
 /// Remote heads as a session receives them.
-pub(super) type News = Arc<RemoteNews>;
+pub(super) type News = Arc<HeadsUpdate>;
 
 /// The sending end of a session's queue. When the queue is full, new items are dropped: the next ones of
 /// the storage replace them.
@@ -35,7 +35,7 @@ pub(super) struct Hears {
 
 /// Both ends.
 pub(super) fn ear() -> (Ear, Hears) {
-    let (tell, news) = mpsc::channel(limits::REPO_GOSSIP_WAITING);
+    let (tell, news) = mpsc::channel(limits::REPO_REMOTE_HEADS_WAITING);
     let waiting = Arc::<AtomicUsize>::default();
     (Ear { news: tell, waiting: Arc::clone(&waiting) }, Hears { news, waiting })
 }
@@ -44,7 +44,7 @@ impl Ear {
     fn tell(&self, news: &News) {
         let bytes = weight(news);
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        let has_room = before + bytes <= limits::REPO_GOSSIP_WAITING_BYTES;
+        let has_room = before + bytes <= limits::REPO_REMOTE_HEADS_WAITING_BYTES;
         if !has_room || self.news.try_send(Arc::clone(news)).is_err() {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -61,7 +61,7 @@ impl Hears {
 }
 
 /// The subscribers, and the known remote heads.
-pub(super) struct Gossip {
+pub(super) struct RemoteHeadsTable {
     state: Mutex<State>,
     /// The budgets of addresses, each shared by all sessions of its address: bytes, charged once for each
     /// recipient.
@@ -70,7 +70,7 @@ pub(super) struct Gossip {
     start: Instant,
 }
 
-impl Default for Gossip {
+impl Default for RemoteHeadsTable {
     fn default() -> Self {
         let (rate, burst) = (limits::SHARE_EPHEMERAL_RATE, limits::SHARE_EPHEMERAL_BURST);
         let voices = Mutex::new(Budgets::new(rate, burst));
@@ -91,7 +91,7 @@ struct State {
     bytes: usize,
 }
 
-impl Gossip {
+impl RemoteHeadsTable {
     /// Subscribes a session to storages: it receives the known heads, and every change.
     pub(super) fn subscribe(
         &self,
@@ -131,12 +131,12 @@ impl Gossip {
         &self,
         space: &SpaceName,
         (from, share): (SessionId, ShareKey),
-        mut news: RemoteNews,
+        mut news: HeadsUpdate,
     ) {
         let weight = weight(&news);
         let moment = Moment(self.start.elapsed());
         // Checked before any look-up, so that a dropped report costs no more than its read.
-        if weight > limits::REPO_GOSSIP_NEWS_BYTES
+        if weight > limits::REPO_REMOTE_HEADS_EACH_BYTES
             || !self.voices.lock().wait(share, moment).is_zero()
         {
             return;
@@ -198,7 +198,9 @@ impl State {
             Some(before) => self.bytes -= weight(&before),
             None => self.order.push_back((key, document)),
         }
-        while self.order.len() > limits::REPO_GOSSIP || self.bytes > limits::REPO_GOSSIP_BYTES {
+        while self.order.len() > limits::REPO_REMOTE_HEADS
+            || self.bytes > limits::REPO_REMOTE_HEADS_BYTES
+        {
             let Some((key, document)) = self.order.pop_front() else { return };
             let Some(known) = self.known.get_mut(&key) else { continue };
             self.bytes -= known.remove(&document).map_or(0, |news| weight(&news));
@@ -210,19 +212,19 @@ impl State {
 }
 
 /// Approximate bytes of remote heads in memory.
-fn weight(news: &RemoteNews) -> usize {
+fn weight(news: &HeadsUpdate) -> usize {
     let heads = news.heads.iter().map(|head| head.len() + size_of::<String>());
-    size_of::<RemoteNews>() + news.storage_id.len() + heads.sum::<usize>()
+    size_of::<HeadsUpdate>() + news.storage_id.len() + heads.sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn news(timestamp_ms: f64) -> RemoteNews {
+    fn news(timestamp_ms: f64) -> HeadsUpdate {
         let document = DocumentId::from_bytes([1; 16]);
         let heads = vec![timestamp_ms.to_string()];
-        RemoteNews { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
+        HeadsUpdate { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
     }
 
     fn next(hears: &mut Hears) -> Result<News, ()> {
@@ -236,52 +238,57 @@ mod tests {
 
     #[test]
     fn what_is_newer_is_told_to_whoever_asked_for_it() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = ear();
         let id = SessionId;
-        gossip.tell(&space, from(1), news(1.0));
-        gossip.subscribe(&space, id(2), vec!["s".into()], &sender);
+        remote_heads.tell(&space, from(1), news(1.0));
+        remote_heads.subscribe(&space, id(2), vec!["s".into()], &sender);
         assert_eq!(next(&mut receiver).unwrap().heads, ["1"]);
-        gossip.tell(&space, from(1), news(3.0));
-        gossip.tell(&space, from(1), news(2.0));
-        gossip.tell(&space, from(2), news(4.0));
-        gossip.tell(&"other".parse().unwrap(), from(1), news(5.0));
+        remote_heads.tell(&space, from(1), news(3.0));
+        remote_heads.tell(&space, from(1), news(2.0));
+        remote_heads.tell(&space, from(2), news(4.0));
+        remote_heads.tell(&"other".parse().unwrap(), from(1), news(5.0));
         assert_eq!(next(&mut receiver).unwrap().heads, ["3"]);
         assert!(next(&mut receiver).is_err());
-        gossip.leave(&space, id(2));
-        gossip.tell(&space, from(1), news(6.0));
+        remote_heads.leave(&space, id(2));
+        remote_heads.tell(&space, from(1), news(6.0));
         assert!(next(&mut receiver).is_err());
-        assert!(gossip.state.lock().listeners.is_empty());
+        assert!(remote_heads.state.lock().listeners.is_empty());
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let tell = |number: u128, heads: usize| {
             let document = DocumentId::from_bytes(number.to_le_bytes());
             let heads = vec!["x".repeat(60); heads];
             // Spread over several addresses, so that none exceeds its budget.
             let from = from((number % 8) as u64);
-            gossip.tell(&space, from, RemoteNews { document, heads, ..news(1.0) });
+            remote_heads.tell(&space, from, HeadsUpdate { document, heads, ..news(1.0) });
         };
-        (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number, 1));
-        assert_eq!(gossip.state.lock().order.len(), limits::REPO_GOSSIP);
+        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| tell(number, 1));
+        assert_eq!(remote_heads.state.lock().order.len(), limits::REPO_REMOTE_HEADS);
         // The byte limits too: many heads in each, and one document with too many.
-        (0..=limits::REPO_GOSSIP as u128).for_each(|number| tell(number + 100_000, 40));
+        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| tell(number + 100_000, 40));
         tell(7, 1_024);
-        let state = gossip.state.lock();
+        let state = remote_heads.state.lock();
         let all = || state.known.values().flat_map(HashMap::values);
         assert_eq!(state.bytes, all().map(|news| weight(news)).sum::<usize>());
         assert_eq!(state.order.len(), all().count());
-        assert!(state.bytes <= limits::REPO_GOSSIP_BYTES && all().all(|n| n.heads.len() == 40));
+        assert!(
+            state.bytes <= limits::REPO_REMOTE_HEADS_BYTES && all().all(|n| n.heads.len() == 40)
+        );
     }
 
     #[test]
     fn news_from_the_future_do_not_silence_those_that_come() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = ear();
-        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
-        gossip.tell(&space, from(1), news(1e300));
+        remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        remote_heads.tell(&space, from(1), news(1e300));
         let said = next(&mut receiver).unwrap().timestamp_ms.unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(said <= now.as_millis() as f64);
@@ -290,15 +297,16 @@ mod tests {
     /// The relay's clock was ahead when a report arrived, and is then set right.
     #[test]
     fn a_clock_that_is_set_back_silences_nobody() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = ear();
-        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
         // As `tell` stored it at that moment.
         let before = Arc::new(news(ahead));
         let bytes = weight(&before);
-        gossip.state.lock().keep((space.clone(), "s".into()), before, bytes);
-        gossip.tell(&space, from(1), RemoteNews { timestamp_ms: None, ..news(1.0) });
+        remote_heads.state.lock().keep((space.clone(), "s".into()), before, bytes);
+        remote_heads.tell(&space, from(1), HeadsUpdate { timestamp_ms: None, ..news(1.0) });
         assert!(next(&mut receiver).is_ok(), "nothing of it is told for thirty years");
     }
 
@@ -311,7 +319,8 @@ mod tests {
         use landfall_protocol::repo::peer::{Effect, Host, Peer};
         use landfall_protocol::session::Patience;
 
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, _receiver) = ear();
         let (relay, now) = ("relay".to_owned(), Moment::default());
         let host = Host { peer_id: relay.clone(), storage_id: "storage".to_owned() };
@@ -331,16 +340,16 @@ mod tests {
             while let Some(effect) = peer.poll_effect() {
                 match effect {
                     Effect::Subscribe(storages) => {
-                        gossip.subscribe(&space, SessionId(1), storages, &sender);
+                        remote_heads.subscribe(&space, SessionId(1), storages, &sender);
                     }
                     Effect::Unsubscribe(storages) => {
-                        gossip.unsubscribe(&space, SessionId(1), storages);
+                        remote_heads.unsubscribe(&space, SessionId(1), storages);
                     }
                     _ => {}
                 }
             }
         }
-        let state = gossip.state.lock();
+        let state = remote_heads.state.lock();
         let (listeners, wishes) = (state.listeners.len(), state.wishes.len());
         assert_eq!((listeners, wishes), (0, 0), "storages that the client asked for, and no more");
     }
@@ -348,11 +357,12 @@ mod tests {
     /// Many clients subscribe to a storage. A client of that storage reports heads as fast as it can.
     #[test]
     fn what_one_session_tells_of_is_no_work_without_end_for_all_who_hear_it() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let mut heard: Vec<_> = (2..102)
             .map(|id| {
                 let (sender, receiver) = ear();
-                gossip.subscribe(&space, SessionId(id), vec!["s".into()], &sender);
+                remote_heads.subscribe(&space, SessionId(id), vec!["s".into()], &sender);
                 receiver
             })
             .collect();
@@ -360,8 +370,8 @@ mod tests {
         // All at one instant, as one message may bring them.
         for number in 0..10_000_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());
-            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
-            gossip.tell(&space, from(1), told);
+            let told = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            remote_heads.tell(&space, from(1), told);
             for receiver in &mut heard {
                 while let Ok(news) = next(receiver) {
                     bytes += weight(&news);
@@ -375,19 +385,20 @@ mod tests {
     /// A client subscribes to a storage and does not read.
     #[test]
     fn what_waits_for_a_session_is_bounded_by_its_bytes() {
-        let (gossip, space) = (Gossip::default(), "space".parse::<SpaceName>().unwrap());
+        let (remote_heads, space) =
+            (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = ear();
-        gossip.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
+        remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         for number in 0..300_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());
-            let told = RemoteNews { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
-            gossip.tell(&space, from(1), told);
+            let told = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
+            remote_heads.tell(&space, from(1), told);
         }
         let mut bytes = 0;
         while let Ok(news) = next(&mut receiver) {
             bytes += weight(&news);
         }
-        let most = limits::REPO_GOSSIP_WAITING_BYTES;
+        let most = limits::REPO_REMOTE_HEADS_WAITING_BYTES;
         assert!(bytes > most / 2 && bytes <= most, "{bytes} bytes wait for one session");
         assert_eq!(receiver.waiting.load(Ordering::Relaxed), 0);
     }

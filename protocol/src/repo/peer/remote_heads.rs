@@ -8,7 +8,7 @@ use crate::repo::message::{Message, RemoteHeads};
 
 /// The heads of a document in a storage.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RemoteNews {
+pub struct HeadsUpdate {
     /// The document.
     pub document: DocumentId,
     /// The storage.
@@ -26,7 +26,7 @@ fn wish_bytes(storage: &str) -> usize {
 }
 
 impl Peer {
-    pub(super) fn handle_wish(&mut self, add: &[&str], remove: &[&str]) {
+    pub(super) fn handle_remote_subscription(&mut self, add: &[&str], remove: &[&str]) {
         let mut old = Vec::new();
         for storage in remove {
             if self.subscribed.remove(*storage) {
@@ -54,7 +54,7 @@ impl Peer {
     pub(super) fn handle_told(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
         let Ok(document) = document.parse::<DocumentId>() else { return };
         for RemoteHeads { storage_id, heads, timestamp_ms } in heads {
-            self.effects.push_back(Effect::Gossip(RemoteNews {
+            self.effects.push_back(Effect::RemoteHeadsTable(HeadsUpdate {
                 document,
                 storage_id: storage_id.to_owned(),
                 heads: heads.into_iter().map(str::to_owned).collect(),
@@ -64,7 +64,7 @@ impl Peer {
     }
 
     /// Reports the peer's heads to the subscribed sessions.
-    pub(super) fn gossip(&mut self, id: DocumentId) {
+    pub(super) fn remote_heads(&mut self, id: DocumentId) {
         let Some(storage) = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref())
         else {
             return;
@@ -81,12 +81,12 @@ impl Peer {
         }
         let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
         let storage_id = storage.clone();
-        let news = RemoteNews { document: id, storage_id, heads, timestamp_ms: None };
-        self.effects.push_back(Effect::Gossip(news));
+        let news = HeadsUpdate { document: id, storage_id, heads, timestamp_ms: None };
+        self.effects.push_back(Effect::RemoteHeadsTable(news));
     }
 
     /// The heads of a document in a storage have changed, or the peer has just subscribed to them.
-    pub fn handle_remote_heads(&mut self, news: &RemoteNews) {
+    pub fn handle_remote_heads(&mut self, news: &HeadsUpdate) {
         let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&news.document))
         else {
             return;
@@ -125,10 +125,10 @@ mod tests {
         let name = |number: usize| format!("{number:0>500}");
         let names: Vec<String> = (0..limits::REPO_LIST).map(name).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        peer.handle_wish(&names, &[]);
+        peer.handle_remote_subscription(&names, &[]);
         let (counted, least) = (peer.state_bytes() - before, 500 * limits::REPO_LIST);
         assert!(counted >= least, "{counted} bytes are counted of {least}");
-        peer.handle_wish(&[], &names);
+        peer.handle_remote_subscription(&[], &names);
         assert_eq!(peer.state_bytes(), before);
     }
 }
