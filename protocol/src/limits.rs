@@ -298,7 +298,7 @@ pub const RECENT_AGE: Duration = Duration::from_secs(600);
 pub const SNAPSHOT_GRACE: Duration = Duration::from_secs(600);
 
 /// Deferred changes (with missing dependencies), per document and per store.
-pub const PEN_CHANGES: usize = 10_000;
+pub const DEFERRED_CHANGES: usize = 10_000;
 
 /// Damaged entries of a relay that an engine remembers, per space. One damaged page of the relay's
 /// file hides some tens, and each takes about 250 bytes. The first one already reports the damage;
@@ -380,7 +380,7 @@ pub const REPO_FEW_HEADS: usize = 128;
 pub const REPO_WHOLE_CHANGES: u32 = 4_096;
 
 /// Bytes of the deferred changes of one automerge-repo session.
-pub const REPO_PEN_BYTES: usize = 8 * MIB;
+pub const REPO_DEFERRED_BYTES: usize = 8 * MIB;
 
 /// Bytes of heads, filters and rejected hashes that a session keeps from its automerge-repo peer's
 /// messages. One head of each of [`REPO_DOCUMENTS`] is kept four times, in 8 MiB.

@@ -333,7 +333,8 @@ impl<'a> Import<'a> {
                 HistoryError::MissingDependency { .. }
                 | HistoryError::SequenceGap { .. }
                 | HistoryError::UnknownActor { .. }
-                    if self.early.len() < limits::PEN_CHANGES && self.early_bytes < EARLY_BYTES =>
+                    if self.early.len() < limits::DEFERRED_CHANGES
+                        && self.early_bytes < EARLY_BYTES =>
                 {
                     self.early_bytes += change.change.bytes.len();
                     self.early.push((change, error));

@@ -65,7 +65,7 @@ pub(super) fn put(
 ) -> rusqlite::Result<bool> {
     if wait == Wait::Dependencies {
         let waiting = space_waiting(conn, space)?.aside_waiting;
-        if waiting >= limits::PEN_CHANGES as u64 {
+        if waiting >= limits::DEFERRED_CHANGES as u64 {
             tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; one is dropped");
             return Ok(false);
         }

@@ -8,9 +8,9 @@
 //! socket, no store and no clock.
 
 mod damage;
+mod deferred;
 mod document;
 mod intake;
-mod pen;
 mod remote_heads;
 mod reply;
 

@@ -140,7 +140,7 @@ fn every_limit_of_the_wire_is_in_the_page() {
         ("REPO_LIVE_BYTES", limits::REPO_LIVE_BYTES),
         ("REPO_WISH_BYTES", limits::REPO_WISH_BYTES),
         ("REPO_LIVE_OVERHEAD_BYTES", limits::REPO_LIVE_OVERHEAD_BYTES),
-        ("REPO_PEN_BYTES", limits::REPO_PEN_BYTES),
+        ("REPO_DEFERRED_BYTES", limits::REPO_DEFERRED_BYTES),
         ("REPO_KEPT_BYTES", limits::REPO_KEPT_BYTES),
     ];
     for (name, value) in bytes {
@@ -199,7 +199,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("REPO_REFUSED", limits::REPO_REFUSED as u64),
         ("REPO_NEEDS", limits::REPO_NEEDS as u64),
         ("REPO_NEEDS_OF", limits::REPO_NEEDS_OF as u64),
-        ("PEN_CHANGES", limits::PEN_CHANGES as u64),
+        ("DEFERRED_CHANGES", limits::DEFERRED_CHANGES as u64),
         ("SYNC_HASHES", limits::SYNC_HASHES as u64),
         ("SYNC_HAVES", limits::SYNC_HAVES as u64),
         ("SYNC_CHUNKS", limits::SYNC_CHUNKS as u64),

@@ -134,7 +134,7 @@ fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
 #[test]
 fn a_pen_that_is_full_ends_the_session() {
     let (mut world, document) = puppet(4);
-    let large = "x".repeat(limits::REPO_PEN_BYTES / 4);
+    let large = "x".repeat(limits::REPO_DEFERRED_BYTES / 4);
     let mut automerge = written(1, 0, 1);
     for number in 0..6u64 {
         let mut rng = crate::rng::Rng::new(number);
@@ -161,10 +161,10 @@ fn a_pen_that_is_full_ends_the_session() {
 #[test]
 fn more_orphans_than_a_pen_takes_end_the_session() {
     let (mut world, document) = puppet(5);
-    let automerge = written(1, 0, limits::PEN_CHANGES + 2);
+    let automerge = written(1, 0, limits::DEFERRED_CHANGES + 2);
     let changes = bytes_of(&automerge);
     let chunks: Vec<&[u8]> = changes[1..].iter().map(|(_, bytes)| bytes.as_slice()).collect();
-    let (most, last) = chunks.split_at(limits::PEN_CHANGES);
+    let (most, last) = chunks.split_at(limits::DEFERRED_CHANGES);
     send(&mut world, document, &automerge.get_heads(), most);
     world.settle_relay();
     assert_eq!(world.session(1).ended, None);

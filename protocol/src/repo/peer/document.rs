@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::pen::Pen;
+use super::deferred::Deferred;
 use crate::admission::CheckedChange;
 use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
@@ -101,7 +101,7 @@ pub(super) struct Document {
     pub(super) told: Option<Vec<ChangeHash>>,
     /// The latest changes that are known to be in the log.
     recent: VecDeque<ChangeHash>,
-    pub(super) pen: Pen,
+    pub(super) deferred: Deferred,
     /// Rejected changes and their descendants.
     pub(super) refused: BTreeSet<ChangeHash>,
     /// Pushes up to this one were admitted before the rest of a partly rejected push was pushed
@@ -154,7 +154,7 @@ impl Document {
             sent_at: None,
             told: None,
             recent: VecDeque::new(),
-            pen: Pen::default(),
+            deferred: Deferred::default(),
             refused: BTreeSet::new(),
             cut: 0,
             again: Vec::new(),

@@ -79,14 +79,15 @@ impl Peer {
         came: &[ChangeHash],
     ) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        let mut pen = std::mem::take(&mut document.pen);
-        let before = pen.bytes();
+        let mut deferred = std::mem::take(&mut document.deferred);
+        let before = deferred.bytes();
         let is_there =
             |hash: &ChangeHash| known.binary_search(hash).is_ok() || document.is_familiar(hash);
-        let sorted = pen.sort(changes, came, is_there, |hash| document.refused.contains(hash));
-        self.penned = self.penned.saturating_sub(before) + pen.bytes();
-        let overflows = self.penned > limits::REPO_PEN_BYTES || pen.len() > limits::PEN_CHANGES;
-        document.pen = pen;
+        let sorted = deferred.sort(changes, came, is_there, |hash| document.refused.contains(hash));
+        self.penned = self.penned.saturating_sub(before) + deferred.bytes();
+        let overflows =
+            self.penned > limits::REPO_DEFERRED_BYTES || deferred.len() > limits::DEFERRED_CHANGES;
+        document.deferred = deferred;
         if overflows {
             let what = format!("too many changes of {id} whose dependencies do not come");
             return self.fail(Code::OVERLOADED, what);
@@ -122,7 +123,7 @@ impl Peer {
 
     /// These changes are now durable: releases the changes that wait for them.
     pub(super) fn release(&mut self, id: DocumentId, hashes: &[ChangeHash]) {
-        let waits = |document: &super::Document| document.pen.waits_for(hashes);
+        let waits = |document: &super::Document| document.deferred.waits_for(hashes);
         if self.documents.get(&id).is_some_and(waits) {
             self.sort_all(id, Vec::new(), &[], hashes);
         }

@@ -50,7 +50,7 @@ impl Document {
         };
         // Changes needed by hash come from the store. With deferred changes, the answer also requests
         // their dependencies.
-        if !need.is_empty() || !self.pen.is_empty() {
+        if !need.is_empty() || !self.deferred.is_empty() {
             return Step::Ask;
         }
         if *theirs == heads {
@@ -277,7 +277,7 @@ impl Peer {
         let Closing { have, sent_through, complete } = closing;
         document.sent_through = document.sent_through.max(sent_through);
         (document.caught_up, document.paging) = (complete, !complete);
-        let missing = document.pen.missing();
+        let missing = document.deferred.missing();
         let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
         // If common changes are lost here, the empty `have` of the plan requests everything
         // instead.

@@ -11,7 +11,7 @@ use crate::limits;
 /// The deferred changes of one document, by hash. Each is indexed under one missing dependency
 /// only, so that an arriving change touches only the changes indexed under it.
 #[derive(Debug, Default)]
-pub(super) struct Pen {
+pub(super) struct Deferred {
     waiting: BTreeMap<ChangeHash, Waiting>,
     /// Pairs of a missing dependency and the change that is indexed under it.
     behind: BTreeSet<(ChangeHash, ChangeHash)>,
@@ -26,7 +26,7 @@ struct Waiting {
     there: usize,
 }
 
-/// The outcome of [`Pen::sort`].
+/// The outcome of [`Deferred::sort`].
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
     /// Changes with all dependencies present or earlier in this list.
@@ -35,7 +35,7 @@ pub(super) struct Sorted {
     pub(super) refused: Vec<ChangeHash>,
 }
 
-impl Pen {
+impl Deferred {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -184,43 +184,45 @@ mod tests {
     #[test]
     fn what_waits_comes_out_in_order_once_what_it_rests_on_is_there() {
         let all = history(4);
-        let mut pen = Pen::default();
-        let sort = |pen: &mut Pen, new: &[&CheckedChange], came: &[ChangeHash]| {
+        let mut deferred = Deferred::default();
+        let sort = |deferred: &mut Deferred, new: &[&CheckedChange], came: &[ChangeHash]| {
             let new = new.iter().copied().cloned().collect();
-            let sorted = pen.sort(new, came, |_| false, |_| false);
+            let sorted = deferred.sort(new, came, |_| false, |_| false);
             assert!(sorted.refused.is_empty());
             sorted.ready.iter().map(|change| change.hash).collect::<Vec<_>>()
         };
         // One is delivered twice, and one message has a change twice.
-        assert!(sort(&mut pen, &[&all[3], &all[2], &all[3]], &[]).is_empty());
-        assert!(sort(&mut pen, &[&all[2]], &[]).is_empty());
-        assert_eq!((pen.len(), pen.missing()), (2, vec![all[1].hash]));
-        assert!(pen.waits_for(&[all[0].hash, all[1].hash]) && !pen.waits_for(&[all[0].hash]));
+        assert!(sort(&mut deferred, &[&all[3], &all[2], &all[3]], &[]).is_empty());
+        assert!(sort(&mut deferred, &[&all[2]], &[]).is_empty());
+        assert_eq!((deferred.len(), deferred.missing()), (2, vec![all[1].hash]));
+        assert!(
+            deferred.waits_for(&[all[0].hash, all[1].hash]) && !deferred.waits_for(&[all[0].hash])
+        );
         let came = [all[1].hash];
-        assert_eq!(sort(&mut pen, &[], &came), [all[2].hash, all[3].hash]);
-        assert!(pen.is_empty() && pen.behind.is_empty() && pen.bytes() == 0);
-        assert_eq!(sort(&mut pen, &[&all[0], &all[0]], &[]), [all[0].hash]);
+        assert_eq!(sort(&mut deferred, &[], &came), [all[2].hash, all[3].hash]);
+        assert!(deferred.is_empty() && deferred.behind.is_empty() && deferred.bytes() == 0);
+        assert_eq!(sort(&mut deferred, &[&all[0], &all[0]], &[]), [all[0].hash]);
     }
 
     #[test]
     fn what_waits_for_something_refused_is_refused() {
         let all = history(4);
-        let mut pen = Pen::default();
-        pen.sort(all[2..].to_vec(), &[], |_| false, |_| false);
+        let mut deferred = Deferred::default();
+        deferred.sort(all[2..].to_vec(), &[], |_| false, |_| false);
         let refused = all[1].hash;
-        let sorted = pen.sort(Vec::new(), &[refused], |_| false, |hash| *hash == refused);
+        let sorted = deferred.sort(Vec::new(), &[refused], |_| false, |hash| *hash == refused);
         assert_eq!(sorted.refused, [all[2].hash, all[3].hash]);
-        assert!(sorted.ready.is_empty() && pen.is_empty());
+        assert!(sorted.ready.is_empty() && deferred.is_empty());
     }
 
     #[test]
     fn what_is_asked_for_at_a_time_is_bounded() {
         let many: Vec<_> = (0..limits::REPO_NEEDS + 9).map(|_| history(2).remove(1)).collect();
-        let mut pen = Pen::default();
-        pen.sort(many, &[], |_| false, |_| false);
-        let missing = pen.missing();
+        let mut deferred = Deferred::default();
+        deferred.sort(many, &[], |_| false, |_| false);
+        let missing = deferred.missing();
         assert_eq!(missing.len(), limits::REPO_NEEDS);
         assert!(missing.is_sorted_by(|one, next| one < next));
-        assert_eq!(missing, pen.missing());
+        assert_eq!(missing, deferred.missing());
     }
 }
