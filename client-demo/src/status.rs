@@ -79,7 +79,7 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
             "bytes": row.status.bytes,
             "pending": pending(row.status.pending),
             "parked": parked.collect::<Vec<_>>(),
-            "setAside": row.status.set_aside,
+            "setAside": row.status.deferred,
             "damagedAtRelay": row.status.damaged_at_relay,
             "deletedUnsent": lost.collect::<Vec<_>>(),
         })
@@ -142,11 +142,11 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
                 count(space.damaged_at_relay, "entry")
             ));
         }
-        let aside = space.set_aside - space.damaged_at_relay.min(space.set_aside);
-        if aside > 0 {
+        let deferred = space.deferred - space.damaged_at_relay.min(space.deferred);
+        if deferred > 0 {
             say(format!(
                 "  set aside       {} that cannot be applied; kept",
-                count(aside, "entry")
+                count(deferred, "entry")
             ));
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
             "the relay could not read all of {notes}; it has brought that in order"
         ));
     }
-    report.aside().into_iter().for_each(|line| notebook.remark(line));
+    report.deferred().into_iter().for_each(|line| notebook.remark(line));
     if !place.quiet {
         say(report.in_sync());
     }

@@ -129,7 +129,7 @@ fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
         EventKind::Drifted => {
             format!("{name}: the relay held something else than was thought; it is set right")
         }
-        EventKind::SetAside { reason } => format!("{name}: something was set aside: {reason}"),
+        EventKind::Deferred { reason } => format!("{name}: something was set aside: {reason}"),
         EventKind::Oversized { bytes, limit } => {
             format!(
                 "{name}: has {bytes} bytes, the limit is {limit}; it syncs on, edits are refused"

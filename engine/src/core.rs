@@ -344,16 +344,16 @@ impl Core {
     pub(crate) fn received(&self, space: &SpaceName, row: SpaceRow, received: Committed<Received>) {
         let received = received.value;
         self.notify_compactor();
-        if !received.aside.is_empty() {
+        if !received.deferred.is_empty() {
             // A comparison may bring the missing dependencies.
             self.link.check_space(row);
         }
-        for (document, reason) in received.aside {
+        for (document, reason) in received.deferred {
             tracing::warn!(%space, %document, reason, "an entry was set aside");
             if document == DAMAGED_UNKNOWN {
                 continue;
             }
-            self.events.send(space, document, EventKind::SetAside { reason });
+            self.events.send(space, document, EventKind::Deferred { reason });
         }
         for document in received.unrelated {
             tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");

@@ -75,7 +75,7 @@ pub enum EventKind {
     /// progress. It has been repaired.
     Drifted,
     /// An entry arrived that cannot be applied. The store keeps it as deferred.
-    SetAside {
+    Deferred {
         /// The reason.
         reason: String,
     },
@@ -423,7 +423,7 @@ mod tests {
     }
 
     fn send(hub: &EventHub, n: u8) {
-        let kind = EventKind::SetAside { reason: n.to_string() };
+        let kind = EventKind::Deferred { reason: n.to_string() };
         hub.send(&"s".parse().unwrap(), DocumentId::from_bytes([n; 16]), kind);
     }
 
@@ -476,7 +476,7 @@ mod tests {
         let (s, t): (SpaceName, SpaceName) = ("s".parse().unwrap(), "t".parse().unwrap());
         let id = |n| DocumentId::from_bytes([n; 16]);
         let to = |space: &SpaceName, n: u8| {
-            hub.send(space, id(n), EventKind::SetAside { reason: String::new() });
+            hub.send(space, id(n), EventKind::Deferred { reason: String::new() });
         };
         assert!(!hub.has_listeners(&s, &id(1)));
         let mut of_space = hub.listen(Scope::Space(s.clone()));

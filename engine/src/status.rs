@@ -131,7 +131,7 @@ pub struct SpaceStatus {
     /// is not listed may be unreadable too.
     pub unreadable_more: bool,
     /// Deferred entries: they arrived, cannot be applied yet, and are kept.
-    pub set_aside: u64,
+    pub deferred: u64,
     /// Those of them that stand for entries which the last connected relay has and could not send,
     /// because its own store is damaged: the space is incomplete here, although it may be
     /// [`SyncStatus::Live`]. The engine asks for them again at each connection; see

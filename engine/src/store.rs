@@ -7,11 +7,11 @@
 mod actors;
 mod apart;
 mod append;
-mod aside;
 mod contents;
 #[cfg(test)]
 mod counting;
 mod damaged;
+mod deferred;
 mod deletion;
 mod excess;
 mod fitting;
@@ -105,7 +105,7 @@ pub(crate) struct SpaceCount {
     /// The first one that it is not known to hold and does not reject.
     pub(crate) first_unheld: Option<u64>,
     /// Deferred entries, without those that another upstream cannot read.
-    pub(crate) aside: u64,
+    pub(crate) deferred: u64,
     /// Those of them that stand for entries which the upstream cannot read.
     pub(crate) damaged: u64,
 }

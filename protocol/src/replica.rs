@@ -38,7 +38,7 @@ use receive::Receiver;
 use resend::Resends;
 
 pub use effects::{
-    AsideReason, Batch, DocumentBatch, DocumentHeads, EndReason, Incoming, ReplicaEffect,
+    Batch, DeferredReason, DocumentBatch, DocumentHeads, EndReason, Incoming, ReplicaEffect,
     ResumePoint, SpacePhase, Unchecked,
 };
 pub use outbox::{OutboxChange, OutboxKind};

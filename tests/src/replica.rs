@@ -53,7 +53,7 @@ pub fn check_counts(space: &Space, snapshot: &Snapshot) {
     let deleted = space.deleted_documents().expect("the space lists").len();
     let changes = snapshot.changes() + deleted;
     assert_eq!(status.changes, changes as u64, "changes are missing or doubled");
-    assert_eq!(status.set_aside, 0, "entries were set aside");
+    assert_eq!(status.deferred, 0, "entries were set aside");
     assert_eq!(status.parked, [], "documents are parked");
 }
 

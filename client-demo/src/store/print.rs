@@ -29,7 +29,7 @@ pub(super) fn inspection(store: &Path, found: &Inspection) {
             strong(&space.name),
             count(space.documents.len() as u64, "document"),
             thousands(space.deleted),
-            count(space.aside, "entry"),
+            count(space.deferred, "entry"),
         ));
         for link in &space.upstreams {
             let in_use = if link.in_use { "" } else { ", not met last" };
@@ -93,7 +93,7 @@ fn space_json(space: &InspectedSpace) -> Value {
         "name": space.name.to_string(),
         "last": space.last,
         "deleted": space.deleted,
-        "setAside": space.aside,
+        "setAside": space.deferred,
         "upstreams": upstreams.collect::<Vec<_>>(),
         "documents": space.documents.iter().map(document).collect::<Vec<_>>(),
     })

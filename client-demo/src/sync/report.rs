@@ -13,7 +13,7 @@ pub(crate) struct Report {
     received: u64,
     deleted: u64,
     /// Deferred entries: entries of the relay that cannot be applied here.
-    aside: u64,
+    deferred: u64,
     /// Spaces with orphaned edits: number of changes and of notes.
     lost: Vec<(SpaceName, u64, u64)>,
     /// Spaces of which only some notes are synced: their number, and that of the other local notes.
@@ -59,7 +59,7 @@ impl Report {
             sent: sum(|space| space.acknowledged),
             received: sum(|space| space.received),
             deleted: sum(|space| space.deleted),
-            aside: sum(|space| space.set_aside),
+            deferred: sum(|space| space.deferred),
             lost: Vec::new(),
             partial: Vec::new(),
         }
@@ -100,9 +100,9 @@ impl Report {
     }
 
     /// The entries of the relay that are in no note here.
-    pub(crate) fn aside(&self) -> Option<String> {
-        (self.aside > 0).then(|| {
-            let entries = count(self.aside, "entry");
+    pub(crate) fn deferred(&self) -> Option<String> {
+        (self.deferred > 0).then(|| {
+            let entries = count(self.deferred, "entry");
             format!(
                 "{entries} of the relay cannot be applied here and are kept aside; see `landfall-demo status`"
             )

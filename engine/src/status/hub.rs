@@ -120,7 +120,7 @@ impl Everything {
             parked: facts.parked.clone(),
             unreadable: facts.unreadable.iter().map(unreadable).collect(),
             unreadable_more: facts.unreadable_more,
-            set_aside: facts.count.aside,
+            deferred: facts.count.deferred,
             damaged_at_relay: facts.count.damaged,
             drifted: facts.drifted,
             checks: facts.checks,

@@ -63,7 +63,7 @@ pub enum Kept {
     /// [`Space::export_rejected`](crate::Space::export_rejected) exports them.
     Superseded,
     /// Deferred entries, which came from a relay and cannot be applied yet.
-    SetAside,
+    Deferred,
 }
 
 /// Changes that a store keeps for a document, and that a portable file of its space does not contain.
@@ -97,7 +97,7 @@ impl LocalLog {
                 let kept = match row.get(1)? {
                     0 => Kept::OrphanedEdits,
                     1 => Kept::Superseded,
-                    _ => Kept::SetAside,
+                    _ => Kept::Deferred,
                 };
                 let document = DocumentId::from_bytes(row.get(0)?);
                 Ok(LeftOut { document, kept, changes: row.get(2)? })

@@ -1,4 +1,4 @@
-//! Entries that a relay has and cannot read. They are recorded in `aside`, with the kind
+//! Entries that a relay has and cannot read. They are recorded in `deferred`, with the kind
 //! [`DAMAGED`](landfall_protocol::frame::entry_kind::DAMAGED), until the relay has sent them or is
 //! found to have nothing that is missing here.
 
@@ -51,7 +51,7 @@ pub(super) fn make_room(
     space: SpaceRow,
 ) -> rusqlite::Result<bool> {
     let most = limits::DAMAGED_ENTRIES as u64;
-    if space_waiting(conn, space)?.aside_damaged < most {
+    if space_waiting(conn, space)?.deferred_damaged < most {
         return Ok(true);
     }
     if links::damaged(conn, upstream, space)? >= most {

@@ -6,7 +6,7 @@ use landfall_protocol::admission::HistoryError;
 use landfall_protocol::folded::PackedIndex;
 use rusqlite::Connection;
 
-use super::aside::Wait;
+use super::deferred::Wait;
 use super::graph::{self, Node};
 use super::prepare::ReadySnapshot;
 use super::receive::Writing;

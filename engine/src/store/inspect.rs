@@ -30,7 +30,7 @@ pub struct InspectedSpace {
     /// Documents that were deleted: their tombstones stay.
     pub deleted: u64,
     /// Deferred entries.
-    pub aside: u64,
+    pub deferred: u64,
     /// The relays that it was ever synced with.
     pub upstreams: Vec<InspectedUpstream>,
     /// Its documents, ordered by id.
@@ -121,10 +121,10 @@ fn inspect_space(
         });
     }
     let filter = resume::filter(conn, space)?;
-    let (deleted, aside) = (count("deleted")?, count("aside")?);
+    let (deleted, deferred) = (count("deleted")?, count("aside")?);
     let documents = inspect_documents(conn, space)?;
     let last = totals.last;
-    Ok(InspectedSpace { name, last, filter, deleted, aside, upstreams, documents })
+    Ok(InspectedSpace { name, last, filter, deleted, deferred, upstreams, documents })
 }
 
 fn inspect_documents(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use landfall_fold::{FoldError, FoldLimits};
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::frame::Entry;
-use landfall_protocol::replica::{AsideReason, Incoming};
+use landfall_protocol::replica::{DeferredReason, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, ReadError};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -214,8 +214,8 @@ impl LocalLog {
                 {
                     let entry = Entry::of_change(offset, document, change, &author, at_ms);
                     let what = "the document's own folded history cannot be read; repair the store";
-                    let reason = AsideReason::Snapshot(what.to_owned());
-                    Prepared::Plain(Incoming::Aside { entry, reason })
+                    let reason = DeferredReason::Snapshot(what.to_owned());
+                    Prepared::Plain(Incoming::Deferred { entry, reason })
                 }
                 Incoming::Snapshot { offset, document, hash, heads, body } => {
                     let opened = match self.whole_body(space, &hash, body)? {

@@ -44,11 +44,11 @@ impl LocalLog {
                 }
                 // A document of which everything is deferred has no digest entry.
                 let (first, last) = branch.prefix.range();
-                let mut aside = conn.prepare_cached(
+                let mut deferred = conn.prepare_cached(
                     "SELECT DISTINCT document FROM aside
                      WHERE space = ?1 AND document BETWEEN ?2 AND ?3",
                 )?;
-                let mut rows = aside.query(params![space.0, first, last])?;
+                let mut rows = deferred.query(params![space.0, first, last])?;
                 while let Some(row) = rows.next()? {
                     expected.insert(DocumentId::from_bytes(row.get(0)?));
                 }

@@ -13,7 +13,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
-use super::aside::{self, Wait};
+use super::deferred::{self, Wait};
 use super::excess::{Excess, excesses};
 use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
@@ -72,7 +72,7 @@ pub(crate) struct Superseded {
 pub(crate) struct Received {
     pub(crate) touched: Vec<Touched>,
     /// Entries that were deferred, with the reason.
-    pub(crate) aside: Vec<(DocumentId, String)>,
+    pub(crate) deferred: Vec<(DocumentId, String)>,
     /// Documents of which an unrelated history was deferred.
     pub(crate) unrelated: Vec<DocumentId>,
     /// How many deferred entries are in their documents now.
@@ -162,7 +162,7 @@ pub(super) struct Writing<'a> {
     pub(super) held: IntervalSet,
     touched: BTreeSet<DocumentId>,
     /// Changes that were added to each document: deferred changes may depend on them.
-    fresh: BTreeMap<DocumentId, aside::Fresh>,
+    fresh: BTreeMap<DocumentId, deferred::Fresh>,
     received: Received,
     /// The space's `added` counter when the transaction began.
     added_before: u64,
@@ -196,7 +196,7 @@ impl<'a> Writing<'a> {
             Prepared::Snapshot(ready) => self.snapshot(ready),
             Prepared::Rejected { entry, reason } => {
                 partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
-                Ok(self.put_aside(&entry, Wait::Never, reason)?)
+                Ok(self.defer(&entry, Wait::Never, reason)?)
             }
             Prepared::Plain(Incoming::Change {
                 offset,
@@ -214,7 +214,7 @@ impl<'a> Writing<'a> {
                     Err((change, wait, reason)) => {
                         let mut entry = Entry::of_change(offset, document, change, &author, at_ms);
                         entry.flags |= if second_root { entry_flags::SECOND_ROOT } else { 0 };
-                        self.put_aside(&entry, wait, reason.to_string())?;
+                        self.defer(&entry, wait, reason.to_string())?;
                     }
                 }
                 Ok(())
@@ -227,11 +227,11 @@ impl<'a> Writing<'a> {
             Prepared::Plain(Incoming::Tombstone { document, author, at_ms, .. }) => {
                 Ok(self.tombstone(document, Some(&author), at_ms)?)
             }
-            Prepared::Plain(Incoming::Aside { entry, reason }) => {
+            Prepared::Plain(Incoming::Deferred { entry, reason }) => {
                 if entry.kind == entry_kind::SNAPSHOT {
                     partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
                 }
-                Ok(self.put_aside(&entry, Wait::Never, reason.to_string())?)
+                Ok(self.defer(&entry, Wait::Never, reason.to_string())?)
             }
             // `prepare` has replaced all of these.
             Prepared::Plain(Incoming::Snapshot { .. }) => Ok(()),
@@ -325,7 +325,7 @@ impl<'a> Writing<'a> {
             let (hash, heads) = (theirs.hash, theirs.index.heads());
             let (document, body) = (ready.document, Some(theirs.body.clone()));
             let entry = Entry::of_snapshot(ready.offset, document, hash, &heads, 0, body);
-            self.put_aside(&entry, wait, reason)?;
+            self.defer(&entry, wait, reason)?;
         }
         Ok(())
     }
@@ -438,19 +438,19 @@ impl<'a> Writing<'a> {
     }
 
     /// Makes [`Writing::finish`] retry the document's deferred changes.
-    pub(super) fn try_again(&mut self, document: DocumentId, fresh: aside::Fresh) {
+    pub(super) fn try_again(&mut self, document: DocumentId, fresh: deferred::Fresh) {
         self.fresh.insert(document, fresh);
     }
 
-    fn put_aside(&mut self, entry: &Entry, wait: Wait, reason: String) -> rusqlite::Result<()> {
+    fn defer(&mut self, entry: &Entry, wait: Wait, reason: String) -> rusqlite::Result<()> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
         // After a reset the relay sends the same entries again: an entry that is already there is not
         // reported.
-        if aside::put(conn, self.upstream, space, entry, wait, &reason)? {
+        if deferred::put(conn, self.upstream, space, entry, wait, &reason)? {
             if wait == Wait::Merge {
                 self.received.unrelated.push(entry.document);
             }
-            self.received.aside.push((entry.document, reason));
+            self.received.deferred.push((entry.document, reason));
         }
         Ok(())
     }
@@ -467,7 +467,7 @@ impl<'a> Writing<'a> {
         // A retried change may be the dependency of further deferred ones, so this runs until nothing
         // is new.
         while let Some((document, fresh)) = self.fresh.pop_first() {
-            self.received.recovered += aside::retry(&mut self, document, &fresh)?;
+            self.received.recovered += deferred::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
         let added = self.ledger.totals.added.saturating_sub(self.added_before);

@@ -241,10 +241,10 @@ pub(super) fn count(
         ),
     };
     let damaged = match upstream {
-        Some(upstream) if waiting.aside_damaged > 0 => links::damaged(conn, upstream, space)?,
+        Some(upstream) if waiting.deferred_damaged > 0 => links::damaged(conn, upstream, space)?,
         _ => 0,
     };
     // Entries that another relay could not read do not count for this one.
-    let aside = (waiting.aside_entries + damaged).saturating_sub(waiting.aside_damaged);
-    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, aside, damaged })
+    let deferred = (waiting.deferred_entries + damaged).saturating_sub(waiting.deferred_damaged);
+    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, deferred, damaged })
 }

@@ -116,11 +116,11 @@ pub(super) fn is_space(conn: &Connection, space: SpaceRow) -> rusqlite::Result<b
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SpaceWaiting {
     /// Deferred entries.
-    pub(super) aside_entries: u64,
+    pub(super) deferred_entries: u64,
     /// Those of them that wait for dependencies.
-    pub(super) aside_waiting: u64,
+    pub(super) deferred_waiting: u64,
     /// Those of them that stand for entries which the relay cannot read.
-    pub(super) aside_damaged: u64,
+    pub(super) deferred_damaged: u64,
     /// Superseded changes of documents that are not deleted.
     pub(super) superseded_changes: u64,
     pub(super) superseded_bytes: u64,
@@ -133,11 +133,11 @@ pub(super) fn space_waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Res
     )?
     .query_row([space.0], |row| {
         Ok(SpaceWaiting {
-            aside_entries: row.get(0)?,
-            aside_waiting: row.get(1)?,
+            deferred_entries: row.get(0)?,
+            deferred_waiting: row.get(1)?,
             superseded_changes: row.get(2)?,
             superseded_bytes: row.get(3)?,
-            aside_damaged: row.get(4)?,
+            deferred_damaged: row.get(4)?,
         })
     })
 }

@@ -74,7 +74,7 @@ pub(super) fn totals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Spa
 
 /// The entries beside a space's log, counted row by row.
 pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<SpaceWaiting> {
-    let (aside_entries, aside_waiting, aside_damaged) = conn
+    let (deferred_entries, deferred_waiting, deferred_damaged) = conn
         .prepare_cached(
             "SELECT count(*), coalesce(sum(wait = 1), 0), coalesce(sum(kind = 7), 0)
              FROM aside WHERE space = ?1",
@@ -88,9 +88,9 @@ pub(super) fn waiting(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Sp
         )?
         .query_row([space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(SpaceWaiting {
-        aside_entries,
-        aside_waiting,
-        aside_damaged,
+        deferred_entries,
+        deferred_waiting,
+        deferred_damaged,
         superseded_changes,
         superseded_bytes,
     })
@@ -108,11 +108,11 @@ pub(super) fn set_waiting(
     )?
     .execute(params![
         space.0,
-        waiting.aside_entries,
-        waiting.aside_waiting,
+        waiting.deferred_entries,
+        waiting.deferred_waiting,
         waiting.superseded_changes,
         waiting.superseded_bytes,
-        waiting.aside_damaged
+        waiting.deferred_damaged
     ])?;
     Ok(())
 }

@@ -63,7 +63,7 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
     // test of admission.
     bench.append(id(1), &branches(&author, 0, 1)[0]);
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
-    assert_eq!(received.aside, []);
+    assert_eq!(received.deferred, []);
     assert_eq!(bench.heads(id(1)).len(), most as usize + 1);
     assert_eq!(received.oversized, [], "so many are no excess");
     bench.check();
@@ -84,7 +84,7 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
     pretend(&bench, limits::DOCUMENT_OPERATIONS);
     let theirs = other.puts(3);
     let received = bench.receive(other.incomings(theirs));
-    assert_eq!(received.aside, []);
+    assert_eq!(received.deferred, []);
     assert_eq!(bench.heads(id(1)), other.heads());
     let [(document, excess)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
     assert_eq!((document, excess.of), (id(1), DocumentLimit::Operations));
@@ -136,7 +136,7 @@ fn two_folded_histories_with_many_heads_are_both_kept() {
         .map(|change| automerge::Change::from_bytes(change.bytes).unwrap());
     theirs.doc.apply_changes(changes.collect::<Vec<_>>()).unwrap();
     let received = bench.receive(vec![theirs.snapshot()]);
-    assert_eq!(received.aside, []);
+    assert_eq!(received.deferred, []);
     assert_eq!(bench.heads(id(1)).len(), 2 * each as usize);
     bench.check();
 }

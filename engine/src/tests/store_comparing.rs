@@ -187,7 +187,7 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     wait(|done| bench.log.submit_delete(bench.space, id(4), 1, done));
     let mut orphan = Author::new(9, 9);
     let changes = orphan.puts(2);
-    assert_eq!(bench.receive(orphan.incomings(changes[1..].to_vec())).aside.len(), 1);
+    assert_eq!(bench.receive(orphan.incomings(changes[1..].to_vec())).deferred.len(), 1);
     for _check in 0..3 {
         assert_eq!(expected(&bench), [id(2), id(3), id(4), id(9)]);
         assert_eq!(bench.log.unexplained(bench.space, &[id(3), id(9)]).unwrap(), []);
@@ -207,11 +207,11 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
 fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{AsideReason, Incoming};
+    use landfall_protocol::replica::{DeferredReason, Incoming};
 
-    let damaged = |offset, document| Incoming::Aside {
+    let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), document),
-        reason: AsideReason::Damaged,
+        reason: DeferredReason::Damaged,
     };
     let mut bench = Bench::new();
     bench.meet(1);
@@ -219,14 +219,14 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     let first = author.puts(3);
     let entries = vec![damaged(3, Some(id(1))), damaged(4, Some(id(2))), damaged(5, None)];
     let received = bench.receive(entries.clone());
-    assert_eq!(received.aside.len(), 3);
+    assert_eq!(received.deferred.len(), 3);
     let at_relay = |bench: &Bench| bench.log.damaged_at_relay(bench.space).unwrap();
     assert_eq!(at_relay(&bench), [None, Some(id(1)), Some(id(2))]);
     // A second time it is not new, so that it does not cause a comparison again and again.
-    assert_eq!(bench.receive(entries.clone()).aside.len(), 0);
+    assert_eq!(bench.receive(entries.clone()).deferred.len(), 0);
     bench.check();
     let count = bench.acknowledge([]);
-    assert_eq!((count.aside, count.damaged), (3, 3));
+    assert_eq!((count.deferred, count.damaged), (3, 3));
     bench.receive_apart(id(1), present(&author), author.incomings(first));
     assert_eq!(at_relay(&bench), [None, Some(id(2))]);
     bench.check();
@@ -242,11 +242,11 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
 fn damage_that_is_told_in_two_ways_counts_once() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{AsideReason, Incoming};
+    use landfall_protocol::replica::{DeferredReason, Incoming};
 
-    let damaged = |offset, document| Incoming::Aside {
+    let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), Some(document)),
-        reason: AsideReason::Damaged,
+        reason: DeferredReason::Damaged,
     };
     let mut bench = Bench::new();
     bench.meet(1);
@@ -265,18 +265,18 @@ fn damage_that_is_told_in_two_ways_counts_once() {
 fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{AsideReason, Incoming};
+    use landfall_protocol::replica::{DeferredReason, Incoming};
 
-    let damaged = |offset, document| Incoming::Aside {
+    let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), document),
-        reason: AsideReason::Damaged,
+        reason: DeferredReason::Damaged,
     };
     let mut bench = Bench::new();
     bench.meet(1);
     bench.receive(vec![damaged(3, Some(id(1))), damaged(4, Some(id(2)))]);
     let told = |bench: &Bench| {
         let count = bench.count();
-        (count.aside, count.damaged, bench.log.damaged_at_relay(bench.space).unwrap())
+        (count.deferred, count.damaged, bench.log.damaged_at_relay(bench.space).unwrap())
     };
     assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
     bench.meet(2);
@@ -306,7 +306,7 @@ fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
 #[test]
 fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{AsideReason, Incoming};
+    use landfall_protocol::replica::{DeferredReason, Incoming};
     use landfall_protocol::{Offset, limits};
 
     let mut bench = Bench::new();
@@ -322,9 +322,9 @@ fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
     let database = bench.log.database();
     database.write(landfall_storage::Durability::Full, move |tx| tx.execute_batch(&fill)).unwrap();
     let most = limits::DAMAGED_ENTRIES as u64;
-    let damaged = |offset| Incoming::Aside {
+    let damaged = |offset| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), Some(id(3))),
-        reason: AsideReason::Damaged,
+        reason: DeferredReason::Damaged,
     };
     bench.receive(vec![damaged(103)]);
     assert_eq!(bench.count().damaged, most, "of one relay, no more");

@@ -143,7 +143,7 @@ fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_superseded() {
         // Rejected documents are reported once, and not again by each commit that leaves them
         // unchanged.
         bench.append(id(7), &Author::new(7, 7).puts(1)[0]);
-        assert_eq!(bench.count().aside, count as u64 + 1);
+        assert_eq!(bench.count().deferred, count as u64 + 1);
         assert_eq!(bench.count().pending.changes, count as u64 + 2);
     });
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
 use landfall_protocol::admission::preflight;
 use landfall_protocol::frame::{Entry, Mark};
-use landfall_protocol::replica::{AsideReason, Batch, Incoming};
+use landfall_protocol::replica::{Batch, DeferredReason, Incoming};
 use landfall_protocol::{
     Code, Cursor, DocumentId, Epoch, Local, Offset, Scope, SpaceName, Upstream,
 };
@@ -29,7 +29,7 @@ pub(super) fn facts(store: &Store) -> String {
         writeln!(out, "space {name}: {changes} changes, {bytes} bytes").unwrap();
         writeln!(out, "  pending {:?}", count.pending).unwrap();
         writeln!(out, "  gap {:?} unheld {:?}", count.first_gap, count.first_unheld).unwrap();
-        writeln!(out, "  aside {}", count.aside).unwrap();
+        writeln!(out, "  aside {}", count.deferred).unwrap();
         for parked in log.parked(row).unwrap() {
             writeln!(out, "  parked {} {} {}", parked.document, parked.code, parked.what).unwrap();
         }
@@ -151,8 +151,8 @@ fn theirs(ours: &mut Author, documents: [DocumentId; 4]) -> Vec<Incoming> {
     let change = Author::new(21).put("fresh", "from elsewhere");
     let mut later = Entry::of_change(Offset(40), documents[1], change, &[21; 16], 5);
     later.kind = 999;
-    let reason = AsideReason::UnknownKind(999);
-    entries.push(Incoming::Aside { entry: later, reason });
+    let reason = DeferredReason::UnknownKind(999);
+    entries.push(Incoming::Deferred { entry: later, reason });
     entries
 }
 

@@ -121,7 +121,7 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
     assert_eq!(compacted.changes, 15);
     images(&mut theirs, 14);
     let received = bench.receive(vec![theirs.snapshot()]);
-    assert_eq!(received.aside, []);
+    assert_eq!(received.deferred, []);
     let [(document, excess)] = received.oversized[..] else { panic!("{:?}", received.oversized) };
     assert!(document == id(1) && excess.actual > 20_500, "{excess:?}");
     assert_eq!((excess.of, excess.limit), (DocumentLimit::Bytes, 20_500));
@@ -133,7 +133,7 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
     // A received change is accepted; a local one is not.
     let more = images(&mut theirs, 1);
     let received = bench.receive(theirs.incomings(more));
-    assert_eq!((received.aside, received.oversized.len()), (vec![], 1));
+    assert_eq!((received.deferred, received.oversized.len()), (vec![], 1));
     let change = ours.put("key", "value");
     let local = vec![LocalChange { space: bench.space, document: id(1), change, at_ms: 1 }];
     let most = bench.log.local_bytes();

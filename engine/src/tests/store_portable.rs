@@ -85,7 +85,7 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
         }
         let (offset, author) = (Offset(1), vec![9; 16]);
         let change = Incoming::Change { offset, document, change, author, at_ms: 1, second_root };
-        assert_eq!(bench.receive(vec![change]).aside, []);
+        assert_eq!(bench.receive(vec![change]).deferred, []);
         if noise.below(20) == 0 {
             let recent_entries = noise.below(20) as u64;
             let options = FoldOptions { recent_entries, ..FoldOptions::EVERYTHING };

@@ -142,16 +142,16 @@ fn a_bad_snapshot_rejects_its_document_alone() {
         let mut other = Author::new(10 + count as u8, 50 + count as u8);
         let change = other.put("k", "v");
         let received = bench.receive(vec![incoming, other.incoming(change)]);
-        let [(rejected, reason)] = &received.aside[..] else { panic!("{what} was taken") };
+        let [(rejected, reason)] = &received.deferred[..] else { panic!("{what} was taken") };
         assert_eq!(*rejected, id(1));
         assert!(reason.contains(what), "{reason}");
         assert_eq!(bench.heads(other.document), other.heads());
     }
     bench.check();
-    assert_eq!(bench.count().aside, 4, "they are kept, with the reason");
+    assert_eq!(bench.count().deferred, 4, "they are kept, with the reason");
     // A snapshot with missing parts may arrive again.
     let received = bench.receive(vec![told([2; 32], heads, None)]);
-    assert!(received.aside[0].1.contains("parts"), "{:?}", received.aside);
+    assert!(received.deferred[0].1.contains("parts"), "{:?}", received.deferred);
     assert_eq!(bench.count().totals.changes, 4);
     bench.receive(vec![author.snapshot()]);
     assert_eq!(bench.count().totals.changes, 24);
@@ -251,12 +251,12 @@ fn an_orphan_waits_for_what_it_rests_on() {
     bench.receive(author.incomings(changes));
     let late: Vec<_> = last[1..].to_vec();
     let received = bench.receive(author.incomings(late.clone()));
-    assert_eq!((received.aside.len(), bench.count().aside), (6, 6));
+    assert_eq!((received.deferred.len(), bench.count().deferred), (6, 6));
     bench.receive(author.incomings(late));
-    assert_eq!(bench.count().aside, 6, "none is kept twice");
+    assert_eq!(bench.count().deferred, 6, "none is kept twice");
     let received = bench.receive(author.incomings(vec![last[0].clone()]));
     assert_eq!((received.recovered, received.touched.len()), (6, 1));
-    assert_eq!(bench.count().aside, 0);
+    assert_eq!(bench.count().deferred, 0);
     bench.check();
     assert_eq!(bench.heads(id(1)), author.heads());
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
@@ -286,11 +286,11 @@ fn a_damaged_folded_history_concerns_its_own_document_only() {
     let mut others = Author::new(2, 2);
     let (late, other) = (early.put("late", "branch"), others.put("key", "value"));
     let received = bench.receive(vec![early.incoming(late), others.incoming(other)]);
-    assert_eq!((received.aside.len(), received.aside[0].0), (1, id(1)));
+    assert_eq!((received.deferred.len(), received.deferred[0].0), (1, id(1)));
     assert_eq!(received.touched.len(), 1, "the other one is taken");
     let other = others.put("key", "more");
     let received = bench.receive(vec![early.snapshot(), others.incoming(other)]);
-    assert_eq!((received.aside.len(), received.aside[0].0), (1, id(1)));
+    assert_eq!((received.deferred.len(), received.deferred[0].0), (1, id(1)));
     assert_eq!(received.touched.len(), 1);
 }
 

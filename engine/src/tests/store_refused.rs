@@ -70,7 +70,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     let theirs = vec![copy.put("copy", "one"), copy.put("copy", "two")];
     let received = bench.receive(copy.incomings(theirs));
     assert_eq!(received.superseded, [Superseded { document: id(1), changes: 5 }]);
-    assert_eq!(received.aside, []);
+    assert_eq!(received.deferred, []);
     bench.check();
     assert_eq!(bench.heads(id(1)), copy.heads());
     // They are on no relay, and only the application can resolve that.
@@ -103,7 +103,7 @@ fn a_conflict_with_what_the_upstream_holds_is_set_aside() {
     bench.acknowledge(1..=6);
     let theirs = vec![copy.put("copy", "one")];
     let received = bench.receive(copy.incomings(theirs));
-    assert_eq!((received.superseded.len(), received.aside.len()), (0, 1));
+    assert_eq!((received.superseded.len(), received.deferred.len()), (0, 1));
     bench.check();
     assert_eq!(bench.heads(id(1)), author.heads());
 }
@@ -209,7 +209,7 @@ fn a_document_that_is_deleted_here_goes_and_stays_away() {
     let appended = bench.log.append(Durability::Full, vec![local(&bench, change.clone())], |_| ());
     assert!(matches!(appended, Err(WriteError::Job(AppendError::History(HistoryError::Deleted)))));
     let received = bench.receive(vec![author.incoming(change), author.snapshot()]);
-    assert_eq!((received.aside.len(), received.touched.len()), (0, 0));
+    assert_eq!((received.deferred.len(), received.touched.len()), (0, 0));
     bench.check();
     // The upstream deletes it, too: it holds the local tombstone.
     let received = bench.receive(vec![tombstone(id(1))]);
@@ -267,7 +267,7 @@ fn unrelated_histories_are_merged_when_somebody_says() {
     let mut theirs = Author::new(2, 1);
     let changes = theirs.puts(4);
     let received = bench.receive(theirs.incomings(changes));
-    assert_eq!((received.unrelated.as_slice(), received.aside.len()), (&[id(1)][..], 4));
+    assert_eq!((received.unrelated.as_slice(), received.deferred.len()), (&[id(1)][..], 4));
     bench.check();
     park(&bench, id(1));
     let (tell, told) = mpsc::channel();
@@ -303,7 +303,7 @@ fn an_unrelated_folded_history_waits_for_the_word_to_merge() {
     bench.receive(vec![snapshot]);
     bench.receive(theirs.incomings(more));
     bench.check();
-    assert_eq!(bench.count().aside, 3);
+    assert_eq!(bench.count().deferred, 3);
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
     bench.log.submit_allow_merge(bench.space, id(1), done);
@@ -339,10 +339,10 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     bench.acknowledge(locals);
     way.put("way", "in the");
     let received = bench.receive(vec![way.snapshot()]);
-    assert_eq!((received.superseded.len(), received.aside.len()), (0, 1));
+    assert_eq!((received.superseded.len(), received.deferred.len()), (0, 1));
     bench.check();
     bench.fold();
     let received = bench.receive(vec![way.snapshot()]);
-    assert_eq!((received.touched.len(), bench.count().aside), (0, 1));
+    assert_eq!((received.touched.len(), bench.count().deferred), (0, 1));
     bench.check();
 }

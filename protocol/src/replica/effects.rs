@@ -470,17 +470,17 @@ pub enum Incoming {
         hash: crate::ids::ChangeHash,
     },
     /// A deferred entry: kept, not applied.
-    Aside {
+    Deferred {
         /// The entry as received.
         entry: Entry,
         /// Why it cannot be applied.
-        reason: AsideReason,
+        reason: DeferredReason,
     },
 }
 
 /// Why a received entry is deferred.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AsideReason {
+pub enum DeferredReason {
     /// Its kind is of a later version.
     #[error("entries of kind {0} are not known to this version; an upgrade will read it")]
     UnknownKind(u16),

@@ -1,7 +1,7 @@
 //! The receiving half of a space: accepts entries in order, without gaps, and only after their
 //! checks. It does not write the store.
 
-use super::{AsideReason, Batch, Incoming, Replica, ReplicaEffect, SpacePhase, distance};
+use super::{Batch, DeferredReason, Incoming, Replica, ReplicaEffect, SpacePhase, distance};
 use crate::admission::preflight;
 use crate::code::Code;
 use crate::frame::{Entries, Entry, Part, Partial, Subscribed, entry_flags, entry_kind};
@@ -354,16 +354,18 @@ pub(super) fn check(entry: Entry) -> Incoming {
             let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
             return Incoming::Tombstone { offset, document, author, at_ms };
         }
-        entry_kind::DAMAGED => return Incoming::Aside { entry, reason: AsideReason::Damaged },
-        kind => return Incoming::Aside { entry, reason: AsideReason::UnknownKind(kind) },
+        entry_kind::DAMAGED => {
+            return Incoming::Deferred { entry, reason: DeferredReason::Damaged };
+        }
+        kind => return Incoming::Deferred { entry, reason: DeferredReason::UnknownKind(kind) },
     }
     if entry.flags & entry_flags::ECHO != 0 {
         return Incoming::Echo { document, hash: entry.hash() };
     }
     match preflight(&entry.body) {
-        Err(error) => Incoming::Aside { entry, reason: AsideReason::Form(error) },
+        Err(error) => Incoming::Deferred { entry, reason: DeferredReason::Form(error) },
         Ok(change) if change.hash != entry.hash() => {
-            Incoming::Aside { entry, reason: AsideReason::WrongId }
+            Incoming::Deferred { entry, reason: DeferredReason::WrongId }
         }
         Ok(change) => {
             let (offset, author, at_ms) = (entry.offset, entry.author.into_vec(), entry.at_ms);
@@ -376,7 +378,7 @@ pub(super) fn check(entry: Entry) -> Incoming {
 /// The deferred entry of a snapshot that exceeds the limit.
 pub(super) fn too_large(entry: Entry, actual: u64) -> Incoming {
     let limit = limits::SNAPSHOT_BYTES as u64;
-    Incoming::Aside { entry, reason: AsideReason::SnapshotTooLarge { actual, limit } }
+    Incoming::Deferred { entry, reason: DeferredReason::SnapshotTooLarge { actual, limit } }
 }
 
 fn check_snapshot(entry: Entry) -> Incoming {

@@ -143,7 +143,7 @@ fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
         let upstream = world.relay.disk.upstream;
         let refused = &world.clients[1].store;
         assert!(refused.links[&upstream].parked.contains(&document), "it is told apart");
-        assert_eq!(refused.aside.len(), 5, "what came is kept aside");
+        assert_eq!(refused.deferred.len(), 5, "what came is kept aside");
         assert_eq!(world.relay.disk.holds().len(), 5);
         assert_eq!(world.clients[2].store.holds().len(), 5);
         let now = world.now;

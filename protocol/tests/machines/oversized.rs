@@ -7,7 +7,7 @@ use landfall_protocol::frame::{
     Entries, Entry, Frame, Part, Subscribed, Welcome, encode, entry_flags, entry_kind,
 };
 use landfall_protocol::replica::{
-    AsideReason, Batch, Incoming, Replica, ReplicaEffect, ResumePoint,
+    Batch, DeferredReason, Incoming, Replica, ReplicaEffect, ResumePoint,
 };
 use landfall_protocol::session::Patience;
 use landfall_protocol::{
@@ -85,11 +85,11 @@ fn a_snapshot_beyond_the_limit_sets_its_document_aside_and_nothing_else() {
     let (stored, _) = batches(&mut replica);
     let [Batch { cursor, entries, .. }] = &stored[..] else { panic!("{stored:?}") };
     assert_eq!(cursor.offset, Offset(1), "the cursor passes it");
-    let [Incoming::Aside { entry, reason }] = &entries[..] else { panic!("{entries:?}") };
+    let [Incoming::Deferred { entry, reason }] = &entries[..] else { panic!("{entries:?}") };
     assert!(entry.document == large && entry.flags & entry_flags::PARTS != 0);
     assert_eq!(entry.kind, entry_kind::SNAPSHOT);
     let limit = limits::SNAPSHOT_BYTES as u64;
-    assert_eq!(*reason, AsideReason::SnapshotTooLarge { actual: total, limit });
+    assert_eq!(*reason, DeferredReason::SnapshotTooLarge { actual: total, limit });
     replica.handle_message(NOW, &encode(&part(other, [6; 32], piece, 0)));
     replica.handle_message(NOW, &frame(1, 3, vec![snapshot(2, other, [6; 32])]));
     let (stored, parts) = batches(&mut replica);

@@ -48,7 +48,7 @@ pub struct ModelStore {
     /// Documents that may have a second root.
     pub several: BTreeSet<DocumentId>,
     /// Deferred changes.
-    pub aside: Vec<(DocumentId, CheckedChange, HistoryError)>,
+    pub deferred: Vec<(DocumentId, CheckedChange, HistoryError)>,
     /// Every change that an upstream ever acknowledged.
     pub acknowledged: BTreeSet<ChangeHash>,
     /// Changes that no upstream held when their document was deleted: their author was notified.
@@ -109,7 +109,7 @@ impl ModelStore {
             }
         }
         self.folded.remove(&d);
-        self.aside.retain(|(document, ..)| *document != d);
+        self.deferred.retain(|(document, ..)| *document != d);
         self.last += 1;
         self.tombstones.insert(d, self.last);
         for link in self.links.values_mut() {
@@ -423,7 +423,7 @@ impl ModelStore {
                 None if self.tombstones.contains_key(&document) => {}
                 None => return Err("the echo of a change that we do not have"),
             },
-            Incoming::Aside { entry, reason } => panic!("{:?}: {reason}", entry.hash()),
+            Incoming::Deferred { entry, reason } => panic!("{:?}: {reason}", entry.hash()),
         }
         Ok(())
     }
@@ -481,15 +481,15 @@ impl ModelStore {
                 self.hold(upstream, local);
             }
             Ok(Verdict::Duplicate(known)) => self.hold(upstream, known.position.0),
-            Err(error) => self.aside.push((d, change, error)),
+            Err(error) => self.deferred.push((d, change, error)),
         }
     }
 
     /// Merges a document's two histories, as the application asked.
     pub fn merge_histories(&mut self, upstream: Upstream, d: DocumentId) {
         self.several.insert(d);
-        let aside = std::mem::take(&mut self.aside);
-        for (document, change, _) in aside {
+        let deferred = std::mem::take(&mut self.deferred);
+        for (document, change, _) in deferred {
             self.take_change(upstream, document, change, false);
         }
         self.link(upstream).parked.remove(&d);

@@ -349,8 +349,8 @@ impl World {
         assert_eq!(missing.count(), 0, "client {index} misses changes");
         let more = distinct.difference(relay).filter(wanted);
         assert_eq!(more.count(), 0, "client {index} has what the relay has not");
-        let aside: Vec<_> = client.store.aside.iter().map(|(.., error)| error).collect();
-        assert!(aside.is_empty(), "client {index}: {aside:?}");
+        let deferred: Vec<_> = client.store.deferred.iter().map(|(.., error)| error).collect();
+        assert!(deferred.is_empty(), "client {index}: {deferred:?}");
         assert_eq!(client.phase, SpacePhase::Live, "client {index}");
         let upstream = self.relay.disk.upstream;
         assert_eq!(client.store.pending(upstream), 0, "client {index} has an outbox");

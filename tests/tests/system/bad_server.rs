@@ -198,7 +198,7 @@ fn changes_that_cannot_be_true_are_set_aside() {
     let document = space.create(|tx| Ok(tx.put(ROOT, "text", "good")?)).unwrap();
     store.connect(link(&server.url)).unwrap();
     wait_for(&store, "to set both aside", |status| {
-        status.spaces.values().all(|space| space.set_aside == 2)
+        status.spaces.values().all(|space| space.deferred == 2)
     });
     assert_eq!(space.documents().unwrap(), [document.id()]);
     document.change(|tx| Ok(tx.put(ROOT, "text", "better")?)).unwrap();

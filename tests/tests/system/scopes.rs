@@ -89,7 +89,7 @@ fn unrelated_histories_of_one_id_meet_only_when_asked_for() {
     store.connect(link(&site.url)).unwrap();
     wait_for(&store, "to be refused", |status| {
         status.spaces.values().any(|space| {
-            space.parked.iter().any(|parked| parked.code == Code::UNRELATED) && space.set_aside == 1
+            space.parked.iter().any(|parked| parked.code == Code::UNRELATED) && space.deferred == 1
         })
     });
     let told = std::iter::from_fn(|| events.try_next()).flatten();

@@ -64,7 +64,7 @@ pub(super) fn put(
     reason: &str,
 ) -> rusqlite::Result<bool> {
     if wait == Wait::Dependencies {
-        let waiting = space_waiting(conn, space)?.aside_waiting;
+        let waiting = space_waiting(conn, space)?.deferred_waiting;
         if waiting >= limits::DEFERRED_CHANGES as u64 {
             tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; one is dropped");
             return Ok(false);
