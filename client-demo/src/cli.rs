@@ -185,7 +185,7 @@ pub(crate) enum Command {
     Store(StoreCommand),
     /// Send what is pending and fetch what is new
     Sync(SyncArgs),
-    /// Say what is saved where; changes nothing and asks nobody
+    /// Say what is saved where; changes nothing and asks no relay
     Status(StatusArgs),
     /// Stay in sync and say what happens, until Ctrl-C; with --offline, what other commands here do
     Watch,
@@ -291,7 +291,7 @@ pub(crate) enum NotesCommand {
         #[arg(long, short)]
         yes: bool,
     },
-    /// List deleted notes with edits made here that nobody else has; save or discard those
+    /// List deleted notes with edits made here that no other store has; save or discard those
     Deleted(DeletedArgs),
     /// List notes with changes that the relay refuses, why, and what can be done
     Refused,
@@ -300,7 +300,7 @@ pub(crate) enum NotesCommand {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
-    /// Make a note's refused changes anew, by another author, on top of what the relay has
+    /// Make a note's refused changes again, by another author, on top of what the relay has
     Reauthor {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,

@@ -18,7 +18,7 @@ use crate::failure::{Exit, Failure};
 pub(crate) struct RelayArgs {
     #[command(flatten)]
     serve: ServeArgs,
-    /// End when standard input does: whoever holds its other end is gone then
+    /// End when standard input does: the process that holds its other end is gone then
     #[arg(long, hide = true)]
     until_input_ends: bool,
 }

@@ -5,6 +5,7 @@
 
 mod house {
     mod containers;
+    mod dialect;
     mod edges;
     mod finding;
     mod glossary;

@@ -75,7 +75,7 @@ pub struct InspectArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     common: Common,
-    /// Tell only what is found in this space
+    /// Report only what is found in this space
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
     /// Set right what can be; clients bring back what is lost. The relay must be stopped

@@ -22,7 +22,7 @@ use crate::serve::{ServeError, ServeOptions, serve_with_store};
 use crate::store::{FoldWindow, SqliteStore, chain};
 use crate::{allocator, http, limits, logs};
 
-/// What `serve` can be told. Every option has a default and an environment variable.
+/// Options of `serve`. Every option has a default and an environment variable.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Where to listen: address and port, or `localhost` and port. Port 0 takes a free one
@@ -35,7 +35,7 @@ pub struct ServeArgs {
     #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN",
         value_parser = names::origin)]
     pub allow_origin: Vec<String>,
-    /// Serve everybody who reaches the port, without asking who they are
+    /// Serve every client that reaches the port, without asking who they are
     #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
     /// Memory for what clients make the relay keep, all together, in MiB. The process itself and
