@@ -33,6 +33,7 @@ impl Driver {
         self.shared.repo.remote_heads.leave(&self.space, self.id);
         self.shared.rooms.forget(self.id);
         self.intake.drop_waiting();
+        self.sync_answers.clear();
         let host = host(self.shared.upstream, &self.space);
         self.machine = Peer::new(host, self.shared.patience, Moment::default());
         self.state_room.clear();
