@@ -1,6 +1,6 @@
 //! The command line: commands, options and their defaults. It must not know what the commands do.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,27 +108,15 @@ fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> cla
     hidden.chain(other).fold(command, clap::Command::arg)
 }
 
-/// Treats environment variables with an empty value as unset: a Compose file sets them so.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
-        true => arg.env(clap::builder::Resettable::<clap::builder::OsStr>::Reset),
-        false => arg,
-    });
-    let names = command.get_subcommands().map(|below| below.get_name().to_owned());
-    names
-        .collect::<Vec<_>>()
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
-}
-
 /// Only `replay` starts a relay itself.
 const RELAY_OF_REPLAY: &str = "The relay to play through [default: one of its own]";
 
 impl Cli {
     /// Parses a command line, beginning with the program's name.
     pub(crate) fn of(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&without_empty_variables(command()).try_get_matches_from(args)?)
+        Self::from_arg_matches(
+            &relay::without_empty_variables(command()).try_get_matches_from(args)?,
+        )
     }
 }
 

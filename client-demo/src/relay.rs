@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+pub(crate) use landfall_relay::cli::without_empty_variables;
 use landfall_relay::cli::{self, ServeArgs};
 use thiserror::Error;
 

@@ -48,6 +48,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::error!(error = error.chain(), "no document could be found to fold");
+                self.leave_room();
                 return Looked::Done;
             }
         };
