@@ -181,9 +181,9 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Serve as a relay, like `landfall-relay serve`; has that program's exit codes
     Relay(RelayArgs),
-    /// Fold one document's history, as the relay asks on standard input
-    #[command(name = relay::FOLD_WORKER, hide = true)]
-    FoldWorker,
+    /// Compact one document's history, as the relay asks on standard input
+    #[command(name = relay::COMPACT_WORKER, hide = true)]
+    CompactWorker,
     /// Verify a copy of the relay's store, as the relay asks
     #[command(name = relay::VERIFY_COPY, hide = true)]
     VerifyCopy { file: PathBuf },

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         (cli.command.may_be_handed_over(), cli.command.edits().map(str::to_owned));
     let result = match cli.command {
         Command::Relay(args) => return relay::serve(args),
-        Command::FoldWorker => return relay::fold_worker(),
+        Command::CompactWorker => return relay::compact_worker(),
         Command::VerifyCopy { file } => return relay::verify_copy(&file),
         command => dispatch(&place, command),
     };
@@ -97,7 +97,7 @@ fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
         Command::Watch => watch::run(place),
         Command::Replay(args) => replay::run(place, &args),
         // Separate programs, with their own exit codes.
-        Command::Relay(_) | Command::FoldWorker | Command::VerifyCopy { .. } => Ok(()),
+        Command::Relay(_) | Command::CompactWorker | Command::VerifyCopy { .. } => Ok(()),
     }
 }
 

@@ -37,8 +37,8 @@ pub(crate) fn serve(args: RelayArgs) -> ExitCode {
 }
 
 /// Runs the relay's compaction child.
-pub(crate) fn fold_worker() -> ExitCode {
-    cli::fold_worker()
+pub(crate) fn compact_worker() -> ExitCode {
+    cli::compact_worker()
 }
 
 /// Runs the relay's child that verifies a copy of its store.
@@ -47,7 +47,7 @@ pub(crate) fn verify_copy(file: &Path) -> ExitCode {
 }
 
 /// The names of the hidden subcommands that run these children.
-pub(crate) const FOLD_WORKER: &str = cli::FOLD_WORKER;
+pub(crate) const COMPACT_WORKER: &str = cli::COMPACT_WORKER;
 pub(crate) const VERIFY_COPY: &str = cli::VERIFY_COPY;
 
 /// How long a relay may take to start listening.

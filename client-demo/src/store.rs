@@ -146,11 +146,16 @@ fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {
 fn compact(store: &Path, all: bool) -> Result<(), Failure> {
     let done = maintain::compact(store, all)?;
     let (documents, changes) = (count(done.documents, "document"), count(done.changes, "change"));
-    say(format!("{documents} folded, with {changes}"));
+    say(format!("{documents} compacted, with {changes}"));
     say(format!("{} before, {} after", size(done.bytes_before), size(done.bytes_after)));
     if done.failed > 0 {
-        let why = format!("{} could not be folded", count(done.failed, "document"));
-        return Err(Failure::new(Exit::Other, "not all was folded", why, "they are as they were"));
+        let why = format!("{} could not be compacted", count(done.failed, "document"));
+        return Err(Failure::new(
+            Exit::Other,
+            "not all was compacted",
+            why,
+            "they are as they were",
+        ));
     }
     Ok(())
 }
@@ -159,7 +164,7 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
     let space: SpaceName = place.space.parse().map_err(landfall::SpaceError::BadName)?;
     let counts = maintain::export(&place.store, &space, file)?;
     say(format!(
-        "{}: {} ({} deleted), {} folded, {} beside",
+        "{}: {} ({} deleted), {} compacted, {} beside",
         file.display(),
         count(counts.documents, "document"),
         counts.tombstones,

@@ -5,8 +5,8 @@
 //! bytes that were read for it and nothing of the store. `close` does not wait for it: its result is
 //! dropped when it is done, and the store can be opened again meanwhile.
 //!
-//! It decides nothing: `store::folding` decides which document is due and which changes may be
-//! compacted, and `landfall-fold` builds the snapshot.
+//! It decides nothing: `store::compaction` decides which document is due and which changes may be
+//! compacted, and `landfall-compaction` builds the snapshot.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,12 +14,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use landfall_fold::{FoldError, FoldLimits, Folded};
+use landfall_compaction::{Compacted, CompactionError, CompactionLimits};
 use landfall_protocol::{ChangeHash, DocumentId};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::StoreError;
-use crate::store::{DocumentRow, FoldInput, FoldOptions, FoldTask, LocalLog, Opened, SpaceRow};
+use crate::store::{
+    CompactionInput, CompactionOptions, CompactionTask, DocumentRow, LocalLog, Opened, SpaceRow,
+};
 use crate::threads::{StoreThread, Threads};
 
 /// The shortest wait between two searches for documents to compact.
@@ -43,10 +45,10 @@ const BUSY_MOST: Duration = Duration::from_secs(5);
 
 /// The most compactions in progress in a process, including those of stores that are closed by now: an
 /// application that opens and closes a store repeatedly must not accumulate threads.
-const FOLDS_MOST: usize = 2;
+const COMPACTIONS_MOST: usize = 2;
 
 /// How many compactions are in progress in this process.
-static FOLDS: AtomicUsize = AtomicUsize::new(0);
+static COMPACTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// The approximate total of operations in documents that are compacted at close: automerge saves and
 /// loads that many in half a second.
@@ -64,7 +66,7 @@ pub(crate) const SLICE: usize = 500;
 
 /// The compactions since the store was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Compacted {
+pub(crate) struct CompactionReport {
     /// Compactions of documents; a document counts each time.
     pub(crate) documents: u64,
     /// Changes that were compacted.
@@ -83,7 +85,7 @@ struct Counts {
 impl Counts {
     fn add(&self, outcome: &Outcome) {
         match outcome {
-            Outcome::Folded { changes } => {
+            Outcome::Compacted { changes } => {
                 self.documents.fetch_add(1, Ordering::Relaxed);
                 self.changes.fetch_add(*changes, Ordering::Relaxed);
             }
@@ -94,8 +96,8 @@ impl Counts {
         }
     }
 
-    fn get(&self) -> Compacted {
-        Compacted {
+    fn get(&self) -> CompactionReport {
+        CompactionReport {
             documents: self.documents.load(Ordering::Relaxed),
             changes: self.changes.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
@@ -109,7 +111,7 @@ struct State {
     woken: bool,
     closed: bool,
     /// The result of the compaction in progress, once it is done.
-    folded: Option<Result<Opened, FoldError>>,
+    compacted: Option<Result<Opened, CompactionError>>,
 }
 
 #[derive(Default)]
@@ -143,12 +145,13 @@ impl Shared {
 }
 
 /// Builds the snapshot of a compaction.
-pub(crate) type Fold = dyn Fn(FoldInput, &FoldLimits) -> Result<Opened, FoldError> + Send + Sync;
+pub(crate) type Compaction =
+    dyn Fn(CompactionInput, &CompactionLimits) -> Result<Opened, CompactionError> + Send + Sync;
 
 /// The handle of the compaction thread.
 pub(crate) struct Compactor {
     shared: Arc<Shared>,
-    options: FoldOptions,
+    options: CompactionOptions,
     thread: Mutex<Option<JoinHandle<()>>>,
     saved: Mutex<Vec<Saved>>,
 }
@@ -157,18 +160,18 @@ impl Compactor {
     /// Starts the thread.
     pub(crate) fn start(
         log: LocalLog,
-        options: FoldOptions,
+        options: CompactionOptions,
         threads: Arc<Threads>,
     ) -> std::io::Result<Self> {
-        Self::start_with(log, options, threads, Arc::new(fold))
+        Self::start_with(log, options, threads, Arc::new(snapshot_of))
     }
 
     /// Starts the thread with another function that compacts.
     pub(crate) fn start_with(
         log: LocalLog,
-        options: FoldOptions,
+        options: CompactionOptions,
         threads: Arc<Threads>,
-        fold: Arc<Fold>,
+        compaction: Arc<Compaction>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         // Starts with a search, for rows and tails that an earlier run left behind.
@@ -176,7 +179,7 @@ impl Compactor {
         let for_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("landfall-compact".to_owned()).spawn(move || {
-                let run = || run(&for_thread, &log, &options, &threads, &fold);
+                let run = || run(&for_thread, &log, &options, &threads, &compaction);
                 // It may panic again on the same document, so it pauses first.
                 while threads.contain(StoreThread::Compact, run).is_err() && for_thread.pause(REST)
                 {
@@ -197,7 +200,7 @@ impl Compactor {
 
     /// The compactions since the store was opened.
     #[cfg(test)]
-    pub(crate) fn compacted(&self) -> Compacted {
+    pub(crate) fn compacted(&self) -> CompactionReport {
         self.shared.counts.get()
     }
 
@@ -237,14 +240,14 @@ impl Compactor {
 fn run(
     shared: &Arc<Shared>,
     log: &LocalLog,
-    options: &FoldOptions,
+    options: &CompactionOptions,
     threads: &Threads,
-    fold: &Arc<Fold>,
+    compaction: &Arc<Compaction>,
 ) {
     while shared.next() {
         threads.pass(StoreThread::Compact);
         let began = Instant::now();
-        if let Err(error) = round(shared, log, options, fold) {
+        if let Err(error) = round(shared, log, options, compaction) {
             tracing::warn!(%error, "compaction could not go on");
         }
         // So a search uses at most a tenth of the time, however long it takes.
@@ -259,8 +262,8 @@ fn run(
 fn round(
     shared: &Arc<Shared>,
     log: &LocalLog,
-    options: &FoldOptions,
-    fold: &Arc<Fold>,
+    options: &CompactionOptions,
+    compaction: &Arc<Compaction>,
 ) -> Result<(), StoreError> {
     let mut done = BTreeSet::new();
     // A compaction takes a while, and other documents may be due afterwards. `done` keeps a document
@@ -278,7 +281,8 @@ fn round(
             if !wait_for_quiet(shared, log) {
                 return Ok(());
             }
-            let Some(outcome) = fold_apart(shared, log, &task, options.limits, fold)? else {
+            let Some(outcome) = compact_on_thread(shared, log, &task, options.limits, compaction)?
+            else {
                 return Ok(());
             };
             shared.counts.add(&outcome);
@@ -320,7 +324,10 @@ fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
 
 /// Compacts every document that is due under `options` and removes dead rows, on the calling thread. A
 /// document that cannot be compacted is counted and skipped.
-pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted, StoreError> {
+pub(crate) fn compact(
+    log: &LocalLog,
+    options: &CompactionOptions,
+) -> Result<CompactionReport, StoreError> {
     let (counts, mut done) = (Counts::default(), BTreeSet::new());
     loop {
         let due = due(log, options, &done)?;
@@ -328,7 +335,7 @@ pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted
             break;
         }
         for task in due {
-            counts.add(&fold_here(log, &task, &options.limits)?);
+            counts.add(&compact_here(log, &task, &options.limits)?);
             done.insert(task.row);
         }
     }
@@ -339,19 +346,19 @@ pub(crate) fn compact(log: &LocalLog, options: &FoldOptions) -> Result<Compacted
 /// Every document that is due, except those that this round has already taken.
 fn due(
     log: &LocalLog,
-    options: &FoldOptions,
+    options: &CompactionOptions,
     done: &BTreeSet<DocumentRow>,
-) -> Result<Vec<FoldTask>, StoreError> {
+) -> Result<Vec<CompactionTask>, StoreError> {
     let mut due = Vec::new();
     for space in log.space_rows()? {
-        let tasks = log.fold_candidates(space, options, now_ms())?;
+        let tasks = log.compaction_candidates(space, options, now_ms())?;
         due.extend(tasks.into_iter().filter(|task| !done.contains(&task.row)));
     }
     Ok(due)
 }
 
 enum Outcome {
-    Folded {
+    Compacted {
         changes: u64,
     },
     /// The document has changed since the compaction began.
@@ -360,53 +367,57 @@ enum Outcome {
 }
 
 /// Compacts a document on this thread.
-fn fold_here(log: &LocalLog, task: &FoldTask, limits: &FoldLimits) -> Result<Outcome, StoreError> {
-    let Some(input) = log.fold_read(task)? else { return Ok(Outcome::Changed) };
-    settle(log, task, fold(input, limits))
+fn compact_here(
+    log: &LocalLog,
+    task: &CompactionTask,
+    limits: &CompactionLimits,
+) -> Result<Outcome, StoreError> {
+    let Some(input) = log.compaction_read(task)? else { return Ok(Outcome::Changed) };
+    settle(log, task, snapshot_of(input, limits))
 }
 
 /// Compacts a document on a thread of its own; `None` once it is closed, whether or not that is done.
-fn fold_apart(
+fn compact_on_thread(
     shared: &Arc<Shared>,
     log: &LocalLog,
-    task: &FoldTask,
-    limits: FoldLimits,
-    fold: &Arc<Fold>,
+    task: &CompactionTask,
+    limits: CompactionLimits,
+    build: &Arc<Compaction>,
 ) -> Result<Option<Outcome>, StoreError> {
     let Some(mut under_way) = UnderWay::begin(shared) else { return Ok(None) };
-    let Some(input) = log.fold_read(task)? else { return Ok(Some(Outcome::Changed)) };
-    shared.state.lock().folded = None;
-    let fold = Arc::clone(fold);
+    let Some(input) = log.compaction_read(task)? else { return Ok(Some(Outcome::Changed)) };
+    shared.state.lock().compacted = None;
+    let build = Arc::clone(build);
     std::thread::Builder::new()
-        .name("landfall-fold".to_owned())
-        .spawn(move || under_way.end(fold(input, &limits)))
+        .name("landfall-compaction".to_owned())
+        .spawn(move || under_way.end(build(input, &limits)))
         .map_err(StoreError::of_thread)?;
-    let folded = {
+    let compacted = {
         let mut state = shared.state.lock();
         loop {
             if state.closed {
                 return Ok(None);
             }
-            match state.folded.take() {
-                Some(folded) => break folded,
+            match state.compacted.take() {
+                Some(compacted) => break compacted,
                 None => shared.wake.wait(&mut state),
             }
         }
     };
-    settle(log, task, folded).map(Some)
+    settle(log, task, compacted).map(Some)
 }
 
 /// A compaction of this process. Dropping it without a result counts as a failure.
 struct UnderWay {
     shared: Arc<Shared>,
-    outcome: Option<Result<Opened, FoldError>>,
+    outcome: Option<Result<Opened, CompactionError>>,
 }
 
 impl UnderWay {
     /// Waits until another one may begin; `None` once the store is closed.
     fn begin(shared: &Arc<Shared>) -> Option<Self> {
-        let more = |now: usize| (now < FOLDS_MOST).then_some(now + 1);
-        while FOLDS.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
+        let more = |now: usize| (now < COMPACTIONS_MOST).then_some(now + 1);
+        while COMPACTIONS.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
             if !shared.pause(WATCH) {
                 return None;
             }
@@ -414,47 +425,50 @@ impl UnderWay {
         Some(Self { shared: Arc::clone(shared), outcome: None })
     }
 
-    fn end(&mut self, outcome: Result<Opened, FoldError>) {
+    fn end(&mut self, outcome: Result<Opened, CompactionError>) {
         self.outcome = Some(outcome);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        FOLDS.fetch_sub(1, Ordering::AcqRel);
-        let panicked = || Err(FoldError::Panicked("outside automerge".to_owned()));
+        COMPACTIONS.fetch_sub(1, Ordering::AcqRel);
+        let panicked = || Err(CompactionError::Panicked("outside automerge".to_owned()));
         let outcome = self.outcome.take().unwrap_or_else(panicked);
         let mut state = self.shared.state.lock();
         if !state.closed {
-            state.folded = Some(outcome);
+            state.compacted = Some(outcome);
         }
         self.shared.wake.notify_all();
     }
 }
 
-fn fold(input: FoldInput, limits: &FoldLimits) -> Result<Opened, FoldError> {
+fn snapshot_of(
+    input: CompactionInput,
+    limits: &CompactionLimits,
+) -> Result<Opened, CompactionError> {
     let snapshots: Vec<&[u8]> = input.snapshot.as_deref().into_iter().collect();
-    let folded = landfall_fold::fold_within(&snapshots, input.changes, limits)?;
-    Ok(Opened::of(folded)?)
+    let compacted = landfall_compaction::compact_within(&snapshots, input.changes, limits)?;
+    Ok(Opened::of(compacted)?)
 }
 
 /// Installs the result of a compaction, or records why it failed.
 fn settle(
     log: &LocalLog,
-    task: &FoldTask,
-    folded: Result<Opened, FoldError>,
+    task: &CompactionTask,
+    compacted: Result<Opened, CompactionError>,
 ) -> Result<Outcome, StoreError> {
-    match folded {
-        Ok(opened) => match log.fold_commit(task, opened)? {
+    match compacted {
+        Ok(opened) => match log.compaction_commit(task, opened)? {
             true => {
-                tracing::debug!(document = %task.document, changes = task.changes, "folded");
-                Ok(Outcome::Folded { changes: task.changes })
+                tracing::debug!(document = %task.document, changes = task.changes, "compacted");
+                Ok(Outcome::Compacted { changes: task.changes })
             }
             false => Ok(Outcome::Changed),
         },
         Err(error) => {
-            tracing::warn!(document = %task.document, %error, "a document could not be folded");
-            log.fold_failed(task, error.to_string())?;
+            tracing::warn!(document = %task.document, %error, "a document could not be compacted");
+            log.compaction_failed(task, error.to_string())?;
             Ok(Outcome::Failed)
         }
     }
@@ -471,20 +485,23 @@ pub(crate) struct Saved {
 /// The compactions at close: kept and loaded documents that are due, within a budget.
 pub(crate) struct Closing<'a> {
     log: &'a LocalLog,
-    options: &'a FoldOptions,
+    options: &'a CompactionOptions,
     operations: u64,
     bytes: u64,
 }
 
 impl Closing<'_> {
-    /// Compacts a document if it is due. `fold` receives the heads that the document must have, and
+    /// Compacts a document if it is due. `build` receives the heads that the document must have, and
     /// returns `None` if it is not loaded at these heads. Returns `false` once the budget is used up.
-    pub(crate) fn fold(
+    pub(crate) fn compact(
         &mut self,
         (space, document): (SpaceRow, DocumentId),
-        fold: impl FnOnce(&FoldLimits, &[ChangeHash]) -> Option<Result<Folded, FoldError>>,
+        build: impl FnOnce(
+            &CompactionLimits,
+            &[ChangeHash],
+        ) -> Option<Result<Compacted, CompactionError>>,
     ) -> Result<bool, StoreError> {
-        let task = self.log.fold_candidate(space, &document, self.options, now_ms())?;
+        let task = self.log.compaction_candidate(space, &document, self.options, now_ms())?;
         let Some(task) = task.filter(|task| task.whole) else { return Ok(true) };
         if self.operations + task.operations > CLOSE_OPERATIONS
             || self.bytes + task.bytes > CLOSE_BYTES
@@ -493,10 +510,10 @@ impl Closing<'_> {
             return Ok(true);
         }
         let heads = self.log.heads(task.row)?;
-        let Some(folded) = fold(&self.options.limits, &heads) else { return Ok(true) };
+        let Some(compacted) = build(&self.options.limits, &heads) else { return Ok(true) };
         self.operations += task.operations;
         self.bytes += task.bytes;
-        let opened = folded.and_then(|folded| Ok(Opened::of(folded)?));
+        let opened = compacted.and_then(|compacted| Ok(Opened::of(compacted)?));
         settle(self.log, &task, opened)?;
         // Removes one slice of its dead rows: the next opening removes the rest.
         self.log.sweep(SLICE)?;

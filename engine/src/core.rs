@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use landfall_fold::FoldLimits;
+use landfall_compaction::CompactionLimits;
 use landfall_protocol::frame::DAMAGED_UNKNOWN;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::{Committed, WriteError};
@@ -23,8 +23,8 @@ use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
-    Appended, DocumentLimit, Excess, FoldOptions, LocalChange, LocalLog, OpenedSpace, Received,
-    RemovalError, SpaceCount, SpaceRow,
+    Appended, CompactionOptions, DocumentLimit, Excess, LocalChange, LocalLog, OpenedSpace,
+    Received, RemovalError, SpaceCount, SpaceRow,
 };
 use crate::threads::{StoreThread, Threads};
 
@@ -103,10 +103,14 @@ impl Core {
             }
         }));
         tell_of_failures(&log, &status, &threads);
-        let compactor = match options.fold && !read_only {
+        let compactor = match options.compaction && !read_only {
             true => Some(
-                Compactor::start(log.clone(), fold_options(options, &log), Arc::clone(&threads))
-                    .map_err(StoreError::of_thread)?,
+                Compactor::start(
+                    log.clone(),
+                    compaction_options(options, &log),
+                    Arc::clone(&threads),
+                )
+                .map_err(StoreError::of_thread)?,
             ),
             false => None,
         };
@@ -455,7 +459,7 @@ impl Core {
         }
         self.applier.close();
         if let Some(compactor) = &self.compactor {
-            self.fold_at_close(compactor);
+            self.compact_at_close(compactor);
         }
         let leaving = self.actors.close(&self.log);
         let closed = self.log.database().close().map_err(|error| {
@@ -499,7 +503,12 @@ fn tell_of_failures(log: &LocalLog, status: &Arc<StatusHub>, threads: &Arc<Threa
 impl Core {
     /// Keeps the saved form of a document that was not loaded since it was built, to compact it at
     /// close.
-    pub(crate) fn fold_later(&self, key: (SpaceRow, DocumentId), head: ChangeHash, bytes: Vec<u8>) {
+    pub(crate) fn compact_later(
+        &self,
+        key: (SpaceRow, DocumentId),
+        head: ChangeHash,
+        bytes: Vec<u8>,
+    ) {
         if let Some(compactor) = &self.compactor {
             compactor.keep(Saved { key, head, bytes });
         }
@@ -507,44 +516,45 @@ impl Core {
 
     /// Compacts kept and loaded documents that are due, within a budget: a program that opens a store, pastes
     /// a long text and closes it leaves no time for it in the background.
-    fn fold_at_close(&self, compactor: &Compactor) {
+    fn compact_at_close(&self, compactor: &Compactor) {
         let open: Vec<Arc<OpenDocument>> =
             self.documents.lock().values().filter_map(Weak::upgrade).collect();
         let mut closing = compactor.closing(&self.log);
         for Saved { key, head, bytes } in compactor.take_kept() {
-            let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
-                let folded = (heads == [head]).then(|| landfall_fold::open(bytes, limits))?;
+            let compaction = |limits: &CompactionLimits, heads: &[ChangeHash]| {
+                let compacted =
+                    (heads == [head]).then(|| landfall_compaction::open(bytes, limits))?;
                 // A form with other heads does not stand for the change, which is then compacted as all
                 // others are.
-                folded.ok().filter(|folded| folded.heads == heads).map(Ok)
+                compacted.ok().filter(|compacted| compacted.heads == heads).map(Ok)
             };
-            match closing.fold(key, fold) {
+            match closing.compact(key, compaction) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return tracing::warn!(%error, "nothing more is folded at close"),
+                Err(error) => return tracing::warn!(%error, "nothing more is compacted at close"),
             }
         }
         for document in open {
-            let fold = |limits: &FoldLimits, heads: &[ChangeHash]| {
+            let compaction = |limits: &CompactionLimits, heads: &[ChangeHash]| {
                 document.with_loaded(|automerge| {
                     let is_whole = automerge.get_heads() == heads;
-                    is_whole.then(|| landfall_fold::fold_loaded(automerge, limits))
+                    is_whole.then(|| landfall_compaction::compact_loaded(automerge, limits))
                 })?
             };
-            match closing.fold(document.key(), fold) {
+            match closing.compact(document.key(), compaction) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return tracing::warn!(%error, "nothing more is folded at close"),
+                Err(error) => return tracing::warn!(%error, "nothing more is compacted at close"),
             }
         }
     }
 }
 
-fn fold_options(options: &Options, log: &LocalLog) -> FoldOptions {
-    FoldOptions {
-        limits: log.fold_limits(),
+fn compaction_options(options: &Options, log: &LocalLog) -> CompactionOptions {
+    CompactionOptions {
+        limits: log.compaction_limits(),
         recent_entries: options.keep_recent,
         recent_age: options.keep_recent_age,
-        ..FoldOptions::default()
+        ..CompactionOptions::default()
     }
 }

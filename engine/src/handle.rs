@@ -122,7 +122,7 @@ impl Store {
             LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
         if !read_only {
             // A relay rejects a snapshot over the limit, so its changes become single ones.
-            log.unfold_oversized(log.document_bytes())
+            log.expand_oversized(log.document_bytes())
                 .map_err(|error| OpenError::Storage(Box::new(error)))?;
         }
         let actors = Actors::begin(&log, read_only, left)

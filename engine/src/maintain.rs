@@ -19,10 +19,10 @@ pub use landfall_protocol::portable::{Counts, PortableError};
 pub use portable::{Exported, Imported, Kept, LeftOut, export, import};
 
 use crate::error::{BoxError, OpenError, StoreError, counted};
+use crate::store::{ExpandError, HealError, LocalLog, Place};
 pub use crate::store::{
     Fault, Finding, Healed, InspectedDocument, InspectedSpace, InspectedUpstream, Inspection,
 };
-use crate::store::{HealError, LocalLog, Place, UnfoldError};
 use crate::{SpaceName, random};
 
 /// Why an operation on a store's file failed.
@@ -116,9 +116,9 @@ fn take(path: &Path) -> Result<LocalLog, MaintainError> {
         return Err(MaintainError::File { path: path.to_owned(), source });
     }
     let log = open(Place::File(path))?;
-    log.unfold_oversized(log.document_bytes()).map_err(|error| match error {
-        UnfoldError::View(error) => StoreError::from(error),
-        UnfoldError::Write(error) => StoreError::from(error),
+    log.expand_oversized(log.document_bytes()).map_err(|error| match error {
+        ExpandError::View(error) => StoreError::from(error),
+        ExpandError::Write(error) => StoreError::from(error),
     })?;
     log.take_clean_close(None).map_err(StoreError::from)?;
     Ok(log)

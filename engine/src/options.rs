@@ -55,7 +55,7 @@ pub struct Options {
     /// Whether histories are compacted in the background. Default true. Without compaction, every
     /// change is kept as it arrived, and a document's log grows by about 100 bytes for each character
     /// typed.
-    pub fold: bool,
+    pub compaction: bool,
     /// The number of newest changes of each space that are not compacted. Default 1,000. With few, a
     /// relay that lost a little is repaired with whole snapshots instead of single changes.
     pub keep_recent: u64,
@@ -85,7 +85,7 @@ impl Default for Options {
             durability: Durability::Full,
             page_cache_bytes: 8 * 1024 * 1024,
             document_cache_bytes: 256 * 1024 * 1024,
-            fold: true,
+            compaction: true,
             keep_recent: limits::RECENT_ENTRIES,
             keep_recent_age: limits::RECENT_AGE,
             follow_every: Duration::from_millis(250),

@@ -7,6 +7,7 @@
 mod actors;
 mod apart;
 mod append;
+mod compaction;
 mod contents;
 #[cfg(test)]
 mod counting;
@@ -14,8 +15,8 @@ mod damaged;
 mod deferred;
 mod deletion;
 mod excess;
+mod expand;
 mod fitting;
-mod folding;
 mod follow;
 mod graph;
 mod heal;
@@ -46,7 +47,6 @@ mod schema_opening;
 mod schema_status;
 mod snapshots;
 mod superseded;
-mod unfold;
 mod verify;
 mod verify_document;
 mod verify_space;
@@ -55,7 +55,7 @@ mod view;
 use std::path::Path;
 use std::sync::Arc;
 
-use landfall_fold::FoldLimits;
+use landfall_compaction::CompactionLimits;
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::replica::ResumePoint;
@@ -67,10 +67,11 @@ pub use outbox::Pending;
 
 pub(crate) use actors::{Nonce, OwnActor};
 pub(crate) use append::{AppendError, Appended, LocalChange};
+pub(crate) use compaction::{CompactionInput, CompactionOptions, CompactionTask};
 pub use contents::{Kept, LeftOut};
 pub(crate) use deletion::Lost;
 pub use excess::{DocumentLimit, Excess};
-pub(crate) use folding::{FoldInput, FoldOptions, FoldTask};
+pub(crate) use expand::ExpandError;
 pub(crate) use follow::{Follow, Followed};
 pub(crate) use heal::HealError;
 pub use heal::Healed;
@@ -89,7 +90,6 @@ pub(crate) use resend::{Resendable, whole};
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
 pub(crate) use superseded::{ReplaceError, Unsent};
-pub(crate) use unfold::UnfoldError;
 pub use verify::{Fault, Finding};
 pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
 
@@ -218,8 +218,10 @@ impl LocalLog {
     }
 
     /// The limits of a snapshot.
-    pub(crate) fn fold_limits(&self) -> FoldLimits {
-        FoldLimits { snapshot_bytes: usize::try_from(self.document_bytes).unwrap_or(usize::MAX) }
+    pub(crate) fn compaction_limits(&self) -> CompactionLimits {
+        CompactionLimits {
+            snapshot_bytes: usize::try_from(self.document_bytes).unwrap_or(usize::MAX),
+        }
     }
 
     pub(crate) fn database(&self) -> &Database {

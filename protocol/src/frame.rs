@@ -7,9 +7,9 @@
 //! skip them.
 
 mod codec;
+mod compacted;
 mod documents;
 mod entry;
-mod folded;
 mod reconcile;
 mod resend;
 
@@ -24,11 +24,11 @@ use crate::ids::{
 
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
+pub use compacted::{Part, PushEntry, PushSnapshot, Wanted};
 pub use documents::Documents;
 pub use entry::{
     DAMAGED_UNKNOWN, EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind,
 };
-pub use folded::{Part, PushEntry, PushSnapshot, Wanted};
 pub use reconcile::{
     Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
     SubscribeFrom, Want, features,

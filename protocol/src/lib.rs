@@ -9,7 +9,7 @@
 //! | [`ids`], [`limits`], [`code`], [`moment`] | identifiers, every bound, codes on the wire, time |
 //! | [`frame`] | the frames of `landfall.v1` and their codec (`docs/protocol.md`) |
 //! | [`admission`] | the checks that a change must pass before it is stored |
-//! | [`folded`] | the packed index of a snapshot's changes |
+//! | [`compacted`] | the packed index of a snapshot's changes |
 //! | [`lineage`], [`intervals`], [`ring`] | valid cursors; acked ranges; live entries |
 //! | [`digest`] | sums over a space's documents: which ones differ between two ends |
 //! | [`snapshot`] | a document's snapshot, as compaction makes it |
@@ -23,9 +23,9 @@
 
 pub mod admission;
 pub mod code;
+pub mod compacted;
 pub mod digest;
 pub mod ephemeral;
-pub mod folded;
 pub mod frame;
 pub mod heads;
 pub mod ids;

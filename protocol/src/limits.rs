@@ -274,18 +274,18 @@ pub const FILTER_DOCUMENTS: usize = 4_096;
 pub const QUERIES: usize = 4;
 
 /// The minimum number of changes for a compaction.
-pub const FOLD_LEAST: u64 = 256;
+pub const COMPACTION_MIN_CHANGES: u64 = 256;
 
 /// The number of operations that justifies a compaction of fewer changes. automerge applies 65,536
 /// operations in about 0.2 s and loads them from a snapshot in about 0.02 s.
-pub const FOLD_LEAST_OPERATIONS: u64 = 1 << 16;
+pub const COMPACTION_MIN_OPERATIONS: u64 = 1 << 16;
 
 /// The bytes of changes that justify a compaction of fewer changes.
-pub const FOLD_LEAST_BYTES: u64 = MIB as u64;
+pub const COMPACTION_MIN_BYTES: u64 = MIB as u64;
 
 /// A compaction is due when the tail has one change for every two in the snapshot. As a share of
 /// the history, it makes the cost of all compactions together a multiple of the last one.
-pub const FOLD_SHARE: u64 = 2;
+pub const COMPACTION_SHARE: u64 = 2;
 
 /// The newest entries of a log that are never compacted, so that a replica that is slightly behind
 /// is fed single changes instead of a snapshot.
@@ -485,8 +485,9 @@ const _: () = assert!(PART_BYTES <= SNAPSHOT_WINDOW_BYTES && PART_BYTES + 1024 <
 const _: () = assert!(DOCUMENT_BYTES <= SNAPSHOT_BYTES as u64);
 const _: () = assert!(DOCUMENT_BYTES <= REPO_MESSAGE_BYTES as u64);
 const _: () = assert!(DOCUMENT_LOCAL_BYTES + CHANGE_BYTES as u64 <= DOCUMENT_BYTES);
-const _: () =
-    assert!(FOLD_LEAST_BYTES * 8 <= DOCUMENT_BYTES && FOLD_LEAST_OPERATIONS <= CHANGE_OPERATIONS);
+const _: () = assert!(
+    COMPACTION_MIN_BYTES * 8 <= DOCUMENT_BYTES && COMPACTION_MIN_OPERATIONS <= CHANGE_OPERATIONS
+);
 const _: () = assert!(BRANCHES * 16 * 24 + 64 * BRANCHES <= MESSAGE_BYTES);
 const _: () =
     assert!(FILTER_DOCUMENTS <= SESSION_FILTER_DOCUMENTS && OWN_RANGES <= SESSION_OWN_RANGES);

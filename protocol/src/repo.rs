@@ -16,4 +16,4 @@ pub mod peer;
 pub mod plan;
 pub mod sync;
 
-pub use index::{DocumentIndex, FoldedHistory, IndexRow};
+pub use index::{CompactedHistory, DocumentIndex, IndexRow};

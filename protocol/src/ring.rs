@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_folded_comes_from_the_store_alone() {
+    fn what_is_compacted_comes_from_the_store_alone() {
         let mut ring = Ring::new(Offset(0), 1 << 20);
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
         ring.forget_through(Offset(60));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_passed_what_is_folded_is_sent_to_the_store() {
+    fn who_has_not_passed_what_is_compacted_is_sent_to_the_store() {
         let mut ring = Ring::new(Offset(0), 1 << 20);
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
         ring.forget_through(Offset(60));

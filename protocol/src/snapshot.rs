@@ -2,10 +2,10 @@
 //! loads the chunk.
 
 use crate::admission::measure;
-use crate::folded::{BadIndex, PackedIndex};
+use crate::compacted::{BadIndex, PackedIndex};
 use crate::ids::ChangeHash;
 
-pub use crate::folded::LastOfActor;
+pub use crate::compacted::LastOfActor;
 
 /// An automerge document chunk that represents changes, with the data that admission needs of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub operations: u64,
     /// The chunk.
     pub body: Vec<u8>,
-    /// The packed index of the changes ([`folded`](crate::folded)).
+    /// The packed index of the changes ([`compacted`](crate::compacted)).
     pub packed: Vec<u8>,
 }
 

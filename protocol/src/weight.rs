@@ -22,40 +22,40 @@ pub struct Weight {
 
 /// When a compaction is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FoldRule {
+pub struct CompactionRule {
     /// In each measure, the minimum weight that is worth a compaction. A measure of 0 counts as 1.
     pub least: Weight,
     /// A compaction is due when the tail's weight is one `share`-th of the snapshot's.
     pub share: u64,
 }
 
-impl Default for FoldRule {
+impl Default for CompactionRule {
     fn default() -> Self {
         let least = Weight {
-            changes: limits::FOLD_LEAST,
-            operations: limits::FOLD_LEAST_OPERATIONS,
-            bytes: limits::FOLD_LEAST_BYTES,
+            changes: limits::COMPACTION_MIN_CHANGES,
+            operations: limits::COMPACTION_MIN_OPERATIONS,
+            bytes: limits::COMPACTION_MIN_BYTES,
         };
-        Self { least, share: limits::FOLD_SHARE }
+        Self { least, share: limits::COMPACTION_SHARE }
     }
 }
 
 /// Weights are compared in 1 / `UNIT` of the minimum weight.
 const UNIT: u128 = 1 << 20;
 
-impl FoldRule {
+impl CompactionRule {
     /// Whether a compaction of all of `tail` into the snapshot is due.
-    pub fn is_due(&self, folded: &Weight, tail: &Weight) -> bool {
-        let needed = self.measure(folded) / u128::from(self.share.max(1));
+    pub fn is_due(&self, compacted: &Weight, tail: &Weight) -> bool {
+        let needed = self.measure(compacted) / u128::from(self.share.max(1));
         tail.changes > 0 && self.measure(tail) >= needed.max(UNIT)
     }
 
     /// Whether a compaction is due even without counting changes: by the operations or bytes of a
     /// few changes. The snapshot then costs a receiver about as much as the changes, so their
     /// recent age is no reason to keep them single.
-    pub fn is_heavy(&self, folded: &Weight, tail: &Weight) -> bool {
+    pub fn is_heavy(&self, compacted: &Weight, tail: &Weight) -> bool {
         let without = Weight { changes: tail.changes.min(1), ..*tail };
-        self.is_due(folded, &without)
+        self.is_due(compacted, &without)
     }
 
     /// The weight in its greatest measure, in [`UNIT`]s of the minimum weight.
@@ -69,9 +69,9 @@ impl FoldRule {
 
 /// The bytes of a document, as [`limits::DOCUMENT_BYTES`] counts them: about the size that its
 /// snapshot has or would have.
-pub fn document_bytes(folded_bytes: u64, tail_changes: u64, tail_bytes: u64) -> u64 {
+pub fn document_bytes(snapshot_bytes: u64, tail_changes: u64, tail_bytes: u64) -> u64 {
     let overhead = tail_changes.saturating_mul(limits::CHANGE_OVERHEAD_BYTES);
-    folded_bytes.saturating_add(tail_bytes.saturating_sub(overhead))
+    snapshot_bytes.saturating_add(tail_bytes.saturating_sub(overhead))
 }
 
 #[cfg(test)]
@@ -84,39 +84,39 @@ mod tests {
 
     #[test]
     fn small_changes_are_counted() {
-        let rule = FoldRule::default();
+        let rule = CompactionRule::default();
         let none = Weight::default();
-        assert!(!rule.is_due(&none, &changes(limits::FOLD_LEAST - 1)));
-        assert!(rule.is_due(&none, &changes(limits::FOLD_LEAST)));
-        let folded = Weight { changes: 10_000, operations: 10_000, bytes: 13_000 };
-        assert!(!rule.is_due(&folded, &changes(4_999)));
-        assert!(rule.is_due(&folded, &changes(5_000)));
-        assert!(!rule.is_heavy(&folded, &changes(5_000)), "they are many, not heavy");
+        assert!(!rule.is_due(&none, &changes(limits::COMPACTION_MIN_CHANGES - 1)));
+        assert!(rule.is_due(&none, &changes(limits::COMPACTION_MIN_CHANGES)));
+        let compacted = Weight { changes: 10_000, operations: 10_000, bytes: 13_000 };
+        assert!(!rule.is_due(&compacted, &changes(4_999)));
+        assert!(rule.is_due(&compacted, &changes(5_000)));
+        assert!(!rule.is_heavy(&compacted, &changes(5_000)), "they are many, not heavy");
     }
 
     #[test]
     fn one_large_change_is_due_by_its_operations_or_its_bytes() {
-        let rule = FoldRule::default();
+        let rule = CompactionRule::default();
         let none = Weight::default();
         let by_operations = Weight { changes: 1, operations: 1_000_000, bytes: 200 };
-        let by_bytes = Weight { changes: 1, operations: 1, bytes: limits::FOLD_LEAST_BYTES };
+        let by_bytes = Weight { changes: 1, operations: 1, bytes: limits::COMPACTION_MIN_BYTES };
         for tail in [by_operations, by_bytes] {
             assert!(rule.is_due(&none, &tail) && rule.is_heavy(&none, &tail), "{tail:?}");
-            let folded = Weight { changes: 1, ..tail };
-            assert!(rule.is_due(&folded, &tail), "another of its size is due");
+            let compacted = Weight { changes: 1, ..tail };
+            assert!(rule.is_due(&compacted, &tail), "another of its size is due");
         }
-        let folded = Weight { bytes: 1_000_000, ..by_operations };
-        assert!(!rule.is_due(&folded, &changes(300)), "small changes wait beside a large one");
-        assert!(rule.is_due(&folded, &changes(2_000)));
-        let less = Weight { bytes: limits::FOLD_LEAST_BYTES - 1, ..by_bytes };
+        let compacted = Weight { bytes: 1_000_000, ..by_operations };
+        assert!(!rule.is_due(&compacted, &changes(300)), "small changes wait beside a large one");
+        assert!(rule.is_due(&compacted, &changes(2_000)));
+        let less = Weight { bytes: limits::COMPACTION_MIN_BYTES - 1, ..by_bytes };
         assert!(!rule.is_due(&none, &less));
-        assert!(!rule.is_due(&none, &none), "nothing is nothing to fold");
+        assert!(!rule.is_due(&none, &none), "nothing is nothing to compact");
     }
 
     /// However a document grows, all compactions together process at most five times the last one.
     #[test]
-    fn folds_cost_in_proportion_to_the_history() {
-        let rule = FoldRule::default();
+    fn compactions_cost_in_proportion_to_the_history() {
+        let rule = CompactionRule::default();
         let typed = Weight { changes: 1, operations: 1, bytes: 100 };
         let pasted = Weight { changes: 1, operations: 100_000, bytes: 100_000 };
         let image = Weight { changes: 1, operations: 1, bytes: 300_000 };
@@ -126,19 +126,22 @@ mod tests {
             ("images", vec![image]),
             ("mixed", vec![pasted, typed, typed, image, typed]),
         ] {
-            let (mut folded, mut tail) = (Weight::default(), Weight::default());
-            let (mut folds, mut cost) = (0, 0u128);
+            let (mut compacted, mut tail) = (Weight::default(), Weight::default());
+            let (mut compactions, mut cost) = (0, 0u128);
             for step in steps.iter().cycle().take(50_000) {
                 tail = sum(&tail, step);
-                if rule.is_due(&folded, &tail) {
-                    folded = sum(&folded, &tail);
+                if rule.is_due(&compacted, &tail) {
+                    compacted = sum(&compacted, &tail);
                     tail = Weight::default();
-                    cost += rule.measure(&folded);
-                    folds += 1;
+                    cost += rule.measure(&compacted);
+                    compactions += 1;
                 }
             }
-            assert!(folds > 5, "{name}: {folds} folds");
-            assert!(cost <= 5 * rule.measure(&folded), "{name}: {folds} folds cost {cost}");
+            assert!(compactions > 5, "{name}: {compactions} compactions");
+            assert!(
+                cost <= 5 * rule.measure(&compacted),
+                "{name}: {compactions} compactions cost {cost}"
+            );
         }
     }
 

@@ -18,9 +18,9 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
-pub use child::{FOLD_WORKER, VERIFY_COPY, fold_worker, verify_copy_worker};
+pub use child::{COMPACT_WORKER, VERIFY_COPY, compact_worker, verify_copy_worker};
 pub use operator::{OperatorCommand, operate};
-pub use serve::{FoldArgs, ServeArgs, run};
+pub use serve::{CompactionArgs, ServeArgs, run};
 
 use crate::logs;
 use crate::store::{OpenStoreError, StoreHint, chain};
@@ -47,7 +47,7 @@ pub fn misused(error: &clap::Error) -> ExitCode {
     let said = said.join(" ");
     // clap also lists hidden subcommands, which only this program starts: remove them.
     let hidden = |said: String, name: &str| said.replace(&format!(", {name}"), "");
-    let said = [FOLD_WORKER, VERIFY_COPY].into_iter().fold(said, hidden);
+    let said = [COMPACT_WORKER, VERIFY_COPY].into_iter().fold(said, hidden);
     let why = said.trim_start_matches("error: ");
     Failure::new(USAGE, "wrong usage", why, "see `landfall-relay --help`").tell()
 }

@@ -24,7 +24,7 @@ use landfall_protocol::space::{Answer, CheckedPush, PendingPush, PushedEntry};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::folding::{Brought, Folder, MergeError};
+use crate::compaction::{Brought, Compactor, MergeError};
 use crate::healing::Healing;
 use crate::health::Health;
 use crate::limits;
@@ -122,7 +122,7 @@ enum Command {
     /// An upload was merged with the stored document, or could not be.
     Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
     /// A compaction of a document of this space is about to commit, up to this offset.
-    Folding(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
+    Compacting(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
     Leave(SessionId),
     Committed(SpaceName, Result<(), StoreError>),
     Probed(Result<(), StoreError>),
@@ -168,7 +168,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) folder: Arc<Folder>,
+    pub(crate) compactor: Arc<Compactor>,
     /// Subscribers of documents, which receive durable entries besides the subscriptions' feeds.
     pub(crate) rooms: Arc<Rooms>,
     /// The online repair, which pushes may complete.
@@ -270,9 +270,9 @@ impl Hub {
 
     /// Called before a compaction of the space commits: from now on entries up to this offset are served from
     /// the store. Waits for the hub; false if it is gone.
-    pub(crate) fn folding(&self, space: SpaceName, through: Offset) -> bool {
+    pub(crate) fn compaction(&self, space: SpaceName, through: Offset) -> bool {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        self.inbox.put(Command::Folding(space, through, tell));
+        self.inbox.put(Command::Compacting(space, through, tell));
         told.recv_timeout(limits::HUB_ANSWER).is_ok()
     }
 

@@ -10,7 +10,7 @@
 //! | [`store`] | the log store: a trait, and the embedded SQLite |
 //! | [`limits`] | the relay's own limits |
 //! | [`cli`] | the command line, for the binary and for programs that embed a relay |
-//! | `folding`, `offers` | compactions in a child process; snapshot uploads, in parts |
+//! | `compaction`, `offers` | compactions in a child process; snapshot uploads, in parts |
 //! | `checks` | the scheduling of preflights: on which thread, and in which order |
 //! | `rooms` | fan-out: the subscribers of documents; ephemeral messages |
 //! | `repo` | sessions of automerge-repo clients |
@@ -23,7 +23,7 @@ mod backups;
 mod budgets;
 mod checks;
 pub mod cli;
-mod folding;
+mod compaction;
 mod healing;
 mod health;
 mod http;
@@ -46,5 +46,5 @@ mod tasks;
 mod turns;
 
 pub use backups::BackupOptions;
-pub use folding::FoldOptions;
+pub use compaction::CompactionOptions;
 pub use serve::{Essential, ServeError, ServeOptions, serve, serve_with_store};

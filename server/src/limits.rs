@@ -356,34 +356,34 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Bytes that a probe writes to the store: enough to make a file at its size limit grow.
 pub const PROBE_BYTES: usize = 64 * KIB;
 
-/// Concurrent children, each of at most [`FOLD_MEMORY_BYTES`]: with one, a slow document would delay all
+/// Concurrent children, each of at most [`COMPACTION_MEMORY_BYTES`]: with one, a slow document would delay all
 /// others.
 pub const CHILDREN: usize = 2;
 
 /// Compactions in a row that are aborted because a client's merge waits for their thread or document. The
 /// next one runs to its end: under endless merges, every fourth compaction completes.
-pub const FOLD_YIELDS: usize = 3;
+pub const COMPACTION_YIELDS: usize = 3;
 
 /// Client merges in a row after which the relay looks for its own compactions, although more merges wait.
 pub const MERGES_IN_A_ROW: usize = 16;
 
 /// Memory limit of a compaction child, in bytes.
-pub const FOLD_MEMORY_BYTES: u64 = 1024 * MIB as u64;
+pub const COMPACTION_MEMORY_BYTES: u64 = 1024 * MIB as u64;
 
 /// Bytes of the changes of one snapshot that is split because it exceeds the size limit: they are in memory
 /// once, when the relay starts.
-pub const UNFOLD_BYTES: usize = 512 * MIB;
+pub const EXPAND_BYTES: usize = 512 * MIB;
 
 /// How long a child may take for one compaction: fifty times the time for 260,000 changes.
-pub const FOLD_TIME: Duration = Duration::from_secs(60);
+pub const COMPACTION_TIME: Duration = Duration::from_secs(60);
 
 /// Operations per byte of changes above which a document with few changes is not compacted. Typed text has
 /// two to eight, compressed. Changes with more are cheap to push, and the cost of compacting them is out of
 /// proportion to that.
-pub const FOLD_OPERATIONS_IN_A_BYTE: u64 = 16;
+pub const COMPACTION_OPERATIONS_IN_A_BYTE: u64 = 16;
 
 /// How often the store is queried for a document worth compacting.
-pub const FOLD_EVERY: Duration = Duration::from_secs(1);
+pub const COMPACTION_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a compaction waits for the hub before it is abandoned: the hub never takes that long, unless it
 /// is gone.

@@ -27,9 +27,9 @@ enum Command {
     Serve(ServeArgs),
     #[command(flatten)]
     Operate(OperatorCommand),
-    /// Fold one document's history, as the relay asks on standard input
-    #[command(name = cli::FOLD_WORKER, hide = true)]
-    FoldWorker,
+    /// Compact one document's history, as the relay asks on standard input
+    #[command(name = cli::COMPACT_WORKER, hide = true)]
+    CompactWorker,
     /// Verify a copy of the store, as the relay asks
     #[command(name = cli::VERIFY_COPY, hide = true)]
     VerifyCopy { file: PathBuf },
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => cli::run(args),
         Command::Operate(command) => cli::operate(command),
-        Command::FoldWorker => cli::fold_worker(),
+        Command::CompactWorker => cli::compact_worker(),
         Command::VerifyCopy { file } => cli::verify_copy_worker(&file),
     }
 }

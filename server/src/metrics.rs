@@ -72,8 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) free_bytes: Gauge,
     backups: ByReason,
     ephemeral: ByReason,
-    folds: ByReason,
-    fold_time: Histogram,
+    compactions: ByReason,
+    compact_time: Histogram,
     commits: ByReason,
     commit_time: Histogram,
     fan_out_time: Histogram,
@@ -132,8 +132,8 @@ impl Metrics {
             free_bytes: Gauge::default(),
             backups: ByReason::default(),
             ephemeral: ByReason::default(),
-            folds: ByReason::default(),
-            fold_time: latency(),
+            compactions: ByReason::default(),
+            compact_time: latency(),
             commits: ByReason::default(),
             commit_time: latency(),
             fan_out_time: latency(),
@@ -196,9 +196,9 @@ impl Metrics {
         r.register("free_bytes", help, self.free_bytes.clone());
         let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";
         r.register("ephemeral", help, self.ephemeral.clone());
-        r.register("folds", "Folds of documents, by outcome", self.folds.clone());
-        let help = "What a fold took, from the store and back";
-        r.register_with_unit("fold", help, Unit::Seconds, self.fold_time.clone());
+        r.register("compactions", "Compactions of documents, by outcome", self.compactions.clone());
+        let help = "What a compaction took, from the store and back";
+        r.register_with_unit("compaction", help, Unit::Seconds, self.compact_time.clone());
         r.register("commits", "Commits of spaces, by outcome", self.commits.clone());
         let help = "From a commit's hand-over to the store until it is durable";
         r.register_with_unit("commit", help, Unit::Seconds, self.commit_time.clone());
@@ -237,9 +237,9 @@ impl Metrics {
     }
 
     /// Counts a compaction that ended after `took`.
-    pub(crate) fn folded(&self, outcome: &'static str, took: Duration) {
-        self.folds.get_or_create(&[("outcome", outcome)]).inc();
-        self.fold_time.observe(took.as_secs_f64());
+    pub(crate) fn compacted(&self, outcome: &'static str, took: Duration) {
+        self.compactions.get_or_create(&[("outcome", outcome)]).inc();
+        self.compact_time.observe(took.as_secs_f64());
     }
 
     /// Records that the newest entry of a page was written to a socket `took` after it was durable.

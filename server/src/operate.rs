@@ -83,10 +83,10 @@ pub(crate) enum OperateError {
     #[error("the space cannot be exported whole")]
     Unsound(#[source] PortableError),
     /// The file could not be rewritten.
-    #[error("everything is folded, but the file was not rewritten")]
+    #[error("everything is compacted, but the file was not rewritten")]
     Rewrite(#[source] RewriteError),
     /// This program cannot start itself as a worker.
-    #[error("the child that folds cannot be started")]
+    #[error("the child that compacts cannot be started")]
     NoWorker,
     /// The system gave no randomness.
     #[error("the system gave no randomness: {0}")]

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
-use crate::folding::Folder;
+use crate::compaction::Compactor;
 use crate::hub::{Event, Mailbox};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
@@ -41,14 +41,14 @@ use sync_answers::{Reply, SyncAnswers};
 
 /// State shared by all automerge-repo sessions.
 pub(crate) struct Common {
-    folder: Arc<Folder>,
+    compactor: Arc<Compactor>,
     peers: Arc<Peers>,
     remote_heads: RemoteHeadsTable,
 }
 
 impl Common {
-    pub(crate) fn new(folder: Arc<Folder>) -> Self {
-        Self { folder, peers: Arc::default(), remote_heads: RemoteHeadsTable::default() }
+    pub(crate) fn new(compactor: Arc<Compactor>) -> Self {
+        Self { compactor, peers: Arc::default(), remote_heads: RemoteHeadsTable::default() }
     }
 }
 

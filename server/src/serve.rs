@@ -27,7 +27,7 @@ use crate::allocator;
 use crate::backups::{self, BackupOptions};
 use crate::budgets::Budgets;
 use crate::checks::Checks;
-use crate::folding::{FoldOptions, Folder};
+use crate::compaction::{CompactionOptions, Compactor};
 use crate::healing::Desk;
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
@@ -88,7 +88,7 @@ pub struct ServeOptions {
     /// and an idle relay keeps uploads that no client resumes.
     pub uploads_kept: Duration,
     /// How documents are compacted. By default they are not: the caller names the worker.
-    pub folds: FoldOptions,
+    pub compactions: CompactionOptions,
     /// Scheduled backups of the store in [`data`](Self::data). Default none.
     pub backups: Option<BackupOptions>,
     /// How long a shutdown may take. Default 10 s. Pushes that are not settled by then are not
@@ -113,7 +113,7 @@ impl ServeOptions {
             ring_bytes: shared::RING_BYTES,
             memory: limits::MEMORY_BYTES,
             uploads_kept: limits::UPLOADS_KEPT,
-            folds: FoldOptions::default(),
+            compactions: CompactionOptions::default(),
             backups: None,
             drain: limits::DRAIN,
         }
@@ -159,8 +159,8 @@ pub enum ServeError {
 pub enum Essential {
     /// The thread that orders pushes, `hub`.
     Hub,
-    /// One of the compaction threads, `fold-1` and `fold-2`.
-    Fold,
+    /// One of the compaction threads, `compaction-1` and `compaction-2`.
+    Compaction,
     /// The store's thread, `storage-writer`.
     Writer,
     /// The task that accepts connections.
@@ -173,7 +173,7 @@ impl std::fmt::Display for Essential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Hub => "its hub",
-            Self::Fold => "its folding thread",
+            Self::Compaction => "its compaction thread",
             Self::Writer => "its store's writer thread",
             Self::Accept => "its accept loop",
             Self::Store => "opening or closing its store",
@@ -210,7 +210,7 @@ pub async fn serve_with_store(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let mut server = Server::start(&options, Arc::clone(&store))?;
-    let folder = Arc::clone(&server.folder);
+    let compactor = Arc::clone(&server.compactor);
     // Unwind safety: `stop` uses only state that is shared with other threads anyway.
     let traffic = Arc::clone(&server.door.sessions.metrics);
     let trimming =
@@ -230,7 +230,7 @@ pub async fn serve_with_store(
     let drained = server.stop(end, options.drain).await;
     // Also after a panic or a timeout: write the store's queued jobs and release its lock.
     let closed = tokio::task::spawn_blocking(move || {
-        folder.close();
+        compactor.close();
         store.close()
     });
     let closed = closed.await;
@@ -248,8 +248,8 @@ struct Server {
     hub: Hub,
     hub_end: oneshot::Receiver<HubEnd>,
     /// Completes when the compaction thread ends.
-    fold_end: oneshot::Receiver<()>,
-    folder: Arc<Folder>,
+    compaction_end: oneshot::Receiver<()>,
+    compactor: Arc<Compactor>,
     stop: watch::Sender<bool>,
     places: Arc<Places>,
     http_life: Duration,
@@ -298,16 +298,17 @@ impl Server {
         let rings = Rings::new(memory.clone());
         let mut epoch = [0; 16];
         getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
-        let folds = options.folds.clone();
-        let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), folds, memory.clone());
-        let (folder, fold_end) = folder.map_err(ServeError::Thread)?;
+        let compactions = options.compactions.clone();
+        let compactor =
+            Compactor::start(Arc::clone(&store), Arc::clone(&metrics), compactions, memory.clone());
+        let (compactor, compaction_end) = compactor.map_err(ServeError::Thread)?;
         let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
         let page_reads = Turns::new(limits::PAGE_READS);
         let digests = Budgets::new(limits::DIGEST_RATE, limits::DIGEST_BURST);
         let healing = Desk::new(&store, &rooms, &metrics, &page_reads).start();
-        folder.heal_with(Arc::clone(&healing));
+        compactor.heal_with(Arc::clone(&healing));
         let parts = Parts {
-            folder: Arc::clone(&folder),
+            compactor: Arc::clone(&compactor),
             rooms: Arc::clone(&rooms),
             healing: Arc::clone(&healing),
             runtime: tokio::runtime::Handle::current(),
@@ -321,9 +322,10 @@ impl Server {
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
         let offers = Arc::new(Offers::default());
         give_way(rings, &offers, options.uploads_kept);
-        let for_folds = hub.clone();
-        folder
-            .before_fold(Box::new(move |space, through| for_folds.folding(space.clone(), through)));
+        let for_compactions = hub.clone();
+        compactor.before_compaction(Box::new(move |space, through| {
+            for_compactions.compaction(space.clone(), through)
+        }));
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(Shared {
             hub: hub.clone(),
@@ -343,7 +345,7 @@ impl Server {
             offers,
             rooms,
             healing,
-            repo: crate::repo::Common::new(Arc::clone(&folder)),
+            repo: crate::repo::Common::new(Arc::clone(&compactor)),
         });
         let (allow_origins, allow_hosts) =
             (options.allow_origins.clone(), options.allow_hosts.clone());
@@ -355,8 +357,8 @@ impl Server {
             door,
             hub,
             hub_end,
-            fold_end,
-            folder,
+            compaction_end,
+            compactor,
             stop,
             places,
             http_life: options.http_life,
@@ -379,7 +381,7 @@ impl Server {
                 }
                 ended = &mut ended => return AcceptEnd::StoreEnded(ended),
                 _ = &mut self.hub_end => return AcceptEnd::Ended(Essential::Hub),
-                _ = &mut self.fold_end => return AcceptEnd::Ended(Essential::Fold),
+                _ = &mut self.compaction_end => return AcceptEnd::Ended(Essential::Compaction),
                 accepted = listener.accept() => accepted,
             };
             let (stream, address) = match accepted {
@@ -451,7 +453,7 @@ impl Server {
         }
         let deadline = Instant::now() + limit;
         let all_gone = timeout_at(deadline, self.places.empty()).await.is_ok();
-        self.folder.end_jobs();
+        self.compactor.end_jobs();
         self.hub.shutdown();
         match timeout_at(deadline, self.hub_end).await {
             _ if let AcceptEnd::StoreEnded(end) = end => Err(end.into()),

@@ -8,14 +8,15 @@
 
 mod append;
 mod checked;
+mod compaction;
 mod condition;
 mod contents;
 pub mod copies;
 mod digests;
 mod documents;
+mod expand;
 mod failure;
 mod fill;
-mod folding;
 mod history;
 mod indexes;
 pub mod inspect;
@@ -34,7 +35,6 @@ mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod tests;
-mod unfold;
 mod verified;
 pub mod verify;
 
@@ -74,7 +74,7 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// How much of the end of a log stays uncompacted, so that a replica that lags slightly receives single
 /// changes and no snapshot. An entry is compacted only when it is outside both bounds, offsets and age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FoldWindow {
+pub struct CompactionWindow {
     /// The last `recent_entries` offsets of the log are not compacted.
     pub recent_entries: u64,
     /// Entries younger than this are not compacted.
@@ -83,14 +83,14 @@ pub struct FoldWindow {
     pub snapshot_bytes: u64,
 }
 
-impl Default for FoldWindow {
+impl Default for CompactionWindow {
     fn default() -> Self {
         let (recent_entries, recent_age) = (limits::RECENT_ENTRIES, limits::RECENT_AGE);
         Self { recent_entries, recent_age, ..Self::NONE }
     }
 }
 
-impl FoldWindow {
+impl CompactionWindow {
     /// No window: every entry may be compacted.
     pub const NONE: Self = Self {
         recent_entries: 0,
@@ -101,7 +101,7 @@ impl FoldWindow {
 
 /// A document whose tail is long enough to compact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoldTask {
+pub struct CompactionTask {
     /// Its space.
     pub space: SpaceName,
     /// The document.
@@ -124,7 +124,7 @@ pub struct FoldTask {
 
 /// One input of a compaction; inputs arrive in the order in which they are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FoldInput {
+pub enum CompactionInput {
     /// The document's current snapshot; at most one, first.
     Base(Vec<u8>),
     /// A change, after all its dependencies.
@@ -132,7 +132,7 @@ pub enum FoldInput {
 }
 
 /// Receives the inputs of a compaction; may stop the read early.
-pub type FoldSink<'a> = dyn FnMut(FoldInput) -> ControlFlow<()> + 'a;
+pub type CompactionSink<'a> = dyn FnMut(CompactionInput) -> ControlFlow<()> + 'a;
 
 /// The state of a document, without its changes. All of it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,9 +321,9 @@ pub trait LogStore: Send + Sync + 'static {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-        with_folded: bool,
+        with_compacted: bool,
     ) -> Result<Option<DocumentIndex>, StoreError> {
-        below(self)?.document_index(space, document, with_folded)
+        below(self)?.document_index(space, document, with_compacted)
     }
 
     /// Those of some changes that a document has, ascending. Costs one look-up per change, however long the
@@ -361,57 +361,66 @@ pub trait LogStore: Send + Sync + 'static {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-        sink: &mut FoldSink<'_>,
+        sink: &mut CompactionSink<'_>,
     ) -> Result<bool, StoreError> {
         below(self)?.document_bases(space, document, sink)
     }
 
     /// A document that is due for compaction, if any. Cheap if there is none.
-    fn fold_candidate(
+    fn compaction_candidate(
         &self,
         now_ms: u64,
-        window: FoldWindow,
-    ) -> Result<Option<FoldTask>, StoreError> {
-        below(self)?.fold_candidate(now_ms, window)
+        window: CompactionWindow,
+    ) -> Result<Option<CompactionTask>, StoreError> {
+        below(self)?.compaction_candidate(now_ms, window)
     }
 
     /// The compaction of one document, due or not; `None` if its whole tail is inside the window.
-    fn fold_task(
+    fn compaction_task(
         &self,
         space: &SpaceName,
         document: &DocumentId,
         now_ms: u64,
-        window: FoldWindow,
-    ) -> Result<Option<FoldTask>, StoreError> {
-        below(self)?.fold_task(space, document, now_ms, window)
+        window: CompactionWindow,
+    ) -> Result<Option<CompactionTask>, StoreError> {
+        below(self)?.compaction_task(space, document, now_ms, window)
     }
 
     /// Passes the inputs of a compaction to the sink, in short reads. True if the sink accepted everything;
     /// false if it stopped early or the document has changed.
-    fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
-        below(self)?.fold_read(task, sink)
+    fn compaction_read(
+        &self,
+        task: &CompactionTask,
+        sink: &mut CompactionSink<'_>,
+    ) -> Result<bool, StoreError> {
+        below(self)?.compaction_read(task, sink)
     }
 
     /// Durably replaces what the compaction read by a snapshot; false, without effect, if the document has
     /// changed.
-    fn fold_commit(
+    fn compaction_commit(
         &self,
-        task: &FoldTask,
+        task: &CompactionTask,
         snapshot: Snapshot,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        below(self)?.fold_commit(task, snapshot, now_ms)
+        below(self)?.compaction_commit(task, snapshot, now_ms)
     }
 
     /// Records that this version of the software could not compact a document: it is retried when the tail
     /// has doubled, or by another version.
-    fn fold_failed(&self, task: &FoldTask, version: &str, reason: &str) -> Result<(), StoreError> {
-        below(self)?.fold_failed(task, version, reason)
+    fn compaction_failed(
+        &self,
+        task: &CompactionTask,
+        version: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        below(self)?.compaction_failed(task, version, reason)
     }
 
     /// Marks compactions that failed with another version as due. Called at the start.
-    fn retry_failed_folds(&self, version: &str) -> Result<(), StoreError> {
-        below(self)?.retry_failed_folds(version)
+    fn retry_failed_compactions(&self, version: &str) -> Result<(), StoreError> {
+        below(self)?.retry_failed_compactions(version)
     }
 
     /// Deletes some dead rows; true if more remain. A later call continues an interrupted deletion, also
@@ -491,7 +500,7 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Replaces a document's snapshot by its changes, dependencies first, at the end of the log and in an
     /// epoch of their own; false if the document has changed. No other append may run meanwhile.
-    fn unfold(
+    fn expand(
         &self,
         space: &SpaceName,
         document: &DocumentId,
@@ -499,7 +508,7 @@ pub trait LogStore: Send + Sync + 'static {
         changes: Vec<CheckedChange>,
         fresh: Epoch,
     ) -> Result<bool, StoreError> {
-        below(self)?.unfold(space, document, hash, changes, fresh)
+        below(self)?.expand(space, document, hash, changes, fresh)
     }
 
     /// Figures of the store's memory, files and damaged indexes.

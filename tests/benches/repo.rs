@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let first = arguments.next();
     match first.as_deref() {
         Some(server::RELAY) => return server::run_relay(arguments.collect()),
-        Some(landfall_relay::cli::FOLD_WORKER) => return landfall_relay::cli::fold_worker(),
+        Some(landfall_relay::cli::COMPACT_WORKER) => return landfall_relay::cli::compact_worker(),
         _ => {}
     }
     let asked = asked(first.into_iter().chain(arguments));

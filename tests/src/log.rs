@@ -75,7 +75,7 @@ pub fn hashes(log: &[Entry]) -> BTreeSet<ChangeHash> {
         let chunks = match entry.kind {
             entry_kind::CHANGE => vec![entry.body.to_vec()],
             entry_kind::SNAPSHOT => {
-                landfall_fold::changes_since(&entry.body, &[]).expect("a snapshot that opens")
+                landfall_compaction::changes_since(&entry.body, &[]).expect("a snapshot that opens")
             }
             _ => Vec::new(),
         };

@@ -307,7 +307,7 @@ fn by_hand(
     });
     columns.iter().for_each(|(_, data)| body.extend(data));
     let typed = [vec![1], number(body.len() as u64), body].concat();
-    [&[0x85, 0x6f, 0x4a, 0x83], &landfall_fold::hash_of(&typed)[..4], &typed].concat()
+    [&[0x85, 0x6f, 0x4a, 0x83], &landfall_compaction::hash_of(&typed)[..4], &typed].concat()
 }
 
 /// An unsigned LEB128 number.

@@ -14,10 +14,10 @@ use crate::{PATIENCE, log};
 pub const SPACE: &str = "default";
 
 /// Arguments of a relay that compacts without a recent window.
-pub const FOLDS: &[&str] = &["--keep-recent", "0", "--keep-recent-age", "0"];
+pub const COMPACTIONS: &[&str] = &["--keep-recent", "0", "--keep-recent-age", "0"];
 
 /// Options of an engine that compacts without a recent window.
-pub fn folds() -> Options {
+pub fn compactions() -> Options {
     Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() }
 }
 

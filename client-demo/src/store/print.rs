@@ -41,7 +41,7 @@ pub(super) fn inspection(store: &Path, found: &Inspection) {
                 size(pending.bytes),
             ));
         }
-        say(faint("   changes    folded      tail     bytes  actors  heads  document"));
+        say(faint("   changes compacted      tail     bytes  actors  heads  document"));
         space.documents.iter().map(document).for_each(say);
     }
 }
@@ -49,14 +49,17 @@ pub(super) fn inspection(store: &Path, found: &Inspection) {
 fn document(document: &InspectedDocument) -> String {
     format!(
         "{:>10}{:>10}{:>10}{:>10}{:>8}{:>7}  {}{}",
-        document.folded_changes + document.tail_changes,
-        document.folded_changes,
+        document.compacted_changes + document.tail_changes,
+        document.compacted_changes,
         document.tail_changes,
-        document.folded_bytes + document.tail_bytes,
+        document.snapshot_bytes + document.tail_bytes,
         document.actors,
         document.heads,
         document.document,
-        document.fold_failed.as_ref().map_or(String::new(), |why| format!(" (not folded: {why})")),
+        document
+            .compaction_failed
+            .as_ref()
+            .map_or(String::new(), |why| format!(" (not compacted: {why})")),
     )
 }
 
@@ -75,11 +78,11 @@ fn space_json(space: &InspectedSpace) -> Value {
             "document": document.document.to_string(),
             "tailChanges": document.tail_changes,
             "tailBytes": document.tail_bytes,
-            "foldedChanges": document.folded_changes,
-            "foldedBytes": document.folded_bytes,
+            "compactedChanges": document.compacted_changes,
+            "snapshotBytes": document.snapshot_bytes,
             "heads": document.heads,
             "actors": document.actors,
-            "foldFailed": document.fold_failed,
+            "compactionFailed": document.compaction_failed,
         })
     };
     let upstreams = space.upstreams.iter().map(|link| {

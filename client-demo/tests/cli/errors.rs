@@ -18,7 +18,7 @@ fn wrong_usage() {
     home.run(&["import"]).failed(2, &["wrong usage", "<PATH>"]);
     home.run(&["notes"]).failed(2, &["`notes` does one of: list, new, show,", "notes --help"]);
     let none = home.run(&["--quiet"]);
-    assert!(!none.err().contains("fold-worker"), "{}", none.err());
+    assert!(!none.err().contains("compact-worker"), "{}", none.err());
     none.failed(2, &["`landfall-demo` does one of: tour, notes,", "landfall-demo --help"]);
     home.run(&["store", "--quiet"]).failed(2, &["wrong usage", "store --help"]);
     for nothing in [&["notes", "new"][..], &["notes", "new", ""], &["notes", "new", "--text", " "]]

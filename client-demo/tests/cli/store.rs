@@ -117,13 +117,13 @@ fn a_backup_comes_back_and_what_was_there_is_kept() {
 }
 
 #[test]
-fn what_is_folded_is_smaller_and_the_same() {
+fn what_is_compacted_is_smaller_and_the_same() {
     let home = Home::new();
     let store = home.path("a");
     fill(&store, 3, 400);
     let before = std::fs::metadata(&store).unwrap().len();
     let told = home.run(&["--store", "a", "store", "compact", "--all"]).ok();
-    assert!(told.contains("3 documents folded, with 1,200 changes"), "{told}");
+    assert!(told.contains("3 documents compacted, with 1,200 changes"), "{told}");
     assert!(std::fs::metadata(&store).unwrap().len() * 2 < before);
     assert_eq!(numbers(&store), [399, 399, 399]);
     verified(&home, "a");

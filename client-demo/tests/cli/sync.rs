@@ -24,7 +24,7 @@ fn sync_counts_what_the_relay_acknowledges() {
     assert_eq!(sync(&relay), all, "the relay had lost them");
     home.run(&["--store", "ann", "store", "compact", "--all"]).ok();
     relay.restore(&home, "empty again");
-    assert_eq!(sync(&relay), all, "as one folded history");
+    assert_eq!(sync(&relay), all, "as one compacted history");
 }
 
 /// The report counts transfers, not the difference in changes: a deletion removes some.

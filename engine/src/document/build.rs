@@ -144,7 +144,7 @@ fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {
     let log = &document.core.log;
     let Some(row) = log.document(document.row, &document.id)? else { return Ok(Missing::Nothing) };
     let (page, more) = log.changes_after(row, applied, BATCH_BYTES)?;
-    if page.iter().any(|stored| stored.folded) {
+    if page.iter().any(|stored| stored.compacted) {
         return Ok(Missing::Everything(Whole::read(log, row, Some(page))?));
     }
     match page.is_empty() {

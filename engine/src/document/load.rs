@@ -31,7 +31,7 @@ pub(crate) fn empty() -> Automerge {
 /// The stored pieces of a document: its snapshot, and the changes behind it in order.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
-    folded: Option<Stored>,
+    compacted: Option<Stored>,
     changes: Vec<Stored>,
     /// The last local sequence number that was read.
     pub(super) last: u64,
@@ -45,13 +45,13 @@ impl Whole {
     /// Adds the next pieces. A snapshot stands for everything before it.
     fn add(&mut self, pieces: Vec<Stored>) {
         for piece in pieces {
-            if piece.folded {
+            if piece.compacted {
                 *self = Self { pages: self.pages, ..Self::default() };
             }
             self.last = piece.local;
             self.bytes += piece.body.len() as u64;
-            match piece.folded {
-                true => self.folded = Some(piece),
+            match piece.compacted {
+                true => self.compacted = Some(piece),
                 false => self.changes.push(piece),
             }
         }
@@ -96,14 +96,14 @@ impl Whole {
 
     /// The snapshot as a document, with its number of operations.
     fn base(&self) -> Result<(Automerge, u64), String> {
-        let Some(folded) = &self.folded else { return Ok((empty(), 0)) };
-        if <[u8; 32]>::from(Sha256::digest(&folded.body)) != folded.hash {
-            return Err("the folded history is damaged in the store".to_owned());
+        let Some(compacted) = &self.compacted else { return Ok((empty(), 0)) };
+        if <[u8; 32]>::from(Sha256::digest(&compacted.body)) != compacted.hash {
+            return Err("the compacted history is damaged in the store".to_owned());
         }
-        let in_base = |error: String| format!("the folded history: {error}");
-        let size = measure(&folded.body).map_err(|error| in_base(error.to_string()))?;
+        let in_base = |error: String| format!("the compacted history: {error}");
+        let size = measure(&compacted.body).map_err(|error| in_base(error.to_string()))?;
         let options = LoadOptions::new().text_encoding(TextEncoding::UnicodeCodePoint);
-        let base = contained(|| Automerge::load_with_options(&folded.body, options));
+        let base = contained(|| Automerge::load_with_options(&compacted.body, options));
         base.map(|base| (base, size.operations)).map_err(in_base)
     }
 }
@@ -242,14 +242,14 @@ mod tests {
 
     use super::*;
 
-    fn folded(local: u64, body: Vec<u8>) -> Stored {
+    fn compacted(local: u64, body: Vec<u8>) -> Stored {
         let hash = Sha256::digest(&body).into();
-        Stored { local, body, folded: true, hash }
+        Stored { local, body, compacted: true, hash }
     }
 
     fn change(local: u64, change: &Change) -> Stored {
         let (body, hash) = (change.raw_bytes().to_vec(), change.hash().0);
-        Stored { local, body, folded: false, hash }
+        Stored { local, body, compacted: false, hash }
     }
 
     fn written() -> (Automerge, Change) {
@@ -263,7 +263,7 @@ mod tests {
     fn a_snapshot_stands_for_what_came_before_it() {
         let (mut document, first) = written();
         let mut whole = Whole::default();
-        whole.add(vec![change(1, &first), folded(2, document.save())]);
+        whole.add(vec![change(1, &first), compacted(2, document.save())]);
         document.transact(|tx| tx.put(ROOT, "k", 2)).unwrap();
         whole.add(vec![change(3, &document.get_last_local_change().unwrap())]);
         assert_eq!((whole.last, whole.changes.len()), (3, 1));
@@ -284,9 +284,9 @@ mod tests {
         let sum = &Sha256::digest(&typed)[..4];
         let claims = [&[0x85, 0x6f, 0x4a, 0x83], sum, &typed].concat();
         let mut whole = Whole::default();
-        whole.add(vec![folded(1, claims)]);
+        whole.add(vec![compacted(1, claims)]);
         let reason = whole.build().unwrap_err();
-        assert!(reason.starts_with("the folded history"), "{reason}");
+        assert!(reason.starts_with("the compacted history"), "{reason}");
         assert_eq!(whole.last_good().length(ROOT), 0);
         // More operations behind a snapshot than a document may have.
         let (_, first) = written();
@@ -301,15 +301,15 @@ mod tests {
     fn damaged_bytes_are_not_shown() {
         let (document, first) = written();
         let saved = document.save();
-        for damaged in [folded(1, saved[..saved.len() / 2].to_vec()), {
-            let mut other = folded(1, saved);
+        for damaged in [compacted(1, saved[..saved.len() / 2].to_vec()), {
+            let mut other = compacted(1, saved);
             other.hash[0] ^= 1;
             other
         }] {
             let mut whole = Whole::default();
             whole.add(vec![damaged]);
             let reason = whole.build().unwrap_err();
-            assert!(reason.starts_with("the folded history"), "{reason}");
+            assert!(reason.starts_with("the compacted history"), "{reason}");
             assert_eq!(whole.last_good().length(ROOT), 0);
         }
         let mut whole = Whole::default();

@@ -100,7 +100,7 @@ impl Space {
         let Some(lost) = self.core().log.lost_bytes(self.row()?, document)? else {
             return Ok(None);
         };
-        let history = unfold(lost.snapshot.as_deref(), lost.changes)?;
+        let history = expand(lost.snapshot.as_deref(), lost.changes)?;
         Ok(Some(reauthor::export(&history, &parse(lost.superseded)?)?))
     }
 
@@ -205,7 +205,7 @@ impl Space {
             let (page, more) = log.changes_after(document_row, after, PAGE_BYTES)?;
             after = page.last().map_or(after, |stored| stored.local);
             for stored in page {
-                if stored.folded {
+                if stored.compacted {
                     // The snapshot stands for everything before it, too.
                     base = Some(stored.body);
                     tail.clear();
@@ -217,7 +217,7 @@ impl Space {
                 break;
             }
         }
-        Ok((unfold(base.as_deref(), tail)?, unsent))
+        Ok((expand(base.as_deref(), tail)?, unsent))
     }
 
     /// Submits a write to the store and waits for it. The completion calls `committed` on the store's
@@ -241,16 +241,16 @@ impl Space {
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A document's changes one by one, dependencies first.
-fn unfold(
+fn expand(
     snapshot: Option<&[u8]>,
     tail: Vec<Vec<u8>>,
 ) -> Result<Vec<Change>, RejectedChangesError> {
-    let folded = match snapshot {
-        Some(snapshot) => landfall_fold::changes_since(snapshot, &[])
+    let compacted = match snapshot {
+        Some(snapshot) => landfall_compaction::changes_since(snapshot, &[])
             .map_err(|error| RejectedChangesError::Rebuild(Box::new(error)))?,
         None => Vec::new(),
     };
-    parse(folded.into_iter().chain(tail))
+    parse(compacted.into_iter().chain(tail))
 }
 
 fn parse(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Change>, RejectedChangesError> {

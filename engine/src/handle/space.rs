@@ -77,7 +77,7 @@ impl Space {
             };
             commit(vec![edit])?;
             if let Some(saved) = saved {
-                self.core().fold_later(open.key(), head, saved);
+                self.core().compact_later(open.key(), head, saved);
             }
         }
         Ok(Document::new(Arc::clone(&self.shared), open))

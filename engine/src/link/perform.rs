@@ -260,11 +260,11 @@ impl Performer {
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
             Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
-            Outcome::Resendable(space, document, Answer { found, made, folded }) => {
+            Outcome::Resendable(space, document, Answer { found, made, compacted }) => {
                 if let (Resendable::Snapshot { hash, .. }, Some(body)) = (&found, made) {
                     self.parts.made(*hash, body);
                 }
-                replica.handle_resendable(now, &space, document, found, folded);
+                replica.handle_resendable(now, &space, document, found, compacted);
             }
             Outcome::Settled => {}
             Outcome::Failed(what) => replica.handle_store_failed(what),
@@ -361,8 +361,8 @@ impl Performer {
                 self.parts.forget(&hash);
                 if let Some(row) = self.spaces.get(&space) {
                     // If the count cannot be read, it is left out.
-                    let folded = self.log.folded_changes(*row, &document).unwrap_or(0);
-                    self.core.status.add_acknowledged(*row, folded);
+                    let compacted = self.log.compacted_changes(*row, &document).unwrap_or(0);
+                    self.core.status.add_acknowledged(*row, compacted);
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }

@@ -10,7 +10,7 @@ use landfall_storage::{BackupError, Replacement, StorageError};
 use super::{MaintainError, close, now_ms, open, size, take};
 use crate::compactor;
 use crate::error::{BoxError, OpenError, StoreError, StoreFailure};
-use crate::store::{FoldOptions, LocalLog, Place};
+use crate::store::{CompactionOptions, LocalLog, Place};
 
 /// The result of a restore.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Restored {
 /// The result of a compaction.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct Compacted {
+pub struct CompactionReport {
     /// Documents that were compacted.
     pub documents: u64,
     /// Changes that were compacted.
@@ -109,15 +109,15 @@ fn stage(backup: &Path, staging: &Path, unchecked: bool) -> Result<(), MaintainE
 ///
 /// # Errors
 /// See [`MaintainError`]; earlier compactions stay. If it is interrupted, nothing is lost.
-pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<Compacted, MaintainError> {
+pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<CompactionReport, MaintainError> {
     let path = path.as_ref();
     let log = take(path)?;
-    let options = if all { FoldOptions::EVERYTHING } else { FoldOptions::default() };
+    let options = if all { CompactionOptions::EVERYTHING } else { CompactionOptions::default() };
     let before = size(&log);
-    let folded = compactor::compact(&log, &options);
+    let compacted = compactor::compact(&log, &options);
     let closed = close(&log);
     drop(log);
-    let (folded, bytes_before) = (folded?, before?);
+    let (compacted, bytes_before) = (compacted?, before?);
     closed?;
     let place = seize(path)?;
     let rewritten = beside(place.path(), ".rewritten");
@@ -132,10 +132,10 @@ pub fn compact(path: impl AsRef<Path>, all: bool) -> Result<Compacted, MaintainE
     }
     let made = fs::metadata(path);
     let made = made.map_err(|source| MaintainError::File { path: path.to_owned(), source })?;
-    Ok(Compacted {
-        documents: folded.documents,
-        changes: folded.changes,
-        failed: folded.failed,
+    Ok(CompactionReport {
+        documents: compacted.documents,
+        changes: compacted.changes,
+        failed: compacted.failed,
         bytes_before,
         bytes_after: made.len(),
     })

@@ -253,7 +253,7 @@ impl<'a> Import<'a> {
                     return Ok(());
                 }
                 let body = std::mem::take(&mut self.snapshot.0);
-                self.folded(&body)
+                self.compacted(&body)
             }
             Record::Change { at_ms, flags, chunk, .. } => {
                 let is_second = flags & entry_flags::SECOND_ROOT != 0;
@@ -270,8 +270,8 @@ impl<'a> Import<'a> {
     }
 
     /// Imports a snapshot change by change: the relay is not known to hold those changes.
-    fn folded(&mut self, body: &[u8]) -> Result<(), MaintainError> {
-        let chunks = match landfall_fold::changes_since(body, &[]) {
+    fn compacted(&mut self, body: &[u8]) -> Result<(), MaintainError> {
+        let chunks = match landfall_compaction::changes_since(body, &[]) {
             Ok(chunks) => chunks,
             Err(error) => {
                 self.refuse(self.document, error.to_string());

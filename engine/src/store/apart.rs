@@ -14,7 +14,7 @@ use rusqlite::{Connection, params};
 use super::prepare::Ready;
 use super::receive::{ReceiveError, Received, Writing, received_only};
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals};
-use super::snapshots::folded_heads;
+use super::snapshots::compacted_heads;
 use super::{Done, LocalLog, SpaceCount, damaged, deletion, graph, held, links};
 
 impl LocalLog {
@@ -29,7 +29,7 @@ impl LocalLog {
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
-        let limits = self.fold_limits();
+        let limits = self.compaction_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
@@ -168,8 +168,8 @@ fn note_heads(
     }
     held::hold(conn, upstream, space, &holds)?;
     held::release(conn, upstream, space, &lacks)?;
-    let folded = folded_heads(conn, row)?;
-    match folded.iter().all(|(head, _)| outside.contains(head)) {
+    let compacted = compacted_heads(conn, row)?;
+    match compacted.iter().all(|(head, _)| outside.contains(head)) {
         true => held::settle(conn, upstream, space, row),
         false => held::owe(conn, upstream, space, row),
     }

@@ -144,9 +144,9 @@ fn document(
         .query_row([found.row.0], |row| row.get::<_, [u8; 32]>(0))
         .optional()?;
     if let (Some(hash), Some(body)) = (snapshot, snapshots::body(conn, found.row)?)
-        && parts.folded_changes > 0
+        && parts.compacted_changes > 0
     {
-        flow = folded(hash, &body, (flags, own), flow, sink)?;
+        flow = compacted(hash, &body, (flags, own), flow, sink)?;
     }
     let mut changes = conn.prepare_cached(
         "SELECT at_ms, author, body FROM change WHERE document = ?1 AND local > ?2 ORDER BY local",
@@ -162,7 +162,7 @@ fn document(
 }
 
 /// A snapshot as a record, or as its single changes if it exceeds the limit of a record.
-fn folded(
+fn compacted(
     hash: [u8; 32],
     body: &[u8],
     (flags, own): (u16, &[u8]),
@@ -170,7 +170,7 @@ fn folded(
     sink: &mut RecordSink<'_>,
 ) -> rusqlite::Result<ControlFlow<()>> {
     let records: Vec<Record> = if body.len() > limits::SNAPSHOT_BYTES {
-        let changes = landfall_fold::changes_since(body, &[]).map_err(unreadable)?;
+        let changes = landfall_compaction::changes_since(body, &[]).map_err(unreadable)?;
         let change = |chunk| Record::Change { at_ms: 0, flags, author: own.to_vec(), chunk };
         changes.into_iter().map(change).collect()
     } else {

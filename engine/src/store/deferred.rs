@@ -171,7 +171,7 @@ fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Resu
     };
     let held = waiting.upstream == writing.upstream;
     let ready = ReadySnapshot::new(Offset(0), waiting.document, opened);
-    if let Err((_, wait, _)) = writing.fold_in(ready, held)? {
+    if let Err((_, wait, _)) = writing.join_snapshot(ready, held)? {
         wait_for(conn, waiting.id, wait)?;
         return Ok(false);
     }
@@ -234,7 +234,7 @@ impl LocalLog {
         done: Done<Received>,
     ) {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
-        let limits = self.fold_limits();
+        let limits = self.compaction_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = document_row_or_new(tx, space, &document)?;
             tx.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1")?.execute([row.0])?;

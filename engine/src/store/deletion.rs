@@ -109,9 +109,9 @@ fn uncount(
         let alive = held::alive_between(conn, space, first, last)?;
         held::add_held(conn, upstream, space, alive, -1)?;
     }
-    if before.folded_changes > 0 && !held::is_owed(conn, upstream, row)? {
-        let folded = (before.folded_changes, before.folded_bytes);
-        held::add_held(conn, upstream, space, folded, -1)?;
+    if before.compacted_changes > 0 && !held::is_owed(conn, upstream, row)? {
+        let compacted = (before.compacted_changes, before.snapshot_bytes);
+        held::add_held(conn, upstream, space, compacted, -1)?;
     }
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
         .execute(params![upstream.0, row.0])?;

@@ -3,7 +3,7 @@
 
 use landfall_protocol::ChangeHash;
 use landfall_protocol::admission::HistoryError;
-use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::compacted::PackedIndex;
 use rusqlite::Connection;
 
 use super::deferred::Wait;
@@ -11,7 +11,7 @@ use super::graph::{self, Node};
 use super::prepare::ReadySnapshot;
 use super::receive::Writing;
 use super::rows::{DocumentRow, merges, parts};
-use super::snapshots::folded_heads;
+use super::snapshots::compacted_heads;
 
 /// Prepares a document for a received snapshot; returns why it cannot be installed now, if it cannot.
 pub(super) fn check(
@@ -48,9 +48,9 @@ fn is_related(
     if tail.iter().any(|node| index.contains(&node.hash)) {
         return Ok(true);
     }
-    let folded = folded_heads(conn, row)?;
-    if folded.is_empty() || folded.iter().any(|(head, _)| index.contains(head)) {
-        return Ok(!folded.is_empty());
+    let compacted = compacted_heads(conn, row)?;
+    if compacted.is_empty() || compacted.iter().any(|(head, _)| index.contains(head)) {
+        return Ok(!compacted.is_empty());
     }
     // The received history may end within the compacted one.
     let ours = writing.ledger.indexes.of(conn, row)?;

@@ -8,7 +8,7 @@ use landfall_protocol::{ActorId, ChangeHash};
 use rusqlite::{Connection, params};
 
 use super::rows::{DocumentRow, hash_of, parts};
-use super::snapshots::folded_heads;
+use super::snapshots::compacted_heads;
 
 /// A change of the tail, with its parsed fields.
 #[derive(Debug, Clone)]
@@ -47,8 +47,8 @@ pub(super) fn tail(conn: &Connection, document: DocumentRow) -> rusqlite::Result
 
 /// A document's heads, from its snapshot and its tail, ascending.
 pub(super) fn heads(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<ChangeHash>> {
-    let folded = folded_heads(conn, document)?.into_iter().map(|(hash, _)| hash);
-    let mut heads: BTreeSet<ChangeHash> = folded.collect();
+    let compacted = compacted_heads(conn, document)?.into_iter().map(|(hash, _)| hash);
+    let mut heads: BTreeSet<ChangeHash> = compacted.collect();
     let nodes = tail(conn, document)?;
     heads.extend(nodes.iter().map(|node| node.hash));
     for dependency in nodes.iter().flat_map(|node| &node.dependencies) {

@@ -173,8 +173,8 @@ fn drop_damaged(
     }
     let before = parts(conn, row)?;
     if whole {
-        forget_folded(conn, space, row, &before)?;
-        let after = Parts { folded_changes: 0, folded_bytes: 0, ..before };
+        forget_compacted(conn, space, row, &before)?;
+        let after = Parts { compacted_changes: 0, snapshot_bytes: 0, ..before };
         set_parts(conn, &mut ledger.totals, row, &before, &after)?;
     }
     drop_rows(ledger, document, row, &gone)?;
@@ -184,19 +184,19 @@ fn drop_damaged(
         set_parts(conn, &mut ledger.totals, row, &now, &Parts { base: 0, ..now })?;
         conn.prepare_cached("DELETE FROM change WHERE document = ?1")?.execute([row.0])?;
     }
-    Ok(gone.len() as u64 + if whole { before.folded_changes } else { 0 })
+    Ok(gone.len() as u64 + if whole { before.compacted_changes } else { 0 })
 }
 
-fn forget_folded(
+fn forget_compacted(
     conn: &Connection,
     space: SpaceRow,
     row: DocumentRow,
     before: &Parts,
 ) -> rusqlite::Result<()> {
     for upstream in links::linked(conn, space)? {
-        if before.folded_changes > 0 && !held::is_owed(conn, upstream, row)? {
-            let folded = (before.folded_changes, before.folded_bytes);
-            held::add_held(conn, upstream, space, folded, -1)?;
+        if before.compacted_changes > 0 && !held::is_owed(conn, upstream, row)? {
+            let compacted = (before.compacted_changes, before.snapshot_bytes);
+            held::add_held(conn, upstream, space, compacted, -1)?;
         }
     }
     snapshots::remove(conn, row)
@@ -214,8 +214,8 @@ fn derive(
     }
     let before = parts(conn, row)?;
     let mut after = before;
-    (after.folded_changes, after.folded_bytes) = (0, 0);
-    (after.operations, after.counter, after.folded_counter) = (0, 0, 0);
+    (after.compacted_changes, after.snapshot_bytes) = (0, 0);
+    (after.operations, after.counter, after.compacted_counter) = (0, 0, 0);
     let mut index = None;
     if let Some(body) = snapshots::body(conn, row)? {
         let length = body.len() as u64;
@@ -223,9 +223,9 @@ fn derive(
         let Ok(opened) = Opened::open(body) else { return Ok(()) };
         conn.prepare_cached("DELETE FROM folded_actor WHERE document = ?1")?.execute([row.0])?;
         snapshots::put(conn, row, &opened)?;
-        (after.folded_changes, after.folded_bytes) = (opened.changes(), length);
-        (after.operations, after.folded_counter) = (opened.operations, opened.counter());
-        after.counter = after.folded_counter;
+        (after.compacted_changes, after.snapshot_bytes) = (opened.changes(), length);
+        (after.operations, after.compacted_counter) = (opened.operations, opened.counter());
+        after.counter = after.compacted_counter;
         index = Some(opened.index);
     }
     after.base = base(&sides(conn, row, index.as_deref())?, before.base, index.is_some());
@@ -287,10 +287,13 @@ fn base(sides: &[(u64, bool)], noted: u64, has_snapshot: bool) -> u64 {
     if !has_snapshot {
         return 0;
     }
-    let alive = sides.iter().filter(|(_, folded)| !folded).map(|(local, _)| *local).min();
+    let alive = sides.iter().filter(|(_, compacted)| !compacted).map(|(local, _)| *local).min();
     let end = alive.unwrap_or(u64::MAX);
-    let dead: BTreeSet<u64> =
-        sides.iter().filter(|(local, folded)| *folded && *local < end).map(|side| side.0).collect();
+    let dead: BTreeSet<u64> = sides
+        .iter()
+        .filter(|(local, compacted)| *compacted && *local < end)
+        .map(|side| side.0)
+        .collect();
     match dead.last() {
         Some(last) => noted.max(*last).min(end - 1),
         None => noted.min(end - 1),

@@ -130,7 +130,7 @@ pub(super) fn owe(
     document: DocumentRow,
 ) -> rusqlite::Result<()> {
     let parts = parts(conn, document)?;
-    if parts.folded_changes == 0 {
+    if parts.compacted_changes == 0 {
         return Ok(());
     }
     let new = conn
@@ -140,7 +140,7 @@ pub(super) fn owe(
         )?
         .execute(params![upstream.0, space.0, parts.base, document.0])?;
     if new > 0 {
-        let (changes, bytes) = (parts.folded_changes, parts.folded_bytes);
+        let (changes, bytes) = (parts.compacted_changes, parts.snapshot_bytes);
         add_held(conn, upstream, space, (changes, bytes), -1)?;
     }
     Ok(())
@@ -158,7 +158,7 @@ pub(super) fn settle(
         .execute(params![upstream.0, document.0])?;
     if gone > 0 {
         let parts = parts(conn, document)?;
-        let (changes, bytes) = (parts.folded_changes, parts.folded_bytes);
+        let (changes, bytes) = (parts.compacted_changes, parts.snapshot_bytes);
         add_held(conn, upstream, space, (changes, bytes), 1)?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::indexes::Indexes;
 use super::rows::{DocumentRow, SpaceRow, actor_row, document_row, hash_of, parts};
-use super::snapshots::folded_heads;
+use super::snapshots::compacted_heads;
 
 /// One space of the log, for the duration of one admission.
 pub(super) struct StoredHistory<'a> {
@@ -37,7 +37,7 @@ impl<'a> StoredHistory<'a> {
     }
 
     /// The sequence number and hash of an actor's last compacted change.
-    fn last_folded(
+    fn last_compacted(
         &self,
         document: DocumentRow,
         actor: i64,
@@ -66,8 +66,8 @@ impl History for StoredHistory<'_> {
             .conn
             .prepare_cached("SELECT max(seq) FROM change WHERE document = ?1 AND actor = ?2")?
             .query_row(params![document.0, actor], |row| row.get(0))?;
-        let folded = self.last_folded(document, actor)?.map(|(seq, _)| seq);
-        Ok(last.max(folded))
+        let compacted = self.last_compacted(document, actor)?.map(|(seq, _)| seq);
+        Ok(last.max(compacted))
     }
 
     fn at_sequence(
@@ -91,7 +91,7 @@ impl History for StoredHistory<'_> {
         if in_tail.is_some() {
             return Ok(in_tail);
         }
-        let Some((last, hash)) = self.last_folded(document, row)? else { return Ok(None) };
+        let Some((last, hash)) = self.last_compacted(document, row)? else { return Ok(None) };
         let position = Offset(parts(self.conn, document)?.base);
         if sequence == last {
             return Ok(Some(Known { hash, position }));
@@ -114,7 +114,7 @@ impl History for StoredHistory<'_> {
         if in_tail.is_some() {
             return Ok(in_tail);
         }
-        let heads = folded_heads(self.conn, document)?;
+        let heads = compacted_heads(self.conn, document)?;
         if let Some((_, max_op)) = heads.iter().find(|(head, _)| head == hash) {
             return Ok(Some(*max_op));
         }
@@ -143,7 +143,7 @@ impl History for StoredHistory<'_> {
         let parts = parts(self.conn, document)?;
         let (bytes, changes, operations) = (parts.bytes(), parts.changes(), parts.operations);
         // Callers that need the number of heads read `heads`.
-        let lasting_bytes = parts.folded_bytes + DocumentSize::lasting(parts.tail_bytes);
+        let lasting_bytes = parts.snapshot_bytes + DocumentSize::lasting(parts.tail_bytes);
         Ok(DocumentSize { bytes, lasting_bytes, changes, operations, heads: 0 })
     }
 

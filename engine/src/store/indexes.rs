@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use landfall_fold::FoldError;
-use landfall_protocol::folded::PackedIndex;
+use landfall_compaction::CompactionError;
+use landfall_protocol::compacted::PackedIndex;
 use parking_lot::Mutex;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension};
@@ -92,8 +92,8 @@ impl Indexes {
 }
 
 /// Loads a snapshot and builds its index.
-pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, FoldError> {
-    landfall_fold::index_of(snapshot)
+pub(super) fn build(snapshot: &[u8]) -> Result<PackedIndex, CompactionError> {
+    landfall_compaction::index_of(snapshot)
 }
 
 /// Whether an error means that a snapshot of this store does not load any more: that affects only its
@@ -102,10 +102,10 @@ pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::FromSqlConversionFailure(_, Type::Blob, source) = error else {
         return false;
     };
-    source.is::<FoldError>()
+    source.is::<CompactionError>()
 }
 
 /// The error for a snapshot of this store that does not load any more.
-pub(super) fn unreadable(error: FoldError) -> rusqlite::Error {
+pub(super) fn unreadable(error: CompactionError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error))
 }

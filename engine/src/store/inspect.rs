@@ -60,15 +60,15 @@ pub struct InspectedDocument {
     /// Their bytes.
     pub tail_bytes: u64,
     /// Changes in its snapshot.
-    pub folded_changes: u64,
+    pub compacted_changes: u64,
     /// Bytes of the snapshot.
-    pub folded_bytes: u64,
+    pub snapshot_bytes: u64,
     /// How many heads it has.
     pub heads: u64,
     /// How many actors have made changes of it.
     pub actors: u64,
     /// Why its last compaction failed, if it did.
-    pub fold_failed: Option<String>,
+    pub compaction_failed: Option<String>,
 }
 
 impl LocalLog {
@@ -136,11 +136,11 @@ fn inspect_documents(
             document: DocumentId::from_bytes(row.get(0)?),
             tail_changes: row.get(1)?,
             tail_bytes: row.get(2)?,
-            folded_changes: row.get(3)?,
-            folded_bytes: row.get(4)?,
+            compacted_changes: row.get(3)?,
+            snapshot_bytes: row.get(4)?,
             heads: row.get(5)?,
             actors: row.get(6)?,
-            fold_failed: row.get(7)?,
+            compaction_failed: row.get(7)?,
         })
     };
     conn.prepare(

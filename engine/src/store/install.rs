@@ -19,7 +19,7 @@ use super::snapshots::{Opened, put};
 /// The source of a snapshot.
 pub(super) enum Source {
     /// A local compaction of everything up to this local sequence number.
-    Fold { through: u64 },
+    Compaction { through: u64 },
     /// An upstream. `held`: it holds everything that is in the snapshot.
     Upstream { upstream: UpstreamRow, held: bool },
 }
@@ -41,30 +41,31 @@ pub(super) fn install(
     let row = ledger.settle(document)?;
     let (conn, space) = (ledger.conn, ledger.space);
     let before = parts(conn, row)?;
-    let (folded, rest): (Vec<TailRow>, Vec<TailRow>) = tail(conn, row, before.base)?
+    let (compacted, rest): (Vec<TailRow>, Vec<TailRow>) = tail(conn, row, before.base)?
         .into_iter()
         .partition(|change| opened.index.contains(&change.hash));
     // A received snapshot may contain changes that were never here, so it takes a new local number,
     // behind which whatever it lacks is renumbered.
     let base = match source {
-        Source::Fold { through } => *through,
+        Source::Compaction { through } => *through,
         Source::Upstream { .. } => ledger.next_local(),
     };
     let after = Parts {
         base,
         tail_changes: rest.len() as u64,
         tail_bytes: rest.iter().map(|change| change.bytes).sum(),
-        folded_changes: opened.changes(),
-        folded_bytes: opened.body.len() as u64,
+        compacted_changes: opened.changes(),
+        snapshot_bytes: opened.body.len() as u64,
         operations: match source {
-            Source::Fold { .. } => before.operations.max(opened.operations),
+            Source::Compaction { .. } => before.operations.max(opened.operations),
             // It may contain changes that were not here, so the sum is computed again.
             Source::Upstream { .. } => opened.operations + operations_behind(conn, row, &rest)?,
         },
         counter: before.counter.max(opened.counter()),
-        folded_counter: opened.counter(),
+        compacted_counter: opened.counter(),
     };
-    let change = Change { row, before, after, folded: locals(&folded), bytes: bytes(&folded) };
+    let change =
+        Change { row, before, after, compacted: locals(&compacted), bytes: bytes(&compacted) };
     // Acked ranges name rows of the log, which are dead now: each upstream's counts move to the
     // snapshot.
     for upstream in links::linked(conn, space)? {
@@ -76,7 +77,7 @@ pub(super) fn install(
         rest.iter().map(|change| change.local).filter(|local| *local <= base).collect();
     renumber(ledger, row, &moved)?;
     let covered = match source {
-        Source::Fold { .. } => None,
+        Source::Compaction { .. } => None,
         Source::Upstream { upstream, .. } => Some(*upstream),
     };
     links::note_vacant(conn, space, covered)?;
@@ -84,7 +85,7 @@ pub(super) fn install(
         ledger.totals.moved = ledger.totals.last;
         // These numbers are vacant now, and this upstream is the one in use: its acked ranges cover
         // them.
-        let mut vacant = change.folded;
+        let mut vacant = change.compacted;
         vacant.insert(base, base);
         moved.iter().for_each(|local| drop(vacant.insert(*local, *local)));
         held::cover(conn, *upstream, space, &vacant)?;
@@ -143,7 +144,7 @@ struct Change {
     before: Parts,
     after: Parts,
     /// The numbers of the rows that the snapshot contains.
-    folded: IntervalSet,
+    compacted: IntervalSet,
     bytes: u64,
 }
 
@@ -155,23 +156,23 @@ fn count(
     change: &Change,
     source: &Source,
 ) -> rusqlite::Result<()> {
-    let Change { row, before, after, folded, bytes } = change;
+    let Change { row, before, after, compacted, bytes } = change;
     let space = ledger.space;
-    let held_rows = held::held_of(conn, upstream, space, folded)?;
+    let held_rows = held::held_of(conn, upstream, space, compacted)?;
     let mut held_bytes = 0;
     for (first, last) in held_rows.iter() {
         held_bytes += body_bytes(conn, *row, first, last)?;
     }
-    let base_held = before.folded_changes > 0 && !held::is_owed(conn, upstream, *row)?;
+    let base_held = before.compacted_changes > 0 && !held::is_owed(conn, upstream, *row)?;
     held::add_held(conn, upstream, space, (held_rows.len(), held_bytes), -1)?;
     if base_held {
-        let base = (before.folded_changes, before.folded_bytes);
+        let base = (before.compacted_changes, before.snapshot_bytes);
         held::add_held(conn, upstream, space, base, -1)?;
     }
     // Every change in the snapshot was here before, and the upstream held all of them.
-    let nothing_new = after.folded_changes == before.folded_changes + folded.len();
-    let parts_held = (before.folded_changes == 0 || base_held)
-        && held_rows.len() == folded.len()
+    let nothing_new = after.compacted_changes == before.compacted_changes + compacted.len();
+    let parts_held = (before.compacted_changes == 0 || base_held)
+        && held_rows.len() == compacted.len()
         && held_bytes == *bytes;
     let held = match source {
         Source::Upstream { upstream: from, held } if *from == upstream => *held,
@@ -180,7 +181,7 @@ fn count(
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
         .execute(params![upstream.0, row.0])?;
     if held {
-        let base = (after.folded_changes, after.folded_bytes);
+        let base = (after.compacted_changes, after.snapshot_bytes);
         held::add_held(conn, upstream, space, base, 1)
     } else {
         conn.prepare_cached(

@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{DocumentRow, SpaceRow, heads};
-use super::snapshots::folded_heads;
+use super::snapshots::compacted_heads;
 use super::{LocalLog, ViewError};
 
 /// Writes a document's heads, its digest entry and the sum that includes it.
@@ -279,6 +279,6 @@ fn older(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Vec<Chang
             None => break,
         }
     }
-    found.extend(folded_heads(conn, document)?.into_iter().map(|(hash, _)| hash));
+    found.extend(compacted_heads(conn, document)?.into_iter().map(|(hash, _)| hash));
     Ok(found)
 }

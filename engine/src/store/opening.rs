@@ -66,7 +66,7 @@ impl LocalLog {
     ) -> Result<u64, rusqlite::Error> {
         let (conn, operations) = super::counting::connection(path)?;
         super::leaves::fill(&conn)?;
-        super::unfold::oversized(&conn, self.document_bytes())?;
+        super::expand::oversized(&conn, self.document_bytes())?;
         opened(&conn)?;
         Ok(operations())
     }

@@ -62,8 +62,8 @@ pub(super) fn pending_of_document(
     };
     let mut pending = superseded::pending(conn, document)?;
     if super::held::is_owed(conn, upstream, document)? || !is_linked(conn, upstream, space)? {
-        pending.changes += parts.folded_changes;
-        pending.bytes += parts.folded_bytes;
+        pending.changes += parts.compacted_changes;
+        pending.bytes += parts.snapshot_bytes;
     }
     let last = space_totals(conn, space)?.last;
     for (first, last) in gaps_between(conn, upstream, space, parts.base + 1, last)? {

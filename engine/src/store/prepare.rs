@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use landfall_fold::{FoldError, FoldLimits};
+use landfall_compaction::{CompactionError, CompactionLimits};
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::frame::Entry;
 use landfall_protocol::replica::{DeferredReason, Incoming};
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::indexes::is_unreadable;
 use super::rows::{DocumentRow, SpaceRow, document_row};
-use super::snapshots::{Opened, body, folded_heads};
+use super::snapshots::{Opened, body, compacted_heads};
 use super::{LocalLog, UpstreamRow, WriteFailure};
 
 /// Why a batch cannot be written: the store failed.
@@ -37,7 +37,7 @@ pub(crate) enum BadSnapshot {
     #[error("its heads are not those that were told")]
     Heads,
     #[error(transparent)]
-    Fold(#[from] FoldError),
+    Compaction(#[from] CompactionError),
 }
 
 /// Entries that are ready for their transaction.
@@ -91,7 +91,7 @@ impl ReadySnapshot {
         &mut self,
         conn: &Connection,
         row: Option<DocumentRow>,
-        limits: &FoldLimits,
+        limits: &CompactionLimits,
     ) -> Result<(), JoinError> {
         let now = match row {
             None => None,
@@ -122,21 +122,25 @@ impl ReadySnapshot {
             self.over = now;
             return Ok(());
         };
-        let joined = match landfall_fold::fold_within(&[&self.opened.body, &ours], [], limits) {
+        let joined = match landfall_compaction::compact_within(
+            &[&self.opened.body, &ours],
+            [],
+            limits,
+        ) {
             // One snapshot cannot represent both. Dropping either would lose changes, so the new ones
             // become single changes.
             Err(
-                error @ (FoldError::TooLarge { .. }
-                | FoldError::TooManyHeads { .. }
-                | FoldError::Unfaithful { .. }),
+                error @ (CompactionError::TooLarge { .. }
+                | CompactionError::TooManyHeads { .. }
+                | CompactionError::Unfaithful { .. }),
             ) => {
                 tracing::info!(document = %self.document, %error,
-                    "a folded history and our own do not fit one snapshot; it comes in as changes");
+                    "a compacted history and our own do not fit one snapshot; it comes in as changes");
                 self.apart = Some(self.apart(conn, row)?);
                 self.over = now;
                 return Ok(());
             }
-            joined => Opened::of(joined?).map_err(FoldError::from)?,
+            joined => Opened::of(joined?).map_err(CompactionError::from)?,
         };
         self.received = Some(std::mem::replace(&mut self.opened, joined));
         (self.pure, self.over) = (false, now);
@@ -150,20 +154,21 @@ impl ReadySnapshot {
         row: Option<DocumentRow>,
     ) -> Result<Vec<CheckedChange>, JoinError> {
         let have: Vec<ChangeHash> = match row {
-            Some(row) => folded_heads(conn, row)?.into_iter().map(|(head, _)| head).collect(),
+            Some(row) => compacted_heads(conn, row)?.into_iter().map(|(head, _)| head).collect(),
             None => Vec::new(),
         };
-        let changes = landfall_fold::changes_since(&self.opened.body, &have)?;
+        let changes = landfall_compaction::changes_since(&self.opened.body, &have)?;
         let checked = changes.iter().enumerate().map(|(position, change)| {
-            preflight(change)
-                .map_err(|error| FoldError::Change { position, reason: error.to_string() }.into())
+            preflight(change).map_err(|error| {
+                CompactionError::Change { position, reason: error.to_string() }.into()
+            })
         });
         checked.collect()
     }
 
     /// Whether the store's own snapshot has a change that this one lacks.
     fn misses_a_head(&self, conn: &Connection, row: DocumentRow) -> rusqlite::Result<bool> {
-        let heads = folded_heads(conn, row)?;
+        let heads = compacted_heads(conn, row)?;
         Ok(heads.iter().any(|(head, _)| !self.opened.index.contains(head)))
     }
 }
@@ -174,7 +179,7 @@ pub(super) enum JoinError {
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
     #[error(transparent)]
-    Fold(#[from] FoldError),
+    Compaction(#[from] CompactionError),
 }
 
 impl LocalLog {
@@ -213,7 +218,8 @@ impl LocalLog {
                     if damaged.contains(&document) =>
                 {
                     let entry = Entry::of_change(offset, document, change, &author, at_ms);
-                    let what = "the document's own folded history cannot be read; repair the store";
+                    let what =
+                        "the document's own compacted history cannot be read; repair the store";
                     let reason = DeferredReason::Snapshot(what.to_owned());
                     Prepared::Plain(Incoming::Deferred { entry, reason })
                 }
@@ -262,7 +268,7 @@ impl LocalLog {
     /// Joins a snapshot with the store's own. If joining fails, the transaction tries it again and
     /// decides what to do.
     fn join(&self, space: SpaceRow, snapshot: &mut ReadySnapshot) -> Result<(), PrepareError> {
-        let (document, limits) = (snapshot.document, self.fold_limits());
+        let (document, limits) = (snapshot.document, self.compaction_limits());
         let joined = self.db.read(|conn| {
             let row = document_row(conn, space, &document)?;
             match snapshot.join(conn, row, &limits) {
@@ -271,7 +277,7 @@ impl LocalLog {
             }
         })?;
         if let Err(error) = joined {
-            tracing::warn!(%document, %error, "a relay's folded history does not go with our own");
+            tracing::warn!(%document, %error, "a relay's compacted history does not go with our own");
         }
         Ok(())
     }
@@ -286,7 +292,7 @@ impl LocalLog {
         change: &CheckedChange,
     ) -> rusqlite::Result<bool> {
         let Some(row) = document_row(conn, space, document)? else { return Ok(true) };
-        let heads = folded_heads(conn, row)?;
+        let heads = compacted_heads(conn, row)?;
         if heads.is_empty() {
             return Ok(true);
         }
@@ -298,7 +304,7 @@ impl LocalLog {
                 .exists(params![row.0, hash.0])?;
             let is_head = heads.iter().any(|(head, _)| head == hash);
             let is_new =
-                *hash == change.hash && change.seq > self.last_folded(conn, row, change)?;
+                *hash == change.hash && change.seq > self.last_compacted(conn, row, change)?;
             if !in_tail && !is_head && !is_new {
                 return match self.indexes.of(conn, row) {
                     Ok(_) => Ok(true),
@@ -310,7 +316,7 @@ impl LocalLog {
         Ok(true)
     }
 
-    fn last_folded(
+    fn last_compacted(
         &self,
         conn: &Connection,
         row: DocumentRow,

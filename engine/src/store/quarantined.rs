@@ -5,7 +5,7 @@ use landfall_protocol::DocumentId;
 use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::folding::SOFTWARE;
+use super::compaction::SOFTWARE;
 use super::rows::document_row;
 use super::{LocalLog, SpaceRow, ViewError};
 use crate::options::UNREADABLE_LISTED;

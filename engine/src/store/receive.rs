@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_fold::FoldLimits;
+use landfall_compaction::CompactionLimits;
 use landfall_protocol::admission::{CheckedChange, HistoryError, Origin, Roots, Verdict};
 use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
@@ -120,7 +120,7 @@ impl LocalLog {
         done: impl FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send + 'static,
     ) {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
-        let limits = self.fold_limits();
+        let limits = self.compaction_limits();
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?.ok_or(ReceiveError::NoUpstream)?;
             let (cursor, _) = links::cursor(tx, upstream, space)?;
@@ -167,7 +167,7 @@ pub(super) struct Writing<'a> {
     /// The space's `added` counter when the transaction began.
     added_before: u64,
     /// The limits of a snapshot.
-    pub(super) limits: FoldLimits,
+    pub(super) limits: CompactionLimits,
 }
 
 impl<'a> Writing<'a> {
@@ -176,7 +176,7 @@ impl<'a> Writing<'a> {
         indexes: &'a Indexes,
         upstream: UpstreamRow,
         space: SpaceRow,
-        limits: FoldLimits,
+        limits: CompactionLimits,
     ) -> rusqlite::Result<Self> {
         let ledger = Ledger::new(conn, indexes, space)?;
         Ok(Self {
@@ -320,7 +320,7 @@ impl<'a> Writing<'a> {
         let (conn, space) = (self.ledger.conn, self.ledger.space);
         // The parts are assembled by now: they only take space.
         partial::forget(conn, self.upstream, space)?;
-        if let Err((ready, wait, reason)) = self.fold_in(ready, true)? {
+        if let Err((ready, wait, reason)) = self.join_snapshot(ready, true)? {
             let theirs = ready.theirs();
             let (hash, heads) = (theirs.hash, theirs.index.heads());
             let (document, body) = (ready.document, Some(theirs.body.clone()));
@@ -332,7 +332,7 @@ impl<'a> Writing<'a> {
 
     /// Installs a received snapshot under its document's tail. Returns it with the reason if it cannot
     /// be installed now. `held`: the upstream in use has all of it.
-    pub(super) fn fold_in(
+    pub(super) fn join_snapshot(
         &mut self,
         mut ready: ReadySnapshot,
         held: bool,
@@ -358,8 +358,8 @@ impl<'a> Writing<'a> {
             Ok(()) if ready.apart.is_some() => return self.take_apart(ready, held),
             Ok(()) => {}
             Err(JoinError::Sql(error)) => return Err(error),
-            Err(JoinError::Fold(error)) => {
-                let reason = format!("it cannot be joined with what is folded here: {error}");
+            Err(JoinError::Compaction(error)) => {
+                let reason = format!("it cannot be joined with what is compacted here: {error}");
                 return Ok(Err((ready, Wait::Never, reason)));
             }
         }

@@ -1,11 +1,11 @@
 //! Changes that a relay requests again, because its store has them and cannot read them.
 
-use landfall_fold::{FoldLimits, Folded};
+use landfall_compaction::{Compacted, CompactionLimits};
 use landfall_protocol::weight::Weight;
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::folding::FoldInput;
+use super::compaction::CompactionInput;
 use super::rows::{DocumentRow, document_row, parts};
 use super::snapshots::body;
 use super::view::ViewError;
@@ -16,7 +16,7 @@ pub(crate) enum Resendable {
     /// These changes.
     Changes(Vec<Vec<u8>>),
     /// A snapshot is to be made of all this, which has this weight.
-    Whole(FoldInput, Weight),
+    Whole(CompactionInput, Weight),
 }
 
 impl LocalLog {
@@ -40,7 +40,7 @@ impl LocalLog {
                 return Ok(nothing);
             }
             let found = named(conn, row, parts.base, changes)?;
-            let has_all = found.len() == changes.len() || parts.folded_changes == 0;
+            let has_all = found.len() == changes.len() || parts.compacted_changes == 0;
             if !changes.is_empty() && has_all {
                 return Ok(Resendable::Changes(fitting(found)));
             }
@@ -56,7 +56,10 @@ impl LocalLog {
                 .collect::<rusqlite::Result<_>>()?;
             let operations = parts.operations.max(parts.counter);
             let weight = Weight { changes: parts.changes(), operations, bytes: parts.bytes() };
-            Ok(Resendable::Whole(FoldInput { snapshot: body(conn, row)?, changes: tail }, weight))
+            Ok(Resendable::Whole(
+                CompactionInput { snapshot: body(conn, row)?, changes: tail },
+                weight,
+            ))
         })
     }
 }
@@ -98,7 +101,9 @@ fn fitting(found: Vec<(u64, Vec<u8>)>) -> Vec<Vec<u8>> {
 }
 
 /// Makes a snapshot of everything. Costs as much as loading the document and saving it.
-pub(crate) fn whole(input: FoldInput) -> Result<Folded, landfall_fold::FoldError> {
+pub(crate) fn whole(
+    input: CompactionInput,
+) -> Result<Compacted, landfall_compaction::CompactionError> {
     let snapshots: Vec<&[u8]> = input.snapshot.as_deref().into_iter().collect();
-    landfall_fold::fold_within(&snapshots, input.changes, &FoldLimits::default())
+    landfall_compaction::compact_within(&snapshots, input.changes, &CompactionLimits::default())
 }

@@ -169,34 +169,34 @@ pub(super) struct Parts {
     pub(super) base: u64,
     pub(super) tail_changes: u64,
     pub(super) tail_bytes: u64,
-    pub(super) folded_changes: u64,
-    pub(super) folded_bytes: u64,
+    pub(super) compacted_changes: u64,
+    pub(super) snapshot_bytes: u64,
     /// Operations of the whole document, as admission counts them; a lower bound.
     pub(super) operations: u64,
     /// The last operation counter of the whole document.
     pub(super) counter: u64,
     /// The last operation counter of the snapshot.
-    pub(super) folded_counter: u64,
+    pub(super) compacted_counter: u64,
 }
 
 impl Parts {
     pub(super) fn changes(&self) -> u64 {
-        self.tail_changes + self.folded_changes
+        self.tail_changes + self.compacted_changes
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.tail_bytes + self.folded_bytes
+        self.tail_bytes + self.snapshot_bytes
     }
 
     /// The weight of the snapshot.
-    pub(super) fn folded(&self) -> Weight {
-        let (changes, bytes) = (self.folded_changes, self.folded_bytes);
-        Weight { changes, operations: self.folded_counter, bytes }
+    pub(super) fn compacted(&self) -> Weight {
+        let (changes, bytes) = (self.compacted_changes, self.snapshot_bytes);
+        Weight { changes, operations: self.compacted_counter, bytes }
     }
 
     /// Its bytes as limits count them.
     pub(super) fn document_bytes(&self) -> u64 {
-        document_bytes(self.folded_bytes, self.tail_changes, self.tail_bytes)
+        document_bytes(self.snapshot_bytes, self.tail_changes, self.tail_bytes)
     }
 }
 
@@ -205,11 +205,11 @@ fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
         base: row.get(0)?,
         tail_changes: row.get(1)?,
         tail_bytes: row.get(2)?,
-        folded_changes: row.get(3)?,
-        folded_bytes: row.get(4)?,
+        compacted_changes: row.get(3)?,
+        snapshot_bytes: row.get(4)?,
         operations: row.get(5)?,
         counter: row.get(6)?,
-        folded_counter: row.get(7)?,
+        compacted_counter: row.get(7)?,
     })
 }
 
@@ -262,11 +262,11 @@ pub(super) fn set_parts(
         after.base,
         after.tail_changes,
         after.tail_bytes,
-        after.folded_changes,
-        after.folded_bytes,
+        after.compacted_changes,
+        after.snapshot_bytes,
         after.operations,
         after.counter,
-        after.folded_counter,
+        after.compacted_counter,
     ])?;
     totals.follow(before, after);
     Ok(())

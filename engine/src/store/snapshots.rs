@@ -1,10 +1,10 @@
-//! Compacted histories: a document's snapshot. Beside it, only the rows of the tail are alive.
+//! CompactionReport histories: a document's snapshot. Beside it, only the rows of the tail are alive.
 
 use std::sync::Arc;
 
-use landfall_fold::{FoldError, FoldLimits, Folded};
+use landfall_compaction::{Compacted, CompactionError, CompactionLimits};
 use landfall_protocol::admission::measure;
-use landfall_protocol::folded::{BadIndex, PackedIndex};
+use landfall_protocol::compacted::{BadIndex, PackedIndex};
 use landfall_protocol::{ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -23,9 +23,9 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Loads the bytes of a snapshot that this store has. Costs as much as loading the document.
-    pub(crate) fn open(body: Vec<u8>) -> Result<Self, FoldError> {
+    pub(crate) fn open(body: Vec<u8>) -> Result<Self, CompactionError> {
         let index = super::indexes::build(&body)?;
-        Ok(Self::new(landfall_fold::hash_of(&body), body, index))
+        Ok(Self::new(landfall_compaction::hash_of(&body), body, index))
     }
 
     /// A snapshot that was loaded, with its SHA-256 and its index.
@@ -35,15 +35,18 @@ impl Opened {
     }
 
     /// Loads the bytes of a snapshot that was received.
-    pub(crate) fn open_within(body: Vec<u8>, limits: &FoldLimits) -> Result<Self, FoldError> {
+    pub(crate) fn open_within(
+        body: Vec<u8>,
+        limits: &CompactionLimits,
+    ) -> Result<Self, CompactionError> {
         limits.check(body.len())?;
         Self::open(body)
     }
 
     /// The result of a compaction, which has loaded it.
-    pub(crate) fn of(folded: Folded) -> Result<Self, BadIndex> {
-        let index = PackedIndex::parse(folded.index)?;
-        Ok(Self::new(folded.hash, folded.snapshot, index))
+    pub(crate) fn of(compacted: Compacted) -> Result<Self, BadIndex> {
+        let index = PackedIndex::parse(compacted.index)?;
+        Ok(Self::new(compacted.hash, compacted.snapshot, index))
     }
 
     /// The heads with their last operation counters, ascending.
@@ -68,7 +71,7 @@ pub(super) fn operations_of(body: &[u8]) -> u64 {
 }
 
 /// The heads of a document's snapshot with their last operation counters; none if it has no snapshot.
-pub(super) fn folded_heads(
+pub(super) fn compacted_heads(
     conn: &Connection,
     document: DocumentRow,
 ) -> rusqlite::Result<Vec<(ChangeHash, u64)>> {

@@ -62,10 +62,10 @@ pub enum Fault {
     #[error("change {0} does not follow its actor's last one")]
     Sequence(ChangeHash),
     /// A snapshot's bytes do not have its hash, or automerge cannot read them.
-    #[error("the folded history is damaged: {0}")]
+    #[error("the compacted history is damaged: {0}")]
     Snapshot(String),
     /// The recorded facts about a snapshot differ from its contents.
-    #[error("what is noted of the folded history is not what it holds")]
+    #[error("what is noted of the compacted history is not what it holds")]
     SnapshotNotes,
     /// The document's id is not the one from which its digest entry was computed.
     #[error("the document's id is damaged")]
@@ -77,13 +77,13 @@ pub enum Fault {
     #[error("the leaf is not that of the heads")]
     Leaf,
     /// The mark between compacted and other changes is wrong.
-    #[error("rows of changes are on the wrong side of the folded history's end")]
+    #[error("rows of changes are on the wrong side of the compacted history's end")]
     Base,
     /// The recorded counts are not those of the changes.
     #[error("the counts are not those of the changes")]
     Counts,
     /// There are dead rows that no sweep will remove.
-    #[error("rows of folded or deleted changes were left behind")]
+    #[error("rows of compacted or deleted changes were left behind")]
     Unswept,
     /// The sweep mark covers rows that are needed.
     #[error("rows that are needed are marked as removable")]

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::{Digest as LeafSum, Leaf};
-use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -37,7 +37,7 @@ pub(super) fn document_faults(
     }
     let index = match snapshot_faults(conn, row, &parts, &mut faults)? {
         // Changes that depend on an unreadable snapshot cannot be checked.
-        None if parts.folded_changes > 0 => return Ok(faults),
+        None if parts.compacted_changes > 0 => return Ok(faults),
         index => index,
     };
     let index = index.as_ref();
@@ -80,7 +80,8 @@ pub(super) fn sides(
 }
 
 fn base_is_right(sides: &[(u64, bool)], base: u64, has_snapshot: bool) -> bool {
-    (has_snapshot || base == 0) && sides.iter().all(|(local, folded)| *folded == (*local <= base))
+    (has_snapshot || base == 0)
+        && sides.iter().all(|(local, compacted)| *compacted == (*local <= base))
 }
 
 /// The index of the snapshot, if it can be read.
@@ -97,7 +98,7 @@ fn snapshot_faults(
         })
         .optional()?;
     let Some((hash, noted, body)) = stored else {
-        if parts.folded_changes > 0 {
+        if parts.compacted_changes > 0 {
             faults.push(Fault::Snapshot("it is not there".to_owned()));
         }
         return Ok(None);
@@ -128,7 +129,7 @@ fn snapshot_faults(
     let mut held: Vec<(ActorId, u64, ChangeHash)> =
         opened.index.actors().map(|last| (last.actor, last.seq, last.hash)).collect();
     held.sort();
-    let counted = (parts.folded_changes, parts.folded_bytes) == (opened.changes(), length);
+    let counted = (parts.compacted_changes, parts.snapshot_bytes) == (opened.changes(), length);
     if actors != held || unpack_heads(&noted) != opened.heads() || !counted {
         faults.push(Fault::SnapshotNotes);
     }
@@ -218,9 +219,9 @@ fn tail_faults(
             damaged = true;
             faults.push(Fault::Dependency { hash, missing });
         }
-        let folded =
+        let compacted =
             || index.and_then(|index| index.last(&change.actor)).map_or(0, |last| last.seq);
-        let last = sequences.entry(change.actor.clone()).or_insert_with(folded);
+        let last = sequences.entry(change.actor.clone()).or_insert_with(compacted);
         if change.seq != *last + 1 {
             damaged = true;
             faults.push(Fault::Sequence(hash));

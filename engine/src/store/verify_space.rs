@@ -38,7 +38,7 @@ pub(super) fn space_faults(
             continue;
         }
         if !owed_is_right(conn, upstream, space)? {
-            faults.push(Fault::Held("it is owed what is no folded history"));
+            faults.push(Fault::Held("it is owed what is no compacted history"));
         }
         if links::damaged(conn, upstream, space)? != damaged(conn, upstream, space)? {
             faults.push(Fault::Counts);

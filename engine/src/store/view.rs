@@ -23,11 +23,11 @@ pub(crate) struct ViewError(#[from] pub(crate) ReadError<rusqlite::Error>);
 pub(crate) struct Stored {
     /// Its local number: later ones are greater.
     pub(crate) local: u64,
-    /// A change; or, if `folded`, an automerge document chunk.
+    /// A change; or, if `compacted`, an automerge document chunk.
     pub(crate) body: Vec<u8>,
     /// It stands for everything up to `local`, including changes that are not stored singly any more.
     /// It may be merged into a document that has part of it.
-    pub(crate) folded: bool,
+    pub(crate) compacted: bool,
     /// The hash that the body must have: a change's hash, or the SHA-256 of a snapshot. A body with
     /// another hash is damaged, and must not be shown.
     pub(crate) hash: [u8; 32],
@@ -142,7 +142,7 @@ impl LocalLog {
             let (mut pieces, mut bytes, mut after) = (Vec::new(), 0, after);
             if let Some(Base { local, body, hash }) = base_after(conn, document, after)? {
                 (bytes, after) = (body.len(), local);
-                pieces.push(Stored { local, body, folded: true, hash });
+                pieces.push(Stored { local, body, compacted: true, hash });
             }
             let mut statement = conn.prepare_cached(
                 "SELECT local, body, hash FROM change
@@ -152,7 +152,7 @@ impl LocalLog {
             let mut rows = statement.query(params![document.0, after])?;
             while let Some(row) = rows.next()? {
                 let (local, body, hash) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let stored: Stored = Stored { local, body, folded: false, hash };
+                let stored: Stored = Stored { local, body, compacted: false, hash };
                 if bytes + stored.body.len() > most_bytes && !pieces.is_empty() {
                     return Ok((pieces, true));
                 }
@@ -207,13 +207,13 @@ impl LocalLog {
     }
 
     /// How many changes are in a document's snapshot.
-    pub(crate) fn folded_changes(
+    pub(crate) fn compacted_changes(
         &self,
         space: SpaceRow,
         document: &DocumentId,
     ) -> Result<u64, ViewError> {
         self.view(|conn| match document_row(conn, space, document)? {
-            Some(row) => Ok(parts(conn, row)?.folded_changes),
+            Some(row) => Ok(parts(conn, row)?.compacted_changes),
             None => Ok(0),
         })
     }

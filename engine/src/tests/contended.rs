@@ -7,7 +7,7 @@ use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
 
 use super::busy_writers::{arrive_last, until};
 use crate::compactor::compact;
-use crate::store::FoldOptions;
+use crate::store::CompactionOptions;
 use crate::{Document, Options, Store};
 
 /// The number of edits of each writer, in each document.
@@ -32,7 +32,7 @@ fn repeat_until(stop: &AtomicBool, mut work: impl FnMut()) {
 /// Two documents, so that loading one evicts the other.
 #[test]
 fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
-    let options = Options { document_cache_bytes: 0, fold: false, ..Options::default() };
+    let options = Options { document_cache_bytes: 0, compaction: false, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
     let documents = [(); 2].map(|()| space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap());
@@ -59,9 +59,9 @@ fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
             }));
         }
         let log = &store.shared_core().log;
-        let fold = || _ = compact(log, &FoldOptions::EVERYTHING).unwrap();
+        let compaction = || _ = compact(log, &CompactionOptions::EVERYTHING).unwrap();
         let stop = &stop;
-        scope.spawn(move || repeat_until(stop, fold));
+        scope.spawn(move || repeat_until(stop, compaction));
         let panicked = ends.into_iter().filter_map(|thread| thread.join().err()).count();
         stop.store(true, Ordering::Relaxed);
         assert_eq!(panicked, 0, "threads that edit");

@@ -9,7 +9,7 @@ use crate::{ChangeError, Document, Options, Store};
 
 /// Without the compactor, whose commits would be counted too.
 fn store() -> Store {
-    Store::in_memory(Options { fold: false, ..Options::default() }).unwrap()
+    Store::in_memory(Options { compaction: false, ..Options::default() }).unwrap()
 }
 
 /// A document with so many heads, each by its own actor.

@@ -63,7 +63,7 @@ fn no_row_of_it_is_left() {
     bench.append_all(id(1), &ours.puts(300));
     let changes = theirs.puts(300);
     bench.receive(theirs.incomings(changes));
-    bench.fold();
+    bench.compact();
     let other = bench.log.ensure_space(&"other".parse().unwrap()).unwrap();
     bench.log.remove_space(bench.space, true).unwrap();
     let tables = bench.log.rows_of_tables().unwrap();

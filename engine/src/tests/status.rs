@@ -7,7 +7,7 @@ use landfall_protocol::Code;
 
 use super::{put, store};
 use crate::status::Status;
-use crate::store::{FoldOptions, LocalLog, Refused, SpaceRow};
+use crate::store::{CompactionOptions, LocalLog, Refused, SpaceRow};
 use crate::{EventKind, Store, Upstream};
 
 /// The status, read from the store again.
@@ -133,7 +133,7 @@ fn counts_speak_of_the_relay_that_was_met_last() {
 }
 
 #[test]
-fn folding_and_deleting_what_is_refused_show_in_the_status() {
+fn compacting_and_deleting_what_is_refused_show_in_the_status() {
     let store = store();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap();
@@ -143,7 +143,7 @@ fn folding_and_deleting_what_is_refused_show_in_the_status() {
     let core = store.shared_core();
     let row = core.space(space.name()).unwrap();
     let before = store.status().spaces["default"].bytes;
-    crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
     assert!(store.status().spaces["default"].bytes < before);
     meet(&core.log, 1, row);
     let (id, what) = (document.id(), "no".to_owned());
@@ -164,17 +164,17 @@ fn folding_and_deleting_what_is_refused_show_in_the_status() {
 
 /// An idle store makes no write, so it wakes no disk: a search for dead rows only reads.
 #[test]
-fn looking_for_something_to_fold_writes_nothing() {
+fn looking_for_something_to_compact_writes_nothing() {
     let store = store();
     store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let core = store.shared_core();
     let before = core.log.database().faults().counters();
-    crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+    crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
     // The one change is compacted and its row removed; afterwards there is nothing to do.
-    let folded = core.log.database().faults().counters();
-    assert!(folded.commits > before.commits);
+    let compacted = core.log.database().faults().counters();
+    assert!(compacted.commits > before.commits);
     for _ in 0..3 {
-        crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+        crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
     }
-    assert_eq!(core.log.database().faults().counters(), folded);
+    assert_eq!(core.log.database().faults().counters(), compacted);
 }

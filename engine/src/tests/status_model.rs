@@ -14,7 +14,7 @@ use landfall_storage::{Committed, WriteError};
 use super::status::{stored, told};
 use super::store_support::{Author, Bench};
 use crate::core::Core;
-use crate::store::{FoldOptions, ReceiveError, Received, Refused, SpaceRow};
+use crate::store::{CompactionOptions, ReceiveError, Received, Refused, SpaceRow};
 use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
 
 type Written = Result<Committed<Received>, WriteError<ReceiveError>>;
@@ -256,7 +256,7 @@ fn check_events(events: &mut Events, space: &Space, before: usize, refused: u64,
 
 fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
     let durability = [Durability::Full, Durability::Normal][seed as usize % 2];
-    let options = Options { durability, fold: false, events: 1 << 16, ..Options::default() };
+    let options = Options { durability, compaction: false, events: 1 << 16, ..Options::default() };
     let store = Store::open(path, options).unwrap();
     let space = store.space("s").unwrap();
     assert_eq!(told(&store), stored(&store), "{name}: after the opening");
@@ -286,7 +286,7 @@ fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
     });
     let core = store.shared_core();
     if seed.is_multiple_of(3) {
-        crate::compactor::compact(&core.log, &FoldOptions::EVERYTHING).unwrap();
+        crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
     }
     // Everything committed is on the disk before the two are compared.
     core.log.database().sync().unwrap();

@@ -9,7 +9,9 @@ use landfall_protocol::{Code, Local, limits};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange, Refused, ReplaceError};
+use crate::store::{
+    AppendError, CompactionOptions, DocumentLimit, LocalChange, Refused, ReplaceError,
+};
 
 /// Concurrent changes on top of an author's history, each by its own actor.
 fn branches(base: &Author, first: u32, count: u32) -> Vec<CheckedChange> {
@@ -119,14 +121,14 @@ fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
 }
 
 #[test]
-fn two_folded_histories_with_many_heads_are_both_kept() {
+fn two_compacted_histories_with_many_heads_are_both_kept() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
     let each = 1_500;
     bench.append_all(id(1), &branches(&author, 0, each));
     assert_eq!(
-        crate::compactor::compact(&bench.log, &FoldOptions::EVERYTHING).unwrap().documents,
+        crate::compactor::compact(&bench.log, &CompactionOptions::EVERYTHING).unwrap().documents,
         1
     );
     bench.meet(1);

@@ -4,16 +4,16 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use automerge::{ActorId, Automerge, ObjType, ROOT, transaction::Transactable};
-use landfall_fold::FoldLimits;
+use landfall_compaction::CompactionLimits;
 use landfall_protocol::ReplicaId;
 use landfall_protocol::admission::{CheckedChange, preflight};
 use parking_lot::Mutex;
 
 use super::store_support::{Author, Bench, id};
-use crate::compactor::{Compacted, Compactor};
-use crate::store::{FoldInput, FoldOptions, LocalLog, Opened, Place};
+use crate::compactor::{CompactionReport, Compactor};
+use crate::store::{CompactionInput, CompactionOptions, LocalLog, Opened, Place};
 
-fn until(compactor: &Compactor, wanted: impl Fn(&Compacted) -> bool) -> Compacted {
+fn until(compactor: &Compactor, wanted: impl Fn(&CompactionReport) -> bool) -> CompactionReport {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let now = compactor.compacted();
@@ -43,7 +43,7 @@ fn poison(document: &Author) -> CheckedChange {
 }
 
 #[test]
-fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
+fn it_compacts_by_itself_and_harms_nothing_when_it_cannot() {
     let bench = Bench::new();
     let mut authors: Vec<Author> = (1..=3).map(|n| Author::new(n, n)).collect();
     for author in &mut authors {
@@ -52,7 +52,7 @@ fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
     }
     bench.append(id(2), &poison(&authors[1]));
     let compactor =
-        Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING, Arc::default()).unwrap();
+        Compactor::start(bench.log.clone(), CompactionOptions::EVERYTHING, Arc::default()).unwrap();
     let first = until(&compactor, |now| now.documents == 2 && now.failed == 1);
     assert_eq!(first.changes, 40);
     // Later changes are compacted later.
@@ -68,7 +68,7 @@ fn it_folds_by_itself_and_harms_nothing_when_it_cannot() {
     assert_eq!((last.documents, last.failed), (3, 1), "it is not tried again and again");
     let inspection = bench.log.inspect().unwrap();
     let documents = &inspection.spaces[0].documents;
-    assert!(documents[1].fold_failed.is_some());
+    assert!(documents[1].compaction_failed.is_some());
     let tails: Vec<u64> = documents.iter().map(|document| document.tail_changes).collect();
     assert_eq!(tails, [5, 21, 0]);
     let findings = bench.log.verify().unwrap();
@@ -82,7 +82,7 @@ fn closing_does_not_wait_for_what_is_due() {
         bench.append_all(id(n), &Author::new(n, n).puts(2));
     }
     let compactor =
-        Compactor::start(bench.log.clone(), FoldOptions::EVERYTHING, Arc::default()).unwrap();
+        Compactor::start(bench.log.clone(), CompactionOptions::EVERYTHING, Arc::default()).unwrap();
     until(&compactor, |now| now.documents > 0);
     compactor.close();
     assert!(compactor.compacted().documents < 60);
@@ -91,7 +91,7 @@ fn closing_does_not_wait_for_what_is_due() {
 
 /// A compaction that is delayed until the test releases it.
 #[test]
-fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
+fn closing_does_not_wait_for_a_compaction_and_the_store_opens_again_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let bench = Bench::at(Place::File(&path));
@@ -100,17 +100,17 @@ fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
     let (go_on, gone_on) = mpsc::channel::<()>();
     let (ended, end) = mpsc::channel();
     let held = Mutex::new((gone_on, ended));
-    let fold = move |input: FoldInput, _: &FoldLimits| {
+    let compaction = move |input: CompactionInput, _: &CompactionLimits| {
         began.send(input.changes.len()).unwrap();
         let held = held.lock();
         held.0.recv().unwrap();
-        let folded = landfall_fold::fold(&[], input.changes)?;
+        let compacted = landfall_compaction::compact(&[], input.changes)?;
         held.1.send(()).unwrap();
-        Ok(Opened::of(folded)?)
+        Ok(Opened::of(compacted)?)
     };
     let log = bench.log.clone();
-    let (options, threads) = (FoldOptions::EVERYTHING, Arc::default());
-    let compactor = Compactor::start_with(log, options, threads, Arc::new(fold)).unwrap();
+    let (options, threads) = (CompactionOptions::EVERYTHING, Arc::default());
+    let compactor = Compactor::start_with(log, options, threads, Arc::new(compaction)).unwrap();
     assert_eq!(begun.recv().unwrap(), 20);
     compactor.close();
     bench.log.database().close().unwrap();
@@ -123,5 +123,5 @@ fn closing_does_not_wait_for_a_fold_and_the_store_opens_again_meanwhile() {
     end.recv().unwrap();
     again.check();
     assert_eq!((again.rows(), again.count().totals.changes), (23, 23), "its result is dropped");
-    assert_eq!(again.fold().changes, 23);
+    assert_eq!(again.compact().changes, 23);
 }

@@ -87,7 +87,7 @@ fn what_an_upstream_holds_is_what_its_heads_rest_on() {
 }
 
 #[test]
-fn a_folded_history_is_owed_or_held_as_a_whole() {
+fn a_compacted_history_is_owed_or_held_as_a_whole() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut author = Author::new(1, 1);
@@ -95,7 +95,7 @@ fn a_folded_history_is_owed_or_held_as_a_whole() {
     let early = author.fork(2);
     bench.append_all(id(1), &author.puts(2));
     bench.acknowledge(1..=10);
-    assert_eq!(bench.fold().changes, 10);
+    assert_eq!(bench.compact().changes, 10);
     bench.append_all(id(1), &author.puts(3));
     let now = author.fork(3);
     bench.receive_apart(id(1), present(&early), vec![]);
@@ -110,7 +110,7 @@ fn a_folded_history_is_owed_or_held_as_a_whole() {
     // Its snapshot of the compacted part arrives.
     bench.receive_apart(id(1), present(&early), vec![early.snapshot()]);
     bench.check();
-    assert_eq!(bench.outbox_kinds(), "sccc", "early is less than what is folded here");
+    assert_eq!(bench.outbox_kinds(), "sccc", "early is less than what is compacted here");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn after_a_comparison_all_that_was_not_found_to_differ_is_held() {
         bench.append_all(author.document, &changes);
     }
     bench.acknowledge(1..=10);
-    bench.fold();
+    bench.compact();
     bench.acknowledge(11..=20);
     let through = bench.reset();
     bench.check();

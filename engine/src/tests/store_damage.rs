@@ -20,7 +20,7 @@ fn store() -> (Bench, BTreeMap<DocumentId, Author>) {
         bench.append_all(author.document, &changes);
     }
     bench.acknowledge((1..=12).chain(25..=36));
-    bench.fold();
+    bench.compact();
     bench.acknowledge(1..=48);
     let more = authors.get_mut(&id(3)).unwrap().puts(5);
     bench.append_all(id(3), &more);

@@ -8,10 +8,10 @@ use landfall_protocol::{DocumentId, ReplicaId};
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
 use crate::maintain;
-use crate::store::{FoldOptions, LocalLog, Place};
+use crate::store::{CompactionOptions, LocalLog, Place};
 
 #[test]
-fn a_folded_store_is_little_longer_than_its_documents() {
+fn a_compacted_store_is_little_longer_than_its_documents() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::at(Place::File(&folder.path().join("s")));
     let used = || {
@@ -31,7 +31,7 @@ fn a_folded_store_is_little_longer_than_its_documents() {
         bench.append_all(id(n), &author.puts(300));
         saved += author.doc.save().len() as u64;
     }
-    assert_eq!(bench.fold().changes, 60 * 300);
+    assert_eq!(bench.compact().changes, 60 * 300);
     let (used, allowed) = (used() - empty, saved * 3 / 2 + 60 * 512);
     assert!(used <= allowed, "{used} bytes for documents of {saved}, at most {allowed}");
 }
@@ -46,7 +46,7 @@ fn write(path: &Path) -> BTreeMap<DocumentId, Vec<(String, String)>> {
         bench.append_all(id(n), &author.puts(20));
         bench.acknowledge((u64::from(n) * 20 - 19)..=u64::from(n) * 20);
         if n == 4 {
-            bench.fold();
+            bench.compact();
         }
         shows.insert(id(n), Author::shows(&author.doc));
     }
@@ -127,7 +127,7 @@ fn a_flipped_bit_is_found_or_harmless() {
                 }
             }
         }
-        compact(&log, &FoldOptions::EVERYTHING).ok();
+        compact(&log, &CompactionOptions::EVERYTHING).ok();
         log.database().close().ok();
     }
     println!("refused {refused}, found {found} ({healed} healed), harmless {harmless}");

@@ -4,28 +4,32 @@
 use std::path::Path;
 use std::sync::mpsc;
 
-use landfall_fold::fold;
+use landfall_compaction::compact;
 use landfall_protocol::replica::Incoming;
 use landfall_protocol::{Offset, ReplicaId};
 use landfall_storage::Durability;
 
 use super::store_support::{Author, Bench, id};
 use crate::maintain;
-use crate::store::{Fault, FoldOptions, LocalLog, Opened, Place};
+use crate::store::{CompactionOptions, Fault, LocalLog, Opened, Place};
 
 /// The state of a compaction before the deletion.
 #[derive(Debug, Clone, Copy)]
-enum Compacted {
+enum CompactionReport {
     Not,
-    /// Compacted; the rows are still there, marked as removable.
-    Folded,
+    /// CompactionReport; the rows are still there, marked as removable.
+    Compacted,
     /// Some of the rows were removed.
     PartlySwept,
     Swept,
 }
 
-const CASES: [Compacted; 4] =
-    [Compacted::Not, Compacted::Folded, Compacted::PartlySwept, Compacted::Swept];
+const CASES: [CompactionReport; 4] = [
+    CompactionReport::Not,
+    CompactionReport::Compacted,
+    CompactionReport::PartlySwept,
+    CompactionReport::Swept,
+];
 
 fn open(path: &Path) -> Bench {
     let options = landfall_storage::Options::default();
@@ -37,32 +41,34 @@ fn sweep(bench: &Bench) {
 }
 
 /// Compacts everything that may be compacted, and removes no row.
-fn fold_only(bench: &Bench) {
-    for task in bench.log.fold_candidates(bench.space, &FoldOptions::EVERYTHING, 1).unwrap() {
-        let input = bench.log.fold_read(&task).unwrap().unwrap();
+fn compact_only(bench: &Bench) {
+    for task in
+        bench.log.compaction_candidates(bench.space, &CompactionOptions::EVERYTHING, 1).unwrap()
+    {
+        let input = bench.log.compaction_read(&task).unwrap().unwrap();
         let snapshots: Vec<&[u8]> = input.snapshot.as_deref().into_iter().collect();
-        let opened = Opened::of(fold(&snapshots, input.changes).unwrap()).unwrap();
-        assert!(bench.log.fold_commit(&task, opened).unwrap());
+        let opened = Opened::of(compact(&snapshots, input.changes).unwrap()).unwrap();
+        assert!(bench.log.compaction_commit(&task, opened).unwrap());
     }
 }
 
 /// A store in which a document was compacted, edited and then deleted by the relay: 20 changes that the
 /// relay held, and 5 that only this store has.
-fn orphaned(path: &Path, compacted: Compacted) -> (Bench, Author) {
+fn orphaned(path: &Path, compacted: CompactionReport) -> (Bench, Author) {
     let mut bench = open(path);
     bench.meet(1);
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(15));
     bench.acknowledge(1..=15);
     match compacted {
-        Compacted::Not => {}
-        Compacted::Folded => fold_only(&bench),
-        Compacted::PartlySwept => {
-            fold_only(&bench);
+        CompactionReport::Not => {}
+        CompactionReport::Compacted => compact_only(&bench),
+        CompactionReport::PartlySwept => {
+            compact_only(&bench);
             assert!(bench.log.sweep(7).unwrap());
         }
-        Compacted::Swept => {
-            fold_only(&bench);
+        CompactionReport::Swept => {
+            compact_only(&bench);
             sweep(&bench);
         }
     }
@@ -102,7 +108,7 @@ fn orphaned_edits_survive_every_compaction_and_restart() {
         for start in 1..=2 {
             bench.log.database().close().unwrap();
             let bench = open(&path);
-            bench.fold();
+            bench.compact();
             sweep(&bench);
             check_kept(&bench, &author, &format!("{compacted:?}, start {start}"));
             bench.log.database().close().unwrap();
@@ -207,7 +213,7 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
 #[test]
 fn a_mark_that_reaches_too_far_is_found_and_a_repair_keeps_the_edits() {
     let folder = tempfile::tempdir().unwrap();
-    let (bench, author) = orphaned(&folder.path().join("s"), Compacted::Folded);
+    let (bench, author) = orphaned(&folder.path().join("s"), CompactionReport::Compacted);
     let damage = |sql: &'static str| {
         bench.log.database().write(Durability::Full, move |tx| tx.execute(sql, [])).unwrap();
     };

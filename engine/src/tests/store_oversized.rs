@@ -2,7 +2,7 @@
 //! compacted, and that snapshots over the limit are split again.
 
 use automerge::{ObjType, ROOT, ScalarValue, transaction::Transactable};
-use landfall_fold::FoldLimits;
+use landfall_compaction::CompactionLimits;
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::limits;
 use landfall_storage::Durability;
@@ -10,7 +10,7 @@ use landfall_storage::WriteError;
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
-use crate::store::{AppendError, DocumentLimit, FoldOptions, LocalChange};
+use crate::store::{AppendError, CompactionOptions, DocumentLimit, LocalChange};
 
 /// Bytes that do not compress.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
@@ -42,19 +42,22 @@ fn images(author: &mut Author, count: u64) -> Vec<CheckedChange> {
     (before..before + count).map(image).collect()
 }
 
-fn within(snapshot_bytes: usize) -> FoldOptions {
-    FoldOptions { limits: FoldLimits { snapshot_bytes }, ..FoldOptions::EVERYTHING }
+fn within(snapshot_bytes: usize) -> CompactionOptions {
+    CompactionOptions {
+        limits: CompactionLimits { snapshot_bytes },
+        ..CompactionOptions::EVERYTHING
+    }
 }
 
 /// Tail, compacted changes, and the bytes of the snapshot, of the first document.
 fn shape(bench: &Bench) -> (u64, u64, u64) {
     let inspection = bench.log.inspect().unwrap();
     let document = &inspection.spaces[0].documents[0];
-    (document.tail_changes, document.folded_changes, document.folded_bytes)
+    (document.tail_changes, document.compacted_changes, document.snapshot_bytes)
 }
 
 #[test]
-fn no_more_is_folded_than_one_snapshot_may_have() {
+fn no_more_is_compacted_than_one_snapshot_may_have() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &images(&mut author, 30));
@@ -63,9 +66,9 @@ fn no_more_is_folded_than_one_snapshot_may_have() {
     // The cut counted uncompacted bytes, so a little more may fit.
     while compact(&bench.log, &within(20_500)).unwrap().documents > 0 {}
     bench.check();
-    let (tail, folded, bytes) = shape(&bench);
-    assert_eq!(tail + folded, 30);
-    assert!((15..=20).contains(&folded) && bytes <= 20_500, "{folded} of 30, {bytes} bytes");
+    let (tail, compacted, bytes) = shape(&bench);
+    assert_eq!(tail + compacted, 30);
+    assert!((15..=20).contains(&compacted) && bytes <= 20_500, "{compacted} of 30, {bytes} bytes");
     // The rest does not fit, and is not tried again and again.
     let again = compact(&bench.log, &within(20_500)).unwrap();
     assert_eq!((again.documents, again.failed), (0, 0));
@@ -82,16 +85,16 @@ fn a_snapshot_beyond_the_limit_is_taken_apart() {
     bench.meet(2);
     bench.meet(1);
     bench.acknowledge(1..=12);
-    assert_eq!(bench.fold().changes, 12);
+    assert_eq!(bench.compact().changes, 12);
     bench.append_all(id(1), &images(&mut author, 3));
     bench.acknowledge([13, 14]);
     bench.meet(2);
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("sccc", 15));
-    assert_eq!(bench.log.unfold_oversized(1 << 20).unwrap(), 0, "it is within this limit");
-    assert_eq!(bench.log.unfold_oversized(10_000).unwrap(), 1);
+    assert_eq!(bench.log.expand_oversized(1 << 20).unwrap(), 0, "it is within this limit");
+    assert_eq!(bench.log.expand_oversized(10_000).unwrap(), 1);
     bench.check();
-    let (tail, folded, bytes) = shape(&bench);
-    assert_eq!((tail, folded, bytes), (15, 0, 0));
+    let (tail, compacted, bytes) = shape(&bench);
+    assert_eq!((tail, compacted, bytes), (15, 0, 0));
     bench.meet(2);
     bench.check();
     assert_eq!(bench.outbox_kinds(), "c".repeat(15));
@@ -102,12 +105,12 @@ fn a_snapshot_beyond_the_limit_is_taken_apart() {
     assert_eq!(bench.load(id(1)).get_heads(), author.doc.get_heads());
     // Admission knows the changes, and the document continues.
     bench.append_all(id(1), &images(&mut author, 2));
-    assert_eq!(bench.log.unfold_oversized(10_000).unwrap(), 0);
+    assert_eq!(bench.log.expand_oversized(10_000).unwrap(), 0);
     bench.check();
 }
 
 #[test]
-fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
+fn two_compacted_histories_that_exceed_a_snapshot_together_are_both_kept() {
     let mut bench = Bench::new();
     bench.log = bench.log.clone().with_document_bytes(20_500);
     let mut ours = Author::new(1, 1);
@@ -152,15 +155,16 @@ fn two_folded_histories_that_exceed_a_snapshot_together_are_both_kept() {
 #[test]
 fn a_tail_of_few_heavy_changes_is_due_at_once() {
     let bench = Bench::new();
-    let options = FoldOptions::default();
+    let options = CompactionOptions::default();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(300));
-    let due = || bench.log.fold_candidates(bench.space, &options, 2).unwrap();
+    let due = || bench.log.compaction_candidates(bench.space, &options, 2).unwrap();
     assert_eq!(due(), [], "it is young");
     let text = {
         let mut tx = author.doc.transaction();
         let text = tx.put_object(ROOT, "text", ObjType::Text).unwrap();
-        tx.splice_text(&text, 0, 0, &"a".repeat(limits::FOLD_LEAST_OPERATIONS as usize)).unwrap();
+        tx.splice_text(&text, 0, 0, &"a".repeat(limits::COMPACTION_MIN_OPERATIONS as usize))
+            .unwrap();
         tx.commit();
         text
     };

@@ -15,7 +15,7 @@ use super::random::{Noise, edit};
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
 use crate::maintain::{self, Kept};
-use crate::store::{FoldOptions, LocalLog, Place};
+use crate::store::{CompactionOptions, LocalLog, Place};
 
 fn open(path: &Path) -> Bench {
     let options = landfall_storage::Options::default();
@@ -69,7 +69,7 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
         let body = doc.save();
         let mut heads = doc.get_heads();
         heads.sort_unstable();
-        let (offset, hash) = (Offset(1), landfall_fold::hash_of(&body));
+        let (offset, hash) = (Offset(1), landfall_compaction::hash_of(&body));
         let body = Some(body);
         bench.receive(vec![Incoming::Snapshot { offset, document, hash, heads, body }]);
         return;
@@ -88,7 +88,7 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
         assert_eq!(bench.receive(vec![change]).deferred, []);
         if noise.below(20) == 0 {
             let recent_entries = noise.below(20) as u64;
-            let options = FoldOptions { recent_entries, ..FoldOptions::EVERYTHING };
+            let options = CompactionOptions { recent_entries, ..CompactionOptions::EVERYTHING };
             compact(&bench.log, &options).unwrap();
         }
     }
@@ -192,7 +192,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
 fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
     let folder = tempfile::tempdir().unwrap();
     let [path, file, fresh] = ["s", "file", "fresh"].map(|name| folder.path().join(name));
-    for folded in [false, true] {
+    for compacted in [false, true] {
         let mut bench = open(&path);
         bench.meet(1);
         let (mut one, mut two) = (Author::new(1, 1), Author::new(2, 1));
@@ -203,9 +203,9 @@ fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
             *second_root = true;
         }
         bench.receive(vec![theirs]);
-        if folded {
+        if compacted {
             bench.acknowledge([1, 2]);
-            bench.fold();
+            bench.compact();
         }
         let name = bench.name.clone();
         bench.log.database().close().unwrap();
@@ -218,7 +218,7 @@ fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
             use landfall_protocol::admission::Roots::Several;
             matches!(&change.what, landfall_protocol::replica::OutboxKind::Change(_, Several))
         });
-        assert_eq!(roots.count(), 2, "folded: {folded}");
+        assert_eq!(roots.count(), 2, "compacted: {compacted}");
         imported.log.database().close().unwrap();
         for path in [&path, &file, &fresh] {
             std::fs::remove_file(path).unwrap();

@@ -10,7 +10,7 @@ use landfall_protocol::replica::{Incoming, OutboxKind};
 use landfall_protocol::{DocumentId, Offset};
 
 use super::store_support::{Author, Bench, id};
-use crate::store::FoldOptions;
+use crate::store::CompactionOptions;
 
 struct Rng(u64);
 
@@ -69,7 +69,7 @@ impl World {
             7 => self.pull(),
             8 => {
                 let recent_entries = self.rng.below(20) as u64;
-                let options = FoldOptions { recent_entries, ..FoldOptions::EVERYTHING };
+                let options = CompactionOptions { recent_entries, ..CompactionOptions::EVERYTHING };
                 crate::compactor::compact(&self.bench.log, &options).unwrap();
             }
             9 => drop(self.bench.log.sweep(3).unwrap()),

@@ -81,19 +81,19 @@ fn what_is_only_local_stays_behind_a_received_snapshot() {
     assert_eq!(bench.rows(), 4);
     let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
     bench.acknowledge(locals);
-    assert_eq!(bench.fold().changes, 4);
+    assert_eq!(bench.compact().changes, 4);
     assert_eq!((bench.count().pending.changes, bench.outbox_kinds().as_str()), (0, ""));
 }
 
 #[test]
-fn two_folded_histories_become_one() {
+fn two_compacted_histories_become_one() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(10));
     bench.acknowledge(1..=10);
     let mut ours = author.fork(2);
     bench.append_all(id(1), &ours.puts(5));
     bench.acknowledge(11..=15);
-    assert_eq!(bench.fold().changes, 15);
+    assert_eq!(bench.compact().changes, 15);
     // The upstream's snapshot is older than the five local changes, which it holds as changes.
     author.puts(20);
     bench.receive(vec![author.snapshot()]);
@@ -134,8 +134,11 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     let bad = [
         (told([1; 32], heads.clone(), Some(body.clone())), "SHA-256"),
         (told(hash, heads[..0].to_vec(), Some(body)), "heads"),
-        (told(landfall_fold::hash_of(&changed), heads.clone(), Some(changed)), "automerge"),
-        (told(landfall_fold::hash_of(&claims), heads.clone(), Some(claims)), "300000 changes"),
+        (told(landfall_compaction::hash_of(&changed), heads.clone(), Some(changed)), "automerge"),
+        (
+            told(landfall_compaction::hash_of(&claims), heads.clone(), Some(claims)),
+            "300000 changes",
+        ),
     ];
     for (count, (incoming, what)) in bad.into_iter().enumerate() {
         // Another document of the same batch is unaffected.
@@ -184,14 +187,14 @@ fn claiming(changes: i64) -> Vec<u8> {
     columns.iter().for_each(|(_, data)| body.extend(data));
     body.push(0);
     let typed = [vec![0], number(body.len()), body].concat();
-    [&[0x85, 0x6f, 0x4a, 0x83], &landfall_fold::hash_of(&typed)[..4], &typed].concat()
+    [&[0x85, 0x6f, 0x4a, 0x83], &landfall_compaction::hash_of(&typed)[..4], &typed].concat()
 }
 
 fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String> {
     let (tell, told) = std::sync::mpsc::channel();
     let part = SnapshotPart {
         document: id(1),
-        hash: landfall_fold::hash_of(body),
+        hash: landfall_compaction::hash_of(body),
         total: body.len() as u64,
         from: from as u64,
         bytes: body[from..to].to_vec(),
@@ -212,7 +215,7 @@ fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
     let mut author = Author::new(1, 1);
     author.puts(60);
     let body = author.doc.save();
-    let hash = landfall_fold::hash_of(&body);
+    let hash = landfall_compaction::hash_of(&body);
     part(&bench, &body, 0, 100).unwrap();
     part(&bench, &body, 100, 150).unwrap();
     part(&bench, &body, 160, 170).unwrap_err();
@@ -239,7 +242,7 @@ fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
     part(&bench, &body, 50, 60).unwrap();
     let other = Author::new(9, 2).doc.save();
     part(&bench, &other, 0, 1).unwrap();
-    let other = landfall_fold::hash_of(&other);
+    let other = landfall_compaction::hash_of(&other);
     assert_eq!(bench.meet(1).partial, Some(Partial { hash: other, bytes: 1 }));
 }
 
@@ -272,11 +275,11 @@ fn an_orphan_waits_for_what_it_rests_on() {
 }
 
 #[test]
-fn a_damaged_folded_history_concerns_its_own_document_only() {
+fn a_damaged_compacted_history_concerns_its_own_document_only() {
     let (mut bench, mut author) = met();
     let all = author.puts(20);
     bench.receive(author.incomings(all.clone()));
-    assert_eq!(bench.fold().changes, 20);
+    assert_eq!(bench.compact().changes, 20);
     let mut early = Author::new(3, 1);
     for change in &all[..10] {
         early.doc.load_incremental(&change.bytes).unwrap();

@@ -141,7 +141,7 @@ fn refused_changes_are_offered_again_or_replaced() {
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
     bench.receive(vec![]);
     bench.acknowledge([8, 9]);
-    assert_eq!(bench.fold().changes, 6);
+    assert_eq!(bench.compact().changes, 6);
 }
 
 /// The relay has accepted a change, and its answer is still on the way. Made again, the content would
@@ -191,7 +191,7 @@ fn a_document_that_is_deleted_here_goes_and_stays_away() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(30));
     bench.acknowledge(1..=20);
-    bench.fold();
+    bench.compact();
     let mut other = Author::new(2, 2);
     bench.append_all(id(2), &other.puts(2));
     assert!(delete(&bench, id(1)));
@@ -231,7 +231,7 @@ fn what_was_never_sent_of_a_deleted_document_is_kept_until_somebody_says() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(20));
     bench.acknowledge(1..=20);
-    bench.fold();
+    bench.compact();
     bench.append_all(id(1), &author.puts(2));
     bench.acknowledge([21]);
     let received = bench.receive(vec![tombstone(id(1)), tombstone(id(3))]);
@@ -291,7 +291,7 @@ fn unrelated_histories_are_merged_when_somebody_says() {
 }
 
 #[test]
-fn an_unrelated_folded_history_waits_for_the_word_to_merge() {
+fn an_unrelated_compacted_history_waits_for_the_word_to_merge() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(3));
     let mut theirs = Author::new(2, 1);
@@ -315,7 +315,7 @@ fn an_unrelated_folded_history_waits_for_the_word_to_merge() {
 }
 
 #[test]
-fn a_folded_history_takes_the_place_of_what_was_not_sent() {
+fn a_compacted_history_takes_the_place_of_what_was_not_sent() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(5));
     bench.acknowledge(1..=5);
@@ -341,7 +341,7 @@ fn a_folded_history_takes_the_place_of_what_was_not_sent() {
     let received = bench.receive(vec![way.snapshot()]);
     assert_eq!((received.superseded.len(), received.deferred.len()), (0, 1));
     bench.check();
-    bench.fold();
+    bench.compact();
     let received = bench.receive(vec![way.snapshot()]);
     assert_eq!((received.touched.len(), bench.count().deferred), (0, 1));
     bench.check();

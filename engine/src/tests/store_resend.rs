@@ -41,12 +41,12 @@ fn noise(length: usize) -> String {
 }
 
 #[test]
-fn what_is_folded_comes_with_everything_in_one_snapshot() {
+fn what_is_compacted_comes_with_everything_in_one_snapshot() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let made = author.puts(30);
     bench.append_all(id(1), &made);
-    bench.fold();
+    bench.compact();
     let tail = author.puts(3);
     bench.append_all(id(1), &tail);
     assert_eq!(changes(&bench, 1, &[tail[1].hash]), [tail[1].bytes.clone()]);
@@ -54,10 +54,10 @@ fn what_is_folded_comes_with_everything_in_one_snapshot() {
     for named in [&[tail[1].hash, made[4].hash][..], &[]] {
         let found = bench.log.resendable(bench.space, &id(1), named).unwrap();
         let Resendable::Whole(input, weight) = found else { panic!("single changes") };
-        let folded = whole(input).unwrap();
-        assert_eq!((folded.changes, weight.changes), (33, 33));
+        let compacted = whole(input).unwrap();
+        assert_eq!((compacted.changes, weight.changes), (33, 33));
         assert!(weight.bytes > 0, "{weight:?}");
-        assert_eq!(folded.heads, author.heads());
+        assert_eq!(compacted.heads, author.heads());
     }
 }
 

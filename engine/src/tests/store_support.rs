@@ -13,9 +13,9 @@ use landfall_protocol::{
 };
 use landfall_storage::{Committed, Durability, WriteError};
 
-use crate::compactor::{Compacted, compact};
+use crate::compactor::{CompactionReport, compact};
 use crate::store::{
-    Finding, FoldOptions, LocalChange, LocalLog, Place, ReceiveError, Received, SpaceCount,
+    CompactionOptions, Finding, LocalChange, LocalLog, Place, ReceiveError, Received, SpaceCount,
     SpaceRow,
 };
 
@@ -218,8 +218,8 @@ impl Bench {
         }
     }
 
-    pub(super) fn fold(&self) -> Compacted {
-        let compacted = compact(&self.log, &FoldOptions::EVERYTHING).unwrap();
+    pub(super) fn compact(&self) -> CompactionReport {
+        let compacted = compact(&self.log, &CompactionOptions::EVERYTHING).unwrap();
         self.check();
         compacted
     }
@@ -297,7 +297,7 @@ impl Author {
         Incoming::Snapshot {
             offset: Offset(1),
             document: self.document,
-            hash: landfall_fold::hash_of(&body),
+            hash: landfall_compaction::hash_of(&body),
             heads: self.heads(),
             body: Some(body),
         }

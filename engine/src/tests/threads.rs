@@ -204,7 +204,7 @@ fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
 }
 
 #[test]
-fn the_thread_that_folds_goes_on_after_a_panic() {
+fn the_thread_that_compacts_goes_on_after_a_panic() {
     let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
@@ -216,8 +216,8 @@ fn the_thread_that_folds_goes_on_after_a_panic() {
     }
     let core = store.shared_core();
     let deadline = Instant::now() + PATIENCE;
-    while core.log.folded_changes(document.open().row, &document.id()).unwrap() == 0 {
-        assert!(Instant::now() < deadline, "nothing is folded any more");
+    while core.log.compacted_changes(document.open().row, &document.id()).unwrap() == 0 {
+        assert!(Instant::now() < deadline, "nothing is compacted any more");
         std::thread::yield_now();
     }
     store.close().unwrap();

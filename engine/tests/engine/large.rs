@@ -34,7 +34,8 @@ fn fill(document: &Document, bytes: usize, first: u64) -> (u64, ChangeError) {
 #[test]
 fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
     let store =
-        Store::in_memory(Options { document_bytes: 400_000, fold: false, ..options() }).unwrap();
+        Store::in_memory(Options { document_bytes: 400_000, compaction: false, ..options() })
+            .unwrap();
     let space = store.space("default").unwrap();
     let (document, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());
     let (count, error) = fill(&document, 10_000, 0);
@@ -70,7 +71,7 @@ fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
 }
 
 #[test]
-fn a_pasted_text_is_kept_folded_by_a_program_that_closes_at_once() {
+fn a_pasted_text_is_kept_compacted_by_a_program_that_closes_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes");
     let store = Store::open(&path, options()).unwrap();
@@ -86,8 +87,8 @@ fn a_pasted_text_is_kept_folded_by_a_program_that_closes_at_once() {
     store.close().unwrap();
     let inspection = maintain::inspect(&path).unwrap();
     let kept = &inspection.spaces[0].documents[0];
-    assert_eq!((kept.tail_changes, kept.folded_changes), (0, 2));
-    assert!(kept.folded_bytes < 100_000, "{} bytes", kept.folded_bytes);
+    assert_eq!((kept.tail_changes, kept.compacted_changes), (0, 2));
+    assert!(kept.snapshot_bytes < 100_000, "{} bytes", kept.snapshot_bytes);
     assert_eq!(maintain::verify(&path).unwrap().len(), 0);
     let store = Store::open(&path, options()).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
@@ -95,10 +96,10 @@ fn a_pasted_text_is_kept_folded_by_a_program_that_closes_at_once() {
 }
 
 #[test]
-fn a_store_folded_beyond_the_limit_heals_when_it_is_opened() {
+fn a_store_compacted_beyond_the_limit_heals_when_it_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("album");
-    let store = Store::open(&path, Options { fold: false, ..options() }).unwrap();
+    let store = Store::open(&path, Options { compaction: false, ..options() }).unwrap();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let id = document.id();
     for n in 0..30 {
@@ -107,7 +108,7 @@ fn a_store_folded_beyond_the_limit_heals_when_it_is_opened() {
     let heads = document.heads().unwrap();
     store.close().unwrap();
     assert_eq!(maintain::compact(&path, true).unwrap().changes, 31);
-    let lower = Options { document_bytes: 200_000, fold: false, ..options() };
+    let lower = Options { document_bytes: 200_000, compaction: false, ..options() };
     let store = Store::open(&path, lower).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
     assert_eq!(document.heads().unwrap(), heads);
@@ -118,7 +119,7 @@ fn a_store_folded_beyond_the_limit_heals_when_it_is_opened() {
     drop(document);
     store.close().unwrap();
     let kept = &maintain::inspect(&path).unwrap().spaces[0].documents[0];
-    assert_eq!((kept.tail_changes, kept.folded_changes), (31, 0));
+    assert_eq!((kept.tail_changes, kept.compacted_changes), (31, 0));
     assert_eq!(maintain::verify(&path).unwrap().len(), 0);
     let (file, other) = (folder.path().join("file"), folder.path().join("other"));
     maintain::export(&path, &"default".parse().unwrap(), &file).unwrap();

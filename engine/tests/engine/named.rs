@@ -64,7 +64,7 @@ fn a_named_document_is_edited_by_a_fresh_actor() {
 /// It has the event and the contents of any other document, and its compaction uses the form in which
 /// it was built.
 #[test]
-fn a_large_one_is_not_left_in_memory_and_is_folded_at_close() {
+fn a_large_one_is_not_left_in_memory_and_is_compacted_at_close() {
     let folder = tempfile::tempdir().unwrap();
     let prose = "a long text, 漢字; ".repeat(10_000);
     let template = |tx: &mut Transaction<'_>| {
@@ -92,7 +92,7 @@ fn a_large_one_is_not_left_in_memory_and_is_folded_at_close() {
         store.close().unwrap();
         let found = maintain::inspect(&path).unwrap();
         // The compactor may have run before the edit, which alone is not worth a compaction.
-        assert!(found.spaces[0].documents[0].folded_changes >= 1, "{name}");
+        assert!(found.spaces[0].documents[0].compacted_changes >= 1, "{name}");
         let store = Store::open(&path, Options::default()).unwrap();
         let space = store.space("default").unwrap();
         let document = space.open(event.document).unwrap();

@@ -193,7 +193,7 @@ impl Replica {
         }
     }
 
-    /// The answer to [`ReplicaEffect::LoadResend`]. `folded` is the weight of the history that was
+    /// The answer to [`ReplicaEffect::LoadResend`]. `compacted` is the weight of the history that was
     /// compacted into a snapshot, or should have been; zero if none was to be made.
     pub fn handle_resendable(
         &mut self,
@@ -201,10 +201,10 @@ impl Replica {
         space: &SpaceName,
         document: DocumentId,
         found: Resendable,
-        folded: Weight,
+        compacted: Weight,
     ) {
         // The store did the work, so it counts even if the request is gone.
-        self.resends.budget.spend(now, cost(&found, folded));
+        self.resends.budget.spend(now, cost(&found, compacted));
         let made = match &found {
             Resendable::Changes(_) => None,
             Resendable::Snapshot { hash, .. } => Some(*hash),
@@ -306,13 +306,13 @@ impl Replica {
 
 /// The cost of an answer in [`limits::RESEND_RATE`]: the bytes sent or read, and for a compaction
 /// also its changes and operations, because a few bytes can hold many of them.
-fn cost(found: &Resendable, folded: Weight) -> u64 {
+fn cost(found: &Resendable, compacted: Weight) -> u64 {
     let sent = match found {
         Resendable::Changes(changes) => changes.iter().map(Vec::len).sum::<usize>() as u64,
         Resendable::Snapshot { total, .. } => *total,
     };
-    let changes = folded.changes.saturating_mul(limits::RESEND_CHANGE_BYTES);
-    let operations = folded.operations.saturating_mul(limits::RESEND_OPERATION_BYTES);
-    let read = folded.bytes.saturating_add(changes).saturating_add(operations);
+    let changes = compacted.changes.saturating_mul(limits::RESEND_CHANGE_BYTES);
+    let operations = compacted.operations.saturating_mul(limits::RESEND_OPERATION_BYTES);
+    let read = compacted.bytes.saturating_add(changes).saturating_add(operations);
     sent.max(read).max(limits::RESEND_LEAST_BYTES)
 }

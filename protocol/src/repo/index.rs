@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::folded::PackedIndex;
+use crate::compacted::PackedIndex;
 use crate::ids::{ChangeHash, Offset};
 
 /// A change of the tail.
@@ -18,7 +18,7 @@ pub struct IndexRow {
 
 /// The snapshot of a document.
 #[derive(Debug, Clone)]
-pub struct FoldedHistory {
+pub struct CompactedHistory {
     /// SHA-256 of the snapshot's bytes, its key in the store.
     pub hash: [u8; 32],
     /// Its length in bytes.
@@ -39,7 +39,7 @@ pub struct DocumentIndex {
     /// The offset of its last entry.
     pub last: Offset,
     /// The snapshot, if there is one.
-    pub folded: Option<FoldedHistory>,
+    pub compacted: Option<CompactedHistory>,
     /// The later changes, by ascending offset: dependencies before their dependants.
     pub tail: Vec<IndexRow>,
 }

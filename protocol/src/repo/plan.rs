@@ -11,9 +11,9 @@
 
 use automerge::sync::BloomFilter;
 
-use super::index::{DocumentIndex, FoldedHistory};
+use super::index::{CompactedHistory, DocumentIndex};
 use super::sync::{Have, SyncMessage};
-use crate::folded::PackedIndex;
+use crate::compacted::PackedIndex;
 use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 
@@ -40,7 +40,7 @@ impl SyncRequest {
 
 /// The plan needs the packed index of the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NeedsFolded;
+pub struct NeedsSnapshotHistory;
 
 /// The planned answer.
 #[derive(Debug, Clone)]
@@ -75,8 +75,11 @@ pub struct Closing {
 /// The hashes that the document has, ascending.
 ///
 /// # Errors
-/// If a hash must be looked up in the snapshot, and [`FoldedHistory::index`] is absent.
-pub fn known(index: &DocumentIndex, hashes: &[ChangeHash]) -> Result<Vec<ChangeHash>, NeedsFolded> {
+/// If a hash must be looked up in the snapshot, and [`CompactedHistory::index`] is absent.
+pub fn known(
+    index: &DocumentIndex,
+    hashes: &[ChangeHash],
+) -> Result<Vec<ChangeHash>, NeedsSnapshotHistory> {
     let view = View::new(index);
     let mut known = Vec::new();
     for hash in hashes {
@@ -92,8 +95,8 @@ impl Plan {
     /// Plans the answer to a sync message.
     ///
     /// # Errors
-    /// If a hash must be looked up in the snapshot, and [`FoldedHistory::index`] is absent.
-    pub fn of(index: &DocumentIndex, question: &SyncRequest) -> Result<Self, NeedsFolded> {
+    /// If a hash must be looked up in the snapshot, and [`CompactedHistory::index`] is absent.
+    pub fn of(index: &DocumentIndex, question: &SyncRequest) -> Result<Self, NeedsSnapshotHistory> {
         View::new(index).plan(question)
     }
 
@@ -111,7 +114,7 @@ impl Plan {
             _ if complete => index.last,
             Some(last) => *last,
             // Only the snapshot is sent.
-            None => index.folded.as_ref().map_or(Offset(0), |folded| folded.offset),
+            None => index.compacted.as_ref().map_or(Offset(0), |compacted| compacted.offset),
         };
         let have = match &self.filtered {
             _ if self.lost => vec![Have::default()],
@@ -124,8 +127,8 @@ impl Plan {
 
     /// The peer's heads once it has applied everything up to an offset.
     fn frontier(&self, index: &DocumentIndex, sent_through: Offset) -> Vec<ChangeHash> {
-        let mut heads = match &index.folded {
-            Some(folded) => folded.heads.clone(),
+        let mut heads = match &index.compacted {
+            Some(compacted) => compacted.heads.clone(),
             None => Vec::new(),
         };
         for (row, there) in index.tail.iter().zip(&self.there) {
@@ -148,7 +151,7 @@ struct View<'a> {
 struct Held {
     rows: Vec<bool>,
     /// All changes of the snapshot.
-    folded: bool,
+    compacted: bool,
     /// The hashes in the snapshot that the common heads depend on.
     reached: Vec<ChangeHash>,
 }
@@ -166,19 +169,19 @@ impl<'a> View<'a> {
         found.ok().map(|at| self.by_hash[at].1 as usize)
     }
 
-    fn is_folded(&self, hash: &ChangeHash) -> Result<bool, NeedsFolded> {
-        match &self.index.folded {
+    fn is_compacted(&self, hash: &ChangeHash) -> Result<bool, NeedsSnapshotHistory> {
+        match &self.index.compacted {
             None => Ok(false),
-            Some(folded) if folded.heads.binary_search(hash).is_ok() => Ok(true),
-            Some(folded) => Ok(packed(folded)?.contains(hash)),
+            Some(compacted) if compacted.heads.binary_search(hash).is_ok() => Ok(true),
+            Some(compacted) => Ok(packed(compacted)?.contains(hash)),
         }
     }
 
-    fn is_known(&self, hash: &ChangeHash) -> Result<bool, NeedsFolded> {
-        Ok(self.row(hash).is_some() || self.is_folded(hash)?)
+    fn is_known(&self, hash: &ChangeHash) -> Result<bool, NeedsSnapshotHistory> {
+        Ok(self.row(hash).is_some() || self.is_compacted(hash)?)
     }
 
-    fn plan(&self, question: &SyncRequest) -> Result<Plan, NeedsFolded> {
+    fn plan(&self, question: &SyncRequest) -> Result<Plan, NeedsSnapshotHistory> {
         // Split the peer's heads: a known head certainly gives the peer all of its ancestors.
         let (mut common, mut unknown) = (Vec::new(), Vec::new());
         for head in &question.heads {
@@ -200,14 +203,14 @@ impl<'a> View<'a> {
         // The peer has exactly the ancestors of its heads: send the rest.
         if exact {
             wanted = held.rows.iter().map(|held| !held).collect();
-            snapshot = !held.folded;
+            snapshot = !held.compacted;
         } else if !lost && !question.have.is_empty() {
             snapshot = self.add_by_filters(&question.have, &held, &mut wanted)?;
         } else if !lost && !blind {
             // The message has no `have`, but the relay has sent the peer everything up to
             // `sent_through`.
             wanted = held.rows.iter().map(|held| !held).collect();
-            snapshot = !held.folded;
+            snapshot = !held.compacted;
         }
         // A requested change is sent again, even if it was sent or seems held: this corrects filter
         // errors.
@@ -216,12 +219,13 @@ impl<'a> View<'a> {
         for hash in &question.need {
             match self.row(hash) {
                 Some(row) => (wanted[row], forced[row]) = (true, true),
-                None => force_snapshot |= self.is_folded(hash)?,
+                None => force_snapshot |= self.is_compacted(hash)?,
             }
         }
         // Do not repeat earlier answers: they may still be on their way to the peer.
         let sent = question.sent_through;
-        let folded_sent = self.index.folded.as_ref().is_some_and(|folded| folded.offset <= sent);
+        let compacted_sent =
+            self.index.compacted.as_ref().is_some_and(|compacted| compacted.offset <= sent);
         let numbered = self.index.tail.iter().enumerate();
         let to_send = |(number, row): &(usize, &super::IndexRow)| {
             wanted[*number] && (row.offset > sent || forced[*number])
@@ -234,7 +238,7 @@ impl<'a> View<'a> {
         };
         let there = held.rows.iter().zip(&self.index.tail);
         let there = there.map(|(held, row)| *held || row.offset <= sent).collect();
-        let snapshot = force_snapshot || (snapshot && !folded_sent);
+        let snapshot = force_snapshot || (snapshot && !compacted_sent);
         Ok(Plan { unknown, lost, snapshot, offsets, there, filtered, blind })
     }
 
@@ -243,7 +247,7 @@ impl<'a> View<'a> {
         &self,
         have: &[Have],
         common: &mut Vec<ChangeHash>,
-    ) -> Result<bool, NeedsFolded> {
+    ) -> Result<bool, NeedsSnapshotHistory> {
         let mut all_known = true;
         for (number, have) in have.iter().enumerate() {
             for hash in &have.last_sync {
@@ -276,10 +280,10 @@ impl<'a> View<'a> {
         }
         reached.sort_unstable();
         reached.dedup();
-        let folded = self.index.folded.as_ref();
+        let compacted = self.index.compacted.as_ref();
         let has = |head: &ChangeHash| reached.binary_search(head).is_ok();
-        let folded = folded.is_none_or(|folded| folded.heads.iter().all(has));
-        Held { rows, folded, reached }
+        let compacted = compacted.is_none_or(|compacted| compacted.heads.iter().all(has));
+        Held { rows, compacted, reached }
     }
 
     /// Adds the changes that no filter contains, and their dependants. Returns true if the snapshot
@@ -289,39 +293,39 @@ impl<'a> View<'a> {
         have: &[Have],
         held: &Held,
         wanted: &mut [bool],
-    ) -> Result<bool, NeedsFolded> {
+    ) -> Result<bool, NeedsSnapshotHistory> {
         let lacks = |hash: &ChangeHash| !have.iter().any(|have| have.filter.contains_hash(hash));
-        let mut folded = match self.missing_folded(held)? {
+        let mut compacted = match self.missing_compacted(held)? {
             missing if missing.is_empty() => missing,
             missing => missing.into_iter().filter(lacks).collect(),
         };
-        folded.sort_unstable();
+        compacted.sort_unstable();
         for (number, row) in self.index.tail.iter().enumerate() {
             if held.rows[number] {
                 continue;
             }
             let rests = |hash: &ChangeHash| match self.row(hash) {
                 Some(row) => wanted[row],
-                None => folded.binary_search(hash).is_ok(),
+                None => compacted.binary_search(hash).is_ok(),
             };
             // A change whose dependency is missing must be missing too, although a filter may claim
             // it.
             wanted[number] = row.dependencies.iter().any(rests) || lacks(&row.hash);
         }
-        Ok(!folded.is_empty())
+        Ok(!compacted.is_empty())
     }
 
     /// The hashes in the snapshot that the peer does not certainly have.
-    fn missing_folded(&self, held: &Held) -> Result<Vec<ChangeHash>, NeedsFolded> {
-        match &self.index.folded {
-            Some(folded) if !held.folded => Ok(packed(folded)?.missing(&held.reached)),
+    fn missing_compacted(&self, held: &Held) -> Result<Vec<ChangeHash>, NeedsSnapshotHistory> {
+        match &self.index.compacted {
+            Some(compacted) if !held.compacted => Ok(packed(compacted)?.missing(&held.reached)),
             _ => Ok(Vec::new()),
         }
     }
 
     /// The common heads, and a filter over the relay's changes beyond them.
-    fn filtered(&self, common: &[ChangeHash], held: &Held) -> Result<Have, NeedsFolded> {
-        let mut beyond = self.missing_folded(held)?;
+    fn filtered(&self, common: &[ChangeHash], held: &Held) -> Result<Have, NeedsSnapshotHistory> {
+        let mut beyond = self.missing_compacted(held)?;
         let rows = self.index.tail.iter().zip(&held.rows);
         beyond.extend(rows.filter(|(_, held)| !**held).map(|(row, _)| row.hash));
         let entries = u32::try_from(beyond.len()).unwrap_or(u32::MAX);
@@ -330,6 +334,6 @@ impl<'a> View<'a> {
     }
 }
 
-fn packed(folded: &FoldedHistory) -> Result<&PackedIndex, NeedsFolded> {
-    folded.index.as_deref().ok_or(NeedsFolded)
+fn packed(compacted: &CompactedHistory) -> Result<&PackedIndex, NeedsSnapshotHistory> {
+    compacted.index.as_deref().ok_or(NeedsSnapshotHistory)
 }

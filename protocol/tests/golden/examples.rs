@@ -63,7 +63,7 @@ pub fn all() -> Vec<(&'static str, Frame)> {
     let mut examples = handshake();
     examples.extend(subscriptions());
     examples.extend(changes());
-    examples.extend(folded());
+    examples.extend(compacted());
     examples.extend(reconciliation());
     examples.extend(documents());
     examples.extend(resends());
@@ -178,7 +178,7 @@ fn changes() -> Vec<(&'static str, Frame)> {
     ]
 }
 
-fn folded() -> Vec<(&'static str, Frame)> {
+fn compacted() -> Vec<(&'static str, Frame)> {
     let (subscription, document, hash, total) = (3, DOCUMENT, [0x5a; 32], 0x0005_0000);
     let part =
         Part { subscription, document, hash, total, from: 0x0004_0000, bytes: bytes(b"piece") };

@@ -262,8 +262,8 @@ impl Client {
             | ReplicaEffect::DropMade { .. } => {}
             ReplicaEffect::LoadResend { space, document, changes } => {
                 let found = store.resendable(&document, &changes);
-                let folded = Weight::default();
-                replica.handle_resendable(now, &space, document, found, folded);
+                let compacted = Weight::default();
+                replica.handle_resendable(now, &space, document, found, compacted);
             }
             other => panic!("no store work: {other:?}"),
         }

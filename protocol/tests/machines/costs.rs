@@ -82,7 +82,7 @@ fn a_client_that_is_ahead_of_a_restored_relay_is_not_sent_what_it_has() {
 fn a_snapshot_that_was_cut_goes_on_where_it_was() {
     let mut world = world(1, 1, 60);
     let document = world.documents[0];
-    world.relay.fold(&document, 61);
+    world.relay.compact(&document, 61);
     let mut cuts = 0;
     // A second replica, whose connection breaks after every few messages.
     let fresh = crate::client::Client::new(world.rng.bytes(), &world.space);
@@ -109,7 +109,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_was() {
 fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
     let mut world = world(1, 3, 40);
     for document in world.documents.clone() {
-        world.clients[0].store.fold(document, 41);
+        world.clients[0].store.compact(document, 41);
     }
     let disk = Disk::new(world.rng.bytes());
     world.restart_relay(disk);
@@ -122,16 +122,16 @@ fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
 }
 
 #[test]
-fn an_offer_that_is_folded_again_in_the_middle_is_made_again() {
+fn an_offer_that_is_compacted_again_in_the_middle_is_made_again() {
     let mut world = world(1, 1, 150);
     let document = world.documents[0];
-    world.clients[0].store.fold(document, 20);
+    world.clients[0].store.compact(document, 20);
     let disk = Disk::new(world.rng.bytes());
     world.restart_relay(disk);
     world.connect(0);
     for more in 21..=151 {
         (0..8).for_each(|_| assert!(world.exchange(0)));
-        world.clients[0].store.fold(document, more);
+        world.clients[0].store.compact(document, more);
     }
     settle(&mut world);
 }

@@ -25,21 +25,21 @@ pub struct Disk {
 pub struct Document {
     /// Rows at or below the snapshot's offset are dead.
     rows: BTreeMap<Offset, (Entry, CheckedChange)>,
-    snapshot: Option<Folded>,
+    snapshot: Option<Compacted>,
     /// Replaced snapshots that are still kept.
-    replaced: Vec<Folded>,
+    replaced: Vec<Compacted>,
     tombstone: Option<Entry>,
 }
 
 #[derive(Clone)]
-pub struct Folded {
+pub struct Compacted {
     offset: Offset,
     hash: [u8; 32],
     body: Vec<u8>,
     changes: Vec<CheckedChange>,
 }
 
-impl Folded {
+impl Compacted {
     fn new(offset: Offset, body: Vec<u8>) -> Self {
         Self { offset, hash: model::sha256(&body), changes: model::decode(&body), body }
     }
@@ -69,17 +69,17 @@ impl Folded {
 
 impl Document {
     fn tail(&self) -> impl Iterator<Item = (&Offset, &(Entry, CheckedChange))> {
-        let folded = self.snapshot.as_ref().map_or(Offset(0), |snapshot| snapshot.offset);
-        self.rows.range(Offset(folded.0 + 1)..)
+        let compacted = self.snapshot.as_ref().map_or(Offset(0), |snapshot| snapshot.offset);
+        self.rows.range(Offset(compacted.0 + 1)..)
     }
 
     /// Every change, each after its dependencies, with its offset.
     pub fn changes(&self) -> impl Iterator<Item = (Offset, &CheckedChange)> {
-        let folded = self
+        let compacted = self
             .snapshot
             .iter()
             .flat_map(|snapshot| snapshot.changes.iter().map(|change| (snapshot.offset, change)));
-        folded.chain(self.tail().map(|(offset, (_, change))| (*offset, change)))
+        compacted.chain(self.tail().map(|(offset, (_, change))| (*offset, change)))
     }
 
     pub fn is_deleted(&self) -> bool {
@@ -124,25 +124,25 @@ impl Disk {
                 }
                 NewKind::Snapshot(snapshot) => {
                     document.replaced.extend(document.snapshot.take());
-                    document.snapshot = Some(Folded::new(entry.offset, snapshot.body.clone()));
+                    document.snapshot = Some(Compacted::new(entry.offset, snapshot.body.clone()));
                 }
             }
         }
     }
 
     /// The offset of a snapshot of the first `count` changes of a document's tail.
-    pub fn foldable(&self, id: &DocumentId, count: usize) -> Option<Offset> {
+    pub fn compactable(&self, id: &DocumentId, count: usize) -> Option<Offset> {
         let (through, _) = self.documents.get(id)?.tail().take(count).last()?;
         Some(*through)
     }
 
     /// Compacts all changes of a document up to an offset.
-    pub fn fold(&mut self, id: &DocumentId, through: Offset) {
+    pub fn compact(&mut self, id: &DocumentId, through: Offset) {
         let Some(document) = self.documents.get_mut(id) else { return };
         let all = document.changes().take_while(|(offset, _)| *offset <= through);
         let body = model::encode(all.map(|(_, change)| change));
         document.replaced.extend(document.snapshot.take());
-        document.snapshot = Some(Folded::new(through, body));
+        document.snapshot = Some(Compacted::new(through, body));
     }
 
     /// Drops dead rows and replaced snapshots.
@@ -161,7 +161,7 @@ impl Disk {
     }
 
     /// The live log in order: entries, and snapshots without their bodies.
-    fn live(&self, after: Offset) -> BTreeMap<Offset, (Entry, Option<&Folded>)> {
+    fn live(&self, after: Offset) -> BTreeMap<Offset, (Entry, Option<&Compacted>)> {
         let mut found = BTreeMap::new();
         for (id, document) in &self.documents {
             if let Some(tombstone) = &document.tombstone {
@@ -228,7 +228,7 @@ impl Disk {
     /// A snapshot that was replaced during its transfer is sent on while it is kept.
     fn next_replaced(
         &self,
-        live: &BTreeMap<Offset, (Entry, Option<&Folded>)>,
+        live: &BTreeMap<Offset, (Entry, Option<&Compacted>)>,
         after: Offset,
         partial: Option<Partial>,
     ) -> Option<Chunk> {

@@ -8,8 +8,8 @@ use crate::relay::Disk;
 use crate::scenarios::{HOSTILE, seeds};
 use crate::world::{Faults, World};
 
-const FOLDING: Faults = Faults { fold: 100, ..HOSTILE };
-const DELETING: Faults = Faults { delete: 2, ..FOLDING };
+const COMPACTING: Faults = Faults { compaction: 100, ..HOSTILE };
+const DELETING: Faults = Faults { delete: 2, ..COMPACTING };
 
 fn run(world: &mut World, steps: usize) {
     (0..steps).for_each(|_| world.step());
@@ -21,15 +21,15 @@ fn settle_and_check(world: &mut World) {
 }
 
 #[test]
-fn folding_at_both_ends_all_the_time_changes_nothing() {
+fn compacting_at_both_ends_all_the_time_changes_nothing() {
     let mut snapshots = 0;
     for seed in seeds(50) {
-        let mut world = World::new(seed, 3, FOLDING);
+        let mut world = World::new(seed, 3, COMPACTING);
         run(&mut world, 3_000);
         settle_and_check(&mut world);
         snapshots += world.relay.disk.snapshots();
     }
-    assert!(snapshots > 0, "something was folded");
+    assert!(snapshots > 0, "something was compacted");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_restored_relay_is_healed_from_its_clients() {
 #[test]
 fn a_copied_back_relay_that_grows_past_the_cursors_is_noticed() {
     for seed in seeds(50) {
-        let mut world = World::new(seed, 3, FOLDING);
+        let mut world = World::new(seed, 3, COMPACTING);
         run(&mut world, 600);
         let backup = world.relay.disk.clone();
         run(&mut world, 600);
@@ -62,7 +62,7 @@ fn a_copied_back_relay_that_grows_past_the_cursors_is_noticed() {
         world.restart_relay(backup);
         (0..grown + 20).for_each(|_| world.edit(0));
         world.connect(0);
-        world.faults = FOLDING;
+        world.faults = COMPACTING;
         run(&mut world, 2_000);
         settle_and_check(&mut world);
     }
@@ -156,7 +156,7 @@ fn a_cloned_client_may_be_edited_on_both_sides() {
 #[test]
 fn a_deletion_beats_offline_editors_and_never_comes_back() {
     for seed in seeds(50) {
-        let mut world = World::new(seed, 3, FOLDING);
+        let mut world = World::new(seed, 3, COMPACTING);
         run(&mut world, 800);
         world.settle();
         let backup = world.relay.disk.clone();
@@ -169,7 +169,7 @@ fn a_deletion_beats_offline_editors_and_never_comes_back() {
         if seed % 3 == 0 {
             world.restart_relay(backup);
         }
-        world.faults = FOLDING;
+        world.faults = COMPACTING;
         run(&mut world, 800);
         settle_and_check(&mut world);
         assert!(unsent > 0 && world.deleted.contains(&document));
@@ -247,7 +247,7 @@ fn a_filter_that_changes_again_and_again_ends_no_connection() {
 #[test]
 fn documents_that_come_into_scope_are_whole() {
     for seed in seeds(30) {
-        let mut world = World::new(seed, 2, Faults { fold: 100, ..Faults::default() });
+        let mut world = World::new(seed, 2, Faults { compaction: 100, ..Faults::default() });
         let documents = world.documents.clone();
         world.settle();
         world.clients[0].set_filter(Filter::of_documents([documents[0]]));
@@ -305,7 +305,7 @@ fn check_all(world: &mut World) -> Vec<DocumentId> {
 #[test]
 fn drift_at_the_relay_is_found_named_and_healed() {
     for seed in seeds(60) {
-        let mut world = World::new(seed, 3, FOLDING);
+        let mut world = World::new(seed, 3, COMPACTING);
         run(&mut world, 900);
         settle_and_check(&mut world);
         assert!(check_all(&mut world).is_empty(), "a false alarm");
@@ -327,7 +327,7 @@ fn drift_at_the_relay_is_found_named_and_healed() {
 #[test]
 fn drift_at_a_client_is_found_named_and_healed() {
     for seed in seeds(60) {
-        let mut world = World::new(seed, 3, FOLDING);
+        let mut world = World::new(seed, 3, COMPACTING);
         run(&mut world, 900);
         settle_and_check(&mut world);
         let document = world.document();
@@ -347,7 +347,7 @@ fn drift_at_a_client_is_found_named_and_healed() {
 fn a_check_while_others_edit_raises_no_alarm() {
     let (mut interrupted, mut ended) = (0, 0);
     for seed in seeds(60) {
-        let mut world = World::new(seed, 3, Faults { fold: 100, ..Faults::default() });
+        let mut world = World::new(seed, 3, Faults { compaction: 100, ..Faults::default() });
         let documents = world.documents.clone();
         if seed % 3 == 0 {
             // A client that names documents does not walk the digests; it fetches the documents.

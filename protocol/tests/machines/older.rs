@@ -38,7 +38,7 @@ fn read(world: &mut World, session: SessionId) -> Vec<Frame> {
 }
 
 #[test]
-fn an_older_client_is_fed_what_is_not_folded() {
+fn an_older_client_is_fed_what_is_not_compacted() {
     let mut world = World::new(1, 1, Faults::default());
     (0..20).for_each(|_| world.edit(0));
     world.settle();
@@ -64,7 +64,7 @@ fn an_older_client_is_stopped_before_a_snapshot() {
     (0..40).for_each(|_| world.edit(0));
     world.settle();
     let document = world.documents[0];
-    world.relay.fold(&document, 30);
+    world.relay.compact(&document, 30);
     let session = subscribe(&mut world, None);
     let frames = read(&mut world, session);
     let Some(Frame::Unsubscribed(ended)) = frames.last() else { panic!("no such frame") };
@@ -74,7 +74,7 @@ fn an_older_client_is_stopped_before_a_snapshot() {
     let mut world = World::new(1, 1, Faults::default());
     world.edit_document(0, document);
     world.settle();
-    world.relay.fold(&document, 2);
+    world.relay.compact(&document, 2);
     let session = subscribe(&mut world, None);
     let frames = read(&mut world, session);
     let Some(Frame::Entries(entries)) = frames.last() else { panic!("no such frame") };
@@ -107,7 +107,7 @@ fn what_an_older_relay_does_not_know_waits_for_its_upgrade() {
     let documents = world.documents.clone();
     world.delete(0, documents[0]);
     let disk = Disk::new(world.rng.bytes());
-    world.clients[0].store.fold(documents[1], 4);
+    world.clients[0].store.compact(documents[1], 4);
     world.restart_relay(disk);
     // It is not pushed, and does not end the connection.
     for _ in 0..300 {
@@ -125,7 +125,7 @@ fn what_an_older_relay_does_not_know_waits_for_its_upgrade() {
 
 #[test]
 fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
-    for folded in [false, true] {
+    for compacted in [false, true] {
         let mut world = World::new(2, 3, Faults::default());
         let document = world.documents[0];
         world.clients[1].root = 8;
@@ -136,8 +136,8 @@ fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
             world.exchange(0);
         }
         assert_eq!(world.relay.disk.head.0, 5);
-        if folded {
-            world.relay.fold(&document, 3);
+        if compacted {
+            world.relay.compact(&document, 3);
         }
         world.settle();
         let upstream = world.relay.disk.upstream;

@@ -183,10 +183,10 @@ impl Relay {
     }
 
     /// Compacts the first `count` changes of a document's tail.
-    pub fn fold(&mut self, document: &DocumentId, count: usize) {
-        if let Some(through) = self.disk.foldable(document, count) {
+    pub fn compact(&mut self, document: &DocumentId, count: usize) {
+        if let Some(through) = self.disk.compactable(document, count) {
             self.ring.forget_through(through);
-            self.disk.fold(document, through);
+            self.disk.compact(document, through);
         }
     }
 

@@ -48,11 +48,11 @@ fn loads(link: &mut Scripted) -> Option<usize> {
 }
 
 fn give(link: &mut Scripted, name: &SpaceName, found: Resendable) {
-    give_folded(link, name, found, Weight::default());
+    give_compacted(link, name, found, Weight::default());
 }
 
-fn give_folded(link: &mut Scripted, name: &SpaceName, found: Resendable, folded: Weight) {
-    link.replica.handle_resendable(link.now, name, DOCUMENT, found, folded);
+fn give_compacted(link: &mut Scripted, name: &SpaceName, found: Resendable, compacted: Weight) {
+    link.replica.handle_resendable(link.now, name, DOCUMENT, found, compacted);
     link.drain();
 }
 
@@ -252,7 +252,7 @@ fn no_relay_makes_a_replica_read_or_send_without_end() {
 
 /// Many changes or operations in few bytes take long to compact.
 #[test]
-fn a_fold_counts_by_what_it_is_made_of() {
+fn a_compaction_counts_by_what_it_is_made_of() {
     let many = 1 << 20;
     let of_changes = Weight { changes: many, ..Weight::default() };
     let of_operations = Weight { operations: many, ..Weight::default() };
@@ -260,31 +260,34 @@ fn a_fold_counts_by_what_it_is_made_of() {
     let made = Resendable::Snapshot { hash: [4; 32], total: 41_000, heads: Vec::new() };
     // A failed compaction took as long.
     let failed = Resendable::Changes(Vec::new());
-    for (folded, each) in [
+    for (compacted, each) in [
         (of_changes, many * limits::RESEND_CHANGE_BYTES),
         (of_operations, many * limits::RESEND_OPERATION_BYTES),
         (of_bytes, limits::RESEND_BURST),
     ] {
         for found in [&made, &failed] {
             let (mut link, name) = connected();
-            let mut folds = 0;
+            let mut compactions = 0;
             for second in 0..10_000 {
                 link.now = Moment(Duration::from_secs(second));
                 link.replica.handle_alive(link.now);
                 ask(&mut link, DOCUMENT, 0);
                 if !link.effects.is_empty() {
                     assert_eq!(loads(&mut link), Some(0));
-                    give_folded(&mut link, &name, found.clone(), folded);
+                    give_compacted(&mut link, &name, found.clone(), compacted);
                     if let Some(Frame::PushSnapshot(offer)) = link.next_sent() {
                         ack(&mut link, offer.id, 1);
                     }
                     link.effects.clear();
                     link.sent.clear();
-                    folds += 1;
+                    compactions += 1;
                 }
             }
             let most = (limits::RESEND_BURST + 10_000 * limits::RESEND_RATE) / each + 1;
-            assert!((most / 2..=most).contains(&folds), "{folds} of at most {most}: {folded:?}");
+            assert!(
+                (most / 2..=most).contains(&compactions),
+                "{compactions} of at most {most}: {compacted:?}"
+            );
         }
     }
 }

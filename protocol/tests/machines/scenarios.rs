@@ -7,8 +7,15 @@ use landfall_protocol::space::{PushVerdict, PushedEntry, StoreFailure};
 use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};
 
-pub const HOSTILE: Faults =
-    Faults { lose: 3, repeat: 3, cut: 20, commit_fails: 15, store_fails: 3, fold: 0, delete: 0 };
+pub const HOSTILE: Faults = Faults {
+    lose: 3,
+    repeat: 3,
+    cut: 20,
+    commit_fails: 15,
+    store_fails: 3,
+    compaction: 0,
+    delete: 0,
+};
 
 /// The seeds of a run: fixed ones, or the one in `LANDFALL_SEED`.
 pub fn seeds(count: u64) -> Vec<u64> {

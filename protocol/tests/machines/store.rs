@@ -41,7 +41,7 @@ pub struct ModelStore {
     documents: BTreeMap<DocumentId, Vec<u64>>,
     last: u64,
     /// The number of a document's first changes that are compacted.
-    folded: BTreeMap<DocumentId, usize>,
+    compacted: BTreeMap<DocumentId, usize>,
     pub tombstones: BTreeMap<DocumentId, u64>,
     pub links: BTreeMap<Upstream, Link>,
     pub filter: Option<Filter>,
@@ -108,7 +108,7 @@ impl ModelStore {
                 self.told.insert(change.hash);
             }
         }
-        self.folded.remove(&d);
+        self.compacted.remove(&d);
         self.deferred.retain(|(document, ..)| *document != d);
         self.last += 1;
         self.tombstones.insert(d, self.last);
@@ -119,10 +119,10 @@ impl ModelStore {
     }
 
     /// Compacts the first `count` changes of a document, if that is more than before.
-    pub fn fold(&mut self, d: DocumentId, count: usize) {
+    pub fn compact(&mut self, d: DocumentId, count: usize) {
         if count <= self.rows(&d).count() && count > 0 {
-            let folded = self.folded.entry(d).or_default();
-            *folded = count.max(*folded);
+            let compacted = self.compacted.entry(d).or_default();
+            *compacted = count.max(*compacted);
         }
     }
 
@@ -137,8 +137,8 @@ impl ModelStore {
         let locals = self.documents.get_mut(d).expect("it has a head");
         locals.retain(|of| *of != local);
         let left = locals.len();
-        if let Some(folded) = self.folded.get_mut(d) {
-            *folded = left.min(*folded);
+        if let Some(compacted) = self.compacted.get_mut(d) {
+            *compacted = left.min(*compacted);
         }
         Some(head)
     }
@@ -171,10 +171,10 @@ impl ModelStore {
     }
 
     fn snapshot(&self, d: &DocumentId) -> Option<(Vec<u64>, Vec<u8>)> {
-        let count = *self.folded.get(d)?;
-        let folded: Vec<_> = self.rows(d).take(count).collect();
-        let body = model::encode(folded.iter().map(|(_, change)| *change));
-        Some((folded.iter().map(|(local, _)| *local).collect(), body))
+        let count = *self.compacted.get(d)?;
+        let compacted: Vec<_> = self.rows(d).take(count).collect();
+        let body = model::encode(compacted.iter().map(|(_, change)| *change));
+        Some((compacted.iter().map(|(local, _)| *local).collect(), body))
     }
 
     pub fn outbox(
@@ -198,13 +198,13 @@ impl ModelStore {
                 let changes = model::decode(&body);
                 let heads = model::heads(&changes);
                 self.offered.insert(hash, changes.iter().map(|change| change.hash).collect());
-                let local = Local(*locals.last().expect("something is folded"));
+                let local = Local(*locals.last().expect("something is compacted"));
                 let what = OutboxKind::Snapshot { hash, total, heads };
                 found.push(OutboxChange { local, document, what });
             }
-            let folded = self.folded.get(&document).copied().unwrap_or(0);
+            let compacted = self.compacted.get(&document).copied().unwrap_or(0);
             let several = self.several.contains(&document);
-            for (local, change) in self.rows(&document).skip(folded) {
+            for (local, change) in self.rows(&document).skip(compacted) {
                 let second = several && change.dependencies.is_empty();
                 let roots = if second { Roots::Several } else { Roots::One };
                 let what = OutboxKind::Change(change.bytes.clone(), roots);
@@ -454,7 +454,7 @@ impl ModelStore {
         }
         if has_none {
             let count = self.rows(&d).count();
-            self.fold(d, count);
+            self.compact(d, count);
         }
         Ok(())
     }

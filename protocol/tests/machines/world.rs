@@ -52,7 +52,7 @@ pub struct Faults {
     pub commit_fails: u64,
     pub store_fails: u64,
     /// How often an idle step compacts history, at either end.
-    pub fold: u64,
+    pub compaction: u64,
     /// How often a step deletes a document instead of editing.
     pub delete: u64,
 }
@@ -178,7 +178,7 @@ impl World {
                 }
             }
             11 if self.rng.chance(self.faults.cut) => self.disconnect(client),
-            12 if self.rng.chance(self.faults.fold) => self.fold(client),
+            12 if self.rng.chance(self.faults.compaction) => self.compact(client),
             _ if self.sessions[client].is_none() => self.connect(client),
             _ => {}
         }
@@ -186,13 +186,13 @@ impl World {
     }
 
     /// Compacts some history at either end, or drops what compaction has left.
-    fn fold(&mut self, client: usize) {
+    fn compact(&mut self, client: usize) {
         let (document, count) = (self.document(), self.rng.below(12));
         match self.rng.below(6) {
-            0 | 1 => self.relay.fold(&document, count),
+            0 | 1 => self.relay.compact(&document, count),
             2 => self.relay.disk.prune(&document),
             3 => self.relay.drop_uploads(),
-            _ => self.clients[client].store.fold(document, count * 2),
+            _ => self.clients[client].store.compact(document, count * 2),
         }
     }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use automerge::Automerge;
 use landfall_protocol::admission::{DocumentSize, History, Known};
-use landfall_protocol::folded::{FoldedChange, PackedIndex};
+use landfall_protocol::compacted::{CompactedChange, PackedIndex};
 use landfall_protocol::frame::Entry;
 use landfall_protocol::lineage::{EpochRecord, Lineage};
 use landfall_protocol::repo::peer::{Planned, Standing};
 use landfall_protocol::repo::plan::{Plan, SyncRequest};
-use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
+use landfall_protocol::repo::{CompactedHistory, DocumentIndex, IndexRow};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{Commit, NewKind};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
@@ -36,7 +36,7 @@ pub struct Log {
 #[derive(Default)]
 pub struct Stored {
     tail: BTreeMap<Offset, Entry>,
-    folded: Option<Folded>,
+    compacted: Option<Compacted>,
     /// Every change, by hash.
     pub changes: BTreeMap<ChangeHash, Row>,
     sequences: BTreeMap<(ActorId, u64), ChangeHash>,
@@ -54,7 +54,7 @@ pub struct Row {
     dependencies: Vec<ChangeHash>,
 }
 
-struct Folded {
+struct Compacted {
     offset: Offset,
     body: Vec<u8>,
     /// Encoded and decoded, as the real store returns it.
@@ -74,8 +74,8 @@ impl Stored {
 
     /// Everything in the log, as one automerge document.
     pub fn open(&self) -> Automerge {
-        let mut automerge = match &self.folded {
-            Some(folded) => Automerge::load(&folded.body).unwrap(),
+        let mut automerge = match &self.compacted {
+            Some(compacted) => Automerge::load(&compacted.body).unwrap(),
             None => Automerge::new(),
         };
         let tail: Vec<u8> = self.tail.values().flat_map(|entry| entry.body.to_vec()).collect();
@@ -83,16 +83,16 @@ impl Stored {
         automerge
     }
 
-    fn fold(&mut self, snapshot: &Snapshot, offset: Offset) {
+    fn compact(&mut self, snapshot: &Snapshot, offset: Offset) {
         let index = PackedIndex::parse(snapshot.packed.clone()).unwrap();
         for change in index.changes() {
-            let FoldedChange { hash, actor, seq, max_op, dependencies } = change;
+            let CompactedChange { hash, actor, seq, max_op, dependencies } = change;
             if !self.changes.contains_key(&hash) {
                 self.add(hash, Row { position: offset, actor, seq, max_op, dependencies });
             }
         }
         let body = snapshot.body.clone();
-        self.folded = Some(Folded { offset, body, index: Arc::new(index) });
+        self.compacted = Some(Compacted { offset, body, index: Arc::new(index) });
         self.tail.retain(|at, _| *at > offset);
         self.last = self.last.max(offset);
     }
@@ -105,10 +105,10 @@ impl Stored {
 /// The snapshot that a compaction makes.
 pub fn snapshot(automerge: &Automerge) -> Snapshot {
     let body = automerge.save();
-    let changes: Vec<FoldedChange> = automerge
+    let changes: Vec<CompactedChange> = automerge
         .get_changes(&[])
         .iter()
-        .map(|change| FoldedChange {
+        .map(|change| CompactedChange {
             hash: change.hash(),
             actor: change.actor_id().clone(),
             seq: change.seq(),
@@ -148,19 +148,19 @@ impl Log {
                 NewKind::Tombstone => {
                     *stored = Stored { deleted: Some(entry.offset), ..Stored::default() };
                 }
-                NewKind::Snapshot(snapshot) => stored.fold(snapshot, entry.offset),
+                NewKind::Snapshot(snapshot) => stored.compact(snapshot, entry.offset),
             }
         }
     }
 
     /// Compacts the first `count` changes of a document's tail.
-    pub fn fold(&mut self, id: &DocumentId, count: usize) {
+    pub fn compact(&mut self, id: &DocumentId, count: usize) {
         let Some(stored) = self.documents.get_mut(id) else { return };
         let Some((&through, _)) = stored.tail.iter().take(count).next_back() else { return };
         let young = stored.tail.split_off(&Offset(through.0 + 1));
-        let folded = snapshot(&stored.open());
+        let compacted = snapshot(&stored.open());
         stored.tail.extend(young);
-        stored.fold(&folded, through);
+        stored.compact(&compacted, through);
     }
 
     pub fn heads(&self, id: &DocumentId) -> Vec<ChangeHash> {
@@ -171,7 +171,7 @@ impl Log {
         self.documents.get(id).is_some_and(|stored| stored.changes.contains_key(hash))
     }
 
-    pub fn index(&self, id: &DocumentId, with_folded: bool) -> Option<DocumentIndex> {
+    pub fn index(&self, id: &DocumentId, with_compacted: bool) -> Option<DocumentIndex> {
         let stored = self.documents.get(id)?;
         if stored.deleted.is_some() {
             return None;
@@ -181,15 +181,15 @@ impl Log {
             hash: ChangeHash(entry.id),
             dependencies: entry.dependencies.iter().copied().map(ChangeHash).collect(),
         };
-        let folded = stored.folded.as_ref().map(|folded| FoldedHistory {
-            hash: Sha256::digest(&folded.body).into(),
-            bytes: folded.body.len() as u64,
-            offset: folded.offset,
-            heads: folded.index.heads(),
-            index: with_folded.then(|| Arc::clone(&folded.index)),
+        let compacted = stored.compacted.as_ref().map(|compacted| CompactedHistory {
+            hash: Sha256::digest(&compacted.body).into(),
+            bytes: compacted.body.len() as u64,
+            offset: compacted.offset,
+            heads: compacted.index.heads(),
+            index: with_compacted.then(|| Arc::clone(&compacted.index)),
         });
         let tail = stored.tail.iter().map(row).collect();
-        Some(DocumentIndex { heads: self.heads(id), last: stored.last, folded, tail })
+        Some(DocumentIndex { heads: self.heads(id), last: stored.last, compacted, tail })
     }
 
     /// Answers as the relay does from its store.
@@ -213,7 +213,7 @@ impl Log {
         let plan = Plan::of(&index, question).expect("all of it is there");
         let mut chunks = Vec::new();
         if plan.snapshot {
-            chunks.push(self.documents[id].folded.as_ref().unwrap().body.clone());
+            chunks.push(self.documents[id].compacted.as_ref().unwrap().body.clone());
         }
         let (mut sent, mut weight) = (0, 0);
         while sent < plan.offsets.len() && weight < self.page_bytes {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use automerge::sync::{BloomFilter, State, SyncDoc};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{Automerge, Change, ROOT};
-use landfall_protocol::folded::{FoldedChange, PackedIndex};
-use landfall_protocol::repo::plan::{NeedsFolded, Plan, SyncRequest, known};
+use landfall_protocol::compacted::{CompactedChange, PackedIndex};
+use landfall_protocol::repo::plan::{NeedsSnapshotHistory, Plan, SyncRequest, known};
 use landfall_protocol::repo::sync::{Have, SyncMessage};
-use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
+use landfall_protocol::repo::{CompactedHistory, DocumentIndex, IndexRow};
 use landfall_protocol::{ActorId, ChangeHash, Offset};
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ type Set = BTreeSet<ChangeHash>;
 struct Graph {
     rows: Vec<IndexRow>,
     /// The number of compacted changes, the first ones.
-    folded: usize,
+    compacted: usize,
 }
 
 impl Graph {
@@ -43,8 +43,8 @@ impl Graph {
             let dependencies = dependencies.into_iter().collect();
             rows.push(IndexRow { offset: Offset(offset), hash: ChangeHash(hash), dependencies });
         }
-        let folded = if rng.chance(50) { rng.below(count + 1) } else { 0 };
-        Self { rows, folded }
+        let compacted = if rng.chance(50) { rng.below(count + 1) } else { 0 };
+        Self { rows, compacted }
     }
 
     fn ancestors(&self, of: &Set) -> Set {
@@ -76,11 +76,11 @@ impl Graph {
         self.ancestors(&some)
     }
 
-    fn index(&self, with_folded: bool) -> DocumentIndex {
-        let (folded, tail) = self.rows.split_at(self.folded);
-        let changes: Vec<FoldedChange> = folded
+    fn index(&self, with_compacted: bool) -> DocumentIndex {
+        let (compacted, tail) = self.rows.split_at(self.compacted);
+        let changes: Vec<CompactedChange> = compacted
             .iter()
-            .map(|row| FoldedChange {
+            .map(|row| CompactedChange {
                 hash: row.hash,
                 actor: ActorId::from(&row.hash.0[..16]),
                 seq: 1,
@@ -88,18 +88,18 @@ impl Graph {
                 dependencies: row.dependencies.clone(),
             })
             .collect();
-        let folded = folded.last().map(|last| {
+        let compacted = compacted.last().map(|last| {
             let index = PackedIndex::parse(PackedIndex::pack(&changes).unwrap()).unwrap();
             let (heads, offset) = (index.heads(), last.offset);
-            let index = with_folded.then(|| Arc::new(index));
-            FoldedHistory { hash: [0; 32], bytes: 1, offset, heads, index }
+            let index = with_compacted.then(|| Arc::new(index));
+            CompactedHistory { hash: [0; 32], bytes: 1, offset, heads, index }
         });
         let last = self.rows.last().map_or(Offset(0), |row| row.offset);
-        DocumentIndex { heads: self.heads_of(&self.all()), last, folded, tail: tail.to_vec() }
+        DocumentIndex { heads: self.heads_of(&self.all()), last, compacted, tail: tail.to_vec() }
     }
 
-    fn folded_set(&self) -> Set {
-        self.rows[..self.folded].iter().map(|row| row.hash).collect()
+    fn compacted_set(&self) -> Set {
+        self.rows[..self.compacted].iter().map(|row| row.hash).collect()
     }
 
     fn hashes(&self, offsets: &[Offset]) -> Set {
@@ -149,10 +149,10 @@ proptest! {
         let index = graph.index(true);
         let plan = Plan::of(&index, &question).unwrap();
         prop_assert!(plan.unknown.is_empty() && !plan.lost);
-        let folded = graph.folded_set();
+        let compacted = graph.compacted_set();
         let lacks: Set = graph.all().difference(&has).copied().collect();
-        prop_assert_eq!(plan.snapshot, lacks.intersection(&folded).next().is_some());
-        let tail: Set = lacks.difference(&folded).copied().collect();
+        prop_assert_eq!(plan.snapshot, lacks.intersection(&compacted).next().is_some());
+        let tail: Set = lacks.difference(&compacted).copied().collect();
         prop_assert_eq!(graph.hashes(&plan.offsets), tail);
         prop_assert!(plan.offsets.is_sorted());
         let closing = plan.close(&index, plan.offsets.len());
@@ -171,7 +171,7 @@ proptest! {
             let plan = Plan::of(&index, &question).unwrap();
             let sent = plan.offsets.len().min(size);
             if plan.snapshot {
-                has.extend(graph.folded_set());
+                has.extend(graph.compacted_set());
             }
             let before = has.len();
             has.extend(graph.hashes(&plan.offsets[..sent]));
@@ -202,22 +202,22 @@ proptest! {
         let mut certain = graph.ancestors(&known);
         certain.extend(&common);
         let filter = &question.have[0].filter;
-        let (mut sent, folded) = (Set::new(), graph.folded_set());
+        let (mut sent, compacted) = (Set::new(), graph.compacted_set());
         for row in &graph.rows {
             // A snapshot is one item: dependencies inside it do not matter.
-            let rests = !folded.contains(&row.hash)
+            let rests = !compacted.contains(&row.hash)
                 && row.dependencies.iter().any(|hash| sent.contains(hash));
             if !certain.contains(&row.hash) && (rests || !filter.contains_hash(&row.hash)) {
                 sent.insert(row.hash);
             }
         }
-        prop_assert_eq!(plan.snapshot, sent.intersection(&folded).next().is_some());
-        let tail: Set = sent.difference(&folded).copied().collect();
+        prop_assert_eq!(plan.snapshot, sent.intersection(&compacted).next().is_some());
+        let tail: Set = sent.difference(&compacted).copied().collect();
         prop_assert_eq!(graph.hashes(&plan.offsets), tail);
         let hidden = |hash: &ChangeHash| filter.contains_hash(hash);
         let lacks = graph.all().into_iter().filter(|hash| !has.contains(hash));
         for hash in lacks {
-            prop_assert!(sent.contains(&hash) || hidden(&hash) || folded.contains(&hash));
+            prop_assert!(sent.contains(&hash) || hidden(&hash) || compacted.contains(&hash));
         }
         // The relay announces everything that it has: some for certain, the rest in a filter.
         let closing = plan.close(&index, plan.offsets.len());
@@ -242,13 +242,13 @@ proptest! {
         let plan = Plan::of(&index, &question).unwrap();
         let later: Vec<Offset> = whole.offsets.iter().copied().filter(|at| *at > sent).collect();
         prop_assert_eq!(&plan.offsets, &later);
-        let folded_at = index.folded.as_ref().map_or(Offset(0), |folded| folded.offset);
-        prop_assert_eq!(plan.snapshot, whole.snapshot && folded_at > sent);
+        let compacted_at = index.compacted.as_ref().map_or(Offset(0), |compacted| compacted.offset);
+        prop_assert_eq!(plan.snapshot, whole.snapshot && compacted_at > sent);
         let needed = &graph.rows[rng.below(graph.rows.len())];
         // A need for an unknown hash changes nothing.
         question.need = vec![needed.hash, ChangeHash([0xee; 32])];
         let plan = Plan::of(&index, &question).unwrap();
-        let in_snapshot = graph.folded_set().contains(&needed.hash);
+        let in_snapshot = graph.compacted_set().contains(&needed.hash);
         prop_assert!(plan.snapshot || !in_snapshot);
         let mut expected: BTreeSet<Offset> = later.into_iter().collect();
         if !in_snapshot {
@@ -263,7 +263,7 @@ proptest! {
         let (Case { graph, question, .. }, _) = case(seed, strangers);
         let plan = Plan::of(&graph.index(true), &question).unwrap();
         match Plan::of(&graph.index(false), &question) {
-            Err(NeedsFolded) => prop_assert!(graph.folded > 0),
+            Err(NeedsSnapshotHistory) => prop_assert!(graph.compacted > 0),
             Ok(without) => {
                 prop_assert_eq!((&without.offsets, without.snapshot), (&plan.offsets, plan.snapshot));
                 prop_assert_eq!(&without.unknown, &plan.unknown);
@@ -327,7 +327,7 @@ fn index_of(automerge: &Automerge) -> DocumentIndex {
     };
     let tail: Vec<_> = automerge.get_changes(&[]).iter().enumerate().map(row).collect();
     let last = Offset(tail.len() as u64);
-    DocumentIndex { heads: automerge.get_heads(), last, folded: None, tail }
+    DocumentIndex { heads: automerge.get_heads(), last, compacted: None, tail }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn run(seed: u64) {
             36..39 => world.disconnect(client),
             39..42 => {
                 let count = 1 + world.rng.below(40);
-                world.relay.log.fold(&document, count);
+                world.relay.log.compact(&document, count);
             }
             42 => world.restart(),
             43..45 if world.clients[client].session.is_some() => {

@@ -73,7 +73,7 @@ fn an_edit_is_answered_once_passed_on_once_and_not_echoed() {
 }
 
 #[test]
-fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_unfolded() {
+fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_expanded() {
     for keeps in [true, false] {
         let (mut world, document) = world_with(4, 2, 40);
         world.clients[1].keeps_states = keeps;
@@ -81,7 +81,7 @@ fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_unfolded() 
         world.connect(1);
         world.settle();
         world.disconnect(1);
-        world.relay.log.fold(&document, 40);
+        world.relay.log.compact(&document, 40);
         world.edit_often(0, document, 3);
         world.settle();
         world.traffic(1);
@@ -103,7 +103,7 @@ fn one_that_is_far_behind_gets_the_snapshot_and_the_tail() {
     world.disconnect(1);
     world.edit_often(0, document, 60);
     world.settle();
-    world.relay.log.fold(&document, 65);
+    world.relay.log.compact(&document, 65);
     world.traffic(1);
     world.connect(1);
     world.settle();
@@ -114,7 +114,7 @@ fn one_that_is_far_behind_gets_the_snapshot_and_the_tail() {
 }
 
 #[test]
-fn two_that_diverged_inside_folded_history_meet() {
+fn two_that_diverged_inside_compacted_history_meet() {
     for (seed, keeps) in [(6, true), (7, false)] {
         let (mut world, document) = world_with(seed, 2, 20);
         world.clients[1].keeps_states = keeps;
@@ -124,7 +124,7 @@ fn two_that_diverged_inside_folded_history_meet() {
         world.disconnect(1);
         world.edit_often(0, document, 50);
         world.settle();
-        world.relay.log.fold(&document, 70);
+        world.relay.log.compact(&document, 70);
         world.edit_often(1, document, 15);
         world.traffic(1);
         world.connect(1);
@@ -162,7 +162,7 @@ fn a_first_upload_of_thousands_of_changes_comes_whole() {
     let traffic = world.traffic(0);
     assert_eq!(traffic.sent_chunks, 1);
     assert!(traffic.sent <= 3 && traffic.received <= 3, "{traffic:?}");
-    assert_eq!(world.relay.log.documents[&document].tail_len(), 0, "it is folded at once");
+    assert_eq!(world.relay.log.documents[&document].tail_len(), 0, "it is compacted at once");
     // From now on its edits are sent as single changes, whether or not it sent a whole document.
     world.edit(0, document);
     world.settle();
@@ -188,9 +188,9 @@ fn fewer_than_that_come_as_single_changes() {
 
 #[test]
 fn a_long_answer_comes_in_pages_each_of_which_is_whole() {
-    for fold in [0, 50] {
+    for compaction in [0, 50] {
         let (mut world, document) = world_with(11, 2, 200);
-        world.relay.log.fold(&document, fold);
+        world.relay.log.compact(&document, compaction);
         world.relay.log.page_bytes = 2_000;
         world.open(1, document);
         world.connect(1);
@@ -198,8 +198,8 @@ fn a_long_answer_comes_in_pages_each_of_which_is_whole() {
         world.assert_equal();
         let traffic = world.traffic(1);
         assert!(traffic.received > 5, "{traffic:?}");
-        let snapshot = usize::from(fold > 0);
-        assert_eq!(traffic.received_chunks, 200 - fold + snapshot, "nothing is sent twice");
+        let snapshot = usize::from(compaction > 0);
+        assert_eq!(traffic.received_chunks, 200 - compaction + snapshot, "nothing is sent twice");
     }
 }
 

@@ -14,20 +14,20 @@ use crate::limits;
 use crate::operate::verify::verify_copy;
 
 /// The hidden subcommand of the compaction child.
-pub const FOLD_WORKER: &str = "fold-worker";
+pub const COMPACT_WORKER: &str = "compact-worker";
 
 /// The hidden subcommand of the child that verifies a copy; the file's path follows.
 pub const VERIFY_COPY: &str = "verify-copy";
 
 /// The compaction child: reads one job from standard input, writes its outcome to standard output.
-pub fn fold_worker() -> ExitCode {
-    landfall_fold::worker::main()
+pub fn compact_worker() -> ExitCode {
+    landfall_compaction::worker::main()
 }
 
 /// The child that verifies a copy. Prints a line of JSON on standard output: `damage`, the number of damaged
 /// places, and `first`, the first of them. Exits when its standard input closes.
 pub fn verify_copy_worker(file: &Path) -> ExitCode {
-    let confined = landfall_fold::worker::confine(limits::VERIFY_MEMORY_BYTES);
+    let confined = landfall_compaction::worker::confine(limits::VERIFY_MEMORY_BYTES);
     let watching = std::thread::Builder::new().name("parent".to_owned()).spawn(end_with_the_parent);
     if let Err(error) = confined.and(watching.map(drop)) {
         return Failure::new(OTHER, "the child cannot be confined", error, "look at its limits")

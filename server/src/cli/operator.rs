@@ -9,7 +9,8 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use super::print::{self, Output, counted};
 use super::{
-    DAMAGED, FILE, Failure, FoldArgs, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE, store_failure,
+    CompactionArgs, DAMAGED, FILE, Failure, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE,
+    store_failure,
 };
 use crate::logs;
 use crate::operate::backup::backup;
@@ -34,7 +35,7 @@ pub enum OperatorCommand {
     Backup(BackupArgs),
     /// Put a backup in the place of the store. The relay must be stopped
     Restore(RestoreArgs),
-    /// Fold history and give room back to the disk. The relay must be stopped
+    /// Compact history and give room back to the disk. The relay must be stopped
     Compact(CompactArgs),
     /// Write a space to a portable file. Also beside the relay
     Export(ExportArgs),
@@ -82,7 +83,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
-    fold: FoldArgs,
+    compaction: CompactionArgs,
 }
 
 /// Options of `backup`.
@@ -114,17 +115,17 @@ pub struct RestoreArgs {
 pub struct CompactArgs {
     #[command(flatten)]
     common: Common,
-    /// Fold only this space
+    /// Compact only this space
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
-    /// Fold only this document
+    /// Compact only this document
     #[arg(long, value_name = "ID", requires = "space")]
     document: Option<DocumentId>,
-    /// Fold everything, not only what is due, and the youngest changes too
+    /// Compact everything, not only what is due, and the youngest changes too
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    fold: FoldArgs,
+    compaction: CompactionArgs,
 }
 
 /// Options of `export`.
@@ -149,7 +150,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
     #[command(flatten)]
-    fold: FoldArgs,
+    compaction: CompactionArgs,
 }
 
 /// Options of `delete`.
@@ -179,7 +180,7 @@ pub struct ImportRepoArgs {
     #[arg(long, value_name = "NAME", default_value = "default")]
     space: SpaceName,
     #[command(flatten)]
-    fold: FoldArgs,
+    compaction: CompactionArgs,
 }
 
 /// Runs an operator's command.
@@ -240,7 +241,7 @@ fn run_inspect(args: InspectArgs) -> Result<(), Failure> {
 }
 
 fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
-    let VerifyArgs { common, space, repair: is_repair, fold } = args;
+    let VerifyArgs { common, space, repair: is_repair, compaction } = args;
     let out = Output::new(common.json);
     let failed = |error| failure(error, &common.data);
     if !is_repair {
@@ -253,7 +254,7 @@ fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
         };
         return clean(found.damage, hint);
     }
-    let mended = repair(&common.data, space.as_ref(), fold.options()).map_err(failed)?;
+    let mended = repair(&common.data, space.as_ref(), compaction.options()).map_err(failed)?;
     out.mended(&mended);
     clean(mended.after.damage, FILE_DAMAGED)
 }
@@ -286,9 +287,9 @@ fn run_restore(args: RestoreArgs) -> Result<(), Failure> {
 }
 
 fn run_compact(args: CompactArgs) -> Result<(), Failure> {
-    let CompactArgs { common, space, document, all, fold } = args;
+    let CompactArgs { common, space, document, all, compaction } = args;
     let options = CompactOptions { space, document, all };
-    let compacted = compact(&common.data, &options, fold.options())
+    let compacted = compact(&common.data, &options, compaction.options())
         .map_err(|error| failure(error, &common.data))?;
     Output::new(common.json).compacted(&compacted);
     Ok(())
@@ -303,8 +304,8 @@ fn run_export(args: ExportArgs) -> Result<(), Failure> {
 }
 
 fn run_import(args: ImportArgs) -> Result<(), Failure> {
-    let ImportArgs { common, file, space, fold } = args;
-    let imported = import(&common.data, &file, space, fold.options())
+    let ImportArgs { common, file, space, compaction } = args;
+    let imported = import(&common.data, &file, space, compaction.options())
         .map_err(|error| failure(error, &common.data))?;
     Output::new(common.json).imported(&imported);
     let written = &imported.written;
@@ -328,8 +329,8 @@ fn run_delete(args: DeleteArgs) -> Result<(), Failure> {
 }
 
 fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
-    let ImportRepoArgs { common, folder, space, fold } = args;
-    let imported = import_repo(&common.data, &folder, space, fold.options())
+    let ImportRepoArgs { common, folder, space, compaction } = args;
+    let imported = import_repo(&common.data, &folder, space, compaction.options())
         .map_err(|error| failure(error, &common.data))?;
     Output::new(common.json).repo_imported(&imported);
     let (problems, written) = (&imported.problems, &imported.written);

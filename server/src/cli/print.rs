@@ -10,7 +10,7 @@ use landfall_protocol::{ActorId, DocumentId, SpaceName};
 use serde_json::{Value, json};
 
 use crate::operate::Written;
-use crate::operate::compact::Compacted;
+use crate::operate::compact::CompactionReport;
 use crate::operate::export::Exported;
 use crate::operate::import::Imported;
 use crate::operate::import_repo::{RepoImported, Told};
@@ -78,7 +78,7 @@ impl Output {
         let mut values = Vec::new();
         if !self.json {
             space_lines(space).into_iter().for_each(line);
-            line("\n   changes    folded      tail     bytes  actors  document");
+            line("\n   changes compacted      tail     bytes  actors  document");
         }
         loop {
             let documents = page(after)?;
@@ -189,29 +189,29 @@ impl Output {
         });
     }
 
-    pub(super) fn compacted(&self, compacted: &Compacted) {
+    pub(super) fn compacted(&self, report: &CompactionReport) {
         let value = || {
             let failed = |(space, document, reason): &(SpaceName, DocumentId, String)| {
                 let (space, document) = (space.to_string(), document.to_string());
                 json!({"space": space, "document": document, "reason": reason})
             };
             json!({
-                "folded": compacted.folded,
-                "changes": compacted.changes,
-                "failed": compacted.failed.iter().map(failed).collect::<Vec<_>>(),
-                "bytesBefore": compacted.before,
-                "bytesAfter": compacted.after,
+                "compacted": report.compacted,
+                "changes": report.changes,
+                "failed": report.failed.iter().map(failed).collect::<Vec<_>>(),
+                "bytesBefore": report.before,
+                "bytesAfter": report.after,
             })
         };
         self.say(value, || {
-            let failed = compacted.failed.iter().map(|(space, document, reason)| {
-                format!("not folded: space {space}, document {document}: {reason}")
+            let failed = report.failed.iter().map(|(space, document, reason)| {
+                format!("not compacted: space {space}, document {document}: {reason}")
             });
             let mut lines: Vec<String> = failed.collect();
-            let (folded, changes) = (compacted.folded, compacted.changes);
-            let (folded, changes) = (counted(folded, "document"), counted(changes, "change"));
-            lines.push(format!("{folded} folded, with {changes}"));
-            let (before, after) = (bytes(compacted.before), bytes(compacted.after));
+            let (compacted, changes) = (report.compacted, report.changes);
+            let (compacted, changes) = (counted(compacted, "document"), counted(changes, "change"));
+            lines.push(format!("{compacted} compacted, with {changes}"));
+            let (before, after) = (bytes(report.before), bytes(report.after));
             lines.push(format!("{before} before, {after} after"));
             lines
         });
@@ -424,11 +424,11 @@ fn space_value(space: &SpaceReport) -> Value {
         "deleted": space.deleted,
         "tailChanges": space.tail_changes,
         "tailBytes": space.tail_bytes,
-        "foldedChanges": space.folded_changes,
+        "compactedChanges": space.compacted_changes,
         "snapshots": space.snapshots,
         "snapshotBytes": space.snapshot_bytes,
-        "foldsDue": space.folds_due,
-        "foldsFailed": space.folds_failed,
+        "compactionsDue": space.compactions_due,
+        "compactionsFailed": space.compactions_failed,
         "toPrune": space.to_prune,
     })
 }
@@ -445,15 +445,15 @@ fn space_lines(space: &SpaceReport) -> Vec<String> {
             bytes(space.tail_bytes)
         ),
         format!(
-            "folded     {} in {}, {}",
-            counted(space.folded_changes, "change"),
+            "compacted  {} in {}, {}",
+            counted(space.compacted_changes, "change"),
             counted(space.snapshots, "snapshot"),
             bytes(space.snapshot_bytes),
         ),
         format!(
-            "folds      {} due, {} failed; {} to prune",
-            space.folds_due,
-            space.folds_failed,
+            "compactions {} due, {} failed; {} to prune",
+            space.compactions_due,
+            space.compactions_failed,
             counted(space.to_prune, "document"),
         ),
     ]
@@ -469,7 +469,7 @@ fn document_value(document: &DocumentReport) -> Value {
             "indexBytes": snapshot.index_bytes,
         })
     });
-    let failure = document.fold_failure.as_ref();
+    let failure = document.compaction_failure.as_ref();
     json!({
         "document": document.document.to_string(),
         "heads": heads,
@@ -477,22 +477,22 @@ fn document_value(document: &DocumentReport) -> Value {
         "tailChanges": document.tail_changes,
         "tailBytes": document.tail_bytes,
         "tail": document.tail.map(|(first, last)| [first.0, last.0]),
-        "foldedChanges": document.folded_changes,
+        "compactedChanges": document.compacted_changes,
         "snapshot": snapshot,
         "actors": document.actors,
-        "foldDue": document.fold_due,
-        "foldFailure": failure.map(|(version, reason)| json!({"version": version, "reason": reason})),
+        "compactionDue": document.compaction_due,
+        "compactionFailure": failure.map(|(version, reason)| json!({"version": version, "reason": reason})),
     })
 }
 
 fn document_line(document: &DocumentReport) -> String {
-    let folded_bytes = document.snapshot.map_or(0, |snapshot| snapshot.bytes);
+    let snapshot_bytes = document.snapshot.map_or(0, |snapshot| snapshot.bytes);
     format!(
         "{:>10}{:>10}{:>10}{:>10}{:>8}  {}{}",
-        document.folded_changes + document.tail_changes,
-        document.folded_changes,
+        document.compacted_changes + document.tail_changes,
+        document.compacted_changes,
         document.tail_changes,
-        folded_bytes + document.tail_bytes,
+        snapshot_bytes + document.tail_bytes,
         document.actors,
         document.document,
         if document.deleted_at.is_some() { " (deleted)" } else { "" },
@@ -511,16 +511,16 @@ fn document_lines(document: &DocumentReport, actors: &[(ActorId, u64)]) -> Vec<S
     if let Some(snapshot) = &document.snapshot {
         lines.push(format!(
             "snapshot   {}, {}, at offset {}, index {}",
-            counted(document.folded_changes, "change"),
+            counted(document.compacted_changes, "change"),
             bytes(snapshot.bytes),
             snapshot.offset,
             bytes(snapshot.index_bytes),
         ));
         lines.push(format!("           {}", hex(&snapshot.hash)));
     }
-    lines.extend(document.fold_due.then(|| "fold       due".to_owned()));
-    if let Some((version, reason)) = &document.fold_failure {
-        lines.push(format!("fold       failed with version {version}: {reason}"));
+    lines.extend(document.compaction_due.then(|| "compaction due".to_owned()));
+    if let Some((version, reason)) = &document.compaction_failure {
+        lines.push(format!("compaction failed with version {version}: {reason}"));
     }
     let actor =
         |(actor, last): &(ActorId, u64)| format!("actor      {actor}, last sequence {last}");

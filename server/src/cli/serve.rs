@@ -12,14 +12,14 @@ use clap::builder::BoolishValueParser;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
-use super::child::{FOLD_WORKER, VERIFY_COPY};
+use super::child::{COMPACT_WORKER, VERIFY_COPY};
 use super::{
     BUG, FILE, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, names, store_failure,
 };
 use crate::backups::BackupOptions;
-use crate::folding::FoldOptions;
+use crate::compaction::CompactionOptions;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
-use crate::store::{FoldWindow, SqliteStore, chain};
+use crate::store::{CompactionWindow, SqliteStore, chain};
 use crate::{allocator, http, limits, logs};
 
 /// Options of `serve`. Every option has a default and an environment variable.
@@ -52,12 +52,12 @@ pub struct ServeArgs {
         default_value_t = limits::CONNECTIONS_OF_ADDRESS as u64,
         value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub connections_per_address: u64,
-    /// How history is folded.
+    /// How history is compacted.
     #[command(flatten)]
-    pub fold: FoldArgs,
-    /// Fold nothing: every change is kept as it came
-    #[arg(long, env = "LANDFALL_NO_FOLD", value_parser = BoolishValueParser::new())]
-    pub no_fold: bool,
+    pub compaction: CompactionArgs,
+    /// Compact nothing: every change is kept as it came
+    #[arg(long, env = "LANDFALL_NO_COMPACT", value_parser = BoolishValueParser::new())]
+    pub no_compact: bool,
     /// A folder, best on another disk, into which the running relay copies its store now and then
     #[arg(long, env = "LANDFALL_BACKUP_TO", value_name = "FOLDER")]
     pub backup_to: Option<PathBuf>,
@@ -74,22 +74,22 @@ pub struct ServeArgs {
     pub log_format: LogFormat,
 }
 
-/// How history is folded: by `serve`, and by the operator's commands.
+/// How history is compacted: by `serve`, and by the operator's commands.
 #[derive(Debug, Clone, Args)]
-pub struct FoldArgs {
-    /// Memory that the child process which folds history may have, in MiB
-    #[arg(long, env = "LANDFALL_FOLD_MEMORY", default_value_t = DEFAULT_FOLD_MIB, value_name = "MIB",
+pub struct CompactionArgs {
+    /// Memory that the child process which compacts history may have, in MiB
+    #[arg(long, env = "LANDFALL_COMPACT_MEMORY", default_value_t = DEFAULT_COMPACT_MIB, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
-    pub fold_memory: u64,
+    pub compact_memory: u64,
     /// How long that child may take for one document, in seconds
-    #[arg(long, env = "LANDFALL_FOLD_TIME", default_value_t = limits::FOLD_TIME.as_secs(),
+    #[arg(long, env = "LANDFALL_COMPACT_TIME", default_value_t = limits::COMPACTION_TIME.as_secs(),
         value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub fold_time: u64,
-    /// The youngest changes of each space, which are never folded
+    pub compact_time: u64,
+    /// The youngest changes of each space, which are never compacted
     #[arg(long, env = "LANDFALL_KEEP_RECENT", default_value_t = shared::RECENT_ENTRIES,
         value_name = "CHANGES")]
     pub keep_recent: u64,
-    /// How old a change must be to be folded, in seconds
+    /// How old a change must be to be compacted, in seconds
     #[arg(long, env = "LANDFALL_KEEP_RECENT_AGE", default_value_t = shared::RECENT_AGE.as_secs(),
         value_name = "SECONDS")]
     pub keep_recent_age: u64,
@@ -97,31 +97,31 @@ pub struct FoldArgs {
 
 const DEFAULT_MEMORY_MIB: u64 = (limits::MEMORY_BYTES >> 20) as u64;
 const LEAST_MEMORY_MIB: u64 = (limits::LEAST_MEMORY >> 20) as u64;
-const DEFAULT_FOLD_MIB: u64 = limits::FOLD_MEMORY_BYTES >> 20;
+const DEFAULT_COMPACT_MIB: u64 = limits::COMPACTION_MEMORY_BYTES >> 20;
 
 /// The release of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl ServeArgs {
-    fn folds(&self) -> FoldOptions {
-        let folds = self.fold.options();
-        FoldOptions { worker: folds.worker.filter(|_| !self.no_fold), ..folds }
+    fn compactions(&self) -> CompactionOptions {
+        let compactions = self.compaction.options();
+        CompactionOptions { worker: compactions.worker.filter(|_| !self.no_compact), ..compactions }
     }
 }
 
-impl FoldArgs {
-    /// Options for compaction; the child is this same program, run with [`FOLD_WORKER`].
-    pub(super) fn options(&self) -> FoldOptions {
-        FoldOptions {
-            worker: this_program().map(|program| vec![program.into(), FOLD_WORKER.into()]),
-            memory_bytes: self.fold_memory << 20,
-            time: Duration::from_secs(self.fold_time),
-            window: FoldWindow {
+impl CompactionArgs {
+    /// Options for compaction; the child is this same program, run with [`COMPACT_WORKER`].
+    pub(super) fn options(&self) -> CompactionOptions {
+        CompactionOptions {
+            worker: this_program().map(|program| vec![program.into(), COMPACT_WORKER.into()]),
+            memory_bytes: self.compact_memory << 20,
+            time: Duration::from_secs(self.compact_time),
+            window: CompactionWindow {
                 recent_entries: self.keep_recent,
                 recent_age: Duration::from_secs(self.keep_recent_age),
-                ..FoldWindow::NONE
+                ..CompactionWindow::NONE
             },
-            ..FoldOptions::default()
+            ..CompactionOptions::default()
         }
     }
 }
@@ -208,7 +208,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     let listener = listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);
     let mut options = ServeOptions::new(&args.data);
-    options.folds = args.folds();
+    options.compactions = args.compactions();
     options.allow_origins = args.allow_origin;
     options.allow_hosts = args.allow_host;
     options.connections_of_address = args.connections_per_address as usize;
@@ -332,8 +332,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_ended_has_a_code_of_its_own() {
-        let ended = ServeError::Ended(Essential::Fold);
+        let ended = ServeError::Ended(Essential::Compaction);
         assert_eq!(code_and_hint(&ended).0, 10);
-        assert!(ended.to_string().contains("its folding thread ended"), "{ended}");
+        assert!(ended.to_string().contains("its compaction thread ended"), "{ended}");
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use landfall_fold::WorkerError;
+use landfall_compaction::WorkerError;
 use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::session::Offered;
 use landfall_protocol::space::{
@@ -15,7 +15,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 use super::sequencer::{Sequencer, now_ms};
 use super::waiting::{Pushes, Settled, Why};
 use super::{Command, Pushed};
-use crate::folding::{Brought, Chunks, MergeError, Merged, Offer};
+use crate::compaction::{Brought, Chunks, MergeError, Merged, Offer};
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::{Replaced, StoreError};
@@ -82,7 +82,7 @@ impl Sequencer {
                     let result = if made { Ok(()) } else { Err(StoreError::unsupported()) };
                     inbox.put(Command::IndexLoaded(name, id, result));
                 };
-                self.parts.folder.rebuild(space.clone(), *document, Box::new(done));
+                self.parts.compactor.rebuild(space.clone(), *document, Box::new(done));
             }
             Err(error) => {
                 tracing::error!(%space, %document, error = error.chain(), "no index");
@@ -263,11 +263,11 @@ impl Sequencer {
             Arrived::Snapshot(offer, bytes) => {
                 let Offered { hash, heads, .. } = offer;
                 let offer = Offer { space, document, hash, heads: Some(heads.to_vec()), bytes };
-                self.parts.folder.merge(session, offer, done);
+                self.parts.compactor.merge(session, offer, done);
             }
             Arrived::Chunks(bytes) => {
                 let chunks = Chunks { space, document, parts: vec![bytes] };
-                self.parts.folder.absorb(session, chunks, done);
+                self.parts.compactor.absorb(session, chunks, done);
             }
         }
     }
@@ -301,7 +301,7 @@ impl Sequencer {
             Err(error) => {
                 let refusal = refusal_of(&error);
                 tracing::warn!(%space, document = %push.document, what = refusal.what,
-                    "a folded history was not taken");
+                    "a compacted history was not taken");
                 PushVerdict::Answered(push.refused(refusal))
             }
         };
@@ -320,7 +320,7 @@ fn refusal_of(error: &MergeError) -> Refusal {
     let refused = |code, what| Refusal::new(code, NackClass::REFUSED, what);
     match error {
         MergeError::NoWorker => {
-            let what = "this relay has no worker that could open a folded history".to_owned();
+            let what = "this relay has no worker that could open a compacted history".to_owned();
             refused(Code::SNAPSHOT, what)
         }
         MergeError::Worker(error @ WorkerError::Missing { .. }) => {
@@ -335,7 +335,7 @@ fn refusal_of(error: &MergeError) -> Refusal {
                 code: Code::OVERLOADED,
                 class: NackClass::RETRY_AFTER,
                 retry_after_ms: limits::SPAWN_RETRY.as_millis() as u32,
-                what: format!("a folded history cannot be opened now: {error}"),
+                what: format!("a compacted history cannot be opened now: {error}"),
             }
         }
         MergeError::Worker(error) => refused(Code::SNAPSHOT, format!("the snapshot: {error}")),

@@ -107,7 +107,7 @@ impl Sequencer {
                 self.handle_merged(&space, &push, result);
                 return Some(space);
             }
-            Command::Folding(space, through, tell) => {
+            Command::Compacting(space, through, tell) => {
                 if let Some(slot) = self.spaces.get(&space) {
                     slot.feed.forget_through(through);
                 }

@@ -14,12 +14,12 @@ use landfall_protocol::{Code, DocumentId, Epoch, NackClass, Offset, SessionId, S
 use tokio::sync::{Notify, mpsc};
 
 use super::{Attach, Event, Hub, Mailbox, Parts, Pushed};
-use crate::cli::FOLD_WORKER;
-use crate::folding::{FoldOptions, Folder};
+use crate::cli::COMPACT_WORKER;
+use crate::compaction::{CompactionOptions, Compactor};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
-use crate::store::{FoldWindow, LogStore, SqliteStore, Standing};
+use crate::store::{CompactionWindow, LogStore, SqliteStore, Standing};
 
 mod joined;
 mod oversized;
@@ -50,7 +50,7 @@ fn program() -> Option<PathBuf> {
 struct Bench {
     _folder: tempfile::TempDir,
     store: Arc<SqliteStore>,
-    folder: Arc<Folder>,
+    compactor: Arc<Compactor>,
     hub: Hub,
     events: mpsc::Receiver<Event>,
     last_push: u64,
@@ -74,28 +74,29 @@ impl Bench {
     async fn again_within(self, snapshot_bytes: usize) -> Self {
         let program = program().unwrap();
         self.hub.shutdown();
-        self.folder.close();
+        self.compactor.close();
         Self::over(self._folder, program, snapshot_bytes).await
     }
 
-    async fn over(folder: tempfile::TempDir, program: PathBuf, snapshot_bytes: usize) -> Self {
-        let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    async fn over(compactor: tempfile::TempDir, program: PathBuf, snapshot_bytes: usize) -> Self {
+        let store = Arc::new(SqliteStore::open(compactor.path()).unwrap());
         let over: Arc<dyn LogStore> = store.clone();
         let metrics = Arc::new(Metrics::new());
-        let worker = Some(vec![program.into(), FOLD_WORKER.into()]);
+        let worker = Some(vec![program.into(), COMPACT_WORKER.into()]);
         let snapshot_bytes = snapshot_bytes as u64;
-        let window = FoldWindow { snapshot_bytes, ..FoldWindow::default() };
-        let folds = FoldOptions { worker, window, ..FoldOptions::default() };
+        let window = CompactionWindow { snapshot_bytes, ..CompactionWindow::default() };
+        let compactions = CompactionOptions { worker, window, ..CompactionOptions::default() };
         let memory = crate::memory::Memory::new(0);
-        let folds = Folder::start(Arc::clone(&over), Arc::clone(&metrics), folds, memory);
-        let (folds, _) = folds.unwrap();
+        let compactions =
+            Compactor::start(Arc::clone(&over), Arc::clone(&metrics), compactions, memory);
+        let (compactions, _) = compactions.unwrap();
         let (hub, _) = Hub::start(Parts {
             healing: Arc::default(),
             rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),
             metrics,
-            folder: Arc::clone(&folds),
+            compactor: Arc::clone(&compactions),
             runtime: tokio::runtime::Handle::current(),
             ring_bytes: 1 << 20,
             rings: crate::hub::Rings::new(crate::memory::Memory::new(0)),
@@ -117,7 +118,7 @@ impl Bench {
         };
         assert!(hub.attach(room(1).key(), attach).await);
         assert!(matches!(events.recv().await, Some(Event::Attached { .. })));
-        Self { _folder: folder, store, folder: folds, hub, events, last_push: 0 }
+        Self { _folder: compactor, store, compactor: compactions, hub, events, last_push: 0 }
     }
 
     fn entry(&mut self) -> PushedEntry {
@@ -163,13 +164,13 @@ impl Bench {
 
     fn end(self) {
         self.hub.shutdown();
-        self.folder.close();
+        self.compactor.close();
     }
 }
 
 /// A whole document, as automerge saves it.
 fn whole(changes: &[Vec<u8>]) -> Vec<u8> {
-    landfall_fold::fold(&[], changes.iter().cloned()).unwrap().snapshot
+    landfall_compaction::compact(&[], changes.iter().cloned()).unwrap().snapshot
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +192,7 @@ async fn a_document_that_comes_whole_is_appended_change_by_change() {
     assert_eq!((again.count, again.added, again.refusal), (1, None, None));
     assert_eq!(again.through.unwrap().offset, Offset(300));
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
-    assert_eq!((index.tail.len(), index.folded.is_none()), (300, true));
+    assert_eq!((index.tail.len(), index.compacted.is_none()), (300, true));
     // A second first change is accepted.
     let other = bench.chunks(whole(&world::typing(2, 5))).await;
     assert_eq!((other.count, other.refusal), (5, None));
@@ -200,7 +201,7 @@ async fn a_document_that_comes_whole_is_appended_change_by_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_document_that_comes_whole_is_stored_folded() {
+async fn a_long_document_that_comes_whole_is_stored_compacted() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, limits::PUSH_CHANGES + 200);
@@ -215,9 +216,9 @@ async fn a_long_document_that_comes_whole_is_stored_folded() {
     assert_eq!(counts, [(2, own.len() as u32, None), (3, 1, None), (4, 10, None)]);
     assert_eq!(bench.held() as usize, all.len() + own.len());
     let index = bench.store.document_index(&space(), &DOCUMENT, true).unwrap().unwrap();
-    let folded = index.folded.unwrap().index.unwrap();
-    assert_eq!((folded.len(), index.tail.len()), (all.len() + own.len(), 0));
-    // A push that depends on an old change loads the index first, and later pushes wait. (Compacted rows that
+    let compacted = index.compacted.unwrap().index.unwrap();
+    assert_eq!((compacted.len(), index.tail.len()), (all.len() + own.len(), 0));
+    // A push that depends on an old change loads the index first, and later pushes wait. (CompactionReport rows that
     // are not pruned yet would answer without it.)
     while bench.store.prune(0, 1_000).unwrap() {}
     bench.store.close().unwrap();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::{OperateError, must_have_store, now_ms};
-use crate::folding::{FoldFailure, FoldOptions, VERSION, Worker};
+use crate::compaction::{CompactionFailure, CompactionOptions, VERSION, Worker};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::copies::Seized;
 use crate::store::inspect::DocumentReport;
-use crate::store::{FoldTask, FoldWindow, Inspection, LogStore, SqliteStore};
+use crate::store::{CompactionTask, CompactionWindow, Inspection, LogStore, SqliteStore};
 
 /// Documents whose rows are read at a time.
 const PAGE: usize = 1_000;
@@ -29,9 +29,9 @@ pub(crate) struct CompactOptions {
 
 /// The result.
 #[derive(Debug, Default)]
-pub(crate) struct Compacted {
+pub(crate) struct CompactionReport {
     /// Documents that were compacted.
-    pub(crate) folded: u64,
+    pub(crate) compacted: u64,
     /// Changes that their snapshots replace.
     pub(crate) changes: u64,
     /// Documents that could not be compacted, and why; they are unchanged.
@@ -46,15 +46,15 @@ pub(crate) struct Compacted {
 pub(crate) fn compact(
     data: &Path,
     options: &CompactOptions,
-    folds: FoldOptions,
-) -> Result<Compacted, OperateError> {
+    compactions: CompactionOptions,
+) -> Result<CompactionReport, OperateError> {
     must_have_store(data)?;
     let store = Arc::new(SqliteStore::open(data)?);
     let before = store.size_bytes()?;
-    let folded = fold(&store, options, folds);
+    let compacted = compact_documents(&store, options, compactions);
     // The first error is the one returned.
     let closed = store.close();
-    let mut compacted = folded?;
+    let mut compacted = compacted?;
     closed?;
     drop(store);
     Seized::take(data)?.rewrite().map_err(OperateError::Rewrite)?;
@@ -62,28 +62,28 @@ pub(crate) fn compact(
     Ok(compacted)
 }
 
-fn fold(
+fn compact_documents(
     store: &Arc<SqliteStore>,
     options: &CompactOptions,
-    mut folds: FoldOptions,
-) -> Result<Compacted, OperateError> {
+    mut compactions: CompactionOptions,
+) -> Result<CompactionReport, OperateError> {
     if options.all {
-        folds.window = FoldWindow::NONE;
+        compactions.window = CompactionWindow::NONE;
     }
-    let window = folds.window;
-    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), folds);
+    let window = compactions.window;
+    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), compactions);
     if worker.supervisor().is_none() {
         return Err(OperateError::NoWorker);
     }
     let inspection = store.inspection();
-    let mut compacted = Compacted::default();
+    let mut compacted = CompactionReport::default();
     let mut each = |space: &SpaceName, document: &DocumentReport| {
-        let is_wanted = document.fold_due || (options.all && document.tail_changes > 0);
+        let is_wanted = document.compaction_due || (options.all && document.tail_changes > 0);
         if !is_wanted {
             return Ok(());
         }
-        let task = store.fold_task(space, &document.document, now_ms(), window)?;
-        task.map_or(Ok(()), |task| fold_one(store, &worker, &task, &mut compacted))
+        let task = store.compaction_task(space, &document.document, now_ms(), window)?;
+        task.map_or(Ok(()), |task| compact_one(store, &worker, &task, &mut compacted))
     };
     match (&options.space, &options.document) {
         (Some(space), Some(document)) => {
@@ -123,27 +123,27 @@ fn every(
     }
 }
 
-fn fold_one(
+fn compact_one(
     store: &SqliteStore,
     worker: &Worker,
-    task: &FoldTask,
-    compacted: &mut Compacted,
+    task: &CompactionTask,
+    compacted: &mut CompactionReport,
 ) -> Result<(), OperateError> {
     let Some(supervisor) = worker.supervisor() else { return Err(OperateError::NoWorker) };
-    match worker.fold(supervisor, task, || true) {
+    match worker.compact(supervisor, task, || true) {
         Ok(Some(changes)) => {
-            compacted.folded += 1;
+            compacted.compacted += 1;
             compacted.changes += changes;
         }
         Ok(None) => {}
-        Err(FoldFailure::Store(error)) => return Err(error.into()),
+        Err(CompactionFailure::Store(error)) => return Err(error.into()),
         // The error is not about the document; the relay compacts it later.
-        Err(FoldFailure::Worker(error)) if error.is_no_worker() => {
+        Err(CompactionFailure::Worker(error)) if error.is_no_worker() => {
             compacted.failed.push((task.space.clone(), task.document, error.to_string()));
         }
-        Err(FoldFailure::Worker(error)) => {
+        Err(CompactionFailure::Worker(error)) => {
             let reason = error.to_string();
-            store.fold_failed(task, VERSION, &reason)?;
+            store.compaction_failed(task, VERSION, &reason)?;
             compacted.failed.push((task.space.clone(), task.document, reason));
         }
     }

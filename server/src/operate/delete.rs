@@ -8,7 +8,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use super::writing::{Writing, Written};
 use super::{OperateError, must_have_store, now_ms};
-use crate::folding::FoldOptions;
+use crate::compaction::CompactionOptions;
 use crate::store::{Inspection, LogStore, SqliteStore};
 
 /// Documents per read.
@@ -68,7 +68,7 @@ fn delete_from(
     space: &SpaceName,
     documents: Vec<DocumentId>,
 ) -> Result<Written, OperateError> {
-    let mut writing = Writing::begin(store, space.clone(), FoldOptions::default())?;
+    let mut writing = Writing::begin(store, space.clone(), CompactionOptions::default())?;
     for chunk in documents.chunks(PAGE) {
         for document in chunk {
             writing.document = *document;

@@ -17,7 +17,7 @@ use landfall_protocol::portable::{PortableError, Record};
 use super::OperateError;
 use super::export::read;
 use super::writing::{Writing, Written};
-use crate::folding::{Brought, FoldOptions, MergeError, Merged, Offer};
+use crate::compaction::{Brought, CompactionOptions, MergeError, Merged, Offer};
 use crate::store::{LogStore, SqliteStore, StoreError};
 
 /// The result of an import.
@@ -36,7 +36,7 @@ pub(crate) fn import(
     data: &Path,
     path: &Path,
     space: Option<SpaceName>,
-    folds: FoldOptions,
+    compactions: CompactionOptions,
 ) -> Result<Imported, OperateError> {
     let unread = |error| OperateError::Read(path.to_owned(), error);
     let mut file = File::open(path).map_err(unread)?;
@@ -53,7 +53,7 @@ pub(crate) fn import(
     let space = space.or(named).ok_or_else(nameless)?;
 
     let store = Arc::new(SqliteStore::open(data)?);
-    let written = Writing::begin(&store, space.clone(), folds).and_then(|writing| {
+    let written = Writing::begin(&store, space.clone(), compactions).and_then(|writing| {
         let mut import = Import { writing, snapshot: None };
         read(&file, path, &mut |record| import.take(record))?;
         import.writing.flush()?;

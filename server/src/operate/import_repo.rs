@@ -9,14 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use landfall_fold::Absorbed;
+use landfall_compaction::Absorbed;
 use landfall_protocol::SpaceName;
 use landfall_protocol::admission::Roots;
 
 use super::repo_folder::{self, Listing, RepoDocument};
 use super::writing::{REFUSALS, Writing, Written};
 use super::{OperateError, now_ms};
-use crate::folding::{Brought, Chunks, FoldOptions, MergeError, Merged, brought};
+use crate::compaction::{Brought, Chunks, CompactionOptions, MergeError, Merged, brought};
 use crate::limits;
 use crate::store::{LogStore, SqliteStore, StoreError};
 
@@ -68,7 +68,7 @@ pub(crate) fn import_repo(
     data: &Path,
     folder: &Path,
     space: SpaceName,
-    folds: FoldOptions,
+    compactions: CompactionOptions,
 ) -> Result<RepoImported, OperateError> {
     let listing = repo_folder::documents(folder);
     let listing = listing.map_err(|error| OperateError::Read(folder.to_owned(), error))?;
@@ -77,7 +77,7 @@ pub(crate) fn import_repo(
         return Err(OperateError::NoRepo(folder.to_owned()));
     }
     let store = Arc::new(SqliteStore::open(data)?);
-    let imported = Writing::begin(&store, space, folds)
+    let imported = Writing::begin(&store, space, compactions)
         .and_then(|writing| ImportRepo::new(writing, &listing).run(listing));
     // The first error is the one returned.
     let closed = store.close();

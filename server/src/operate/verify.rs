@@ -6,7 +6,7 @@ use std::sync::Arc;
 use landfall_protocol::SpaceName;
 
 use super::{OperateError, must_have_store};
-use crate::folding::{FoldOptions, Worker};
+use crate::compaction::{CompactionOptions, Worker};
 use crate::metrics::Metrics;
 use crate::store::repair::Repaired;
 use crate::store::verify::{Finding, Verified};
@@ -65,11 +65,11 @@ pub(crate) fn verify_copy(file: &Path) -> Result<Found, OperateError> {
 pub(crate) fn repair(
     data: &Path,
     space: Option<&SpaceName>,
-    folds: FoldOptions,
+    compactions: CompactionOptions,
 ) -> Result<Mended, OperateError> {
     must_have_store(data)?;
     let store = Arc::new(SqliteStore::open(data)?);
-    let mended = mend(&store, space, folds);
+    let mended = mend(&store, space, compactions);
     // The first error takes precedence.
     let closed = store.close();
     let mended = mended?;
@@ -83,10 +83,10 @@ pub(crate) fn repair(
 fn mend(
     store: &Arc<SqliteStore>,
     space: Option<&SpaceName>,
-    folds: FoldOptions,
+    compactions: CompactionOptions,
 ) -> Result<Mended, OperateError> {
     must_have_space(&store.inspection(), space)?;
-    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), folds);
+    let worker = Worker::new(store.clone(), Arc::new(Metrics::new()), compactions);
     let before = look(&store.inspection(), space)?;
     let mut after = look_again(&before);
     let mut rounds = Vec::new();

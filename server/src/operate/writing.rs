@@ -11,7 +11,7 @@ use landfall_protocol::space::{
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 
 use super::{OperateError, now_ms};
-use crate::folding::{FoldOptions, Worker};
+use crate::compaction::{CompactionOptions, Worker};
 use crate::hub::Durable;
 use crate::metrics::Metrics;
 use crate::store::{LogStore, SqliteStore, StoreError};
@@ -60,14 +60,14 @@ impl Writing {
     pub(super) fn begin(
         store: &Arc<SqliteStore>,
         space: SpaceName,
-        folds: FoldOptions,
+        compactions: CompactionOptions,
     ) -> Result<Self, OperateError> {
         let mut epoch = [0; 16];
         getrandom::fill(&mut epoch).map_err(OperateError::Randomness)?;
         let lineage = store.open_space(&space)?;
         Ok(Self {
             store: Arc::clone(store),
-            worker: Worker::new(store.clone(), Arc::new(Metrics::new()), folds),
+            worker: Worker::new(store.clone(), Arc::new(Metrics::new()), compactions),
             machine: Space::new(space.clone(), lineage, Epoch::from_bytes(epoch)),
             document: DocumentId::from_bytes([0; 16]),
             next_push: 0,

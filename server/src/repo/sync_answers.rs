@@ -9,12 +9,12 @@ use std::sync::Arc;
 use landfall_protocol::frame::entry_kind;
 use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::repo::peer::{Planned, Standing as Stands, Ticket};
-use landfall_protocol::repo::plan::{NeedsFolded, Plan, SyncRequest};
+use landfall_protocol::repo::plan::{NeedsSnapshotHistory, Plan, SyncRequest};
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
 
-use crate::folding::Folder;
+use crate::compaction::Compactor;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
 use crate::session::Shared;
@@ -58,7 +58,7 @@ impl SyncAnswers {
             store: Arc::clone(&shared.store),
             page_reads: shared.page_reads.clone(),
             account,
-            folder: Arc::clone(&shared.repo.folder),
+            compactor: Arc::clone(&shared.repo.compactor),
             space,
         };
         Self { reader, waiting, bytes: 0, doing: None, ready }
@@ -123,7 +123,7 @@ pub(super) struct Reader {
     store: Arc<dyn LogStore>,
     page_reads: Turns,
     account: Account,
-    folder: Arc<Folder>,
+    compactor: Arc<Compactor>,
     space: SpaceName,
 }
 
@@ -254,7 +254,7 @@ impl Reader {
                 // The caller may be gone.
                 let _ = done.send(ok);
             });
-            self.folder.rebuild(self.space.clone(), document, tell);
+            self.compactor.rebuild(self.space.clone(), document, tell);
             if made.await.unwrap_or(false) {
                 asked = self.ask_once(&ask).await;
             }
@@ -318,8 +318,8 @@ fn said_bytes(planned: &Planned, question: &SyncRequest) -> usize {
 
 /// Upper bound of an answer's bytes, without heads and a few changes.
 fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
-    let snapshot = index.folded.as_ref().filter(|_| plan.snapshot);
-    let snapshot = snapshot.map_or(0, |folded| folded.bytes as usize);
+    let snapshot = index.compacted.as_ref().filter(|_| plan.snapshot);
+    let snapshot = snapshot.map_or(0, |compacted| compacted.bytes as usize);
     let changes = if plan.offsets.is_empty() { 0 } else { shared_limits::REPO_CHANGES_BYTES };
     // A few single changes need no reservation.
     let changes = if plan.offsets.len() <= limits::REPO_FEW_CHANGES { 0 } else { changes };
@@ -377,7 +377,7 @@ fn outline(
     let Some(index) = index else { return done(Stands::Deleted) };
     match Plan::of(&index, question) {
         Ok(plan) => Ok(Outline::Read(Box::new((index, plan)))),
-        Err(NeedsFolded) => Err(StoreError::unsupported()),
+        Err(NeedsSnapshotHistory) => Err(StoreError::unsupported()),
     }
 }
 
@@ -391,11 +391,11 @@ fn read(
 ) -> Result<Option<Planned>, StoreError> {
     let mut chunks = Vec::new();
     if plan.snapshot
-        && let Some(folded) = &index.folded
+        && let Some(compacted) = &index.compacted
     {
-        let mut bytes = Vec::with_capacity(folded.bytes as usize);
-        while (bytes.len() as u64) < folded.bytes {
-            match store.snapshot_part(space, &folded.hash, bytes.len() as u64)? {
+        let mut bytes = Vec::with_capacity(compacted.bytes as usize);
+        while (bytes.len() as u64) < compacted.bytes {
+            match store.snapshot_part(space, &compacted.hash, bytes.len() as u64)? {
                 Some(part) => bytes.extend_from_slice(&part.bytes),
                 None => return Ok(None),
             }
@@ -432,7 +432,7 @@ mod tests {
     use landfall_protocol::session::Patience;
 
     use super::*;
-    use crate::folding::FoldOptions;
+    use crate::compaction::CompactionOptions;
     use crate::memory::{Memory, ShareKey};
     use crate::metrics::Metrics;
     use crate::store::SqliteStore;
@@ -440,16 +440,16 @@ mod tests {
     /// A client opens very many documents that the relay does not have.
     #[tokio::test]
     async fn questions_that_need_only_a_look_are_answered_in_one_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
-        let (metrics, folds) = (Arc::new(Metrics::new()), FoldOptions::default());
-        let (folder, _ended) =
-            Folder::start(Arc::clone(&store), metrics, folds, Memory::new(0)).unwrap();
+        let compactor = tempfile::tempdir().unwrap();
+        let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
+        let (metrics, compactions) = (Arc::new(Metrics::new()), CompactionOptions::default());
+        let (compactor, _ended) =
+            Compactor::start(Arc::clone(&store), metrics, compactions, Memory::new(0)).unwrap();
         let (account, turns) = (Memory::new(0).account(ShareKey::Session(1)), Turns::new(1));
         let space = "default".parse().unwrap();
         let page_reads = turns.clone();
-        let folds = Arc::clone(&folder);
-        let reader = Reader { store, page_reads, account, folder: folds, space };
+        let compactions = Arc::clone(&compactor);
+        let reader = Reader { store, page_reads, account, compactor: compactions, space };
         let (waiting, ready) = Default::default();
         let mut sync_answers = SyncAnswers { reader, waiting, bytes: 0, doing: None, ready };
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
@@ -466,6 +466,6 @@ mod tests {
             assert!(matches!(planned, Planned::Standing(Stands::Absent)));
         }
         assert_eq!((turns.asked(), sync_answers.bytes), (3, 0));
-        folder.close();
+        compactor.close();
     }
 }

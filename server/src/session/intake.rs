@@ -228,7 +228,7 @@ fn handed(is_over: bool) -> Handed {
 
 /// Whether bytes match a hash, computed off the session's own task.
 async fn is_of(bytes: Arc<Vec<u8>>, hash: [u8; 32]) -> bool {
-    let found = tokio::task::spawn_blocking(move || landfall_fold::hash_of(&bytes));
+    let found = tokio::task::spawn_blocking(move || landfall_compaction::hash_of(&bytes));
     // A panic is not evidence against the bytes: the child checks them too.
     found.await.map_or(true, |found| found == hash)
 }

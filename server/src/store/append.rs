@@ -118,7 +118,7 @@ impl Touched<'_> {
             }
             NewKind::Tombstone => delete(tx, *space, document, entry),
             NewKind::Snapshot(snapshot) => {
-                if snapshot.changes < document.folded_changes + document.tail_changes {
+                if snapshot.changes < document.compacted_changes + document.tail_changes {
                     return Err(broken("a snapshot of fewer changes than the document has"));
                 }
                 document.heads = snapshot.heads.iter().map(|(hash, _)| hash.0).collect();
@@ -191,7 +191,7 @@ fn delete(
     document.tombstone = Some(entry.offset.0);
     document.heads.clear();
     (document.tail_changes, document.tail_bytes) = (0, 0);
-    (document.folded, document.folded_changes) = (0, 0);
+    (document.compacted, document.compacted_changes) = (0, 0);
     document.dead = true;
     document.reckon_due(tx)
 }

@@ -113,7 +113,7 @@ pub(super) fn document(conn: &Connection, document: &Document) -> rusqlite::Resu
     }
     let sql = "SELECT \"offset\" FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
     let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
-    if document.tombstone.is_none() && stands.unwrap_or(0) != document.folded {
+    if document.tombstone.is_none() && stands.unwrap_or(0) != document.compacted {
         return tell("a snapshot that does not stand where the row of the document says");
     }
     Ok(())
@@ -131,9 +131,9 @@ pub(super) fn tail(
     if tail.len() as u64 != document.tail_changes {
         return tell("another number of changes than the row of the document says");
     }
-    let is_folded =
+    let is_compacted =
         |head: &[u8; 32]| stored.is_some_and(|s| s.heads.iter().any(|(at, _)| at.0 == *head));
-    match document.heads.iter().all(|head| tail.contains(head) || is_folded(head)) {
+    match document.heads.iter().all(|head| tail.contains(head) || is_compacted(head)) {
         true => Ok(()),
         false => tell("a head that is not among the changes"),
     }

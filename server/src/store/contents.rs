@@ -63,7 +63,7 @@ fn document(
         return Ok(ControlFlow::Break(()));
     }
     let mut find = conn.prepare_cached(CHANGES)?;
-    let mut rows = find.query(params![document.row, column(document.folded)?])?;
+    let mut rows = find.query(params![document.row, column(document.compacted)?])?;
     while let Some(row) = rows.next()? {
         let (at_ms, flags) = (number(row, 0)?, row.get(1)?);
         let record = Record::Change { at_ms, flags, author: row.get(2)?, chunk: row.get(3)? };

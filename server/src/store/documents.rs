@@ -3,12 +3,12 @@
 
 use landfall_protocol::digest::Leaf;
 use landfall_protocol::heads;
-use landfall_protocol::weight::{FoldRule, Weight};
+use landfall_protocol::weight::{CompactionRule, Weight};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{column, document_id, hashes, number, optional_number};
-use crate::limits::FOLD_OPERATIONS_IN_A_BYTE;
+use crate::limits::COMPACTION_OPERATIONS_IN_A_BYTE;
 
 const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
     folded_changes, tombstone, fold_at, due, dead, operations FROM document WHERE space = ?1 AND document = ?2";
@@ -29,11 +29,11 @@ pub(super) struct Document {
     pub(super) tail_changes: u64,
     pub(super) tail_bytes: u64,
     /// The snapshot's offset; 0 if there is none.
-    pub(super) folded: u64,
-    pub(super) folded_changes: u64,
+    pub(super) compacted: u64,
+    pub(super) compacted_changes: u64,
     pub(super) tombstone: Option<u64>,
     /// The number of tail changes at which compaction is due.
-    fold_at: u64,
+    compact_at: u64,
     /// The offset at which compaction first became due, or [`HEAVY`]; `None` while it is not.
     pub(super) due: Option<u64>,
     /// Whether it has dead rows to delete.
@@ -49,7 +49,7 @@ pub(super) struct Document {
 pub(super) const HEAVY: u64 = 0;
 
 /// A commit with fewer operations does not check whether a document has become heavy.
-const LOOKED_AT: u64 = limits::FOLD_LEAST_OPERATIONS / 64;
+const LOOKED_AT: u64 = limits::COMPACTION_MIN_OPERATIONS / 64;
 
 /// The operations that a commit adds to a document's tail.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,7 +59,7 @@ pub(super) struct Added {
     pub(super) max_op: u64,
 }
 
-/// The columns that a change alone does not modify: folded, folded_changes, tombstone, fold_at, due, dead.
+/// The columns that a change alone does not modify: compacted, compacted_changes, tombstone, compact_at, due, dead.
 type Kept = (u64, u64, Option<u64>, u64, Option<u64>, bool);
 
 impl Document {
@@ -72,10 +72,10 @@ impl Document {
             leaf: leaf.map(Leaf::from_bytes),
             tail_changes: number(row, 4)?,
             tail_bytes: number(row, 5)?,
-            folded: number(row, 6)?,
-            folded_changes: number(row, 7)?,
+            compacted: number(row, 6)?,
+            compacted_changes: number(row, 7)?,
             tombstone: optional_number(row, 8)?,
-            fold_at: number(row, 9)?,
+            compact_at: number(row, 9)?,
             due: optional_number(row, 10)?,
             dead: row.get(11)?,
             operations: number(row, 12)?,
@@ -86,8 +86,8 @@ impl Document {
     }
 
     fn kept_now(&self) -> Kept {
-        let Self { folded, folded_changes, tombstone, fold_at, due, dead, .. } = *self;
-        (folded, folded_changes, tombstone, fold_at, due, dead)
+        let Self { compacted, compacted_changes, tombstone, compact_at, due, dead, .. } = *self;
+        (compacted, compacted_changes, tombstone, compact_at, due, dead)
     }
 
     /// Reads a document's row by space and id.
@@ -120,10 +120,10 @@ impl Document {
             leaf: None,
             tail_changes: 0,
             tail_bytes: 0,
-            folded: 0,
-            folded_changes: 0,
+            compacted: 0,
+            compacted_changes: 0,
             tombstone: None,
-            fold_at: 0,
+            compact_at: 0,
             due: None,
             dead: false,
             operations: 0,
@@ -150,10 +150,10 @@ impl Document {
             fold_at = ?5, due = ?6, dead = ?7 WHERE id = ?1";
         conn.prepare_cached(sql)?.execute(params![
             self.row,
-            column(self.folded)?,
-            column(self.folded_changes)?,
+            column(self.compacted)?,
+            column(self.compacted_changes)?,
             self.tombstone.map(column).transpose()?,
-            column(self.fold_at)?,
+            column(self.compact_at)?,
             self.due.map(column).transpose()?,
             self.dead,
         ])?;
@@ -178,7 +178,7 @@ impl Document {
 
     /// Whether it has any change.
     pub(super) fn has_changes(&self) -> bool {
-        self.tail_changes > 0 || self.folded_changes > 0
+        self.tail_changes > 0 || self.compacted_changes > 0
     }
 
     /// Records `last` as due if compaction has just become due. `added`: the operations just added.
@@ -188,7 +188,7 @@ impl Document {
         last: Offset,
         added: Added,
     ) -> rusqlite::Result<()> {
-        if self.tail_changes < self.fold_at {
+        if self.tail_changes < self.compact_at {
             return Ok(());
         }
         if self.due.is_none() && self.is_worthwhile() {
@@ -196,7 +196,7 @@ impl Document {
         }
         // The check reads rows, so skip it for typing: each change adds few operations.
         let looks =
-            added.operations >= LOOKED_AT && self.operations >= limits::FOLD_LEAST_OPERATIONS;
+            added.operations >= LOOKED_AT && self.operations >= limits::COMPACTION_MIN_OPERATIONS;
         if looks && self.due != Some(HEAVY) && self.is_heavy(conn, added.max_op)? {
             self.due = Some(HEAVY);
         }
@@ -206,7 +206,8 @@ impl Document {
     /// Whether the tail is worth compacting, by its number of changes.
     fn is_worthwhile(&self) -> bool {
         let weight = |changes| Weight { changes, ..Weight::default() };
-        FoldRule::default().is_due(&weight(self.folded_changes), &weight(self.tail_changes))
+        CompactionRule::default()
+            .is_due(&weight(self.compacted_changes), &weight(self.tail_changes))
     }
 
     /// Whether few changes are worth compacting by their operations, the last of which has counter `max_op`.
@@ -215,30 +216,31 @@ impl Document {
     /// plausible for the operations: a change of 64 bytes can claim a million, at the compactor's cost.
     fn is_heavy(&self, conn: &Connection, max_op: u64) -> rusqlite::Result<bool> {
         let sql = "SELECT coalesce(max(max_op), 0) FROM folded_actor WHERE document = ?1";
-        let folded = conn.prepare_cached(sql)?.query_row([self.row], |row| number(row, 0))?;
-        let operations = max_op.saturating_sub(folded);
-        let folded = Weight { changes: self.folded_changes, operations: folded, bytes: 0 };
+        let compacted = conn.prepare_cached(sql)?.query_row([self.row], |row| number(row, 0))?;
+        let operations = max_op.saturating_sub(compacted);
+        let compacted = Weight { changes: self.compacted_changes, operations: compacted, bytes: 0 };
         let tail = Weight { changes: self.tail_changes, operations, bytes: 0 };
-        let are_real = self.tail_bytes >= operations / FOLD_OPERATIONS_IN_A_BYTE;
-        Ok(are_real && FoldRule::default().is_heavy(&folded, &tail))
+        let are_real = self.tail_bytes >= operations / COMPACTION_OPERATIONS_IN_A_BYTE;
+        Ok(are_real && CompactionRule::default().is_heavy(&compacted, &tail))
     }
 
     /// The number of tail changes at which compaction is worthwhile.
     fn worthwhile(&self) -> u64 {
-        limits::FOLD_LEAST.max(self.folded_changes.div_ceil(limits::FOLD_SHARE))
+        limits::COMPACTION_MIN_CHANGES
+            .max(self.compacted_changes.div_ceil(limits::COMPACTION_SHARE))
     }
 
     /// Recomputes when compaction is due.
     pub(super) fn reckon_due(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        (self.fold_at, self.due) = (0, None);
+        (self.compact_at, self.due) = (0, None);
         if self.tombstone.is_some() || self.tail_changes == 0 {
             return Ok(());
         }
         let sql =
             "SELECT coalesce(max(max_op), 0) FROM entry WHERE document = ?1 AND \"offset\" > ?2";
-        let key = params![self.row, column(self.folded)?];
+        let key = params![self.row, column(self.compacted)?];
         let max_op = conn.prepare_cached(sql)?.query_row(key, |row| number(row, 0))?;
-        if max_op >= limits::FOLD_LEAST_OPERATIONS && self.is_heavy(conn, max_op)? {
+        if max_op >= limits::COMPACTION_MIN_OPERATIONS && self.is_heavy(conn, max_op)? {
             self.due = Some(HEAVY);
             return Ok(());
         }
@@ -248,7 +250,7 @@ impl Document {
         let enough = self.worthwhile();
         let sql = "SELECT \"offset\" FROM entry WHERE document = ?1 AND \"offset\" > ?2 \
             ORDER BY \"offset\" LIMIT 1 OFFSET ?3";
-        let key = params![self.row, column(self.folded)?, column(enough - 1)?];
+        let key = params![self.row, column(self.compacted)?, column(enough - 1)?];
         let mut find = conn.prepare_cached(sql)?;
         self.due = find.query_row(key, |row| number(row, 0)).optional()?;
         Ok(())
@@ -256,7 +258,7 @@ impl Document {
 
     /// Postpones a failed compaction until the tail has doubled.
     pub(super) fn put_off(&mut self) {
-        self.fold_at = self.tail_changes.saturating_mul(2).max(1);
+        self.compact_at = self.tail_changes.saturating_mul(2).max(1);
         self.due = None;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use landfall_protocol::folded::BadIndex;
+use landfall_protocol::compacted::BadIndex;
 use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{Code, DocumentId};
 use thiserror::Error;
@@ -46,7 +46,7 @@ struct Damaged;
 
 /// This store does not implement the method.
 #[derive(Debug, Error)]
-#[error("this store keeps no folded history")]
+#[error("this store keeps no compacted history")]
 struct Unsupported;
 
 impl StoreError {
@@ -101,7 +101,7 @@ impl StoreError {
     }
 
     pub(super) fn needs_index(document: DocumentId) -> Self {
-        let error = Self::failed("look into folded history", IndexNotLoaded(document));
+        let error = Self::failed("look into compacted history", IndexNotLoaded(document));
         Self { needs_index: Some(document), ..error }
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn reckon(tx: &Connection, document: &mut Document) -> rusqlite::Resu
     let mut heads: BTreeSet<[u8; 32]> = document.heads.iter().copied().collect();
     (document.tail_changes, document.tail_bytes) = (0, 0);
     let mut find = tx.prepare_cached(ENTRIES)?;
-    let mut rows = find.query(params![document.row, column(document.folded)?])?;
+    let mut rows = find.query(params![document.row, column(document.compacted)?])?;
     while let Some(row) = rows.next()? {
         for dependency in hashes(row, 1)? {
             heads.remove(&dependency);

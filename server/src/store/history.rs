@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use landfall_protocol::admission::{DocumentSize, History, Known};
-use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -26,7 +26,7 @@ const AT_SEQUENCE: &str = "SELECT hash, \"offset\" FROM entry \
 
 const MAX_OP: &str = "SELECT max_op FROM entry WHERE document = ?1 AND hash = ?2";
 
-const FOLDED: &str =
+const COMPACTED: &str =
     "SELECT seq, hash, max_op FROM folded_actor WHERE document = ?1 AND actor = ?2";
 
 /// A space within a read snapshot.
@@ -49,7 +49,7 @@ struct Found {
 }
 
 /// The last compacted change of an actor.
-struct Folded {
+struct Compacted {
     seq: u64,
     hash: ChangeHash,
 }
@@ -76,7 +76,7 @@ impl<'a> SpaceView<'a> {
             None => None,
         };
         let found = match found {
-            Some(document) if document.folded > 0 => {
+            Some(document) if document.compacted > 0 => {
                 let snapshot = snapshots::current(self.conn, document.row)?;
                 Some(Arc::new(Found { document, snapshot }))
             }
@@ -102,15 +102,15 @@ impl<'a> SpaceView<'a> {
         Ok(row)
     }
 
-    fn folded(&self, found: &Found, actor: i64) -> rusqlite::Result<Option<Folded>> {
-        if found.document.folded == 0 {
+    fn compacted(&self, found: &Found, actor: i64) -> rusqlite::Result<Option<Compacted>> {
+        if found.document.compacted == 0 {
             return Ok(None);
         }
-        let mut find = self.conn.prepare_cached(FOLDED)?;
-        let folded = |row: &rusqlite::Row<'_>| {
-            Ok(Folded { seq: number(row, 0)?, hash: ChangeHash(row.get(1)?) })
+        let mut find = self.conn.prepare_cached(COMPACTED)?;
+        let compacted = |row: &rusqlite::Row<'_>| {
+            Ok(Compacted { seq: number(row, 0)?, hash: ChangeHash(row.get(1)?) })
         };
-        find.query_row([found.document.row, actor], folded).optional()
+        find.query_row([found.document.row, actor], compacted).optional()
     }
 
     /// Records a failed read.
@@ -133,8 +133,8 @@ impl<'a> SpaceView<'a> {
         let known = |row: &rusqlite::Row<'_>| {
             // A dead row that is not deleted yet has the position of the snapshot that replaces it.
             let offset = number(row, 1)?;
-            let position = Offset(if offset <= found.document.folded {
-                found.document.folded
+            let position = Offset(if offset <= found.document.compacted {
+                found.document.compacted
             } else {
                 offset
             });
@@ -164,9 +164,11 @@ impl History for SpaceView<'_> {
         let in_tail =
             last.query_row([found.document.row, actor], sequence).map_err(self.failed(document))?;
         // Dead rows that are not deleted yet may have lower sequence numbers than the snapshot.
-        let folded =
-            self.folded(&found, actor).map_err(self.failed(document))?.map(|folded| folded.seq);
-        Ok(in_tail.max(folded))
+        let compacted = self
+            .compacted(&found, actor)
+            .map_err(self.failed(document))?
+            .map(|compacted| compacted.seq);
+        Ok(in_tail.max(compacted))
     }
 
     fn at_sequence(
@@ -182,12 +184,14 @@ impl History for SpaceView<'_> {
         if let Some(known) = self.row_at(&found, row, sequence).map_err(self.failed(document))? {
             return Ok(Some(known));
         }
-        let folded = self.folded(&found, row).map_err(self.failed(document))?;
-        let (Some(snapshot), Some(folded)) = (&found.snapshot, folded) else { return Ok(None) };
+        let compacted = self.compacted(&found, row).map_err(self.failed(document))?;
+        let (Some(snapshot), Some(compacted)) = (&found.snapshot, compacted) else {
+            return Ok(None);
+        };
         let position = Offset(snapshot.offset);
-        if sequence >= folded.seq {
-            let hash = folded.hash;
-            return Ok((sequence == folded.seq).then_some(Known { hash, position }));
+        if sequence >= compacted.seq {
+            let hash = compacted.hash;
+            return Ok((sequence == compacted.seq).then_some(Known { hash, position }));
         }
         let hash = self.index(&found, snapshot)?.at(actor, sequence);
         Ok(hash.map(|hash| Known { hash, position }))
@@ -221,12 +225,12 @@ impl History for SpaceView<'_> {
     fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
         let found = self.present(document).map_err(self.failed(document))?;
         Ok(found.map_or_else(DocumentSize::default, |found| {
-            let Document { tail_bytes, tail_changes, folded_changes, operations, .. } =
+            let Document { tail_bytes, tail_changes, compacted_changes, operations, .. } =
                 found.document;
-            let folded_bytes = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
+            let snapshot_bytes = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
             let heads = found.document.heads.len() as u64;
-            let (bytes, changes) = (tail_bytes + folded_bytes, tail_changes + folded_changes);
-            let lasting_bytes = folded_bytes + DocumentSize::lasting(tail_bytes);
+            let (bytes, changes) = (tail_bytes + snapshot_bytes, tail_changes + compacted_changes);
+            let lasting_bytes = snapshot_bytes + DocumentSize::lasting(tail_bytes);
             DocumentSize { bytes, lasting_bytes, changes, operations, heads }
         }))
     }

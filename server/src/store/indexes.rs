@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use landfall_protocol::folded::{BadIndex, PackedIndex};
+use landfall_protocol::compacted::{BadIndex, PackedIndex};
 use parking_lot::Mutex;
 
 use super::StoreGauges;

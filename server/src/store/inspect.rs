@@ -53,15 +53,15 @@ pub struct SpaceReport {
     /// Their bytes.
     pub tail_bytes: u64,
     /// Changes that snapshots stand for.
-    pub folded_changes: u64,
+    pub compacted_changes: u64,
     /// Current snapshots in the log.
     pub snapshots: u64,
     /// Their bytes.
     pub snapshot_bytes: u64,
     /// Documents whose compaction is due.
-    pub folds_due: u64,
+    pub compactions_due: u64,
     /// Documents whose last compaction failed.
-    pub folds_failed: u64,
+    pub compactions_failed: u64,
     /// Documents with rows that wait for deletion.
     pub to_prune: u64,
 }
@@ -82,15 +82,15 @@ pub struct DocumentReport {
     /// The offsets of the tail's first and last change.
     pub tail: Option<(Offset, Offset)>,
     /// Changes that the snapshot stands for.
-    pub folded_changes: u64,
+    pub compacted_changes: u64,
     /// The snapshot that stands for them.
     pub snapshot: Option<SnapshotReport>,
     /// The number of actors with changes.
     pub actors: u64,
     /// Whether compaction is due.
-    pub fold_due: bool,
+    pub compaction_due: bool,
     /// The software version with which the last compaction failed, and the reason.
-    pub fold_failure: Option<(String, String)>,
+    pub compaction_failure: Option<(String, String)>,
 }
 
 /// A current snapshot.
@@ -240,14 +240,15 @@ fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceRep
         }
         Ok(sums)
     })?;
-    let [all, deleted, tail_changes, tail_bytes, folded_changes, folds_due, to_prune] = sums;
+    let [all, deleted, tail_changes, tail_bytes, compacted_changes, compactions_due, to_prune] =
+        sums;
     let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM snapshot \
         WHERE space = ?1 AND replaced_at_ms IS NULL";
     let pair = |row: &Row<'_>| Ok((number(row, 0)?, number(row, 1)?));
     let (snapshots, snapshot_bytes) = conn.prepare_cached(sql)?.query_row([row], pair)?;
     let sql = "SELECT count(*) FROM fold_failure f JOIN document d ON d.id = f.document \
         WHERE d.space = ?1";
-    let folds_failed = conn.prepare_cached(sql)?.query_row([row], |row| number(row, 0))?;
+    let compactions_failed = conn.prepare_cached(sql)?.query_row([row], |row| number(row, 0))?;
     Ok(SpaceReport {
         space: name(text)?,
         head: head(conn, row)?,
@@ -256,11 +257,11 @@ fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceRep
         deleted,
         tail_changes,
         tail_bytes,
-        folded_changes,
+        compacted_changes,
         snapshots,
         snapshot_bytes,
-        folds_due,
-        folds_failed,
+        compactions_due,
+        compactions_failed,
         to_prune,
     })
 }
@@ -268,7 +269,7 @@ fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceRep
 fn report(conn: &Connection, document: &Document) -> rusqlite::Result<DocumentReport> {
     let live_from = match document.tombstone {
         Some(_) => i64::MAX,
-        None => column(document.folded)?,
+        None => column(document.compacted)?,
     };
     let sql = "SELECT min(\"offset\"), max(\"offset\") FROM entry \
         WHERE document = ?1 AND \"offset\" > ?2";
@@ -283,7 +284,8 @@ fn report(conn: &Connection, document: &Document) -> rusqlite::Result<DocumentRe
     let actors = count.query_row(params![document.row, live_from], |row| number(row, 0))?;
     let sql = "SELECT version, reason FROM fold_failure WHERE document = ?1";
     let both = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    let fold_failure = conn.prepare_cached(sql)?.query_row([document.row], both).optional()?;
+    let compaction_failure =
+        conn.prepare_cached(sql)?.query_row([document.row], both).optional()?;
     Ok(DocumentReport {
         document: document.id,
         heads: document.heads.iter().copied().map(ChangeHash).collect(),
@@ -291,11 +293,11 @@ fn report(conn: &Connection, document: &Document) -> rusqlite::Result<DocumentRe
         tail_changes: document.tail_changes,
         tail_bytes: document.tail_bytes,
         tail,
-        folded_changes: document.folded_changes,
+        compacted_changes: document.compacted_changes,
         snapshot: snapshot(conn, document)?,
         actors,
-        fold_due: document.due.is_some(),
-        fold_failure,
+        compaction_due: document.due.is_some(),
+        compaction_failure,
     })
 }
 

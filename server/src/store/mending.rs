@@ -46,7 +46,7 @@ pub struct Examined {
 pub struct Replaced {
     /// How many replaced damaged bytes.
     pub count: u64,
-    /// Those of the given changes that the tail holds with intact bytes, repaired or not. Compacted changes
+    /// Those of the given changes that the tail holds with intact bytes, repaired or not. CompactionReport changes
     /// are not among them.
     pub whole: BTreeSet<ChangeHash>,
 }
@@ -68,7 +68,7 @@ pub(super) fn examine(
         return Ok(examined);
     }
     // Changes compacted meanwhile are skipped; the next examination covers them.
-    let after = after.map_or(found.folded, |after| after.0.max(found.folded));
+    let after = after.map_or(found.compacted, |after| after.0.max(found.compacted));
     let mut find = conn.prepare_cached(TAIL)?;
     let mut rows = find.query(params![found.row, space, column(after)?, READ_ROWS])?;
     let (mut bytes, mut taken) = (0, 0);
@@ -100,13 +100,13 @@ fn frame(conn: &Connection, found: &Document) -> rusqlite::Result<Option<[u8; 32
     if found.tombstone.is_some() {
         return Ok(None);
     }
-    let stored = match found.folded {
+    let stored = match found.compacted {
         0 => None,
         _ => snapshots::current(conn, found.row)?,
     };
     let mut find = conn.prepare_cached(HASHES)?;
     let hash = |row: &Row<'_>| row.get(0);
-    let tail = find.query_map(params![found.row, column(found.folded)?], hash)?;
+    let tail = find.query_map(params![found.row, column(found.compacted)?], hash)?;
     let tail = tail.collect::<rusqlite::Result<Vec<[u8; 32]>>>()?;
     checked::tail(found, stored.as_ref(), tail.into_iter())?;
     match stored {
@@ -137,7 +137,7 @@ pub(super) fn changes(
             continue;
         }
         let both = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        let key = params![found.row, hash.0, column(found.folded)?];
+        let key = params![found.row, hash.0, column(found.compacted)?];
         let there: Option<(i64, Vec<u8>)> = find.query_row(key, both).optional()?;
         let Some((row, before)) = there else { continue };
         mended.whole.insert(*hash);
@@ -151,7 +151,7 @@ pub(super) fn changes(
     }
     if !is_as_long {
         let sql = "SELECT total(length(body)) FROM entry WHERE document = ?1 AND \"offset\" > ?2";
-        let key = params![found.row, column(found.folded)?];
+        let key = params![found.row, column(found.compacted)?];
         let total: f64 = tx.prepare_cached(sql)?.query_row(key, |row| row.get(0))?;
         found.tail_bytes = total as u64;
         found.save(tx)?;

@@ -51,7 +51,7 @@ pub(super) fn document(
     if found.heads.iter().all(|head| had.contains(head)) {
         return Ok(plan);
     }
-    let stored = match found.folded {
+    let stored = match found.compacted {
         0 => None,
         _ => snapshots::current(conn, found.row)?,
     };
@@ -74,7 +74,7 @@ fn missing(
     had: &mut HashSet<[u8; 32]>,
 ) -> rusqlite::Result<Vec<Offset>> {
     let mut find = conn.prepare_cached(TAIL_BACKWARDS)?;
-    let mut rows = find.query(params![document.row, column(document.folded)?])?;
+    let mut rows = find.query(params![document.row, column(document.compacted)?])?;
     let (mut missing, mut seen) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
         let hash: [u8; 32] = row.get(1)?;
@@ -103,8 +103,8 @@ pub(super) fn entries(
     let Some((_, found)) = documents::find(conn, name, document)? else { return Ok(Vec::new()) };
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for (index, offset) in offsets.iter().take(limits::ENTRIES_COUNT).enumerate() {
-        let read = match index == 0 && found.folded == offset.0 {
-            true => folded(conn, &found),
+        let read = match index == 0 && found.compacted == offset.0 {
+            true => compacted(conn, &found),
             false => entry(conn, &found, *offset),
         };
         let entry = match read {
@@ -125,7 +125,7 @@ pub(super) fn entries(
 }
 
 /// The snapshot of a document.
-fn folded(conn: &Connection, document: &Document) -> rusqlite::Result<Option<EncodedEntry>> {
+fn compacted(conn: &Connection, document: &Document) -> rusqlite::Result<Option<EncodedEntry>> {
     let stored = snapshots::current(conn, document.row)?;
     stored.map(|stored| stored.encoded(conn, document.id)).transpose()
 }

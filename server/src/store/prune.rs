@@ -73,7 +73,7 @@ fn dead_rows(
 
 fn dead_rows_of(tx: &Connection, document: &Document, most: usize) -> rusqlite::Result<usize> {
     let (row, is_deleted) = (document.row, document.tombstone.is_some());
-    let through = if is_deleted { i64::MAX } else { column(document.folded)? };
+    let through = if is_deleted { i64::MAX } else { column(document.compacted)? };
     let mut delete = tx.prepare_cached(DEAD_ENTRIES)?;
     let mut deleted = delete.execute(params![row, through, most as i64])?;
     if deleted < most && is_deleted {

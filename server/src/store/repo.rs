@@ -2,7 +2,7 @@
 //! is consistent.
 
 use landfall_protocol::digest::{DocumentState, Leaf};
-use landfall_protocol::repo::{DocumentIndex, FoldedHistory, IndexRow};
+use landfall_protocol::repo::{CompactedHistory, DocumentIndex, IndexRow};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -75,7 +75,7 @@ pub(super) fn index(
 }
 
 /// The same without its tail.
-pub(super) fn folded(
+pub(super) fn compacted(
     conn: &Connection,
     space: &SpaceName,
     document: &DocumentId,
@@ -110,7 +110,7 @@ pub(super) fn tail_has(
             known.push(*hash);
         }
     }
-    Ok(Some((known, found.folded > 0)))
+    Ok(Some((known, found.compacted > 0)))
 }
 
 fn read_index(
@@ -122,7 +122,7 @@ fn read_index(
 ) -> rusqlite::Result<Option<(DocumentIndex, Option<Unloaded>)>> {
     let Some(found) = present(conn, space, document)? else { return Ok(None) };
     checked::document(conn, &found)?;
-    let stored = match found.folded {
+    let stored = match found.compacted {
         0 => None,
         _ => snapshots::current(conn, found.row)?,
     };
@@ -131,8 +131,8 @@ fn read_index(
         let hashes = tail.iter().map(|row| row.hash.0);
         checked::tail(&found, stored.as_ref(), hashes)?;
     }
-    let last = tail.last().map_or(Offset(found.folded), |row| row.offset);
-    let (mut folded, mut unloaded) = (None, None);
+    let last = tail.last().map_or(Offset(found.compacted), |row| row.offset);
+    let (mut compacted, mut unloaded) = (None, None);
     if let Some(stored) = stored {
         let mut history = history(&stored);
         if let Some(cache) = wanted {
@@ -144,14 +144,14 @@ fn read_index(
                 unloaded = Some(Unloaded { key, packed, stored });
             }
         }
-        folded = Some(history);
+        compacted = Some(history);
     }
     let heads = found.heads.iter().copied().map(ChangeHash).collect();
-    Ok(Some((DocumentIndex { heads, last, folded, tail }, unloaded)))
+    Ok(Some((DocumentIndex { heads, last, compacted, tail }, unloaded)))
 }
 
-fn history(stored: &Stored) -> FoldedHistory {
-    FoldedHistory {
+fn history(stored: &Stored) -> CompactedHistory {
+    CompactedHistory {
         hash: stored.hash,
         bytes: stored.bytes,
         offset: Offset(stored.offset),
@@ -169,5 +169,5 @@ fn tail(conn: &Connection, document: &Document) -> rusqlite::Result<Vec<IndexRow
             dependencies: changes(row, 2)?,
         })
     };
-    find.query_map(params![document.row, column(document.folded)?], of_row)?.collect()
+    find.query_map(params![document.row, column(document.compacted)?], of_row)?.collect()
 }

@@ -1,7 +1,7 @@
 //! Snapshots as rows: the row itself, its bytes in pieces, its packed index, and the last change of each
 //! actor in it.
 
-use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Entry};
 use landfall_protocol::ring::SnapshotPart;
 use landfall_protocol::snapshot::{LastOfActor, Snapshot};
@@ -313,7 +313,7 @@ pub(super) fn replace(
         let (actor, seq, max_op) = (actors.row(actor)?, column(*seq)?, column(*max_op)?);
         insert.execute(params![document.row, actor, seq, hash.0, max_op])?;
     }
-    (document.folded, document.folded_changes) = (offset.0, snapshot.changes);
+    (document.compacted, document.compacted_changes) = (offset.0, snapshot.changes);
     document.operations = document.operations.max(snapshot.operations);
     document.dead = true;
     Ok(())

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::admission::{CheckedChange, History};
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::Prefix;
-use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
 use landfall_protocol::repo::{DocumentIndex, plan as sync_plan};
@@ -29,9 +29,10 @@ use super::opening::OpenStoreError;
 use super::passed::{Passed, PassedOver};
 use super::schema::SCHEMA;
 use super::{
-    BranchPage, DamagedIndex, Done, Examined, FoldSink, FoldTask, FoldWindow, LogStore, RecentPage,
-    Replaced, Standing, StoreError, StoreGauges, Subject, SumCursor, Verification, append, digests,
-    documents, fill, folding, listing, log, mending, plan, prune, repo, snapshots, unfold,
+    BranchPage, CompactionSink, CompactionTask, CompactionWindow, DamagedIndex, Done, Examined,
+    LogStore, RecentPage, Replaced, Standing, StoreError, StoreGauges, Subject, SumCursor,
+    Verification, append, compaction, digests, documents, expand, fill, listing, log, mending,
+    plan, prune, repo, snapshots,
 };
 use crate::limits;
 
@@ -329,7 +330,7 @@ impl LogStore for SqliteStore {
     }
 
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
-        let what = "load the index of folded history";
+        let what = "load the index of compacted history";
         let asked = Asked::of_document(what, space, document);
         let found = self.read(asked, |conn| {
             let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
@@ -352,7 +353,7 @@ impl LogStore for SqliteStore {
         snapshot: &[u8; 32],
         packed: Vec<u8>,
     ) -> Result<bool, StoreError> {
-        let what = "store the index of folded history";
+        let what = "store the index of compacted history";
         let (named, id, snapshot) = (space.clone(), *document, *snapshot);
         let stored =
             self.write(what, move |tx| snapshots::store_index(tx, &named, &id, &snapshot, packed));
@@ -444,16 +445,16 @@ impl LogStore for SqliteStore {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-        with_folded: bool,
+        with_compacted: bool,
     ) -> Result<Option<DocumentIndex>, StoreError> {
         let what = "read a document's index";
-        let wanted = with_folded.then_some(&self.indexes);
+        let wanted = with_compacted.then_some(&self.indexes);
         let found = self.read(Asked::of_document(what, space, document), |conn| {
             repo::index(conn, space, document, wanted)
         })?;
         let Some((mut index, packed)) = found else { return Ok(None) };
-        if let (Some(folded), Some(packed)) = (&mut index.folded, packed) {
-            folded.index = Some(self.keep_index(what, document, packed)?);
+        if let (Some(compacted), Some(packed)) = (&mut index.compacted, packed) {
+            compacted.index = Some(self.keep_index(what, document, packed)?);
         }
         Ok(Some(index))
     }
@@ -468,16 +469,16 @@ impl LogStore for SqliteStore {
         let found = self.read(Asked::of_document(what, space, document), |conn| {
             repo::tail_has(conn, space, document, hashes)
         })?;
-        let Some((mut known, folded)) = found else { return Ok(Vec::new()) };
-        if folded && known.len() < hashes.len() {
+        let Some((mut known, compacted)) = found else { return Ok(Vec::new()) };
+        if compacted && known.len() < hashes.len() {
             // A change that is compacted between the two reads was still in the tail at the first one.
             let indexes = Some(&self.indexes);
             let found = self.read(Asked::of_document(what, space, document), |conn| {
-                repo::folded(conn, space, document, indexes)
+                repo::compacted(conn, space, document, indexes)
             })?;
             if let Some((mut index, packed)) = found {
-                if let (Some(folded), Some(packed)) = (&mut index.folded, packed) {
-                    folded.index = Some(self.keep_index(what, document, packed)?);
+                if let (Some(compacted), Some(packed)) = (&mut index.compacted, packed) {
+                    compacted.index = Some(self.keep_index(what, document, packed)?);
                 }
                 known.extend(
                     sync_plan::known(&index, hashes).map_err(|_| StoreError::unsupported())?,
@@ -504,7 +505,7 @@ impl LogStore for SqliteStore {
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
         self.read(Asked::of_document("count a document's changes", space, document), |conn| {
             let found = documents::find(conn, space, document)?;
-            Ok(found.map_or(0, |(_, found)| found.folded_changes + found.tail_changes))
+            Ok(found.map_or(0, |(_, found)| found.compacted_changes + found.tail_changes))
         })
     }
 
@@ -512,53 +513,57 @@ impl LogStore for SqliteStore {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-        sink: &mut FoldSink<'_>,
+        sink: &mut CompactionSink<'_>,
     ) -> Result<bool, StoreError> {
         let what = "read all of a document";
         let task = self.read(Asked::of_document(what, space, document), |conn| {
-            folding::everything(conn, space, document)
+            compaction::everything(conn, space, document)
         })?;
         match task {
-            Some(task) => self.fold_read(&task, sink),
+            Some(task) => self.compaction_read(&task, sink),
             None => Ok(true),
         }
     }
 
-    fn fold_candidate(
+    fn compaction_candidate(
         &self,
         now_ms: u64,
-        window: FoldWindow,
-    ) -> Result<Option<FoldTask>, StoreError> {
-        let what = "look for a document to fold";
+        window: CompactionWindow,
+    ) -> Result<Option<CompactionTask>, StoreError> {
+        let what = "look for a document to compact";
         let (task, passed) = self.read(what, |conn| {
             let mut passed = PassedOver::default();
-            let task = folding::candidate(conn, now_ms, window, &mut passed)?;
+            let task = compaction::candidate(conn, now_ms, window, &mut passed)?;
             Ok((task, passed.named(conn)))
         })?;
         self.note_passed(what, passed);
         Ok(task)
     }
 
-    fn fold_task(
+    fn compaction_task(
         &self,
         space: &SpaceName,
         document: &DocumentId,
         now_ms: u64,
-        window: FoldWindow,
-    ) -> Result<Option<FoldTask>, StoreError> {
-        let what = "look at a document to fold";
+        window: CompactionWindow,
+    ) -> Result<Option<CompactionTask>, StoreError> {
+        let what = "look at a document to compact";
         self.read(Asked::of_document(what, space, document), |conn| {
-            folding::task(conn, space, document, now_ms, window)
+            compaction::task(conn, space, document, now_ms, window)
         })
     }
 
-    fn fold_read(&self, task: &FoldTask, sink: &mut FoldSink<'_>) -> Result<bool, StoreError> {
+    fn compaction_read(
+        &self,
+        task: &CompactionTask,
+        sink: &mut CompactionSink<'_>,
+    ) -> Result<bool, StoreError> {
         let mut after = None;
         loop {
             // The sink may wait for a child process, so no read transaction is open while it runs.
             let batch = self.read(
-                Asked::of_document("read what is folded", &task.space, &task.document),
-                |conn| folding::batch(conn, task, after),
+                Asked::of_document("read what is compacted", &task.space, &task.document),
+                |conn| compaction::batch(conn, task, after),
             )?;
             let Some(batch) = batch else { return Ok(false) };
             for input in batch.inputs {
@@ -573,29 +578,34 @@ impl LogStore for SqliteStore {
         }
     }
 
-    fn fold_commit(
+    fn compaction_commit(
         &self,
-        task: &FoldTask,
+        task: &CompactionTask,
         snapshot: Snapshot,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let task = task.clone();
-        self.write("store a snapshot", move |tx| folding::commit(tx, &task, &snapshot, now_ms))
+        self.write("store a snapshot", move |tx| compaction::commit(tx, &task, &snapshot, now_ms))
     }
 
-    fn fold_failed(&self, task: &FoldTask, version: &str, reason: &str) -> Result<(), StoreError> {
+    fn compaction_failed(
+        &self,
+        task: &CompactionTask,
+        version: &str,
+        reason: &str,
+    ) -> Result<(), StoreError> {
         let (task, version, reason) = (task.clone(), version.to_owned(), reason.to_owned());
-        let what = "note that a fold failed";
-        self.write(what, move |tx| folding::failed(tx, &task, &version, &reason))
+        let what = "note that a compaction failed";
+        self.write(what, move |tx| compaction::failed(tx, &task, &version, &reason))
     }
 
-    fn retry_failed_folds(&self, version: &str) -> Result<(), StoreError> {
+    fn retry_failed_compactions(&self, version: &str) -> Result<(), StoreError> {
         let version = version.to_owned();
-        self.write("note which folds to try again", move |tx| folding::retry(tx, &version))
+        self.write("note which compactions to try again", move |tx| compaction::retry(tx, &version))
     }
 
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
-        let (what, damaged) = ("delete what is folded", self.found.documents());
+        let (what, damaged) = ("delete what is compacted", self.found.documents());
         let (more, passed) = self.write(what, move |tx| {
             let mut passed = PassedOver::default();
             let more = prune::prune(tx, (now_ms, max_rows), &damaged, &mut passed)?;
@@ -652,7 +662,7 @@ impl LogStore for SqliteStore {
         self.write("replace damaged changes", move |tx| {
             let mended = mending::changes(tx, &space, &document, &changes)?;
             if mended.count > 0 {
-                folding::retry_mended(tx, &space, &document)?;
+                compaction::retry_mended(tx, &space, &document)?;
             }
             Ok(mended)
         })
@@ -669,17 +679,17 @@ impl LogStore for SqliteStore {
         self.write("replace a damaged snapshot", move |tx| {
             let is_mended = mending::snapshot(tx, &space, &document, &hash, &snapshot)?;
             if is_mended {
-                folding::retry_mended(tx, &space, &document)?;
+                compaction::retry_mended(tx, &space, &document)?;
             }
             Ok(is_mended)
         })
     }
 
     fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {
-        self.read("look for oversized snapshots", |conn| unfold::oversized(conn, most_bytes))
+        self.read("look for oversized snapshots", |conn| expand::oversized(conn, most_bytes))
     }
 
-    fn unfold(
+    fn expand(
         &self,
         space: &SpaceName,
         document: &DocumentId,
@@ -689,7 +699,7 @@ impl LogStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (space, document, hash) = (space.clone(), *document, *hash);
         self.write("take a snapshot apart", move |tx| {
-            unfold::unfold(tx, &space, &document, &hash, changes, fresh)
+            expand::expand(tx, &space, &document, &hash, changes, fresh)
         })
     }
 

@@ -1,9 +1,9 @@
 //! The store alone: reads after writes, rejected commits, and the state after a failure.
 
+mod compactions;
 mod damage;
 mod digests;
 mod flips;
-mod folds;
 mod heavy;
 mod made;
 mod mending;

@@ -116,8 +116,8 @@ pub enum Damage {
         field: &'static str,
     },
     /// The last compacted change of each actor differs from the index.
-    #[error("the actors of the folded history are not those of its index")]
-    FoldedActors,
+    #[error("the actors of the compacted history are not those of its index")]
+    CompactedActors,
     /// A document's tombstone and its row contradict each other.
     #[error("the tombstone and the document contradict each other")]
     Tombstone,
@@ -147,7 +147,7 @@ impl Damage {
         matches!(
             self,
             Self::SnapshotIndex { .. }
-                | Self::FoldedActors
+                | Self::CompactedActors
                 | Self::DocumentField { .. }
                 | Self::Digest { .. }
                 | Self::Head { .. }

@@ -10,34 +10,34 @@ const KILLS: usize = 36;
 const DUE: &[&str] = &["compact", "--keep-recent", "0", "--keep-recent-age", "0"];
 
 #[test]
-fn what_is_due_is_folded_and_the_file_shrinks() {
+fn what_is_due_is_compacted_and_the_file_shrinks() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 3, 1_000);
     let one = before.keys().next().unwrap().to_string();
     let due = [DUE, &["--json", "--space", "notes", "--document", &one]].concat();
     let told = run(&data, &due).json();
-    assert_eq!((told["folded"].as_u64(), told["changes"].as_u64()), (Some(1), Some(1_000)));
+    assert_eq!((told["compacted"].as_u64(), told["changes"].as_u64()), (Some(1), Some(1_000)));
     let young = run(&data, &["compact", "--json"]).json();
-    assert_eq!(young["folded"], 0, "the youngest are left alone");
+    assert_eq!(young["compacted"], 0, "the youngest are left alone");
     let told = run(&data, &[DUE, &["--json"]].concat()).json();
-    assert_eq!((told["folded"].as_u64(), told["changes"].as_u64()), (Some(2), Some(2_000)));
+    assert_eq!((told["compacted"].as_u64(), told["changes"].as_u64()), (Some(2), Some(2_000)));
     println!("{told}");
     let sizes = (told["bytesBefore"].as_u64().unwrap(), told["bytesAfter"].as_u64().unwrap());
     assert!(sizes.1 * 2 < sizes.0, "{sizes:?}");
     assert_eq!(check(&data, &before), before);
     let facts = run(&data, &["inspect", "--json"]).json();
-    assert_eq!(facts["spaces"][0]["foldedChanges"], 3_000);
+    assert_eq!(facts["spaces"][0]["compactedChanges"], 3_000);
     assert_eq!(facts["spaces"][0]["toPrune"], 0);
 }
 
 #[test]
-fn everything_is_folded_if_that_is_wanted_and_clients_go_on() {
+fn everything_is_compacted_if_that_is_wanted_and_clients_go_on() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 5, 20);
     let told = run(&data, &["compact", "--all", "--json"]).json();
-    assert_eq!(told["folded"], 5);
+    assert_eq!(told["compacted"], 5);
     assert_eq!(check(&data, &before), before);
     let relay = Served::start(&data, &[]);
     run(&data, &["compact"]).failed(5, &["in use"]);

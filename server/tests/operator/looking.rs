@@ -101,7 +101,7 @@ fn a_flipped_bit_is_named_and_repaired() {
 }
 
 #[test]
-fn a_damaged_index_of_folded_history_is_made_anew() {
+fn a_damaged_index_of_compacted_history_is_made_anew() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 2, 50);

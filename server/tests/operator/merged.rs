@@ -17,8 +17,8 @@ enum Form {
     Single,
     /// As an engine writes it: every change of a merged document is marked.
     Marked,
-    /// Compacted, followed by the last changes.
-    Folded,
+    /// CompactionReport, followed by the last changes.
+    Compacted,
 }
 
 /// Several actors, each with a root of its own or with the first one's, who edit and merge.
@@ -56,18 +56,18 @@ fn history(random: &mut Random, document: u8) -> AutoCommit {
 
 fn records(doc: &mut AutoCommit, form: Form, random: &mut Random) -> Vec<Record> {
     let changes: Vec<_> = doc.get_changes(&[]).into_iter().collect();
-    let (mut records, mut roots, mut folded) = (Vec::new(), 0, 0);
-    if form == Form::Folded {
+    let (mut records, mut roots, mut compacted) = (Vec::new(), 0, 0);
+    if form == Form::Compacted {
         let mut base = AutoCommit::new();
-        folded = 1 + random.below(changes.len() as u64) as usize;
-        base.apply_changes(changes[..folded].iter().cloned()).unwrap();
+        compacted = 1 + random.below(changes.len() as u64) as usize;
+        base.apply_changes(changes[..compacted].iter().cloned()).unwrap();
         let body = base.save();
         let hash = Sha256::digest(&body).into();
         records.push(Record::Snapshot { hash, bytes: body.len() as u64 });
         records.extend(body.chunks(limits::PART_BYTES).map(|part| Record::Part(part.to_vec())));
-        roots = changes[..folded].iter().filter(|change| change.deps().is_empty()).count();
+        roots = changes[..compacted].iter().filter(|change| change.deps().is_empty()).count();
     }
-    for mut change in changes.into_iter().skip(folded) {
+    for mut change in changes.into_iter().skip(compacted) {
         let is_root = change.deps().is_empty();
         roots += usize::from(is_root);
         let is_marked = form == Form::Marked || (is_root && roots > 1);
@@ -89,7 +89,7 @@ fn documents_of_merged_histories_move_whole() {
         for number in 1..=6u8 {
             let document = DocumentId::from_bytes([number; 16]);
             let mut doc = history(&mut random, number);
-            let form = [Form::Single, Form::Marked, Form::Folded][usize::from(number) % 3];
+            let form = [Form::Single, Form::Marked, Form::Compacted][usize::from(number) % 3];
             let mut add = |record| encoder.add(&record, &mut file).unwrap();
             add(Record::Document(document));
             records(&mut doc, form, &mut random).into_iter().for_each(&mut add);

@@ -112,7 +112,7 @@ fn an_import_that_is_killed_is_done_again() {
     let (data, other) = (place.path("data"), place.path("other"));
     let mut before = fill(&data, 4, 300);
     run(&data, &["compact", "--all"]).ok();
-    let relay = Served::start(&data, &["--no-fold"]);
+    let relay = Served::start(&data, &["--no-compact"]);
     let load = Load::start(relay.address);
     load.until(1_200);
     before.extend(load.end());

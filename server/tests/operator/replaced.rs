@@ -9,7 +9,7 @@ type Act = fn(&Path);
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_relay_folds_whatever_becomes_of_its_file() {
+fn a_relay_compacts_whatever_becomes_of_its_file() {
     let acts: [(&str, Act); 3] = [
         ("removed", |file| std::fs::remove_file(file).unwrap()),
         ("replaced", |file| {
@@ -30,8 +30,10 @@ fn a_relay_folds_whatever_becomes_of_its_file() {
         let relay = Served::start_program(&program, &place.path("data"), &args);
         act(&program);
         push_long(relay.address);
-        relay.until_metric("landfall_relay_folds_total{outcome=\"folded\"}", |count| count > 0.0);
-        let failed = relay.metric("landfall_relay_folds_total{outcome=\"failed\"}");
+        relay.until_metric("landfall_relay_compactions_total{outcome=\"compacted\"}", |count| {
+            count > 0.0
+        });
+        let failed = relay.metric("landfall_relay_compactions_total{outcome=\"failed\"}");
         assert_eq!(failed, 0.0, "{name}");
         relay.stop();
     }

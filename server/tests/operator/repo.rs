@@ -271,7 +271,7 @@ fn a_hostile_file_costs_its_document_and_no_other() {
     let text_of = heavy.put_object(ROOT, "text", automerge::ObjType::Text).unwrap();
     heavy.splice_text(&text_of, 0, 0, &"a".repeat(600_000)).unwrap();
     put(&repo, id, "snapshot", "heavy", &heavy.save());
-    let args = ["import-repo", text(&repo), "--fold-memory", "64", "--json"];
+    let args = ["import-repo", text(&repo), "--compact-memory", "64", "--json"];
     run(&data, &args).failed(1, &["died"]);
     assert_eq!(count(&check_real(&data, "default")), 13);
 }

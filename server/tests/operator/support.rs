@@ -148,7 +148,7 @@ impl Drop for Served {
 
 /// Pushes `documents` documents of `changes` changes each; returns the acknowledged ones.
 pub(crate) fn fill(data: &Path, documents: u8, changes: usize) -> Held {
-    let relay = Served::start(data, &["--no-fold"]);
+    let relay = Served::start(data, &["--no-compact"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let held = runtime.block_on(async {
         let mut client = welcomed(relay.address).await;
@@ -283,7 +283,7 @@ pub(crate) fn held_of(data: &Path, space: &str) -> Held {
                 Record::Part(part) => {
                     snapshot.0.extend(part);
                     if snapshot.0.len() == snapshot.1 {
-                        let changes = landfall_fold::changes_since(&snapshot.0, &[]).unwrap();
+                        let changes = landfall_compaction::changes_since(&snapshot.0, &[]).unwrap();
                         let hashes = changes.iter().map(|chunk| preflight(chunk).unwrap().hash.0);
                         held.entry(document).or_default().extend(hashes);
                     }

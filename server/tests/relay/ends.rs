@@ -6,11 +6,12 @@ use landfall_protocol::frame::{
     features,
 };
 use landfall_protocol::{Code, DocumentId, limits};
-use landfall_relay::store::FoldWindow;
+use landfall_relay::store::CompactionWindow;
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::{
-    Author, Client, Relay, SPACE, damage, folded, folds, soon, stall, until, until_nothing_is_held,
+    Author, Client, Relay, SPACE, compacted, compactions, damage, soon, stall, until,
+    until_nothing_is_held,
 };
 use crate::repo_client::RepoClient;
 
@@ -19,7 +20,8 @@ use crate::repo_client::RepoClient;
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
+    let relay =
+        Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::NONE)).await;
     let mut client = Client::at_start(&relay).await;
     let mut author = Author::new(1);
     let mut made = Vec::new();
@@ -28,7 +30,7 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
         let push = client.push(author.document, &made[made.len() - 100..]).await;
         client.acked(push).await;
     }
-    let outcome = "landfall_relay_folds_total{outcome=\"folded\"}";
+    let outcome = "landfall_relay_compactions_total{outcome=\"compacted\"}";
     relay.until_metric(outcome, |count| count >= 1.0).await;
     drop(client);
     relay.stop().await.unwrap();
@@ -149,8 +151,8 @@ async fn of_all_kinds(relay: &Relay) -> (Vec<Client>, Vec<RepoClient>) {
 /// Whole documents being opened.
 async fn wholes(relay: &Relay, natives: &mut Vec<Client>, peers: &mut Vec<RepoClient>) {
     for number in 10..14 {
-        let (document, snapshot, heads) = folded(number, 300);
-        let (hash, total) = (landfall_fold::hash_of(&snapshot), snapshot.len() as u64);
+        let (document, snapshot, heads) = compacted(number, 300);
+        let (hash, total) = (landfall_compaction::hash_of(&snapshot), snapshot.len() as u64);
         let mut client = Client::at_start(relay).await;
         let (id, subscription) = (1, 1);
         let offer = PushSnapshot { id, subscription, document, hash, total, heads };
@@ -188,7 +190,7 @@ async fn filtering(relay: &Relay) -> Client {
 async fn nothing_is_held_once_sessions_of_all_kinds_were_cut() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| {
-        o.folds = folds(FoldWindow::default());
+        o.compactions = compactions(CompactionWindow::default());
         o.memory = 192 << 20;
     })
     .await;

@@ -15,8 +15,8 @@ use landfall_protocol::frame::{
     Subscribed, Welcome, encode, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{Cursor, DocumentId, Epoch, Offset, ReplicaId, Scope};
-use landfall_relay::store::{FoldWindow, LogStore, SqliteStore};
-use landfall_relay::{FoldOptions, ServeError, ServeOptions, serve_with_store};
+use landfall_relay::store::{CompactionWindow, LogStore, SqliteStore};
+use landfall_relay::{CompactionOptions, ServeError, ServeOptions, serve_with_store};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -127,14 +127,14 @@ impl Relay {
 }
 
 /// Compacts at once, with the worker of the relay's own program.
-pub(crate) fn folds(window: FoldWindow) -> FoldOptions {
-    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+pub(crate) fn compactions(window: CompactionWindow) -> CompactionOptions {
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::COMPACT_WORKER];
     let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
-    FoldOptions { worker, window, every, ..FoldOptions::default() }
+    CompactionOptions { worker, window, every, ..CompactionOptions::default() }
 }
 
 /// A snapshot, with its document.
-pub(crate) fn folded(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
+pub(crate) fn compacted(number: u8, changes: usize) -> (DocumentId, Vec<u8>, Vec<[u8; 32]>) {
     let mut author = Author::new(number);
     let mut whole = AutoCommit::new();
     for change in author.changes(changes) {

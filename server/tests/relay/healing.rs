@@ -9,8 +9,8 @@ use landfall_protocol::frame::{
     Ack, Entry, Features, Filter, Frame, Resend, Resent, Subscribe, entry_kind, features,
 };
 use landfall_protocol::{Code, DocumentId};
-use landfall_relay::FoldOptions;
-use landfall_relay::store::FoldWindow;
+use landfall_relay::CompactionOptions;
+use landfall_relay::store::CompactionWindow;
 
 use crate::harness::{Author, Client, Relay, SPACE, damage, soon};
 
@@ -283,10 +283,10 @@ async fn what_is_acknowledged_of_a_damaged_document_is_there() {
 }
 
 /// Compacts at once, with the worker of the relay's own program.
-fn folds(window: FoldWindow) -> FoldOptions {
-    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
+fn compactions(window: CompactionWindow) -> CompactionOptions {
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::COMPACT_WORKER];
     let (worker, every) = (Some(worker.map(Into::into).to_vec()), Duration::from_millis(10));
-    FoldOptions { worker, window, every, ..FoldOptions::default() }
+    CompactionOptions { worker, window, every, ..CompactionOptions::default() }
 }
 
 /// Changes covered by a damaged snapshot are pushed again, one by one. They are not acknowledged, whether or
@@ -294,7 +294,8 @@ fn folds(window: FoldWindow) -> FoldOptions {
 #[tokio::test]
 async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::NONE)).await;
+    let relay =
+        Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::NONE)).await;
     let mut client = Client::at_start(&relay).await;
     let mut author = Author::new(1);
     let mut made = Vec::new();
@@ -303,8 +304,8 @@ async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
         let push = client.push(author.document, &made).await;
         client.acked(push).await;
     }
-    let folded = "landfall_relay_folds_total{outcome=\"folded\"}";
-    relay.until_metric(folded, |count| count >= 1.0).await;
+    let compacted = "landfall_relay_compactions_total{outcome=\"compacted\"}";
+    relay.until_metric(compacted, |count| count >= 1.0).await;
     drop(client);
     relay.stop().await.unwrap();
     assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);
@@ -355,8 +356,8 @@ async fn of_a_repo_client(whole: bool) {
     drop(alice);
     relay.stop().await.unwrap();
     assert_eq!(damage(folder.path(), ("entry", "body"), 91, "\"offset\" = 4"), 1);
-    let folds = folds(FoldOptions::default().window);
-    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
+    let compactions = compactions(CompactionOptions::default().window);
+    let relay = Relay::start_with(&folder, |options| options.compactions = compactions).await;
     let mut reader = knowing(&relay, Filter::Everything).await;
     // It is examined, and this client has none of it.
     let lost = asked(&mut reader).await;

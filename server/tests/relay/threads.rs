@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use landfall_protocol::Code;
 use landfall_protocol::frame::{Filter, Frame};
-use landfall_relay::store::{FoldWindow, SqliteStore};
-use landfall_relay::{Essential, FoldOptions, ServeError, ServeOptions, serve_with_store};
+use landfall_relay::store::{CompactionWindow, SqliteStore};
+use landfall_relay::{CompactionOptions, Essential, ServeError, ServeOptions, serve_with_store};
 
 use crate::double::Double;
 use crate::harness::{Author, Client, Relay, SPACE, get_of, soon};
 
 /// A relay whose compaction threads look continuously.
 async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Double>) {
-    Double::serve(folder, |options| options.folds.every = Duration::from_millis(10)).await
+    Double::serve(folder, |options| options.compactions.every = Duration::from_millis(10)).await
 }
 
 /// Checks that the client was notified of the relay's end, and of the reason if that is the store.
@@ -59,13 +59,13 @@ async fn the_end_of_the_store_s_writer_ends_the_relay_and_pushes_are_answered() 
 }
 
 #[tokio::test]
-async fn the_end_of_the_folding_thread_ends_the_relay() {
+async fn the_end_of_the_compacting_thread_ends_the_relay() {
     let folder = tempfile::tempdir().unwrap();
     let (relay, store) = hooked(&folder).await;
     let mut client = Client::at_start(&relay).await;
     store.prune_panics.store(true, Ordering::Relaxed);
     is_told(&mut client).await;
-    ends_with(relay, Essential::Fold).await;
+    ends_with(relay, Essential::Compaction).await;
 }
 
 #[tokio::test]
@@ -132,11 +132,11 @@ async fn until_ready(relay: &Relay, status: u16, words: &str) {
 async fn a_child_that_cannot_be_started_marks_no_document_and_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("worker");
-    let worker = vec![program.clone().into(), landfall_relay::cli::FOLD_WORKER.into()];
-    let (window, every) = (FoldWindow::NONE, Duration::from_millis(10));
+    let worker = vec![program.clone().into(), landfall_relay::cli::COMPACT_WORKER.into()];
+    let (window, every) = (CompactionWindow::NONE, Duration::from_millis(10));
     let relay = Relay::start_with(&folder, |options| {
-        let default = FoldOptions::default();
-        options.folds = FoldOptions { worker: Some(worker), window, every, ..default };
+        let default = CompactionOptions::default();
+        options.compactions = CompactionOptions { worker: Some(worker), window, every, ..default };
     })
     .await;
     let mut client = Client::at_start(&relay).await;
@@ -145,10 +145,11 @@ async fn a_child_that_cannot_be_started_marks_no_document_and_is_tried_again() {
         let push = client.push(author.document, &author.changes(100)).await;
         client.acked(push).await;
     }
-    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
-    relay.until_metric(&folds("postponed"), |count| count >= 1.0).await;
+    let compactions =
+        |outcome: &str| format!("landfall_relay_compactions_total{{outcome=\"{outcome}\"}}");
+    relay.until_metric(&compactions("postponed"), |count| count >= 1.0).await;
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_landfall-relay"), &program).unwrap();
-    relay.until_metric(&folds("folded"), |count| count >= 1.0).await;
-    assert_eq!(relay.metric(&folds("failed")).await, 0.0);
+    relay.until_metric(&compactions("compacted"), |count| count >= 1.0).await;
+    assert_eq!(relay.metric(&compactions("failed")).await, 0.0);
     relay.stop().await.unwrap();
 }

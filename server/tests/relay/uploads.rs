@@ -9,9 +9,9 @@ use landfall_protocol::frame::{
     Features, Filter, Frame, Nack, Part, PushSnapshot, SubscribeFrom, features,
 };
 use landfall_protocol::{Code, DocumentId, limits};
-use landfall_relay::store::FoldWindow;
+use landfall_relay::store::CompactionWindow;
 
-use crate::harness::{Client, Relay, SPACE, folded, folds, until, until_nothing_is_held};
+use crate::harness::{Client, Relay, SPACE, compacted, compactions, until, until_nothing_is_held};
 
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -25,8 +25,8 @@ struct History {
 
 impl History {
     fn short() -> Self {
-        let (document, bytes, heads) = folded(1, 300);
-        Self { document, hash: landfall_fold::hash_of(&bytes), bytes, heads }
+        let (document, bytes, heads) = compacted(1, 300);
+        Self { document, hash: landfall_compaction::hash_of(&bytes), bytes, heads }
     }
 
     fn offer(&self, id: u64) -> Frame {
@@ -77,7 +77,9 @@ async fn begun_wrongly(client: &mut Client, history: &History) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
+    let relay =
+        Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::default()))
+            .await;
     let history = History::short();
     // One is still connected, from the same address; another one has disconnected, from another address.
     let (mut near, mut far) =
@@ -100,7 +102,9 @@ async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder, |o| o.folds = folds(FoldWindow::default())).await;
+    let relay =
+        Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::default()))
+            .await;
     let history = History::short();
     let mut others = Vec::new();
     for _ in 0..2 {
@@ -150,7 +154,7 @@ async fn the_largest_snapshot_passes_within_the_least_memory() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.memory = landfall_relay::limits::LEAST_MEMORY;
-        options.folds = folds(FoldWindow::default());
+        options.compactions = compactions(CompactionWindow::default());
     })
     .await;
     let mut whole = AutoCommit::new();
@@ -181,7 +185,8 @@ async fn the_largest_snapshot_passes_within_the_least_memory() {
         }
         let heads = whole.get_heads().iter().map(|head| head.0).collect();
         let bytes = whole.save();
-        let history = History { document, hash: landfall_fold::hash_of(&bytes), bytes, heads };
+        let history =
+            History { document, hash: landfall_compaction::hash_of(&bytes), bytes, heads };
         assert!(history.bytes.len() > limits::SNAPSHOT_BYTES / 64 * 63);
         client.send(&history.offer(turn)).await;
         let mut sent = wanted(&mut client).await;

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use automerge::sync::Message as SyncMessage;
-use landfall_relay::FoldOptions;
-use landfall_relay::store::FoldWindow;
+use landfall_relay::CompactionOptions;
+use landfall_relay::store::CompactionWindow;
 
 use crate::harness::{Author, Client, Relay, damage, soon};
 use crate::repo_client::{Heard, RepoClient};
 
 /// A worker whose first process blocks until the test opens the pipe.
-fn slow_worker(folder: &Path) -> FoldOptions {
+fn slow_worker(folder: &Path) -> CompactionOptions {
     let (script, pipe) = (folder.join("worker"), folder.join("pipe"));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let text = format!(
@@ -20,19 +20,24 @@ fn slow_worker(folder: &Path) -> FoldOptions {
         first = folder.join("first").display(),
         pipe = pipe.display(),
         relay = env!("CARGO_BIN_EXE_landfall-relay"),
-        worker = landfall_relay::cli::FOLD_WORKER,
+        worker = landfall_relay::cli::COMPACT_WORKER,
     );
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let (worker, window) = (Some(vec![script.into_os_string()]), FoldWindow::NONE);
-    FoldOptions { worker, window, every: Duration::from_millis(10), ..FoldOptions::default() }
+    let (worker, window) = (Some(vec![script.into_os_string()]), CompactionWindow::NONE);
+    CompactionOptions {
+        worker,
+        window,
+        every: Duration::from_millis(10),
+        ..CompactionOptions::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_done_again() {
+async fn a_compaction_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_done_again() {
     let folder = tempfile::tempdir().unwrap();
-    let folds = slow_worker(folder.path());
-    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
+    let compactions = slow_worker(folder.path());
+    let relay = Relay::start_with(&folder, |options| options.compactions = compactions).await;
     let mut client = Client::at_start(&relay).await;
     let mut author = Author::new(1);
     let mut whole = automerge::AutoCommit::new();
@@ -61,16 +66,17 @@ async fn a_fold_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_d
             break;
         }
     }
-    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
-    assert_eq!(relay.metric(&folds("yielded")).await, 1.0);
+    let compactions =
+        |outcome: &str| format!("landfall_relay_compactions_total{{outcome=\"{outcome}\"}}");
+    assert_eq!(relay.metric(&compactions("yielded")).await, 1.0);
     // The client's upload was one of these.
-    relay.until_metric(&folds("folded"), |count| count >= 2.0).await;
+    relay.until_metric(&compactions("compacted"), |count| count >= 2.0).await;
     relay.stop().await.unwrap();
 }
 
 /// A document is damaged, due for compaction, and no client has the lost part.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_document_does_not_hold_up_the_folds_of_all_others() {
+async fn a_damaged_document_does_not_hold_up_the_compactions_of_all_others() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -84,13 +90,14 @@ async fn a_damaged_document_does_not_hold_up_the_folds_of_all_others() {
     drop(client);
     relay.stop().await.unwrap();
     assert_eq!(damage(folder.path(), ("entry", "body"), 41, "\"offset\" = 50"), 1);
-    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::FOLD_WORKER];
-    let (worker, window) = (Some(worker.map(Into::into).to_vec()), FoldWindow::NONE);
+    let worker = [env!("CARGO_BIN_EXE_landfall-relay"), landfall_relay::cli::COMPACT_WORKER];
+    let (worker, window) = (Some(worker.map(Into::into).to_vec()), CompactionWindow::NONE);
     let every = Duration::from_millis(10);
-    let folds = FoldOptions { worker, window, every, ..FoldOptions::default() };
-    let relay = Relay::start_with(&folder, |options| options.folds = folds).await;
-    let folds = |outcome: &str| format!("landfall_relay_folds_total{{outcome=\"{outcome}\"}}");
-    relay.until_metric(&folds("folded"), |count| count >= 1.0).await;
-    assert_eq!(relay.metric(&folds("failed")).await, 1.0, "it is not tried again and again");
+    let compactions = CompactionOptions { worker, window, every, ..CompactionOptions::default() };
+    let relay = Relay::start_with(&folder, |options| options.compactions = compactions).await;
+    let compactions =
+        |outcome: &str| format!("landfall_relay_compactions_total{{outcome=\"{outcome}\"}}");
+    relay.until_metric(&compactions("compacted"), |count| count >= 1.0).await;
+    assert_eq!(relay.metric(&compactions("failed")).await, 1.0, "it is not tried again and again");
     relay.stop().await.unwrap();
 }

@@ -8,7 +8,7 @@ use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
 use landfall::{Document, Durability, Options, Store, maintain};
 use landfall_tests::rng::Rng;
 
-use super::long_setup::{FoldingRelay, flush, folder_bytes, ms, operate, percentile};
+use super::long_setup::{CompactingRelay, flush, folder_bytes, ms, operate, percentile};
 use super::setup::options;
 
 const VALUES: usize = 170;
@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_millis(3);
 pub fn backup() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = FoldingRelay::start(&data, 0, &[]);
+    let relay = CompactingRelay::start(&data, 0, &[]);
     let path = folder.path().join("large");
     let durability = Durability::Full;
     let large =

@@ -11,14 +11,14 @@ use landfall_tests::http::metric;
 use landfall_tests::log::copy_folder;
 use landfall_tests::network::Proxy;
 
-use super::long_setup::{FoldingRelay, SPACE, flush, go_offline, is_live, ms};
+use super::long_setup::{CompactingRelay, SPACE, flush, go_offline, is_live, ms};
 use super::setup::{options, wait};
 
 const DOCUMENTS: usize = 10_000;
 
 struct Place {
     folder: tempfile::TempDir,
-    relay: Option<FoldingRelay>,
+    relay: Option<CompactingRelay>,
     port: u16,
     proxy: Proxy,
 }
@@ -26,7 +26,7 @@ struct Place {
 impl Place {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let relay = FoldingRelay::start(&folder.path().join("relay"), 0, &[]);
+        let relay = CompactingRelay::start(&folder.path().join("relay"), 0, &[]);
         let port = relay.port;
         Self { folder, relay: Some(relay), port, proxy: Proxy::start(port) }
     }
@@ -39,7 +39,7 @@ impl Place {
     fn restart(&mut self, between: impl FnOnce(&Self)) {
         self.relay = None;
         between(self);
-        self.relay = Some(FoldingRelay::start(&self.data(), self.port, &[]));
+        self.relay = Some(CompactingRelay::start(&self.data(), self.port, &[]));
     }
 
     /// Copies the relay's folder.

@@ -10,8 +10,8 @@ use landfall::{Durability, Options, Store};
 use landfall_tests::network::Proxy;
 
 use super::long_setup::{
-    FOLDS, FoldingRelay, SPACE, Typist, flush, is_live, memory_mib, ms, operate, percentile,
-    processor_time, type_alone,
+    COMPACTIONS, CompactingRelay, SPACE, Typist, flush, is_live, memory_mib, ms, operate,
+    percentile, processor_time, type_alone,
 };
 use super::setup::{options, wait};
 
@@ -23,9 +23,9 @@ const OPENINGS: usize = 25;
 pub fn fresh() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = FoldingRelay::start(&data, 0, &FOLDS);
+    let relay = CompactingRelay::start(&data, 0, &COMPACTIONS);
     let port = relay.port;
-    let writer = Options { fold: false, ..options(Durability::Normal) };
+    let writer = Options { compaction: false, ..options(Durability::Normal) };
     let store = Store::open(folder.path().join("writer"), writer).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(relay.url.as_str()).unwrap();
@@ -35,7 +35,7 @@ pub fn fresh() {
     store.go_offline();
     drop(relay);
     operate("compact", &data, &["--all"]);
-    let relay = FoldingRelay::start(&data, port, &FOLDS);
+    let relay = CompactingRelay::start(&data, port, &COMPACTIONS);
     let saved = typist.document.read(Automerge::save).unwrap();
     replicas(&relay, &store, saved.len(), 0);
     opening(&folder.path().join("replica"), &relay, &saved);
@@ -49,7 +49,7 @@ pub fn fresh() {
     replicas(&relay, &store, saved.len(), tail);
 }
 
-fn replicas(relay: &FoldingRelay, writer: &Store, saved: usize, tail: usize) {
+fn replicas(relay: &CompactingRelay, writer: &Store, saved: usize, tail: usize) {
     let proxy = Proxy::start(relay.port);
     let changes = writer.status().spaces[SPACE].changes;
     let (mut bytes, mut times) = (Vec::new(), Vec::new());
@@ -85,7 +85,7 @@ fn replicas(relay: &FoldingRelay, writer: &Store, saved: usize, tail: usize) {
     );
 }
 
-fn opening(path: &Path, relay: &FoldingRelay, saved: &[u8]) {
+fn opening(path: &Path, relay: &CompactingRelay, saved: &[u8]) {
     let store = Store::open(path, Options::default()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(relay.url.as_str()).unwrap();

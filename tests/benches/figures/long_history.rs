@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use landfall::{Durability, Options, Store, maintain};
 
 use super::long_setup::{
-    Children, FOLDS, FoldingRelay, SPACE, Typist, flush, folder_bytes, memory_mib, operate,
-    type_alone, type_together,
+    COMPACTIONS, Children, CompactingRelay, SPACE, Typist, flush, folder_bytes, memory_mib,
+    operate, type_alone, type_together,
 };
 
 const DOCUMENTS: usize = 100;
@@ -18,9 +18,10 @@ const LONG: usize = 20_000;
 pub fn history() {
     let folder = tempfile::tempdir().unwrap();
     let (data, path) = (folder.path().join("relay"), folder.path().join("store"));
-    let relay = FoldingRelay::start(&data, 0, &FOLDS);
+    let relay = CompactingRelay::start(&data, 0, &COMPACTIONS);
     // The engine compacts only on request, so both stores start from single changes.
-    let options = Options { durability: Durability::Normal, fold: false, ..Options::default() };
+    let options =
+        Options { durability: Durability::Normal, compaction: false, ..Options::default() };
     let store = Store::open(&path, options).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(relay.url.as_str()).unwrap();
@@ -30,7 +31,7 @@ pub fn history() {
     typists.push(Typist::new(&space, 4_711));
     type_alone(&store, &mut typists[DOCUMENTS], LONG);
     flush(&store);
-    relay.settled_folds();
+    relay.settled_compactions();
     let all = store.status().spaces[SPACE].changes;
     let saved: usize =
         typists.iter().map(|typist| typist.document.read(|doc| doc.save().len()).unwrap()).sum();
@@ -43,7 +44,7 @@ pub fn history() {
     engine_store(&path, DOCUMENTS + 1, saved);
 }
 
-fn ingest(relay: &FoldingRelay, store: &Store, typists: &mut [Typist]) {
+fn ingest(relay: &CompactingRelay, store: &Store, typists: &mut [Typist]) {
     let process = relay.pid().to_string();
     let before = memory_mib(&process, "VmRSS").unwrap();
     let children = Children::watch(relay.pid());
@@ -56,11 +57,11 @@ fn ingest(relay: &FoldingRelay, store: &Store, typists: &mut [Typist]) {
     }
     flush(store);
     let took = began.elapsed().as_secs_f64();
-    let folds = relay.settled_folds();
+    let compactions = relay.settled_compactions();
     let peak = memory_mib(&process, "VmHWM").unwrap();
     println!(
-        "relay while it takes 200,000 changes into 100 documents ({took:.1} s) and folds \
-         ({folds} folds): at most {peak:.1} MiB resident ({before:.1} before; target 150), \
+        "relay while it takes 200,000 changes into 100 documents ({took:.1} s) and compacts \
+         ({compactions} compactions): at most {peak:.1} MiB resident ({before:.1} before; target 150), \
          a child at most {:.1} MiB (limit 1024)",
         children.peak_mib()
     );
@@ -75,7 +76,7 @@ fn relay_store(data: &Path, documents: usize, changes: u64, saved: usize) {
     let over = (after as f64 - 1.5 * saved as f64 - 512.0 * documents as f64) / changes as f64;
     println!(
         "relay store after `compact --all` ({took:.1} s): {after} bytes ({before} before), target \
-         {target:.0}: {:.2} of it; {over:.1} bytes a folded change (target 40)",
+         {target:.0}: {:.2} of it; {over:.1} bytes a compacted change (target 40)",
         after as f64 / target
     );
 }
@@ -86,7 +87,7 @@ fn engine_store(path: &Path, documents: usize, saved: usize) {
     let took = began.elapsed().as_secs_f64();
     let target = saved as f64 * 1.5 + 512.0 * documents as f64;
     println!(
-        "engine store after `maintain::compact(all)` ({took:.1} s, {} documents folded): {} bytes \
+        "engine store after `maintain::compact(all)` ({took:.1} s, {} documents compacted): {} bytes \
          ({} before), target {target:.0}: {:.2} of it; {:.0} bytes a document beyond Σ save()",
         compacted.documents,
         compacted.bytes_after,
@@ -98,7 +99,7 @@ fn engine_store(path: &Path, documents: usize, saved: usize) {
 
 fn at_rest(folder: &Path, data: &Path) {
     for (name, data) in [("nothing", folder.join("empty")), ("all that", data.to_owned())] {
-        let relay = FoldingRelay::start(&data, 0, &FOLDS);
+        let relay = CompactingRelay::start(&data, 0, &COMPACTIONS);
         // sleep: the work that it does after a start is part of its rest
         std::thread::sleep(Duration::from_secs(2));
         let mib = memory_mib(&relay.pid().to_string(), "VmRSS").unwrap();

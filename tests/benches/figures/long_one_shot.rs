@@ -42,7 +42,7 @@ pub fn one_shot() {
         );
         load_in_a_fresh_process(&path, document, "as they left it");
         let compacted = landfall::maintain::compact(&path, true).unwrap();
-        let what = format!("folded ({} bytes of store)", compacted.bytes_after);
+        let what = format!("compacted ({} bytes of store)", compacted.bytes_after);
         load_in_a_fresh_process(&path, document, &what);
     }
 }
@@ -54,7 +54,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Compacts without a recent window.
-fn folding() -> Options {
+fn compaction() -> Options {
     Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..options(Durability::Normal) }
 }
 
@@ -68,7 +68,7 @@ fn commands(path: &Path, document: DocumentId, trusted: bool) -> Vec<Duration> {
             std::fs::set_permissions(path, permissions).unwrap();
         }
         let started = Instant::now();
-        let store = Store::open(path, folding()).unwrap();
+        let store = Store::open(path, compaction()).unwrap();
         let opened = store.space(SPACE).unwrap().open(document).unwrap();
         let key = format!("k{}", times.len() % 50);
         opened.change(|tx| Ok(tx.put(ROOT, key, times.len() as i64)?)).unwrap();
@@ -98,7 +98,7 @@ fn load_in_a_fresh_process(path: &Path, document: DocumentId, what: &str) {
 pub fn load(arguments: &[String]) -> ExitCode {
     let [path, document, what] = arguments else { return ExitCode::FAILURE };
     let spaces = landfall::maintain::inspect(path).unwrap().spaces;
-    let folded: u64 = spaces[0].documents.iter().map(|found| found.folded_changes).sum();
+    let compacted: u64 = spaces[0].documents.iter().map(|found| found.compacted_changes).sum();
     let store = Store::open(path, options(Durability::Normal)).unwrap();
     let space = store.space(SPACE).unwrap();
     let before = memory_mib("self", "VmRSS").unwrap();
@@ -109,7 +109,7 @@ pub fn load(arguments: &[String]) -> ExitCode {
     let more = memory_mib("self", "VmRSS").unwrap() - before;
     let status = document.status().unwrap();
     println!(
-        "  {what}: {} changes ({folded} folded), {} actors; loaded in {:.1} ms, {more:.1} MiB more resident, {:.1} \
+        "  {what}: {} changes ({compacted} compacted), {} actors; loaded in {:.1} ms, {more:.1} MiB more resident, {:.1} \
          MiB by the cache's own reckoning",
         status.changes,
         status.actors,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{ObjId, ObjType, ROOT};
 use landfall::{BoxError, Document, Space, Status, Store, SyncStatus};
-use landfall_relay::cli::{FOLD_WORKER, OperatorCommand};
+use landfall_relay::cli::{COMPACT_WORKER, OperatorCommand};
 use landfall_tests::http::metric;
 use landfall_tests::rng::Rng;
 
@@ -22,17 +22,17 @@ use super::setup::{RELAY, wait};
 pub const SPACE: &str = "default";
 
 /// Arguments of a relay without a recent window.
-pub const FOLDS: [&str; 4] = ["--keep-recent", "0", "--keep-recent-age", "0"];
+pub const COMPACTIONS: [&str; 4] = ["--keep-recent", "0", "--keep-recent-age", "0"];
 
 const OPERATOR: &str = "operator-for-figures";
-const FOLDED: &str = "landfall_relay_folds_total{outcome=\"folded\"}";
+const COMPACTED: &str = "landfall_relay_compactions_total{outcome=\"compacted\"}";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs this binary as a child of itself if the first argument is such a word: the compaction worker,
 /// an operator's command, or the process that loads a document.
 pub fn child(word: &str, arguments: Vec<String>) -> Option<ExitCode> {
     match word {
-        FOLD_WORKER => Some(landfall_relay::cli::fold_worker()),
+        COMPACT_WORKER => Some(landfall_relay::cli::compact_worker()),
         OPERATOR => {
             let arguments = std::iter::once(OPERATOR.to_owned()).chain(arguments);
             let parsed = <Operator as clap::Parser>::parse_from(arguments);
@@ -62,13 +62,13 @@ pub fn operate(command: &str, data: &Path, more: &[&str]) {
 }
 
 /// A relay of the same build, killed when dropped.
-pub struct FoldingRelay {
+pub struct CompactingRelay {
     child: Child,
     pub url: String,
     pub port: u16,
 }
 
-impl FoldingRelay {
+impl CompactingRelay {
     /// Port 0 selects a free one.
     pub fn start(data: &Path, port: u16, more: &[&str]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -91,13 +91,13 @@ impl FoldingRelay {
     }
 
     /// The number of compactions since the start, once it has not grown for some seconds.
-    pub fn settled_folds(&self) -> f64 {
+    pub fn settled_compactions(&self) -> f64 {
         let began = Instant::now();
-        let (mut last, mut since) = (metric(self.port, FOLDED), Instant::now());
+        let (mut last, mut since) = (metric(self.port, COMPACTED), Instant::now());
         while since.elapsed() < Duration::from_secs(3) && began.elapsed() < PATIENCE {
             // sleep: a relay does not report when it has nothing left to compact
             std::thread::sleep(Duration::from_millis(100));
-            let now = metric(self.port, FOLDED);
+            let now = metric(self.port, COMPACTED);
             if now != last {
                 (last, since) = (now, Instant::now());
             }
@@ -106,7 +106,7 @@ impl FoldingRelay {
     }
 }
 
-impl Drop for FoldingRelay {
+impl Drop for CompactingRelay {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -170,7 +170,7 @@ fn children_of(pid: u32) -> Vec<String> {
 /// Between its fork and its exec, a child has its parent's command line and memory.
 fn is_worker(pid: &str) -> bool {
     let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split('\0').nth(1) == Some(FOLD_WORKER)
+    line.split('\0').nth(1) == Some(COMPACT_WORKER)
 }
 
 fn words(list: &str) -> Vec<String> {

@@ -56,9 +56,9 @@ test.skipIf(isReference)("a long pasted text is served as a saved document, howe
   const text = randomBytes(60_000).toString("base64")
   handle.change(doc => (doc.body = text))
   await onServer(author, handle)
-  await until("the relay has folded it", async () => {
+  await until("the relay has compacted it", async () => {
     const metrics = await (await fetch(`${relay.url.replace(/^ws/, "http")}/metrics`)).text()
-    return metrics.includes('landfall_relay_folds_total{outcome="folded"} 1')
+    return metrics.includes('landfall_relay_compactions_total{outcome="compacted"} 1')
   })
 
   const between = await proxy(relay.url)

@@ -60,7 +60,7 @@ fn very_many_offers_in_one_message_are_no_quadratic_work() {
 }
 
 /// A snapshot of `changes` changes, each with so many incompressible bytes.
-pub(crate) fn folded(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
+pub(crate) fn compacted(seed: u64, changes: u64, bytes: usize) -> (Vec<u8>, Vec<[u8; 32]>) {
     let mut doc = AutoCommit::new().with_actor(ActorId::from(document(seed)));
     let mut rng = Rng::new(seed);
     for number in 1..=changes {
@@ -80,7 +80,7 @@ fn offered(
     (snapshot, heads): &(Vec<u8>, Vec<[u8; 32]>),
 ) -> Frame {
     let (subscription, total, heads) = (1, snapshot.len() as u64, heads.clone());
-    let hash = landfall_fold::hash_of(snapshot);
+    let hash = landfall_compaction::hash_of(snapshot);
     let offer = PushSnapshot { id, subscription, document, hash, total, heads };
     say(session, &[Frame::PushSnapshot(offer)]);
     until(session, is_of_offer)
@@ -89,7 +89,7 @@ fn offered(
 /// One part of a snapshot.
 fn part(document: DocumentId, snapshot: &[u8], from: usize, length: usize) -> Frame {
     let bytes = snapshot[from..snapshot.len().min(from + length)].to_vec().into();
-    let (subscription, hash) = (1, landfall_fold::hash_of(snapshot));
+    let (subscription, hash) = (1, landfall_compaction::hash_of(snapshot));
     let (total, from) = (snapshot.len() as u64, from as u64);
     Frame::Part(Part { subscription, document, hash, total, from, bytes })
 }
@@ -103,7 +103,7 @@ fn uploads_in_a_row_from_one_peer() {
             }
             let mut session = reader(attack.port, "row");
             let document = DocumentId::from_bytes(document(number));
-            upload(&mut session, document, &folded(number, 300, 1), || ());
+            upload(&mut session, document, &compacted(number, 300, 1), || ());
         }
     });
 }
@@ -153,7 +153,7 @@ fn uploads_that_trickle_beside_an_honest_one() {
         for (number, session) in (0..).zip(&mut slow) {
             say(session, &[offer(1, document(number), 60 << 20)]);
         }
-        let history = folded(99, 10, 2 << 20);
+        let history = compacted(99, 10, 2 << 20);
         let mut session = honest_reader(attack.port, "honest");
         let mut from = 0;
         upload(&mut session, DocumentId::from_bytes([0x99; 16]), &history, || {
@@ -192,7 +192,7 @@ fn heavy_uploads_from_many_sessions() {
             say(session, &[part(document, &heavy.0, 0, limits::PART_BYTES)]);
         }
         let mut honest = honest_reader(attack.port, "honest");
-        let (history, document) = (folded(77, 300, 1), DocumentId::from_bytes([0x41; 16]));
+        let (history, document) = (compacted(77, 300, 1), DocumentId::from_bytes([0x41; 16]));
         let began = Instant::now();
         assert!(matches!(offered(&mut honest, 1, document, &history), Frame::Wanted(_)));
         say(&mut honest, &[part(document, &history.0, 0, limits::PART_BYTES)]);
@@ -303,7 +303,7 @@ fn offers_of_one_hash_with_two_lengths() {
 /// child process's result is in memory beside the upload.
 #[test]
 fn three_honest_uploads_of_60_mib() {
-    let histories: Vec<_> = (1..=3).map(|seed| folded(seed, 30, 2 << 20)).collect();
+    let histories: Vec<_> = (1..=3).map(|seed| compacted(seed, 30, 2 << 20)).collect();
     attack("3 honest uploads of 60 MiB at once", |attack| {
         std::thread::scope(|scope| {
             for (number, history) in (1..).zip(&histories) {

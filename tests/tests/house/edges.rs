@@ -9,10 +9,13 @@ use super::tree::Tree;
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("landfall-protocol", &[]),
     ("landfall-storage", &[]),
-    ("landfall-fold", &["landfall-protocol"]),
+    ("landfall-compaction", &["landfall-protocol"]),
     ("landfall-derive", &[]),
-    ("landfall", &["landfall-derive", "landfall-fold", "landfall-protocol", "landfall-storage"]),
-    ("landfall-relay", &["landfall-fold", "landfall-protocol", "landfall-storage"]),
+    (
+        "landfall",
+        &["landfall-derive", "landfall-compaction", "landfall-protocol", "landfall-storage"],
+    ),
+    ("landfall-relay", &["landfall-compaction", "landfall-protocol", "landfall-storage"]),
     ("landfall-demo", &["landfall", "landfall-relay"]),
     ("landfall-todo", &["landfall"]),
 ];

@@ -5,7 +5,7 @@ use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{Automerge, ROOT, ReadDoc};
 use landfall::{ChangeError, Document, EventKind, Events, Options, Store};
 use landfall_tests::replica::{Snapshot, fresh_copy, wait_for, wait_synced, wait_until};
-use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
+use landfall_tests::site::{COMPACTIONS, Replica, SPACE, Site, compactions, sync_all};
 
 fn deleted(replica: &Replica, document: &Document) -> bool {
     replica.space.is_deleted(&document.id()).unwrap()
@@ -25,7 +25,7 @@ fn deletions(events: &mut Events, document: &Document) -> Vec<u64> {
 
 #[test]
 fn a_deletion_beats_edits_that_did_not_know_of_it() {
-    for (arguments, options) in [(&[][..], Options::default()), (FOLDS, folds())] {
+    for (arguments, options) in [(&[][..], Options::default()), (COMPACTIONS, compactions())] {
         let long = if arguments.is_empty() { 10 } else { 700 };
         let mut site = Site::start_with(arguments, options);
         let [mut a, b, mut c] = site.replicas(["a", "b", "c"]);

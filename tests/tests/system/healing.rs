@@ -8,7 +8,7 @@ use landfall::{Options, SyncStatus};
 use landfall_tests::http;
 use landfall_tests::process::binary;
 use landfall_tests::replica::{wait_for, wait_synced};
-use landfall_tests::site::{FOLDS, Replica, SPACE, Site, sync_all, wait_equal};
+use landfall_tests::site::{COMPACTIONS, Replica, SPACE, Site, sync_all, wait_equal};
 
 /// Connects a new replica, which is notified that the relay's data is damaged.
 fn fresh(site: &Site) -> Replica {
@@ -57,13 +57,14 @@ fn a_damaged_change_is_brought_back_by_one_who_has_it() {
 }
 
 #[test]
-fn a_damaged_snapshot_is_made_anew_from_what_one_has_who_never_folded() {
-    let mut site = Site::start_with(FOLDS, Options::default());
+fn a_damaged_snapshot_is_made_anew_from_what_one_has_who_never_compacted() {
+    let mut site = Site::start_with(COMPACTIONS, Options::default());
     let [mut a, b] = site.replicas(["a", "b"]);
     a.edit(700);
     sync_all(&[&a, &b]);
-    let folds = |line: &str| line.starts_with("landfall_relay_folds_total{outcome=\"folded\"}");
-    site.until_metrics("a fold", |text| text.lines().any(folds));
+    let compactions =
+        |line: &str| line.starts_with("landfall_relay_compactions_total{outcome=\"compacted\"}");
+    site.until_metrics("a compaction", |text| text.lines().any(compactions));
     [&a, &b].iter().for_each(|replica| replica.store.go_offline());
     site.stop();
     site.damage(("snapshot_piece", "bytes"), 401, "true");

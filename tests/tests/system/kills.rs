@@ -18,7 +18,7 @@ use landfall_tests::replica::{
     Snapshot, check_counts, fresh_copy, link, open, wait_for, wait_synced,
 };
 use landfall_tests::rng::Rng;
-use landfall_tests::site::{FOLDS, folds};
+use landfall_tests::site::{COMPACTIONS, compactions};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 
 const SPACE: &str = "default";
@@ -36,7 +36,7 @@ struct Typing {
 
 impl Typing {
     fn start(path: &Path, url: &str) -> Self {
-        let store = Store::open(path, folds()).unwrap();
+        let store = Store::open(path, compactions()).unwrap();
         let space = store.space(SPACE).unwrap();
         let documents =
             (0..3).map(|number| space.create_named(&format!("shared {number}"), |_| Ok(())));
@@ -99,7 +99,7 @@ fn kill_relays(mut relay: Relay, data: &Path, rng: &mut Rng, both: &[Typing]) ->
         let kept = log::hashes(&log::read(data, SPACE));
         let lost: Vec<_> = acknowledged.difference(&kept).collect();
         assert!(lost.is_empty(), "kill {kill}: acknowledged, and not on the disk: {lost:?}");
-        relay = Relay::start_with(data, port, FOLDS);
+        relay = Relay::start_with(data, port, COMPACTIONS);
     }
     (relay, pushing)
 }
@@ -109,7 +109,7 @@ fn a_killed_relay_loses_nothing_that_it_acknowledged() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start_with(&data, 0, FOLDS);
+    let relay = Relay::start_with(&data, 0, COMPACTIONS);
     let both = ["a", "b"].map(|name| Typing::start(&folder.path().join(name), &relay.url));
     let stop = AtomicBool::new(false);
     let (relay, pushing) = std::thread::scope(|scope| {
@@ -282,7 +282,7 @@ fn a_killed_engine_loses_nothing_that_returned() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start_with(&data, 0, FOLDS);
+    let relay = Relay::start_with(&data, 0, COMPACTIONS);
     let path = folder.path().join("typed");
     let peer = open(&folder.path().join("peer"));
     let peer_space = peer.space(SPACE).unwrap();

@@ -68,7 +68,7 @@ fn flush_and_status_speak_of_the_relay_that_is_wanted() {
 fn a_store_may_have_hundreds_of_spaces() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
-    let store = Store::in_memory(Options { fold: false, ..Options::default() }).unwrap();
+    let store = Store::in_memory(Options { compaction: false, ..Options::default() }).unwrap();
     for number in 0..300 {
         let space = store.space(&format!("s{number:03}")).unwrap();
         space.create(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
@@ -87,7 +87,7 @@ fn a_space_that_is_made_while_connect_runs_is_synced() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     for _ in 0..20 {
-        let store = Store::in_memory(Options { fold: false, ..Options::default() }).unwrap();
+        let store = Store::in_memory(Options { compaction: false, ..Options::default() }).unwrap();
         store.space("first").unwrap();
         let (connecting, options) = (store.clone(), link(&relay.url));
         let thread = std::thread::spawn(move || connecting.connect(options).unwrap());

@@ -1,4 +1,4 @@
-//! Compacted histories: at both ends, on the wire, cut in the middle, and with a document that makes
+//! CompactionReport histories: at both ends, on the wire, cut in the middle, and with a document that makes
 //! automerge panic.
 
 use landfall::automerge::transaction::Transactable;
@@ -9,10 +9,10 @@ use landfall_tests::network::Proxy;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{Snapshot, fresh_copy, link, wait_for, wait_synced, wait_until};
 use landfall_tests::rng::Rng;
-use landfall_tests::site::{FOLDS, SPACE, folds};
+use landfall_tests::site::{COMPACTIONS, SPACE, compactions};
 use landfall_tests::{PATIENCE, http, log, raw};
 
-const FOLDED: &str = "landfall_relay_folds_total{outcome=\"folded\"}";
+const COMPACTED: &str = "landfall_relay_compactions_total{outcome=\"compacted\"}";
 
 /// Types `characters` characters, one change each.
 fn type_text(space: &Space, characters: usize) -> Document {
@@ -25,26 +25,26 @@ fn type_text(space: &Space, characters: usize) -> Document {
     document
 }
 
-fn wait_folded(relay: &Relay, folds: f64) {
-    http::wait("for a fold", || http::metric(relay.port, FOLDED) >= folds);
+fn wait_compacted(relay: &Relay, compactions: f64) {
+    http::wait("for a compaction", || http::metric(relay.port, COMPACTED) >= compactions);
 }
 
 fn relaxed() -> Options {
-    Options { durability: landfall::Durability::Normal, ..folds() }
+    Options { durability: landfall::Durability::Normal, ..compactions() }
 }
 
 #[test]
-fn a_new_replica_gets_a_folded_history_in_few_bytes() {
+fn a_new_replica_gets_a_compacted_history_in_few_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start_with(&data, 0, FOLDS);
+    let relay = Relay::start_with(&data, 0, COMPACTIONS);
     let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();
     let document = type_text(&space, 3_000);
     store.flush_blocking(PATIENCE).unwrap();
     // Waits until the uncompacted tail is shorter than the compaction rule leaves.
-    wait_folded(&relay, 1.0);
+    wait_compacted(&relay, 1.0);
     // The proxy counts the bytes that the new replica receives.
     let proxy = Proxy::start(relay.port);
     let tail = |entries: &[landfall_protocol::frame::Entry]| -> usize {
@@ -55,9 +55,9 @@ fn a_new_replica_gets_a_folded_history_in_few_bytes() {
     let changes = |entries: &[landfall_protocol::frame::Entry]| {
         entries.iter().filter(|entry| entry.kind == entry_kind::CHANGE).count()
     };
-    http::wait("for the last fold", || changes(&log::read(&data, SPACE)) <= 1_000);
+    http::wait("for the last compaction", || changes(&log::read(&data, SPACE)) <= 1_000);
     let entries = log::read(&data, SPACE);
-    assert!(entries.iter().any(|entry| entry.kind == entry_kind::SNAPSHOT), "nothing is folded");
+    assert!(entries.iter().any(|entry| entry.kind == entry_kind::SNAPSHOT), "nothing is compacted");
     let snapshot = Snapshot::of(&space);
     assert_eq!(fresh_copy(&proxy.url, SPACE), snapshot);
     let saved = document.read(|doc| doc.save().len()).unwrap();
@@ -69,7 +69,7 @@ fn a_new_replica_gets_a_folded_history_in_few_bytes() {
     relay.kill();
     assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshot.hashes());
     // The store was compacted too, and still has everything.
-    let again = Store::open(folder.path().join("a"), folds()).unwrap();
+    let again = Store::open(folder.path().join("a"), compactions()).unwrap();
     assert_eq!(Snapshot::of(&again.space(SPACE).unwrap()), snapshot);
 }
 
@@ -77,7 +77,7 @@ fn a_new_replica_gets_a_folded_history_in_few_bytes() {
 fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
     let mut rng = Rng::new(11);
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(&folder.path().join("relay"), 0, FOLDS);
+    let relay = Relay::start_with(&folder.path().join("relay"), 0, COMPACTIONS);
     let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();
@@ -88,7 +88,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
         document.change(|tx| Ok(tx.put(ROOT, key, ScalarValue::Bytes(noise))?)).unwrap();
     }
     store.flush_blocking(PATIENCE).unwrap();
-    wait_folded(&relay, 1.0);
+    wait_compacted(&relay, 1.0);
     let snapshot = Snapshot::of(&space);
     let saved = document.read(|doc| doc.save().len()).unwrap() as u64;
     // The same store file is used over the cuts and over a restart of the application.
@@ -123,14 +123,14 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
 fn a_poisoned_document_harms_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start_with(&data, 0, FOLDS);
+    let relay = Relay::start_with(&data, 0, COMPACTIONS);
     let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();
     let documents: Vec<Document> = (0..50).map(|_| type_text(&space, 10)).collect();
     let poisoned = type_text(&space, 600);
     store.flush_blocking(PATIENCE).unwrap();
-    wait_folded(&relay, 1.0);
+    wait_compacted(&relay, 1.0);
     // Its dependencies exist, but it edits an object that does not: admission cannot detect that.
     let heads = poisoned.heads().unwrap();
     let counter = 1 + poisoned.read(|doc| doc.get_changes(&[]).last().unwrap().max_op()).unwrap();
@@ -151,7 +151,7 @@ fn a_poisoned_document_harms_nobody() {
     wait_synced(&store);
     // A new replica receives the other documents, and the poisoned one too, which is contained there as
     // well.
-    let reader = Store::open(folder.path().join("b"), folds()).unwrap();
+    let reader = Store::open(folder.path().join("b"), compactions()).unwrap();
     let copy = reader.space(SPACE).unwrap();
     reader.connect(link(&relay.url)).unwrap();
     wait_synced(&reader);

@@ -7,13 +7,13 @@ use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{Snapshot, wait_for, wait_synced};
 use landfall_tests::rng::Rng;
-use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all, wait_equal};
+use landfall_tests::site::{COMPACTIONS, Replica, SPACE, Site, compactions, sync_all, wait_equal};
 use landfall_tests::{http, log};
 
 /// A default site, and one where both ends compact. There, every replica has made enough changes for a
 /// compaction.
 fn sites() -> [(Site, u64); 2] {
-    [(Site::start(), 0), (Site::start_with(FOLDS, folds()), 700)]
+    [(Site::start(), 0), (Site::start_with(COMPACTIONS, compactions()), 700)]
 }
 
 /// Makes three synced replicas, and waits for the relay's compaction if the history is long enough.
@@ -21,15 +21,15 @@ fn settled(site: &Site, long: u64) -> [Replica; 3] {
     let mut replicas = site.replicas(["a", "b", "c"]);
     replicas[0].edit(long);
     sync_all(&replicas.each_ref());
-    wait_folded(site, long);
+    wait_compacted(site, long);
     replicas
 }
 
 /// Waits until the relay has compacted, if the history is long enough.
-fn wait_folded(site: &Site, long: u64) {
+fn wait_compacted(site: &Site, long: u64) {
     if long > 0 {
-        http::wait("for a fold", || {
-            http::metric(site.port, "landfall_relay_folds_total{outcome=\"folded\"}") > 0.0
+        http::wait("for a compaction", || {
+            http::metric(site.port, "landfall_relay_compactions_total{outcome=\"compacted\"}") > 0.0
         });
     }
 }
@@ -161,7 +161,7 @@ fn another_machines_copy_takes_the_relays_place() {
         c.store.go_offline();
         // Both relays continue under one identity, each with clients of its own.
         site.back_up();
-        let second = Relay::start_with(&site.folder().join("copy"), 0, FOLDS);
+        let second = Relay::start_with(&site.folder().join("copy"), 0, COMPACTIONS);
         b.connect(&second.url);
         a.edit(20);
         b.edit(30);
@@ -186,7 +186,7 @@ fn two_relays_in_turn_hold_the_same() {
     for (mut site, long) in sites() {
         let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
-        let second = Relay::start_with(&site.folder().join("second"), 0, FOLDS);
+        let second = Relay::start_with(&site.folder().join("second"), 0, COMPACTIONS);
         a.connect(&second.url);
         b.connect(&second.url);
         a.edit(10);
@@ -258,7 +258,7 @@ fn a_cloned_store_may_be_edited_on_both_sides() {
 }
 
 fn options(long: u64) -> landfall::Options {
-    if long > 0 { folds() } else { landfall::Options::default() }
+    if long > 0 { compactions() } else { landfall::Options::default() }
 }
 
 /// Reopens a replica's file after its store was closed.

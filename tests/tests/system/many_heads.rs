@@ -7,7 +7,7 @@ use landfall_protocol::frame::Frame;
 use landfall_tests::http;
 use landfall_tests::raw::Client;
 use landfall_tests::replica::wait_until;
-use landfall_tests::site::{FOLDS, Replica, SPACE, Site, folds, sync_all};
+use landfall_tests::site::{COMPACTIONS, Replica, SPACE, Site, compactions, sync_all};
 
 const HEADS: usize = 5_000;
 
@@ -25,8 +25,8 @@ fn branches(base: &Automerge) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn five_thousand_heads_are_synced_folded_healed_and_merged() {
-    let mut site = Site::start_with(FOLDS, folds());
+fn five_thousand_heads_are_synced_compacted_healed_and_merged() {
+    let mut site = Site::start_with(COMPACTIONS, compactions());
     let [mut a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
     // Received changes are in the store before they are in an open document.
@@ -43,8 +43,8 @@ fn five_thousand_heads_are_synced_folded_healed_and_merged() {
     a.made += HEADS as u64;
     sync_all(&[&a, &b]);
     wait_until(&a.store, "for all heads", || a.documents[0].heads().unwrap().len() == HEADS);
-    http::wait("for a fold", || {
-        http::metric(site.port, "landfall_relay_folds_total{outcome=\"folded\"}") > 0.0
+    http::wait("for a compaction", || {
+        http::metric(site.port, "landfall_relay_compactions_total{outcome=\"compacted\"}") > 0.0
     });
     assert_eq!(a.store.check_blocking().unwrap(), 0, "nothing differs");
     // A relay that lost everything gets it back, compacted or not.

@@ -13,7 +13,7 @@ use landfall_tests::process::Relay;
 use landfall_tests::replica::{link, wait_synced};
 use landfall_tests::repo::Peer;
 use landfall_tests::rng::Rng;
-use landfall_tests::site::{FOLDS, SPACE, folds};
+use landfall_tests::site::{COMPACTIONS, SPACE, compactions};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 
 const KILLS: usize = 10;
@@ -40,7 +40,7 @@ fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
         let kept = log::hashes(&log::read(data, SPACE));
         let lost: Vec<_> = told.difference(&kept).collect();
         assert!(lost.is_empty(), "kill {kill}: told, and not on the disk: {lost:?}");
-        relay = Relay::start_with(data, port, FOLDS);
+        relay = Relay::start_with(data, port, COMPACTIONS);
     }
     relay
 }
@@ -72,7 +72,7 @@ fn hashes(doc: &Automerge) -> BTreeSet<ChangeHash> {
 fn what_repo_clients_were_told_survives_kills() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start_with(folder.path(), 0, FOLDS);
+    let relay = Relay::start_with(folder.path(), 0, COMPACTIONS);
     let (port, told, stop) = (relay.port, Told::default(), AtomicBool::new(false));
     let document = DocumentId::from_bytes([1; 16]);
     let mut both = ["alice", "bob"].map(|name| Peer::new(name, document));
@@ -121,13 +121,13 @@ fn type_until(document: &Document, stop: &AtomicBool) {
 }
 
 #[test]
-fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_folds() {
+fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_compacts() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
-    let relay = Relay::start_with(&data, 0, FOLDS);
+    let relay = Relay::start_with(&data, 0, COMPACTIONS);
     let (port, told, stop) = (relay.port, Told::default(), AtomicBool::new(false));
-    let store = Store::open(folder.path().join("engine"), folds()).unwrap();
+    let store = Store::open(folder.path().join("engine"), compactions()).unwrap();
     let space = store.space(SPACE).unwrap();
     let document = space.create(|tx| Ok(tx.put(ROOT, "root", true)?)).unwrap();
     store.connect(link(&relay.url)).unwrap();

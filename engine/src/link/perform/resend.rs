@@ -58,18 +58,18 @@ pub(super) struct Answer {
     /// The bytes of a snapshot that was built for it.
     pub(super) made: Option<Vec<u8>>,
     /// The weight of that snapshot, also if building it failed.
-    pub(super) folded: Weight,
+    pub(super) compacted: Weight,
 }
 
 impl Answer {
-    fn of(changes: Vec<Vec<u8>>, folded: Weight) -> Self {
-        Self { found: Found::Changes(changes), made: None, folded }
+    fn of(changes: Vec<Vec<u8>>, compacted: Weight) -> Self {
+        Self { found: Found::Changes(changes), made: None, compacted }
     }
 }
 
 /// A document that is damaged here as well has an empty answer: that is no reason to end the session.
 fn answer(log: &LocalLog, row: SpaceRow, document: DocumentId, changes: &[ChangeHash]) -> Answer {
-    let (input, folded) = match log.resendable(row, &document, changes) {
+    let (input, compacted) = match log.resendable(row, &document, changes) {
         Ok(Resendable::Changes(changes)) => return Answer::of(changes, Weight::default()),
         Ok(Resendable::Whole(input, weight)) => (input, weight),
         Err(error) => {
@@ -81,11 +81,11 @@ fn answer(log: &LocalLog, row: SpaceRow, document: DocumentId, changes: &[Change
         Ok(made) => {
             let (hash, total) = (made.hash, made.snapshot.len() as u64);
             let found = Found::Snapshot { hash, total, heads: made.heads };
-            Answer { found, made: Some(made.snapshot), folded }
+            Answer { found, made: Some(made.snapshot), compacted }
         }
         Err(error) => {
             tracing::warn!(%document, %error, "what the relay asks for cannot be put together");
-            Answer::of(Vec::new(), folded)
+            Answer::of(Vec::new(), compacted)
         }
     }
 }

@@ -280,17 +280,17 @@ fn a_document_grows_by_what_its_bytes_account_for() {
 
 /// A relay accepts every change that was admitted locally, however it has compacted the document.
 #[test]
-fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_folded_more() {
+fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_compacted_more() {
     let (free, own) = (limits::DOCUMENT_OPERATIONS_FREE, 64);
     let mut refused = 0;
-    for folded in [0, 1_000, 40_000] {
+    for compacted in [0, 1_000, 40_000] {
         for tail in [0, 100_000, 10_000_000] {
             for operations in (0..=limits::DOCUMENT_OPERATIONS).step_by(65_536) {
-                let lasting_bytes = folded + DocumentSize::lasting(tail);
-                let bytes = folded + tail;
+                let lasting_bytes = compacted + DocumentSize::lasting(tail);
+                let bytes = compacted + tail;
                 let here = DocumentSize { bytes, lasting_bytes, operations, ..Default::default() };
                 // Content at deflate's best ratio, saved a little shorter.
-                let bytes = folded * 4 / 5 + tail / 1_032;
+                let bytes = compacted * 4 / 5 + tail / 1_032;
                 let there = DocumentSize { bytes, operations, ..DocumentSize::default() };
                 let grown = |size: &DocumentSize, origin| {
                     size.check_growth(own, limits::CHANGE_OPERATIONS, origin).is_ok()

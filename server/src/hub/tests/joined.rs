@@ -4,7 +4,7 @@ use landfall_protocol::space::PushedEntry;
 use tokio::sync::mpsc;
 
 use super::super::*;
-use crate::FoldOptions;
+use crate::CompactionOptions;
 use crate::rooms::{News, Rooms, Seat};
 use crate::store::SqliteStore;
 
@@ -14,11 +14,11 @@ const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
 fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
     let metrics = Arc::new(Metrics::new());
     let memory = crate::memory::Memory::new(0);
-    let options = FoldOptions::default();
-    let folder = Folder::start(Arc::clone(&store), Arc::clone(&metrics), options, memory);
+    let options = CompactionOptions::default();
+    let compactor = Compactor::start(Arc::clone(&store), Arc::clone(&metrics), options, memory);
     Parts {
         healing: Arc::default(),
-        folder: folder.unwrap().0,
+        compactor: compactor.unwrap().0,
         rooms: Arc::clone(rooms),
         runtime: tokio::runtime::Handle::current(),
         store,
@@ -37,11 +37,11 @@ fn deletion(id: u64) -> Pushed {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then() {
-    let folder = tempfile::tempdir().unwrap();
-    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+    let compactor = tempfile::tempdir().unwrap();
+    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
     let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
     let parts = parts(Arc::clone(&store), &rooms);
-    let folds = Arc::clone(&parts.folder);
+    let compactions = Arc::clone(&parts.compactor);
     let (hub, end) = Hub::start(parts).unwrap();
     let space: SpaceName = "notes".parse().unwrap();
     let memory = crate::memory::Memory::new(0);
@@ -65,24 +65,24 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
     assert!(answers.recv().await.is_none());
     hub.shutdown();
     assert_eq!(end.await.unwrap(), HubEnd::Drained);
-    folds.close();
+    compactions.close();
 }
 
 /// A compaction commits just when the relay stops: the hub has ended by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_hub_that_is_gone_says_so_at_once_to_who_folds() {
-    let folder = tempfile::tempdir().unwrap();
-    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+async fn a_hub_that_is_gone_says_so_at_once_to_who_compacts() {
+    let compactor = tempfile::tempdir().unwrap();
+    let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
     let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
     let parts = parts(store, &rooms);
-    let folds = Arc::clone(&parts.folder);
+    let compactions = Arc::clone(&parts.compactor);
     let (hub, end) = Hub::start(parts).unwrap();
     hub.shutdown();
     assert_eq!(end.await.unwrap(), HubEnd::Drained);
     let (began, space) = (std::time::Instant::now(), "notes".parse().unwrap());
-    let told = tokio::task::spawn_blocking(move || hub.folding(space, Offset(1))).await.unwrap();
+    let told = tokio::task::spawn_blocking(move || hub.compaction(space, Offset(1))).await.unwrap();
     let took = began.elapsed();
-    folds.close();
+    compactions.close();
     assert!(!told);
-    assert!(took < limits::HUB_ANSWER / 2, "the thread that folds was held up for {took:?}");
+    assert!(took < limits::HUB_ANSWER / 2, "the thread that compacts was held up for {took:?}");
 }

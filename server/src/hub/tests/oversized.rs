@@ -13,17 +13,17 @@ use crate::store::{LogStore, Standing};
 impl Bench {
     /// Uploads a complete snapshot.
     async fn offer(&mut self, changes: &[Vec<u8>]) -> Answer {
-        let folded = landfall_fold::fold(&[], changes.iter().cloned()).unwrap();
+        let compacted = landfall_compaction::compact(&[], changes.iter().cloned()).unwrap();
         let entry = self.entry();
         let offered = Offered {
             id: entry.id,
             subscription: 0,
             document: DOCUMENT,
-            hash: folded.hash,
-            total: folded.snapshot.len() as u64,
-            heads: folded.heads.into(),
+            hash: compacted.hash,
+            total: compacted.snapshot.len() as u64,
+            heads: compacted.heads.into(),
         };
-        self.push(Pushed::Snapshot(entry, offered, Arc::new(folded.snapshot))).await;
+        self.push(Pushed::Snapshot(entry, offered, Arc::new(compacted.snapshot))).await;
         self.answer().await
     }
 }
@@ -65,7 +65,7 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     let all = world::typing(1, limits::PUSH_CHANGES + 200);
     bench.push_chunks(whole(&all)).await;
     assert_eq!(bench.answer().await.count, 1);
-    assert_eq!(bench.store.oversized(100).unwrap().len(), 1, "it is stored folded");
+    assert_eq!(bench.store.oversized(100).unwrap().len(), 1, "it is stored compacted");
     let heads = |bench: &Bench| match bench.store.document_heads(&space(), &DOCUMENT).unwrap() {
         Standing::Present { heads, .. } => heads,
         other => panic!("{other:?}"),
@@ -77,7 +77,7 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     assert_eq!(bench.held() as usize, all.len());
     assert_eq!(heads(&bench), before);
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
-    assert_eq!((index.tail.len(), index.folded.is_none()), (all.len(), true));
+    assert_eq!((index.tail.len(), index.compacted.is_none()), (all.len(), true));
     // The log continues after it.
     let end = bench.store.open_space(&space()).unwrap().head();
     let mut other = world::author(9);
@@ -112,6 +112,6 @@ async fn an_offered_snapshot_of_many_heads_is_merged_with_ours() {
     assert_eq!(bench.held() as usize, 1 + 2 * each);
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();
     assert_eq!((index.heads.len(), index.tail.len()), (2 * each, 0));
-    assert_eq!(index.folded.unwrap().heads.len(), 2 * each);
+    assert_eq!(index.compacted.unwrap().heads.len(), 2 * each);
     bench.end();
 }

@@ -10,7 +10,7 @@ async fn without_a_child_an_upload_is_asked_for_again_later() {
     assert!(refusal.retry_after_ms > 0, "{refusal:?}");
     assert!(refusal.what.contains("could not be started"), "{refusal:?}");
     // Neither is that of a child that is stopped.
-    bench.folder.end_jobs();
+    bench.compactor.end_jobs();
     let refusal = bench.chunks(vec![1, 2, 3]).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::OVERLOADED, NackClass::RETRY_AFTER));
     bench.end();

@@ -6,7 +6,7 @@ use landfall_protocol::DocumentId;
 use landfall_protocol::portable::Encoder;
 
 use super::*;
-use crate::cli::FOLD_WORKER;
+use crate::cli::COMPACT_WORKER;
 
 #[path = "../../../tests/fixtures/world.rs"]
 #[allow(dead_code, clippy::duplicate_mod, reason = "shared with the tests of the store")]
@@ -34,12 +34,12 @@ fn one_child_looks_at_a_snapshot_and_merges_it_with_what_is_here() {
     let path = |name: &str| home.path().join(name);
     let (script, started) = (path("worker"), path("started"));
     let (log, program) = (started.display(), program.display());
-    let text = format!("#!/bin/sh\necho one >> '{log}'\nexec '{program}' {FOLD_WORKER}\n");
+    let text = format!("#!/bin/sh\necho one >> '{log}'\nexec '{program}' {COMPACT_WORKER}\n");
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let folds = || {
+    let compactions = || {
         let worker = Some(vec![script.clone().into_os_string()]);
-        FoldOptions { worker, ..FoldOptions::default() }
+        CompactionOptions { worker, ..CompactionOptions::default() }
     };
     let mut document = world::author(1);
     let changes: Vec<Vec<u8>> =
@@ -47,13 +47,13 @@ fn one_child_looks_at_a_snapshot_and_merges_it_with_what_is_here() {
     let (at_ms, flags, author) = (7, 0, vec![1]);
     let first = Record::Change { at_ms, flags, author, chunk: changes[0].clone() };
     file(&path("change"), &[first]);
-    let whole = landfall_fold::fold(&[], changes).unwrap();
+    let whole = landfall_compaction::compact(&[], changes).unwrap();
     let snapshot = Record::Snapshot { hash: whole.hash, bytes: whole.snapshot.len() as u64 };
     file(&path("snapshot"), &[snapshot, Record::Part(whole.snapshot)]);
     let data = path("data");
-    let took = import(&data, &path("change"), None, folds()).unwrap();
+    let took = import(&data, &path("change"), None, compactions()).unwrap();
     assert_eq!((took.written.changes, started.exists()), (1, false));
-    let took = import(&data, &path("snapshot"), None, folds()).unwrap().written;
+    let took = import(&data, &path("snapshot"), None, compactions()).unwrap().written;
     assert_eq!((took.snapshots, took.refused), (1, 0), "{:?}", took.refusals);
     assert_eq!(std::fs::read_to_string(&started).unwrap(), "one\n");
 }

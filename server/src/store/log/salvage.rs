@@ -145,7 +145,7 @@ fn change(
     }
     // A dead change need not be sent, so its damage costs nothing here.
     let document = Document::at(wanted.conn, known.document_row);
-    let is_dead = |of: &Document| of.folded >= offset || of.tombstone.is_some();
+    let is_dead = |of: &Document| of.compacted >= offset || of.tombstone.is_some();
     if !wanted.filter.wants(&known.document) || document.as_ref().is_ok_and(is_dead) {
         wanted.note(Some(known.document), error);
         return Ok(Item::Passed(Offset(offset)));

@@ -49,8 +49,8 @@ fn next_of(
     if let Some(tombstone) = document.tombstone {
         return Ok(Some(tombstone).filter(|at| *at > after));
     }
-    if document.folded > after {
-        return Ok(Some(document.folded));
+    if document.compacted > after {
+        return Ok(Some(document.compacted));
     }
     let mut find = conn.prepare_cached(NEXT)?;
     find.query_row(params![document.row, column(after)?], |row| number(row, 0)).optional()

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::tombstone_id;
-use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{entry_flags, entry_kind};
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -49,13 +49,13 @@ pub(super) fn mend(
     }
     // The step before may have rewritten the heads.
     let stored = snapshots::current(tx, document.row)?;
-    document.folded = stored.as_ref().map_or(0, |stored| stored.offset);
-    document.folded_changes = stored.as_ref().map_or(0, |stored| stored.changes);
+    document.compacted = stored.as_ref().map_or(0, |stored| stored.offset);
+    document.compacted_changes = stored.as_ref().map_or(0, |stored| stored.changes);
     for offset in &damaged.changes {
         mended.dropped_changes += change(tx, &document, *offset)?;
     }
-    let folded = stored.is_some().then_some(index.as_ref());
-    mended.dropped_changes += drop_unsupported(tx, &document, folded)?;
+    let compacted = stored.is_some().then_some(index.as_ref());
+    mended.dropped_changes += drop_unsupported(tx, &document, compacted)?;
     let heads = stored.map_or(Vec::new(), |stored| stored.heads);
     document.heads = heads.into_iter().map(|(head, _)| head.0).collect();
     reckon(tx, &mut document)?;
@@ -77,7 +77,7 @@ fn tombstone(tx: &Connection, space: i64, document: &mut Document) -> rusqlite::
     document.tombstone = Some(offset);
     document.heads.clear();
     (document.tail_changes, document.tail_bytes) = (0, 0);
-    (document.folded, document.folded_changes) = (0, 0);
+    (document.compacted, document.compacted_changes) = (0, 0);
     document.dead = true;
     document.leaf = document.leaf_now();
     document.reckon_due(tx)?;
@@ -156,24 +156,24 @@ fn set_row(tx: &Connection, row: i64, change: &CheckedChange) -> rusqlite::Resul
     Ok(set == 1)
 }
 
-/// Drops changes whose dependencies are missing, or that do not follow their actor's last change. `folded` is
+/// Drops changes whose dependencies are missing, or that do not follow their actor's last change. `compacted` is
 /// the index of the snapshot, if that is known. Returns how many were dropped.
 fn drop_unsupported(
     tx: &Connection,
     document: &Document,
-    folded: Option<Option<&PackedIndex>>,
+    compacted: Option<Option<&PackedIndex>>,
 ) -> rusqlite::Result<u64> {
-    let below = |hash: &ChangeHash| match folded {
+    let below = |hash: &ChangeHash| match compacted {
         Some(Some(index)) => index.contains(hash),
         Some(None) => true,
         None => false,
     };
     let mut kept: HashSet<[u8; 32]> = HashSet::new();
-    let mut sequences: HashMap<i64, u64> = folded_sequences(tx, document)?;
+    let mut sequences: HashMap<i64, u64> = compacted_sequences(tx, document)?;
     // One pass in log order: a dropped change makes its dependents unsupported too.
     let mut lost = Vec::new();
     let mut find = tx.prepare_cached(TAIL)?;
-    let mut rows = find.query(params![document.row, column(document.folded)?])?;
+    let mut rows = find.query(params![document.row, column(document.compacted)?])?;
     while let Some(row) = rows.next()? {
         let (id, hash, actor): (i64, [u8; 32], i64) = (row.get(0)?, row.get(2)?, row.get(3)?);
         let rests = hashes(row, 5)?;
@@ -195,7 +195,10 @@ fn drop_unsupported(
     Ok(lost.len() as u64)
 }
 
-fn folded_sequences(tx: &Connection, document: &Document) -> rusqlite::Result<HashMap<i64, u64>> {
+fn compacted_sequences(
+    tx: &Connection,
+    document: &Document,
+) -> rusqlite::Result<HashMap<i64, u64>> {
     let sql = "SELECT actor, seq FROM folded_actor WHERE document = ?1";
     let mut find = tx.prepare_cached(sql)?;
     let pair = |row: &Row<'_>| Ok((row.get(0)?, number(row, 1)?));

@@ -7,7 +7,7 @@ use landfall_protocol::frame::Filter;
 use landfall_protocol::{DocumentId, Offset, Scope, SpaceName};
 
 use super::made::Dice;
-use super::real::{delete, entries_of, fold, put_world, world};
+use super::real::{compact, delete, entries_of, put_world, world};
 use crate::store::repair::Repaired;
 use crate::store::sqlite::FILE;
 use crate::store::verify::{Damage, Finding, Verified};
@@ -30,7 +30,7 @@ pub(super) fn store() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path()).unwrap();
     put_world(&store);
-    fold(&store, &space(), &long(), 280);
+    compact(&store, &space(), &long(), 280);
     delete(&store, &space(), 402, world::document(0xf0, 3));
     (folder, store)
 }
@@ -121,7 +121,7 @@ fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
     let left = left.iter().filter(|entry| entry.document == several());
     let changes: Vec<Vec<u8>> = left.map(|entry| entry.body.to_vec()).collect();
     assert!(!changes.is_empty());
-    landfall_fold::fold(&[], changes).unwrap();
+    landfall_compaction::compact(&[], changes).unwrap();
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
     let (_, repaired) = found_and_repaired(sql, is_of(long(), is_field));
     assert_eq!(repaired.dropped_changes + repaired.dropped_snapshots, 0);
     found_and_repaired("UPDATE snapshot SET changes = 7", is_of(long(), is_field));
-    let is_actors = |damage: &Damage| matches!(damage, Damage::FoldedActors);
+    let is_actors = |damage: &Damage| matches!(damage, Damage::CompactedActors);
     let sql = "UPDATE folded_actor SET hash = randomblob(32)";
     found_and_repaired(sql, is_of(long(), is_actors));
     found_and_repaired("DELETE FROM folded_actor", is_of(long(), is_actors));
@@ -216,13 +216,13 @@ fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
         let [(_, document, hash)] = &repaired.indexes[..] else { panic!("{repaired:?}") };
         let mut body = None;
         let mut take = |input| {
-            if let crate::store::FoldInput::Base(base) = input {
+            if let crate::store::CompactionInput::Base(base) = input {
                 body = Some(base);
             }
             std::ops::ControlFlow::Break(())
         };
         store.document_bases(&space(), document, &mut take).unwrap();
-        let made = landfall_fold::inspect(&body.unwrap(), *hash).unwrap();
+        let made = landfall_compaction::inspect(&body.unwrap(), *hash).unwrap();
         assert!(store.store_index(&space(), document, hash, made.index).unwrap());
         assert_eq!(verify(&store).1, []);
     }
@@ -300,7 +300,7 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
     assert_eq!(report.upstream, Some(store.upstream()));
     let notes = report.spaces.iter().find(|report| report.space == space()).unwrap();
     assert_eq!((notes.documents, notes.deleted, notes.snapshots), (2, 1, 1));
-    assert_eq!((notes.folded_changes, notes.head), (280, Offset(402)));
+    assert_eq!((notes.compacted_changes, notes.head), (280, Offset(402)));
     let documents = inspection.documents(&space(), None, 10).unwrap();
     assert_eq!(documents.len(), 3);
     assert_eq!(inspection.documents(&space(), Some(long()), 10).unwrap(), documents[1..]);

@@ -11,7 +11,7 @@ use landfall_protocol::{DocumentId, Offset, SpaceName};
 use super::damage::store;
 use super::made::Dice;
 use crate::store::sqlite::FILE;
-use crate::store::{FoldInput, LogStore, SqliteStore, Standing, StoreError};
+use crate::store::{CompactionInput, LogStore, SqliteStore, Standing, StoreError};
 
 const SPACES: [&str; 3] = ["elsewhere", "notes", "team.plans"];
 
@@ -53,14 +53,14 @@ fn asked(
     };
     let mut base = None;
     store.document_bases(space, document, &mut |input| {
-        if let FoldInput::Base(body) = input {
+        if let CompactionInput::Base(body) = input {
             base = Some(body);
         }
         ControlFlow::Break(())
     })?;
     let Some(body) = base else { return Err(error) };
-    let hash = landfall_fold::hash_of(&body);
-    let made = landfall_fold::inspect(&body, hash).map_err(|_| error)?;
+    let hash = landfall_compaction::hash_of(&body);
+    let made = landfall_compaction::inspect(&body, hash).map_err(|_| error)?;
     store.store_index(space, document, &hash, made.index)?;
     to_repo_client(store, space, document)
 }
@@ -79,10 +79,10 @@ fn to_repo_client(
     }
     let Some(index) = store.document_index(space, document, true)? else { return Ok(None) };
     let mut chunks = vec![index.heads.iter().flat_map(|head| head.0).collect()];
-    if let Some(folded) = &index.folded {
+    if let Some(compacted) = &index.compacted {
         let mut bytes = Vec::new();
-        while (bytes.len() as u64) < folded.bytes {
-            let part = store.snapshot_part(space, &folded.hash, bytes.len() as u64)?;
+        while (bytes.len() as u64) < compacted.bytes {
+            let part = store.snapshot_part(space, &compacted.hash, bytes.len() as u64)?;
             bytes.extend(part.ok_or_else(|| StoreError::damaged("find a part"))?.bytes);
         }
         chunks.push(bytes);
@@ -100,7 +100,11 @@ fn to_repo_client(
 }
 
 /// The inputs of a compaction are checked too.
-fn folds_what_was_written(store: &SqliteStore, space: &SpaceName, document: &DocumentId) -> bool {
+fn compacts_what_was_written(
+    store: &SqliteStore,
+    space: &SpaceName,
+    document: &DocumentId,
+) -> bool {
     let mut inputs = 0;
     let mut sink = |_| {
         inputs += 1;
@@ -132,7 +136,7 @@ fn wrong(whole: &SqliteStore, flipped: &SqliteStore, documents: &[DocumentId]) -
                 Ok(Some(_)) => wrong.push(format!("{space}: other bytes of {document}")),
                 Err(error) => lacks.push(format!("{space}: {document}: {}", error.chain())),
             }
-            folds_what_was_written(flipped, &space, document);
+            compacts_what_was_written(flipped, &space, document);
         }
     }
     // Missing content is reported, with the documents that are known.

@@ -6,8 +6,8 @@ use landfall_protocol::space::NewKind;
 use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, snapshot};
-use crate::limits::FOLD_OPERATIONS_IN_A_BYTE;
-use crate::store::{FoldTask, FoldWindow, LogStore, SqliteStore};
+use crate::limits::COMPACTION_OPERATIONS_IN_A_BYTE;
+use crate::store::{CompactionTask, CompactionWindow, LogStore, SqliteStore};
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
 const OTHER: DocumentId = DocumentId::from_bytes([6; 16]);
@@ -46,34 +46,35 @@ impl World {
     }
 
     /// The next compaction while nothing is old enough for the window.
-    fn candidate(&self) -> Option<FoldTask> {
+    fn candidate(&self) -> Option<CompactionTask> {
         let recent_age = Duration::from_secs(1_000_000);
-        let window = FoldWindow { recent_entries: 1_000, recent_age, ..FoldWindow::NONE };
-        self.store.fold_candidate(1_000_000, window).unwrap()
+        let window =
+            CompactionWindow { recent_entries: 1_000, recent_age, ..CompactionWindow::NONE };
+        self.store.compaction_candidate(1_000_000, window).unwrap()
     }
 
-    fn fold(&self, task: &FoldTask) {
+    fn compact(&self, task: &CompactionTask) {
         let grown = &self.grown[usize::from(task.document == OTHER)];
-        assert!(self.store.fold_commit(task, snapshot(&grown.changes, 1_000), 0).unwrap());
+        assert!(self.store.compaction_commit(task, snapshot(&grown.changes, 1_000), 0).unwrap());
     }
 }
 
 #[test]
-fn a_pasted_text_is_folded_at_once() {
+fn a_pasted_text_is_compacted_at_once() {
     let mut world = World::new();
-    world.add(DOCUMENT, limits::FOLD_LEAST_OPERATIONS - 1, 400_000);
+    world.add(DOCUMENT, limits::COMPACTION_MIN_OPERATIONS - 1, 400_000);
     assert_eq!(world.candidate(), None, "too few operations");
     world.add(DOCUMENT, 1_024, 1_024);
     let task = world.candidate().expect("enough, of two changes");
     assert_eq!((task.document, task.through.0, task.changes), (DOCUMENT, 2, 2));
-    world.fold(&task);
+    world.compact(&task);
     assert_eq!(world.candidate(), None);
 
     // Due again after half as many new operations.
     world.add(DOCUMENT, PASTED, PASTED as usize);
-    world.fold(&world.candidate().expect("it is far more than what is folded"));
+    world.compact(&world.candidate().expect("it is far more than what is compacted"));
     world.add(DOCUMENT, PASTED / 2 - 1, 400_000);
-    assert_eq!(world.candidate(), None, "a share of what is folded");
+    assert_eq!(world.candidate(), None, "a share of what is compacted");
     world.add(DOCUMENT, PASTED / 8, 100_000);
     assert_eq!(world.candidate().expect("now it is").changes, 2);
 }
@@ -82,17 +83,17 @@ fn a_pasted_text_is_folded_at_once() {
 fn what_is_typed_into_it_waits_for_the_window() {
     let mut world = World::new();
     world.add(DOCUMENT, PASTED, PASTED as usize);
-    world.fold(&world.candidate().unwrap());
-    for _ in 0..limits::FOLD_LEAST {
+    world.compact(&world.candidate().unwrap());
+    for _ in 0..limits::COMPACTION_MIN_CHANGES {
         world.add(DOCUMENT, 1, 100);
     }
     assert_eq!(world.candidate(), None);
 }
 
 #[test]
-fn operations_that_no_byte_bears_out_are_not_folded_for() {
+fn operations_that_no_byte_bears_out_are_not_compacted_for() {
     let mut world = World::new();
-    let fewest = (PASTED / FOLD_OPERATIONS_IN_A_BYTE) as usize;
+    let fewest = (PASTED / COMPACTION_OPERATIONS_IN_A_BYTE) as usize;
     world.add(DOCUMENT, PASTED, fewest - 1);
     assert_eq!(world.candidate(), None);
     world.add(OTHER, PASTED, fewest);
@@ -102,7 +103,7 @@ fn operations_that_no_byte_bears_out_are_not_folded_for() {
 #[test]
 fn a_heavy_document_comes_before_those_that_wait_and_hides_none() {
     let mut world = World::new();
-    for _ in 0..limits::FOLD_LEAST {
+    for _ in 0..limits::COMPACTION_MIN_CHANGES {
         world.add(DOCUMENT, 1, 100);
     }
     assert_eq!(world.candidate(), None, "it is due, and young");
@@ -110,10 +111,11 @@ fn a_heavy_document_comes_before_those_that_wait_and_hides_none() {
     let task = world.candidate().unwrap();
     assert_eq!(task.document, OTHER);
     // A failed one is not retried before it has grown.
-    world.store.fold_failed(&task, "1.0", "the child died").unwrap();
+    world.store.compaction_failed(&task, "1.0", "the child died").unwrap();
     assert_eq!(world.candidate(), None);
-    let found = world.store.fold_candidate(1_000_000, FoldWindow::NONE).unwrap().unwrap();
+    let found =
+        world.store.compaction_candidate(1_000_000, CompactionWindow::NONE).unwrap().unwrap();
     assert_eq!(found.document, DOCUMENT);
-    world.store.retry_failed_folds("1.1").unwrap();
+    world.store.retry_failed_compactions("1.1").unwrap();
     assert_eq!(world.candidate().expect("a later version tries").document, OTHER);
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, mpsc};
 
-use landfall_protocol::folded::{FoldedChange, PackedIndex};
+use landfall_protocol::compacted::{CompactedChange, PackedIndex};
 use landfall_protocol::frame::{Entry, entry_kind};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::snapshot::{LastOfActor, Snapshot};
@@ -38,13 +38,13 @@ impl Dice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Made {
     pub(super) offset: u64,
-    pub(super) change: FoldedChange,
+    pub(super) change: CompactedChange,
     pub(super) body: Vec<u8>,
 }
 
 impl Made {
     pub(super) fn entry(&self, document: DocumentId) -> NewEntry {
-        let FoldedChange { hash, actor, seq, max_op, dependencies } = self.change.clone();
+        let CompactedChange { hash, actor, seq, max_op, dependencies } = self.change.clone();
         let entry = Entry {
             offset: Offset(self.offset),
             document,
@@ -62,11 +62,11 @@ impl Made {
 
 /// A hash of arbitrary bytes.
 pub(super) fn hash(of: &[u8]) -> [u8; 32] {
-    landfall_fold::hash_of(of)
+    landfall_compaction::hash_of(of)
 }
 
 /// The heads of a history.
-pub(super) fn heads(changes: &[FoldedChange]) -> Vec<ChangeHash> {
+pub(super) fn heads(changes: &[CompactedChange]) -> Vec<ChangeHash> {
     let followed: std::collections::HashSet<_> =
         changes.iter().flat_map(|change| &change.dependencies).collect();
     let mut heads: Vec<_> =
@@ -76,14 +76,14 @@ pub(super) fn heads(changes: &[FoldedChange]) -> Vec<ChangeHash> {
 }
 
 /// A snapshot of these changes with a body of `bytes` bytes.
-pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
+pub(super) fn snapshot(changes: &[CompactedChange], bytes: usize) -> Snapshot {
     let packed = PackedIndex::pack(changes).unwrap();
     let index = PackedIndex::parse(packed.clone()).unwrap();
     let seed = hash(&packed);
     let body: Vec<u8> = (0..bytes).map(|at| seed[at % 32] ^ (at / 32) as u8).collect();
     let heads = heads(changes);
     let heads = heads.iter().map(|head| (*head, index.find(head).unwrap().max_op)).collect();
-    let last = |last: landfall_protocol::folded::LastOfActor| LastOfActor {
+    let last = |last: landfall_protocol::compacted::LastOfActor| LastOfActor {
         actor: last.actor,
         seq: last.seq,
         hash: last.hash,
@@ -97,7 +97,7 @@ pub(super) fn snapshot(changes: &[FoldedChange], bytes: usize) -> Snapshot {
 /// A growing document with a few authors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Grown {
-    pub(super) changes: Vec<FoldedChange>,
+    pub(super) changes: Vec<CompactedChange>,
     bodies: Vec<Vec<u8>>,
 }
 
@@ -131,7 +131,7 @@ impl Grown {
         let name = [document.as_bytes().as_slice(), actor.to_bytes(), &seq.to_le_bytes()].concat();
         let (hash, body) = chunk(&name);
         self.bodies.push(body);
-        self.changes.push(FoldedChange { hash, actor, seq, max_op, dependencies });
+        self.changes.push(CompactedChange { hash, actor, seq, max_op, dependencies });
     }
 
     /// A change of the document as an entry.

@@ -9,7 +9,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::damage::{damage, store, verify};
 use super::real::{entries_of, world};
-use crate::store::{Examined, FoldWindow, LogStore, SqliteStore};
+use crate::store::{CompactionWindow, Examined, LogStore, SqliteStore};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
@@ -111,7 +111,7 @@ fn damaged_changes_are_named_and_replaced_in_their_rows() {
 }
 
 #[test]
-fn a_fold_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_before() {
+fn a_compaction_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_before() {
     let mut doc = world::author(21);
     let changes: Vec<Vec<u8>> = (0..300)
         .map(|number| {
@@ -122,8 +122,8 @@ fn a_fold_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_before() 
     let (folder, store, document, hashes) = stored(&changes);
     let which = "WHERE \"offset\" = 7";
     damage(folder.path(), &format!("UPDATE entry SET {} {which}", flipped("body", 41)));
-    let due = || store.fold_candidate(u64::MAX / 2, FoldWindow::NONE).unwrap();
-    store.fold_failed(&due().unwrap(), "damaged", "it cannot be read").unwrap();
+    let due = || store.compaction_candidate(u64::MAX / 2, CompactionWindow::NONE).unwrap();
+    store.compaction_failed(&due().unwrap(), "damaged", "it cannot be read").unwrap();
     assert_eq!(due(), None);
     let bring = |bytes: &[u8]| {
         let brought = vec![(hashes[6], bytes.to_vec())];
@@ -166,26 +166,26 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
     let (folder, store) = store();
     let long = world::document(0x10, 1);
     let index = store.document_index(&space(), &long, false).unwrap().unwrap();
-    let before = index.folded.unwrap();
+    let before = index.compacted.unwrap();
     let entries = entries_of(&store, &space());
     let body = entries.iter().find(|entry| entry.id == before.hash).unwrap().body.to_vec();
-    let changes = landfall_fold::changes_since(&body, &[]).unwrap();
-    let folded = |changes: &[Vec<u8>]| {
-        let folded = landfall_fold::fold(&[], changes.to_vec()).unwrap();
-        Snapshot::new(folded.snapshot, folded.hash, folded.index).unwrap()
+    let changes = landfall_compaction::changes_since(&body, &[]).unwrap();
+    let compacted = |changes: &[Vec<u8>]| {
+        let compacted = landfall_compaction::compact(&[], changes.to_vec()).unwrap();
+        Snapshot::new(compacted.snapshot, compacted.hash, compacted.index).unwrap()
     };
     damage(folder.path(), &format!("UPDATE snapshot_piece SET {}", flipped("bytes", 91)));
     assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
     // A snapshot of fewer changes, and one for a snapshot that is not current.
-    let less = folded(&changes[..changes.len() - 1]);
+    let less = compacted(&changes[..changes.len() - 1]);
     assert!(!store.mend_snapshot(&space(), &long, &before.hash, less).unwrap());
-    assert!(!store.mend_snapshot(&space(), &long, &[9; 32], folded(&changes)).unwrap());
+    assert!(!store.mend_snapshot(&space(), &long, &[9; 32], compacted(&changes)).unwrap());
     assert_eq!(examined(&store, &long).snapshot, Some(before.hash));
-    assert!(store.mend_snapshot(&space(), &long, &before.hash, folded(&changes)).unwrap());
+    assert!(store.mend_snapshot(&space(), &long, &before.hash, compacted(&changes)).unwrap());
     assert_eq!(examined(&store, &long), Examined::default());
     assert_eq!(verify(&store).1, []);
     let after = store.document_index(&space(), &long, true).unwrap().unwrap();
-    assert_eq!(after.folded.map(|folded| folded.offset), Some(before.offset));
+    assert_eq!(after.compacted.map(|compacted| compacted.offset), Some(before.offset));
 }
 
 /// A document is deleted while a client pushes its lost change, in the other form.
@@ -260,11 +260,11 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
 /// A bit of a document's row flips: a counter is negative. This document and another one are due for
 /// compaction.
 #[test]
-fn a_document_whose_row_cannot_be_read_does_not_stop_the_folds_of_all_others() {
+fn a_document_whose_row_cannot_be_read_does_not_stop_the_compactions_of_all_others() {
     let (folder, store, ids) = two_due();
     let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
     damage(folder.path(), sql);
-    let found = store.fold_candidate(u64::MAX / 2, FoldWindow::NONE);
+    let found = store.compaction_candidate(u64::MAX / 2, CompactionWindow::NONE);
     let found = found.map(|task| task.map(|task| task.document));
     assert!(matches!(found, Ok(Some(id)) if id == ids[1]), "{found:?}");
 }

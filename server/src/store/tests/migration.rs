@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::real::{self, entries_of, put_world};
 use crate::store::schema::SCHEMA;
 use crate::store::sqlite::FILE;
-use crate::store::{FoldWindow, LogStore, SqliteStore, fill};
+use crate::store::{CompactionWindow, LogStore, SqliteStore, fill};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -164,7 +164,7 @@ fn a_store_of_version_1_keeps_everything() {
         assert_eq!(report.epochs, records);
     }
     // Its long document is due for compaction.
-    let task = store.fold_candidate(u64::MAX / 2, FoldWindow::NONE).unwrap().unwrap();
+    let task = store.compaction_candidate(u64::MAX / 2, CompactionWindow::NONE).unwrap().unwrap();
     assert_eq!((task.document, task.changes), (real::world::document(0x10, 1), 300));
 }
 
@@ -194,7 +194,7 @@ fn a_store_of_version_2_is_as_it_was_left() {
     let space: SpaceName = "notes".parse().unwrap();
     let report = store.inspection().document(&space, &real::world::document(0x10, 1)).unwrap();
     let report = report.unwrap();
-    assert_eq!((report.folded_changes, report.tail_changes), (280, 20));
+    assert_eq!((report.compacted_changes, report.tail_changes), (280, 20));
     let deleted = store.inspection().document(&space, &real::world::document(0xf0, 3)).unwrap();
     assert!(deleted.unwrap().deleted_at.is_some());
     // The rows that were to be pruned still are, and can be.
@@ -217,8 +217,8 @@ fn write_the_fixture() {
     let store = SqliteStore::open(folder.path()).unwrap();
     put_world(&store);
     let space: SpaceName = "notes".parse().unwrap();
-    real::fold(&store, &space, &real::world::document(0x10, 1), 280);
-    real::fold(&store, &space, &real::world::document(0x11, 2), 60);
+    real::compact(&store, &space, &real::world::document(0x10, 1), 280);
+    real::compact(&store, &space, &real::world::document(0x11, 2), 60);
     real::delete(&store, &space, 402, real::world::document(0xf0, 3));
     store.prune(1, 100).unwrap();
     store.close().unwrap();

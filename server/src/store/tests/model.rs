@@ -14,7 +14,7 @@ fn run(seed: u64, steps: usize) {
     for step in 0..steps {
         match world.dice.below(20) {
             0..=9 => world.append(),
-            10..=14 => world.fold(),
+            10..=14 => world.compact(),
             15..=18 => world.prune(),
             _ => world.reopen(),
         }

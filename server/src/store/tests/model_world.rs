@@ -11,7 +11,7 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, Made, commit, hash, heads, opens, pushed, snapshot, tombstone};
-use crate::store::{FoldInput, FoldWindow, LogStore, SqliteStore};
+use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore};
 
 /// A document of the model.
 #[derive(Debug, Default, Clone)]
@@ -100,37 +100,43 @@ impl World {
     }
 
     /// Compacts some document through some offset.
-    pub(super) fn fold(&mut self) {
+    pub(super) fn compact(&mut self) {
         let id = self.document();
         let recent = self.dice.below(self.head as usize + 1) as u64 / 2;
-        let window = FoldWindow { recent_entries: recent, ..FoldWindow::NONE };
-        let task = self.store.fold_task(&self.space, &id, 0, window).unwrap();
+        let window = CompactionWindow { recent_entries: recent, ..CompactionWindow::NONE };
+        let task = self.store.compaction_task(&self.space, &id, 0, window).unwrap();
         let model = self.documents.get(&id).cloned().unwrap_or_default();
-        let foldable = |made: &&Made| made.offset <= self.head - recent;
-        let folded = model.tail.iter().filter(foldable).count();
-        assert_eq!(task.as_ref().map_or(0, |task| task.changes as usize), folded, "of the window");
+        let compactable = |made: &&Made| made.offset <= self.head - recent;
+        let compacted = model.tail.iter().filter(compactable).count();
+        assert_eq!(
+            task.as_ref().map_or(0, |task| task.changes as usize),
+            compacted,
+            "of the window"
+        );
         let Some(task) = task else { return };
-        assert_eq!(task.through.0, model.tail[folded - 1].offset);
-        let mut expected: Vec<FoldInput> = Vec::new();
-        expected
-            .extend(model.snapshot.as_ref().map(|(_, made)| FoldInput::Base(made.body.clone())));
-        let changes = model.tail[..folded].iter().map(|made| FoldInput::Change(made.body.clone()));
+        assert_eq!(task.through.0, model.tail[compacted - 1].offset);
+        let mut expected: Vec<CompactionInput> = Vec::new();
+        expected.extend(
+            model.snapshot.as_ref().map(|(_, made)| CompactionInput::Base(made.body.clone())),
+        );
+        let changes =
+            model.tail[..compacted].iter().map(|made| CompactionInput::Change(made.body.clone()));
         expected.extend(changes);
         let mut read = Vec::new();
         let mut take = |input| {
             read.push(input);
             ControlFlow::Continue(())
         };
-        assert!(self.store.fold_read(&task, &mut take).unwrap());
+        assert!(self.store.compaction_read(&task, &mut take).unwrap());
         assert_eq!(read, expected);
-        let kept = model.grown.changes.len() - (model.tail.len() - folded);
+        let kept = model.grown.changes.len() - (model.tail.len() - compacted);
         let bytes = [100, 90_000, 200_000, 600_000][self.dice.below(4)];
         let made = snapshot(&model.grown.changes[..kept], bytes);
         let now = self.head * 1_000;
-        assert!(self.store.fold_commit(&task, made.clone(), now).unwrap());
-        assert!(!self.store.fold_commit(&task, made.clone(), now).unwrap(), "only once");
+        assert!(self.store.compaction_commit(&task, made.clone(), now).unwrap());
+        assert!(!self.store.compaction_commit(&task, made.clone(), now).unwrap(), "only once");
         let model = self.documents.get_mut(&id).unwrap();
-        model.tail.drain(..folded);
+        model.tail.drain(..compacted);
         model.snapshot = Some((task.through.0, made));
     }
 
@@ -223,8 +229,8 @@ impl World {
             }
         }
         let tail = model.tail.iter().filter(|made| !had.contains(&made.change.hash.0));
-        let folded = model.grown.changes.len() - model.tail.len();
-        let mut below = model.grown.changes[..folded].iter();
+        let compacted = model.grown.changes.len() - model.tail.len();
+        let mut below = model.grown.changes[..compacted].iter();
         let lacks = below.any(|change| !had.contains(&change.hash.0));
         (lacks, tail.map(|made| Offset(made.offset)).collect())
     }

@@ -6,8 +6,8 @@ use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::frame::entry_kind;
 use landfall_protocol::{DocumentId, Epoch, SpaceName};
 
-use super::real::{entries_of, fold, put_world, world};
-use crate::store::{FoldInput, FoldWindow, LogStore, SqliteStore, Standing};
+use super::real::{compact, entries_of, put_world, world};
+use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore, Standing};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
@@ -28,15 +28,15 @@ fn store() -> (tempfile::TempDir, SqliteStore) {
 fn snapshot(store: &SqliteStore) -> ([u8; 32], Vec<CheckedChange>) {
     let mut base = Vec::new();
     let mut take = |input| {
-        if let FoldInput::Base(bytes) = input {
+        if let CompactionInput::Base(bytes) = input {
             base = bytes;
         }
         ControlFlow::Break(())
     };
     store.document_bases(&space(), &document(), &mut take).unwrap();
-    let changes = landfall_fold::changes_since(&base, &[]).unwrap();
+    let changes = landfall_compaction::changes_since(&base, &[]).unwrap();
     let changes = changes.iter().map(|change| preflight(change).unwrap()).collect();
-    (landfall_fold::hash_of(&base), changes)
+    (landfall_compaction::hash_of(&base), changes)
 }
 
 fn findings(store: &SqliteStore) -> Vec<String> {
@@ -48,7 +48,7 @@ fn findings(store: &SqliteStore) -> Vec<String> {
 #[test]
 fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     let (_folder, store) = store();
-    fold(&store, &space(), &document(), 280);
+    compact(&store, &space(), &document(), 280);
     let (lineage, before) = (store.open_space(&space()).unwrap(), entries_of(&store, &space()));
     let is_of = |entry: &&landfall_protocol::frame::Entry| entry.document == document();
     let tail: Vec<[u8; 32]> = before.iter().filter(is_of).map(|entry| entry.id).skip(1).collect();
@@ -64,9 +64,9 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     assert_eq!((found.len(), &found[0].0, found[0].1), (1, &space(), document()));
     let fresh = Epoch::from_bytes([77; 16]);
     // Another snapshot's hash has no effect.
-    let other = store.unfold(&space(), &document(), &[1; 32], changes.clone(), fresh).unwrap();
+    let other = store.expand(&space(), &document(), &[1; 32], changes.clone(), fresh).unwrap();
     assert!(!other);
-    assert!(store.unfold(&space(), &document(), &hash, changes.clone(), fresh).unwrap());
+    assert!(store.expand(&space(), &document(), &hash, changes.clone(), fresh).unwrap());
     assert_eq!(findings(&store), Vec::<String>::new());
     let after = store.open_space(&space()).unwrap();
     assert_eq!(after.epoch(), Some(fresh), "a replica can tell these offsets from others");
@@ -85,24 +85,26 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     while store.prune(u64::MAX / 2, 100).unwrap() {}
     assert_eq!(findings(&store), Vec::<String>::new());
     // It can be compacted again.
-    let window = FoldWindow::NONE;
-    let task = store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
+    let window = CompactionWindow::NONE;
+    let task = store.compaction_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
     assert_eq!(task.changes as usize, found.len());
 }
 
 #[test]
-fn a_fold_is_cut_where_its_snapshot_would_be_too_large() {
+fn a_compaction_is_cut_where_its_snapshot_would_be_too_large() {
     let (_folder, store) = store();
-    let whole = FoldWindow::NONE;
-    let task =
-        |window| store.fold_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap();
+    let whole = CompactionWindow::NONE;
+    let task = |window| {
+        store.compaction_task(&space(), &document(), u64::MAX / 2, window).unwrap().unwrap()
+    };
     let all = task(whole);
     assert!(!all.is_oversized && all.changes > 280, "{all:?}");
     // By their estimated sizes, only some fit.
-    let some = task(FoldWindow { snapshot_bytes: all.bytes - all.changes * 64 - 200, ..whole });
+    let some =
+        task(CompactionWindow { snapshot_bytes: all.bytes - all.changes * 64 - 200, ..whole });
     assert!(!some.is_oversized && some.changes < all.changes, "{some:?}");
     assert!(some.through < all.through && some.changes >= 256);
     // Too few to be worth compacting: it is not attempted.
-    let none = task(FoldWindow { snapshot_bytes: 1_000, ..whole });
+    let none = task(CompactionWindow { snapshot_bytes: 1_000, ..whole });
     assert!(none.is_oversized);
 }

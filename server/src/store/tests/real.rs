@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use landfall_fold::Folded;
+use landfall_compaction::Compacted;
 use landfall_protocol::admission::preflight;
-use landfall_protocol::folded::PackedIndex;
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, decode};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::ring::Chunk;
@@ -14,7 +14,7 @@ use landfall_protocol::space::{NewEntry, NewKind};
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 
 use super::made::{commit, tombstone};
-use crate::store::{FoldInput, FoldWindow, LogStore, SqliteStore};
+use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore};
 
 #[path = "../../../tests/fixtures/world.rs"]
 pub(super) mod world;
@@ -44,46 +44,46 @@ pub(super) fn entry(offset: u64, document: DocumentId, bytes: &[u8]) -> NewEntry
 }
 
 /// The snapshot of a finished compaction.
-pub(super) fn snapshot_of(folded: Folded) -> Snapshot {
-    let index = PackedIndex::parse(folded.index.clone()).unwrap();
+pub(super) fn snapshot_of(compacted: Compacted) -> Snapshot {
+    let index = PackedIndex::parse(compacted.index.clone()).unwrap();
     let head = |head: &landfall_protocol::ChangeHash| (*head, index.find(head).unwrap().max_op);
-    let last = |last: landfall_protocol::folded::LastOfActor| LastOfActor {
+    let last = |last: landfall_protocol::compacted::LastOfActor| LastOfActor {
         actor: last.actor,
         seq: last.seq,
         hash: last.hash,
         max_op: last.max_op,
     };
     Snapshot {
-        hash: folded.hash,
-        heads: folded.heads.iter().map(head).collect(),
-        actors: folded.actors.into_iter().map(last).collect(),
-        changes: folded.changes,
+        hash: compacted.hash,
+        heads: compacted.heads.iter().map(head).collect(),
+        actors: compacted.actors.into_iter().map(last).collect(),
+        changes: compacted.changes,
         operations: 0,
-        body: folded.snapshot,
-        packed: folded.index,
+        body: compacted.snapshot,
+        packed: compacted.index,
     }
 }
 
 /// Compacts `changes` changes of a document's tail, like a relay: all outside a window.
-pub(super) fn fold(store: &SqliteStore, space: &SpaceName, document: &DocumentId, changes: u64) {
+pub(super) fn compact(store: &SqliteStore, space: &SpaceName, document: &DocumentId, changes: u64) {
     let head = store.open_space(space).unwrap().head();
     let tasks = (0..=head.0).filter_map(|recent_entries| {
-        let window = FoldWindow { recent_entries, ..FoldWindow::NONE };
-        store.fold_task(space, document, u64::MAX / 2, window).unwrap()
+        let window = CompactionWindow { recent_entries, ..CompactionWindow::NONE };
+        store.compaction_task(space, document, u64::MAX / 2, window).unwrap()
     });
     let task = tasks.into_iter().find(|task| task.changes == changes).unwrap();
     let (mut bases, mut tail) = (Vec::new(), Vec::new());
     let mut take = |input| {
         match input {
-            FoldInput::Base(base) => bases.push(base),
-            FoldInput::Change(change) => tail.push(change),
+            CompactionInput::Base(base) => bases.push(base),
+            CompactionInput::Change(change) => tail.push(change),
         }
         ControlFlow::Continue(())
     };
-    assert!(store.fold_read(&task, &mut take).unwrap());
+    assert!(store.compaction_read(&task, &mut take).unwrap());
     let bases: Vec<&[u8]> = bases.iter().map(Vec::as_slice).collect();
-    let folded = landfall_fold::fold(&bases, tail).unwrap();
-    assert!(store.fold_commit(&task, snapshot_of(folded), 1).unwrap());
+    let compacted = landfall_compaction::compact(&bases, tail).unwrap();
+    assert!(store.compaction_commit(&task, snapshot_of(compacted), 1).unwrap());
 }
 
 /// Deletes a document.

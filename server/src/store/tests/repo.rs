@@ -6,7 +6,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::made::{Dice, Grown, commit, heads, opens, pushed, snapshot, tombstone};
 use super::open;
-use crate::store::{FoldWindow, LogStore, Recent, RecentPage, SqliteStore, Standing};
+use crate::store::{CompactionWindow, LogStore, Recent, RecentPage, SqliteStore, Standing};
 
 const PLAIN: DocumentId = DocumentId::from_bytes([1; 16]);
 const LONG: DocumentId = DocumentId::from_bytes([2; 16]);
@@ -38,11 +38,11 @@ fn store() -> (tempfile::TempDir, SqliteStore, Grown, Grown) {
 }
 
 /// Compacts the long document's changes, except the last `recent_entries` of the log.
-fn fold(store: &SqliteStore, long: &Grown, recent_entries: u64) {
-    let window = FoldWindow { recent_entries, ..FoldWindow::NONE };
-    let task = store.fold_task(&space(), &LONG, 0, window).unwrap().unwrap();
-    let folded = snapshot(&long.changes[..task.through.0 as usize - 50], 700);
-    assert!(store.fold_commit(&task, folded, 0).unwrap());
+fn compact(store: &SqliteStore, long: &Grown, recent_entries: u64) {
+    let window = CompactionWindow { recent_entries, ..CompactionWindow::NONE };
+    let task = store.compaction_task(&space(), &LONG, 0, window).unwrap().unwrap();
+    let compacted = snapshot(&long.changes[..task.through.0 as usize - 50], 700);
+    assert!(store.compaction_commit(&task, compacted, 0).unwrap());
 }
 
 fn standing(store: &SqliteStore, document: DocumentId) -> Standing {
@@ -50,8 +50,8 @@ fn standing(store: &SqliteStore, document: DocumentId) -> Standing {
 }
 
 /// The document's index, checked against its state.
-fn index(store: &SqliteStore, document: DocumentId, with_folded: bool) -> DocumentIndex {
-    let index = store.document_index(&space(), &document, with_folded).unwrap().unwrap();
+fn index(store: &SqliteStore, document: DocumentId, with_compacted: bool) -> DocumentIndex {
+    let index = store.document_index(&space(), &document, with_compacted).unwrap().unwrap();
     let (heads, last) = (index.heads.clone(), index.last);
     assert_eq!(standing(store, document), Standing::Present { heads, last });
     index
@@ -59,7 +59,7 @@ fn index(store: &SqliteStore, document: DocumentId, with_folded: bool) -> Docume
 
 /// The rows of a history's changes from one on, the first of them at a given offset.
 fn rows(grown: &Grown, from: usize, first: u64) -> Vec<IndexRow> {
-    let row = |(at, change): (usize, &landfall_protocol::folded::FoldedChange)| IndexRow {
+    let row = |(at, change): (usize, &landfall_protocol::compacted::CompactedChange)| IndexRow {
         offset: Offset(first + at as u64),
         hash: change.hash,
         dependencies: change.dependencies.clone(),
@@ -86,7 +86,7 @@ fn what_is_known_of_some_changes_is_what_the_index_knows() {
     assert_eq!(known(DELETED, hashes(&plain, 1)), []);
     assert_eq!(known(ABSENT, hashes(&plain, 1)), []);
     // Some of them are compacted, and have no rows any more.
-    fold(&store, &long, 20);
+    compact(&store, &long, 20);
     while store.prune(u64::MAX, 1_000).unwrap() {}
     let mut twice = hashes(&long, 100);
     twice.push(twice[3]);
@@ -97,28 +97,28 @@ fn what_is_known_of_some_changes_is_what_the_index_knows() {
 #[test]
 fn a_plain_document_is_its_rows() {
     let (_folder, store, plain, _) = store();
-    for with_folded in [false, true] {
-        let index = index(&store, PLAIN, with_folded);
+    for with_compacted in [false, true] {
+        let index = index(&store, PLAIN, with_compacted);
         assert_eq!((index.heads, index.last), (heads(&plain.changes), Offset(50)));
-        assert!(index.folded.is_none());
+        assert!(index.compacted.is_none());
         assert_eq!(index.tail, rows(&plain, 0, 1));
     }
 }
 
 #[test]
-fn a_folded_document_is_its_snapshot_and_its_tail() {
+fn a_compacted_document_is_its_snapshot_and_its_tail() {
     let (_folder, store, _, long) = store();
-    fold(&store, &long, 32);
+    compact(&store, &long, 32);
     // Whether or not the compacted rows are deleted already.
     for pruned in [false, true] {
         while pruned && store.prune(u64::MAX / 2, 100).unwrap() {}
         let index = index(&store, LONG, true);
         assert_eq!((index.heads, index.last), (heads(&long.changes), Offset(150)));
-        let folded = index.folded.unwrap();
-        assert_eq!((folded.offset, folded.bytes), (Offset(120), 700));
-        assert_eq!(folded.hash, snapshot(&long.changes[..70], 700).hash);
-        assert_eq!(folded.heads, heads(&long.changes[..70]));
-        let mut known: Vec<_> = folded.index.unwrap().hashes().collect();
+        let compacted = index.compacted.unwrap();
+        assert_eq!((compacted.offset, compacted.bytes), (Offset(120), 700));
+        assert_eq!(compacted.hash, snapshot(&long.changes[..70], 700).hash);
+        assert_eq!(compacted.heads, heads(&long.changes[..70]));
+        let mut known: Vec<_> = compacted.index.unwrap().hashes().collect();
         known.sort_unstable();
         assert_eq!(known, hashes(&long, 70));
         assert_eq!(index.tail, rows(&long, 70, 121));
@@ -128,7 +128,7 @@ fn a_folded_document_is_its_snapshot_and_its_tail() {
 #[test]
 fn a_document_without_a_tail_ends_at_its_snapshot() {
     let (_folder, store, _, long) = store();
-    fold(&store, &long, 0);
+    compact(&store, &long, 0);
     let whole = index(&store, LONG, false);
     assert_eq!((whole.heads, whole.last), (heads(&long.changes), Offset(150)));
     assert!(whole.tail.is_empty());
@@ -142,11 +142,11 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
 }
 
 #[test]
-fn folded_changes_are_loaded_only_if_they_are_asked_for_and_once() {
+fn compacted_changes_are_loaded_only_if_they_are_asked_for_and_once() {
     let (folder, store, _, long) = store();
-    fold(&store, &long, 32);
+    compact(&store, &long, 32);
     let loads = || store.gauges().index_loads;
-    assert!(index(&store, LONG, false).folded.unwrap().index.is_none());
+    assert!(index(&store, LONG, false).compacted.unwrap().index.is_none());
     assert_eq!(loads(), 0);
     for _ in 0..3 {
         index(&store, LONG, true);
@@ -165,18 +165,18 @@ fn folded_changes_are_loaded_only_if_they_are_asked_for_and_once() {
 #[test]
 fn a_damaged_index_is_told() {
     let (folder, store, _, long) = store();
-    fold(&store, &long, 32);
+    compact(&store, &long, 32);
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
     for sql in ["UPDATE snapshot_index SET packed = x'00'", "DELETE FROM snapshot_index"] {
         assert_eq!(conn.execute(sql, []).unwrap(), 1);
         let error = store.document_index(&space(), &LONG, true).unwrap_err();
         assert_eq!(error.damaged_index().unwrap().document, LONG);
-        assert!(index(&store, LONG, false).folded.is_some(), "nobody needs it for this");
+        assert!(index(&store, LONG, false).compacted.is_some(), "nobody needs it for this");
     }
     assert_eq!(store.gauges().damaged_indexes, 2);
     let made = snapshot(&long.changes[..70], 700);
     assert!(store.store_index(&space(), &LONG, &made.hash, made.packed).unwrap());
-    assert_eq!(index(&store, LONG, true).folded.unwrap().index.unwrap().len(), 70);
+    assert_eq!(index(&store, LONG, true).compacted.unwrap().index.unwrap().len(), 70);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn documents_are_listed_newest_first_in_pages() {
     // First as single changes, then compacted except for the last three, then compacted whole.
     for recent in [None, Some(5), Some(0)] {
         if let Some(recent) = recent {
-            fold(&store, &long, recent);
+            compact(&store, &long, recent);
         }
         assert_eq!(list(0, None, 10), (vec![(LONG, 150), (PLAIN, 50)], None));
         assert_eq!(list(0, None, 1), (vec![(LONG, 150)], Some(150)));

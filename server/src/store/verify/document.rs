@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use landfall_fold::hash_of;
+use landfall_compaction::hash_of;
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
+use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::{Leaf, tombstone_id};
-use landfall_protocol::folded::PackedIndex;
 use landfall_protocol::frame::{entry_flags, entry_kind};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{OptionalExtension, Row, params};
@@ -101,13 +101,18 @@ impl Verifier<'_> {
         }
         let stored = snapshots::current(self.conn, row)?;
         let stands = stored.as_ref().map_or(0, |stored| stored.offset);
-        self.field(space, &document, "snapshot", stands == document.folded);
+        self.field(space, &document, "snapshot", stands == document.compacted);
         let index = match &stored {
             Some(stored) => self.snapshot(space, document.id, stored)?,
             None => None,
         };
-        let folded = stored.as_ref().map_or(0, |stored| stored.changes);
-        self.field(space, &document, "number of folded changes", folded == document.folded_changes);
+        let compacted = stored.as_ref().map_or(0, |stored| stored.changes);
+        self.field(
+            space,
+            &document,
+            "number of compacted changes",
+            compacted == document.compacted_changes,
+        );
         let passed = self.tail(space, &document, stored.as_ref(), index.as_ref())?;
         let mut expected = document.clone();
         expected.heads = passed.heads.into_iter().collect();
@@ -175,7 +180,7 @@ impl Verifier<'_> {
             self.tell(space, Some(document), at, Damage::SnapshotField { field: "changes" });
         }
         if !self.actors_agree(stored, &index)? {
-            self.tell(space, Some(document), at, Damage::FoldedActors);
+            self.tell(space, Some(document), at, Damage::CompactedActors);
         }
         Ok(Some(index))
     }
@@ -207,7 +212,7 @@ impl Verifier<'_> {
         let (heads, sequences) = (heads.unwrap_or_default(), HashMap::new());
         let mut passed = Passed { heads, sequences, changes: 0, bytes: 0 };
         let mut find = self.conn.prepare_cached(TAIL)?;
-        let mut rows = find.query(params![document.row, column(document.folded)?])?;
+        let mut rows = find.query(params![document.row, column(document.compacted)?])?;
         while let Some(row) = rows.next()? {
             let stated = Stated::of_row(row)?;
             passed.changes += 1;
@@ -252,19 +257,19 @@ impl Verifier<'_> {
         space: &Space,
         document: &Document,
         stated: &Stated,
-        folded: Option<Option<&PackedIndex>>,
+        compacted: Option<Option<&PackedIndex>>,
     ) -> rusqlite::Result<()> {
         let sql = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2 AND \"offset\" < ?3 \
             AND \"offset\" > ?4";
-        let (before, after) = (column(stated.offset)?, column(document.folded)?);
+        let (before, after) = (column(stated.offset)?, column(document.compacted)?);
         for dependency in &stated.dependencies {
-            let is_folded = match folded {
+            let is_compacted = match compacted {
                 Some(Some(index)) => index.contains(dependency),
                 Some(None) => true,
                 None => false,
             };
             let mut find = self.conn.prepare_cached(sql)?;
-            if !is_folded && !find.exists(params![document.row, dependency.0, before, after])? {
+            if !is_compacted && !find.exists(params![document.row, dependency.0, before, after])? {
                 let damage = Damage::MissingDependency { missing: *dependency };
                 self.tell(space, Some(document.id), Some(stated.offset), damage);
             }
@@ -281,7 +286,7 @@ impl Verifier<'_> {
     ) -> rusqlite::Result<()> {
         let last = match passed.sequences.get(&stated.actor) {
             Some(last) => *last,
-            None => self.folded_sequence(document, &stated.actor)?,
+            None => self.compacted_sequence(document, &stated.actor)?,
         };
         passed.sequences.insert(stated.actor.clone(), stated.seq);
         if stated.seq != last + 1 {
@@ -292,7 +297,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn folded_sequence(&self, document: &Document, actor: &ActorId) -> rusqlite::Result<u64> {
+    fn compacted_sequence(&self, document: &Document, actor: &ActorId) -> rusqlite::Result<u64> {
         let sql = "SELECT f.seq FROM folded_actor f JOIN actor a ON a.id = f.actor \
             WHERE f.document = ?1 AND a.actor = ?2";
         let mut find = self.conn.prepare_cached(sql)?;

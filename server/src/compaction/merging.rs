@@ -1,0 +1,164 @@
+//! Merges whole documents from clients with the stored ones: uploaded snapshots, and chunks of automerge-repo
+//! clients.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use landfall_compaction::{Absorbed, Compacted, JobKind, News, Supervisor, WorkerError};
+use landfall_protocol::admission::preflight;
+use landfall_protocol::snapshot::Snapshot;
+
+use super::worker::{Worker, give};
+use super::{Brought, Chunks, MergeError, Merged, Offer};
+
+impl Worker {
+    /// Merges an uploaded snapshot with the stored document. If the two exceed the size limit, the new
+    /// changes of the upload become single changes.
+    pub(crate) fn merge(&self, offer: &Offer) -> Result<Brought, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let merged = self.merge_with(supervisor, offer);
+        let outcome = match &merged {
+            Ok(Brought::Apart(_)) => "oversized",
+            Ok(_) => "compacted",
+            Err(_) => "failed",
+        };
+        self.metrics.compacted(outcome, began.elapsed());
+        merged
+    }
+
+    /// The new changes of an uploaded snapshot of `theirs` changes, as single changes.
+    fn merge_apart(&self, offer: &Offer, theirs: u64) -> Result<Brought, MergeError> {
+        let (space, document) = (offer.space.clone(), offer.document);
+        let chunks = Chunks { space, document, parts: vec![Arc::clone(&offer.bytes)] };
+        match self.absorb(&chunks)? {
+            // The stored document has changes, and the upload has none of them.
+            Brought::Changes(changes) if changes.len() as u64 == theirs => {
+                Err(MergeError::Unrelated)
+            }
+            Brought::Changes(changes) => Ok(Brought::Apart(changes)),
+            brought => Ok(brought),
+        }
+    }
+
+    /// One child opens the uploaded snapshot and merges it.
+    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Brought, MergeError> {
+        let worker = MergeError::Worker;
+        let (hash, heads) = (offer.hash, offer.heads.clone());
+        let mut job = supervisor.start(JobKind::Merge { hash, heads }).map_err(worker)?;
+        let theirs = job.part(&offer.bytes).and_then(|()| job.sound()).map_err(worker)?;
+        let (mut held, mut failed) = (false, None);
+        let mut sink = |input| {
+            held = true;
+            give(&mut job, input, &mut failed)
+        };
+        let whole = self.store.document_bases(&offer.space, &offer.document, &mut sink);
+        let whole = whole.map_err(MergeError::Store)?;
+        if let Some(error) = failed {
+            // The worker's own error explains more than a broken pipe.
+            return Err(worker(job.finish().err().unwrap_or(error)));
+        }
+        if !whole {
+            return Err(MergeError::Overtaken);
+        }
+        let both = match job.finish() {
+            // Each of the two is valid, but a snapshot of both would exceed its limits on bytes, heads or
+            // budget. Admission decides on the single changes.
+            Err(error @ (WorkerError::TooLarge { .. } | WorkerError::Refused { .. })) => {
+                let (space, document) = (&offer.space, &offer.document);
+                tracing::warn!(%space, %document, %error,
+                    "a document and a snapshot that was offered do not fit one; it syncs on");
+                return self.merge_apart(offer, theirs);
+            }
+            both => snapshot_of(both.map_err(worker)?).map_err(worker)?,
+        };
+        match held {
+            true => self.judge_merge(offer, theirs, both).map(Brought::Merged),
+            false => Ok(Brought::Merged(Merged::Snapshot(Arc::new(both)))),
+        }
+    }
+
+    /// Checks whether the two had changes in common, and whether the merge added any.
+    fn judge_merge(
+        &self,
+        offer: &Offer,
+        theirs: u64,
+        both: Snapshot,
+    ) -> Result<Merged, MergeError> {
+        let store = MergeError::Store;
+        let ours = self.store.changes_held(&offer.space, &offer.document).map_err(store)?;
+        if both.changes == ours {
+            return Ok(Merged::Nothing);
+        }
+        if both.changes == ours + theirs {
+            return Err(MergeError::Unrelated);
+        }
+        Ok(Merged::Snapshot(Arc::new(both)))
+    }
+
+    /// The new changes in a client's chunks; all of them, or an error.
+    pub(super) fn absorb(&self, chunks: &Chunks) -> Result<Brought, MergeError> {
+        brought(self.open_chunks(chunks, false)?.news)
+    }
+
+    /// Has a child open a client's chunks. With `salvage`, the child returns the valid ones of them.
+    pub(crate) fn open_chunks(
+        &self,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
+        let began = Instant::now();
+        let opened = self.open_with(supervisor, chunks, salvage);
+        let outcome = if opened.is_ok() { "compacted" } else { "failed" };
+        self.metrics.compacted(outcome, began.elapsed());
+        opened
+    }
+
+    fn open_with(
+        &self,
+        supervisor: &Supervisor,
+        chunks: &Chunks,
+        salvage: bool,
+    ) -> Result<Absorbed, MergeError> {
+        let Chunks { space, document, parts } = chunks;
+        let mut job = supervisor.start(JobKind::Absorb { salvage }).map_err(MergeError::Worker)?;
+        let mut failed = parts.iter().try_for_each(|part| job.part(part)).err();
+        if failed.is_none() {
+            let mut sink = |input| give(&mut job, input, &mut failed);
+            let whole = self.store.document_bases(space, document, &mut sink);
+            if !whole.map_err(MergeError::Store)? && failed.is_none() {
+                return Err(MergeError::Overtaken);
+            }
+        }
+        match failed {
+            // The worker's own error explains more than a broken pipe.
+            Some(error) => Err(MergeError::Worker(job.finish_absorbed().err().unwrap_or(error))),
+            None => job.finish_absorbed().map_err(MergeError::Worker),
+        }
+    }
+}
+
+/// Converts a child's result. The child has parsed untrusted bytes, so the form of its changes is checked
+/// again.
+pub(crate) fn brought(news: News) -> Result<Brought, MergeError> {
+    match news {
+        News::Nothing => Ok(Brought::Merged(Merged::Nothing)),
+        News::Changes(changes) => {
+            let checked: Result<Vec<_>, _> = changes.iter().map(|bytes| preflight(bytes)).collect();
+            checked.map(Brought::Changes).map_err(|error| {
+                MergeError::Worker(WorkerError::Refused { reason: error.to_string() })
+            })
+        }
+        News::Snapshot(compacted) => {
+            let snapshot = snapshot_of(*compacted).map_err(MergeError::Worker)?;
+            Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))))
+        }
+    }
+}
+
+pub(crate) fn snapshot_of(compacted: Compacted) -> Result<Snapshot, WorkerError> {
+    let Compacted { snapshot, hash, index, .. } = compacted;
+    Snapshot::new(snapshot, hash, index)
+        .map_err(|error| WorkerError::Refused { reason: error.to_string() })
+}
