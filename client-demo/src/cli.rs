@@ -17,15 +17,15 @@ use crate::store::StoreCommand;
 #[command(name = "landfall-demo", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: NotebookPlace,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 /// Which notebook, and where it syncs.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Place {
-    /// The notebook's file; made if there is none
+pub(crate) struct NotebookPlace {
+    /// The notebook's file; created if absent
     #[arg(
         long,
         global = true,
@@ -41,7 +41,7 @@ pub(crate) struct Place {
     /// The space that the notes are in [default: that of the relay's URL, or `default`]
     #[arg(long = "space", global = true, env = "LANDFALL_SPACE", value_name = "NAME")]
     pub(crate) given_space: Option<String>,
-    /// The space in use: see [`Place::settle`].
+    /// The space in use: see [`NotebookPlace::settle`].
     #[arg(skip)]
     pub(crate) space: String,
     /// Set while the command is performed for another process.
@@ -58,7 +58,7 @@ pub(crate) struct Place {
     pub(crate) quiet: bool,
 }
 
-/// Options of [`Place`] that have no effect on a command: accepted there, but hidden from its help.
+/// Options of [`NotebookPlace`] that have no effect on a command: accepted there, but hidden from its help.
 const UNUSED: &[(&[&str], &[&str])] = &[
     (&["tour"], &["store", "relay", "given_space", "offline", "quiet"]),
     (&["relay"], &["store", "relay", "given_space", "offline", "quiet"]),
@@ -109,7 +109,7 @@ fn without_unused(command: clap::Command, path: &[&str], options: &[Arg]) -> cla
 }
 
 /// Only `replay` starts a relay itself.
-const RELAY_OF_REPLAY: &str = "The relay to play through [default: one of its own]";
+const RELAY_OF_REPLAY: &str = "The relay to play through [default: a relay started for the replay]";
 
 impl Cli {
     /// Parses a command line, beginning with the program's name.
@@ -125,7 +125,7 @@ const RELAY_DEFAULT: &str = "ws://127.0.0.1:7600";
 /// The space if neither an option nor a URL names one.
 const SPACE_DEFAULT: &str = "default";
 
-impl Place {
+impl NotebookPlace {
     /// Determines the space: the option's, or the one in the relay's URL (`ws://host/spaces/NAME`, as for a
     /// browser's client). Fails if both are given and differ.
     pub(crate) fn settle(&mut self) -> Result<(), Failure> {
@@ -134,9 +134,14 @@ impl Place {
         let of_url = LinkOptions::new(url.as_str()).space().ok().flatten();
         self.space = match (&self.given_space, of_url) {
             (Some(given), Some(named)) if *given != named.to_string() => {
-                let why = format!("`{url}` names the space `{named}`, and --space `{given}`");
-                let remedy = "leave one of them out";
-                return Err(Failure::new(Exit::Usage, "two spaces are named", why, remedy));
+                let why = format!("`{url}` names the space `{named}`, --space names `{given}`");
+                let remedy = "give only one of them";
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "two different spaces are given",
+                    why,
+                    remedy,
+                ));
             }
             (Some(given), _) => given.clone(),
             (None, Some(named)) => named.to_string(),
@@ -166,20 +171,20 @@ pub(crate) enum Command {
     /// Read and write notes
     #[command(subcommand)]
     Notes(NotesCommand),
-    /// Make notes of text and Markdown files, and of those in folders
+    /// Import text and Markdown files, and those in folders, as notes
     Import(ImportArgs),
-    /// Look after the notebook's file: check, back up, restore, compact, move
+    /// Maintain the notebook's file: verify, back up, restore, compact, move
     #[command(subcommand)]
     Store(StoreCommand),
     /// Send what is pending and fetch what is new
     Sync(SyncArgs),
-    /// Say what is saved where; changes nothing and asks no relay
+    /// Show what is saved and what is pending; only reads the store
     Status(StatusArgs),
-    /// Stay in sync and say what happens, until Ctrl-C; with --offline, what other commands here do
+    /// Stay in sync and print events until Ctrl-C; with --offline, only those of local commands
     Watch,
     /// Play a recorded editing session from one replica to another, through a relay
     Replay(ReplayArgs),
-    /// Serve as a relay, like `landfall-relay serve`; has that program's exit codes
+    /// Run a relay, like `landfall-relay serve`, with that program's exit codes
     Relay(RelayArgs),
     /// Compact one document's history, as the relay asks on standard input
     #[command(name = relay::COMPACT_WORKER, hide = true)]
@@ -205,7 +210,7 @@ impl Command {
     }
 
     /// Its name, if it cannot work without the relay of `place`.
-    pub(crate) fn that_needs_the_relay(&self, place: &Place) -> Option<&'static str> {
+    pub(crate) fn that_needs_the_relay(&self, place: &NotebookPlace) -> Option<&'static str> {
         match self {
             // Storing the selection of notes needs no relay.
             Self::Sync(args) if args.only.is_none() && !args.all => Some("sync"),
@@ -234,7 +239,7 @@ const NOTE: &str =
 pub(crate) enum NotesCommand {
     /// List all notes; `*` marks changes that the relay does not have yet, `!` refused ones
     List,
-    /// Make a note; prints its id
+    /// Create a note and print its id
     New {
         /// Its title; without one, the first line of the text
         title: Option<String>,
@@ -251,10 +256,10 @@ pub(crate) enum NotesCommand {
     Edit {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
-        /// Give it this title instead of opening an editor
+        /// Set this title instead of opening an editor
         #[arg(long)]
         title: Option<String>,
-        /// Give it this text instead of opening an editor; `-` reads standard input
+        /// Set this text instead of opening an editor; `-` reads standard input
         #[arg(long)]
         text: Option<String>,
     },
@@ -265,17 +270,17 @@ pub(crate) enum NotesCommand {
         /// The line; `-` reads standard input
         text: String,
     },
-    /// See whether a note has the documented shape
+    /// Check whether a note has the documented format
     Check {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
-    /// Delete a note for good, here and on every replica
+    /// Delete a note permanently, here and on every replica
     #[command(visible_alias = "delete")]
     Rm {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
@@ -288,7 +293,7 @@ pub(crate) enum NotesCommand {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
     },
-    /// Make a note's refused changes again, by another author, on top of what the relay has
+    /// Recreate a note's refused changes as another actor, on top of the relay's history
     Reauthor {
         #[arg(value_name = "NOTE", help = NOTE)]
         id: String,
@@ -313,10 +318,10 @@ pub(crate) struct DeletedArgs {
     /// Save one as an automerge document in a new file
     #[arg(long, num_args = 2, value_names = ["NOTE", "FILE"], conflicts_with = "discard")]
     pub(crate) export: Option<Vec<String>>,
-    /// Let one go
+    /// Discard the edits of one
     #[arg(long, value_name = "NOTE")]
     pub(crate) discard: Option<String>,
-    /// Do not ask before letting go
+    /// Do not ask for confirmation before discarding
     #[arg(long, short, requires = "discard")]
     pub(crate) yes: bool,
 }
@@ -332,16 +337,16 @@ pub(crate) struct ImportArgs {
 /// Options of `sync`.
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
-    /// Give up once nothing has moved for so long, such as 500ms, 30s or 2m
+    /// Give up after this long without progress, such as 500ms, 30s or 2m
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Sync only these notes from now on; an id may be of a note that is not here yet
+    /// Sync only these notes from now on; also accepts the id of a note that is not here yet
     #[arg(long, value_name = "NOTE", num_args = 1.., conflicts_with = "all")]
     pub(crate) only: Option<Vec<String>>,
     /// Sync all notes from now on
     #[arg(long)]
     pub(crate) all: bool,
-    /// Then compare what the relay holds with what is here, and set right what differs
+    /// Then compare the relay's documents with the local ones, and repair differences
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -349,7 +354,7 @@ pub(crate) struct SyncArgs {
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// For a program to read
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -357,15 +362,15 @@ pub(crate) struct StatusArgs {
 /// Options of `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// The recorded session, JSON or gzipped JSON; without one, two made-up authors type
+    /// The recorded session, JSON or gzipped JSON; without one, a session of two authors is generated
     pub(crate) trace: Option<PathBuf>,
     /// Wait for the disk at each change, as the notebook does
     #[arg(long)]
     pub(crate) full: bool,
-    /// Give up once nothing has moved for so long
+    /// Give up after this long without progress
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = duration)]
     pub(crate) stall: Duration,
-    /// Without a trace: what the session is made from; any number, drawn if not given
+    /// Without a trace: the seed of the generated session; random if not given
     #[arg(long, conflicts_with = "trace")]
     pub(crate) seed: Option<u64>,
     /// Without a trace: edits by each author
@@ -384,9 +389,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        other => return Err(format!("`{other}` is no unit; use ms, s, m or h")),
+        other => return Err(format!("unknown unit `{other}`; use ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| "it is no duration, such as 30s".to_owned())?;
+    let number: f64 = number.parse().map_err(|_| "not a duration, such as 30s".to_owned())?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
@@ -395,12 +400,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_command_line() {
         command().debug_assert();
     }
 
     #[test]
-    fn options_that_do_nothing_are_not_listed_and_all_others_are() {
+    fn help_hides_exactly_the_options_without_effect() {
         let help = |path: &[&str]| {
             let args = ["landfall-demo"].iter().chain(path).chain(&["--help"]);
             Cli::of(args.map(OsString::from)).unwrap_err().to_string()
@@ -432,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));

@@ -30,19 +30,19 @@ const AT_A_TIME: usize = 8;
 #[derive(Debug, Error)]
 pub(crate) enum AskError {
     /// No process serves the socket.
-    #[error("it takes no commands")]
+    #[error("it accepts no commands")]
     NotServed,
     /// The socket does not belong to the store's owner.
-    #[error("the socket {} is not its owner's", .0.display())]
+    #[error("the socket {} belongs to another user than the store", .0.display())]
     Foreign(PathBuf),
     /// The request exceeds the message size.
-    #[error("the command has {bytes} bytes, and it takes {MESSAGE_BYTES}")]
+    #[error("the command has {bytes} bytes, the limit is {MESSAGE_BYTES}")]
     TooLarge { bytes: usize },
     /// The other process rejected the request without effect.
-    #[error("it did not take the command: {0}")]
+    #[error("it rejected the command: {0}")]
     Refused(String),
     /// The connection broke after the request was sent.
-    #[error("it did not answer, and may have done it: {0}")]
+    #[error("it did not answer, and may have performed the command: {0}")]
     Broken(#[source] io::Error),
 }
 
@@ -102,12 +102,12 @@ mod unix {
     /// socket.
     pub(crate) struct Control {
         path: PathBuf,
-        shared: Arc<Shared>,
+        shared: Arc<ControlState>,
         thread: Option<JoinHandle<()>>,
     }
 
     #[derive(Default)]
-    struct Shared {
+    struct ControlState {
         state: Mutex<State>,
         idle: Condvar,
     }
@@ -118,25 +118,25 @@ mod unix {
         answering: usize,
     }
 
-    impl Shared {
+    impl ControlState {
         fn lock(&self) -> MutexGuard<'_, State> {
             self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         /// A slot for a request, if one is free.
-        fn place(self: &Arc<Self>) -> Option<Place> {
+        fn place(self: &Arc<Self>) -> Option<RequestSlot> {
             let mut state = self.lock();
             (state.answering < AT_A_TIME).then(|| {
                 state.answering += 1;
-                Place(Arc::clone(self))
+                RequestSlot(Arc::clone(self))
             })
         }
     }
 
     /// The slot of one request. Also released if the handler panics.
-    struct Place(Arc<Shared>);
+    struct RequestSlot(Arc<ControlState>);
 
-    impl Drop for Place {
+    impl Drop for RequestSlot {
         fn drop(&mut self) {
             self.0.lock().answering -= 1;
             self.0.idle.notify_all();
@@ -155,7 +155,7 @@ mod unix {
         {
             let path = path_of(store)?;
             let listener = bind(&path)?;
-            let shared = Arc::new(Shared::default());
+            let shared = Arc::new(ControlState::default());
             let (for_thread, answer) = (Arc::clone(&shared), Arc::new(answer));
             let listen = move || {
                 for stream in listener.incoming() {
@@ -193,7 +193,9 @@ mod unix {
         match fs::symlink_metadata(path) {
             // Left by a process that was killed: only this process has the store open.
             Ok(found) if found.file_type().is_socket() => {}
-            Ok(_) => return Err(io::Error::other("something else has the socket's name")),
+            Ok(_) => {
+                return Err(io::Error::other("a file that is not a socket has the socket's path"));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -212,7 +214,7 @@ mod unix {
 
     /// Answers one connection, on a thread of its own.
     fn take<Q, A>(
-        shared: &Arc<Shared>,
+        shared: &Arc<ControlState>,
         answer: &Arc<impl Fn(Q) -> A + Send + Sync + 'static>,
         mut stream: UnixStream,
     ) where
@@ -220,7 +222,7 @@ mod unix {
         A: Serialize + 'static,
     {
         let Some(place) = shared.place() else {
-            let busy = format!("{AT_A_TIME} commands are under way");
+            let busy = format!("{AT_A_TIME} commands are already running");
             let _ = write::<Reply<A>>(&mut stream, Reply::Refused(busy));
             return;
         };
@@ -295,7 +297,7 @@ mod unix {
         stream.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > MESSAGE_BYTES {
-            return Err(io::Error::other(format!("a message has {MESSAGE_BYTES} bytes at most")));
+            return Err(io::Error::other(format!("a message exceeds {MESSAGE_BYTES} bytes")));
         }
         // Memory grows with the received bytes, not with the announced length.
         let mut message = Vec::new();
@@ -305,7 +307,9 @@ mod unix {
         }
         let Version { version } = serde_json::from_slice(&message)?;
         if version != VERSION {
-            return Err(io::Error::other(format!("it speaks version {VERSION}, not {version}")));
+            return Err(io::Error::other(format!(
+                "its protocol has version {VERSION}, not {version}"
+            )));
         }
         Ok(serde_json::from_slice::<Envelope<T>>(&message)?.said)
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use landfall::automerge::Automerge;
 use landfall::{DocumentId, RejectedChangesError, Space};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::export;
 use crate::failure::{Exit, Failure};
 use crate::find::{self, FindError, Named, find};
@@ -17,7 +17,7 @@ use crate::notes;
 use crate::term::{self, count, faint, first_line, fit, say, strong};
 
 /// The command `notes rm`.
-pub(crate) fn rm(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) fn rm(place: &NotebookPlace, id: &str, yes: bool) -> Result<(), Failure> {
     let notebook = notes::open(place, id)?;
     let listed = notes::found(&notebook, id)?;
     let document = listed.document.id();
@@ -25,26 +25,26 @@ pub(crate) fn rm(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
     let pending = listed.document.status()?.pending.changes;
     let only_here = match pending {
         0 => String::new(),
-        n => format!("; {} of it went to no relay yet", count(n, "change")),
+        n => format!("; {} not sent to any relay yet", count(n, "change")),
     };
-    let question = format!("delete {name} for good, here and on every replica{only_here}?");
+    let question = format!("delete {name} permanently, here and on every replica{only_here}?");
     confirm(place, &question, yes, "nothing was deleted")?;
     drop(listed);
     notebook.space.delete(document)?;
     if !place.quiet {
-        say(format!("deleted {name} for good; other replicas follow when they sync"));
+        say(format!("deleted {name} permanently; other replicas delete it when they sync"));
     }
     notebook.saved()
 }
 
 /// A deleted note with edits that no other replica has.
-struct Lost {
+struct DeletedNote {
     document: DocumentId,
     unsent: u64,
     note: Result<Note, String>,
 }
 
-impl Named for Lost {
+impl Named for DeletedNote {
     fn id(&self) -> DocumentId {
         self.document
     }
@@ -54,7 +54,7 @@ impl Named for Lost {
     }
 }
 
-impl Lost {
+impl DeletedNote {
     fn name(&self) -> String {
         match self.title() {
             Some(title) => format!("“{}”", first_line(title, 40)),
@@ -64,15 +64,15 @@ impl Lost {
 }
 
 /// The deleted notes of a space, in order of deletion.
-fn all_lost(space: &Space) -> Result<Vec<Lost>, Failure> {
+fn all_lost(space: &Space) -> Result<Vec<DeletedNote>, Failure> {
     let read = |edits: landfall::OrphanedEdits| {
         let note = match space.export_orphaned(&edits.document) {
             Ok(Some(bytes)) => note_in(&bytes),
-            Ok(None) => Err("nothing is left of it".to_owned()),
+            Ok(None) => Err("no edits of it are left".to_owned()),
             Err(RejectedChangesError::Store(error)) => return Err(Failure::from(error)),
             Err(error) => Err(error.to_string()),
         };
-        Ok(Lost { document: edits.document, unsent: edits.unsent, note })
+        Ok(DeletedNote { document: edits.document, unsent: edits.unsent, note })
     };
     space.orphaned_edits()?.into_iter().map(read).collect()
 }
@@ -83,7 +83,7 @@ fn note_in(bytes: &[u8]) -> Result<Note, String> {
 }
 
 /// The command `notes deleted` without options: lists them.
-pub(crate) fn list(place: &Place) -> Result<(), Failure> {
+pub(crate) fn list(place: &NotebookPlace) -> Result<(), Failure> {
     let notebook = Notebook::open_to_read(place)?;
     let lost = match &notebook {
         Some(notebook) => all_lost(&notebook.space)?,
@@ -99,7 +99,7 @@ pub(crate) fn list(place: &Place) -> Result<(), Failure> {
     for (lost, number) in lost.iter().zip(1..) {
         let (title, line) = match &lost.note {
             Ok(note) => (notes::title_of(note), first_line(&note.body, width)),
-            Err(problem) => ("(no note)".to_owned(), first_line(problem, width)),
+            Err(problem) => ("(not a note)".to_owned(), first_line(problem, width)),
         };
         let edits = format!("{} only here", count(lost.unsent, "change"));
         let id = find::short(&lost.document);
@@ -110,19 +110,19 @@ pub(crate) fn list(place: &Place) -> Result<(), Failure> {
     }
     if !place.quiet {
         term::note(
-            "keep one with `landfall-demo notes deleted --export ID FILE`, \
-             let one go with `landfall-demo notes deleted --discard ID`",
+            "save one with `landfall-demo notes deleted --export ID FILE`, \
+             discard one with `landfall-demo notes deleted --discard ID`",
         );
     }
     Ok(())
 }
 
 /// The command `notes deleted --export`.
-pub(crate) fn export(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
+pub(crate) fn export(place: &NotebookPlace, id: &str, file: &Path) -> Result<(), Failure> {
     let notebook = open_to_read(place, id)?;
     match export_if_lost(&notebook, id, file)? {
         true => Ok(()),
-        false => Err(unknown(id, "no deleted note with edits of yours is named so")),
+        false => Err(unknown(id, "no deleted note with orphaned edits has this name")),
     }
 }
 
@@ -135,10 +135,10 @@ pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Resu
         Err(error) => return Err(error.into()),
     };
     let bytes = notebook.space.export_orphaned(&lost.document)?;
-    let Some(bytes) = bytes else { return Err(unknown(id, "nothing is left of it")) };
+    let Some(bytes) = bytes else { return Err(unknown(id, "no edits of it are left")) };
     export::write(file, &bytes)?;
     let edits = count(lost.unsent, "change");
-    let what = format!("the deleted note {}, with {edits} that nobody else has", lost.name());
+    let what = format!("the deleted note {}, with {edits} that no other replica has", lost.name());
     notebook.remark(export::said(&what, file, bytes.len()));
     Ok(true)
 }
@@ -154,13 +154,14 @@ pub(crate) fn show_if_lost(notebook: &Notebook, id: &str) -> Result<bool, Failur
     let Ok(note) = &lost.note else { return Ok(false) };
     say(strong(notes::title_of(note)));
     let edits = count(lost.unsent, "change");
-    notebook.remark(faint(format!("{} · deleted; {edits} that nobody else has", lost.document)));
+    notebook
+        .remark(faint(format!("{} · deleted; {edits} that no other replica has", lost.document)));
     notes::print(note);
     Ok(true)
 }
 
 /// The command `notes deleted --discard`.
-pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) fn discard(place: &NotebookPlace, id: &str, yes: bool) -> Result<(), Failure> {
     drop(open_to_read(place, id)?);
     let mut apart = place.clone();
     apart.offline = true;
@@ -168,22 +169,22 @@ pub(crate) fn discard(place: &Place, id: &str, yes: bool) -> Result<(), Failure>
     let all = all_lost(&notebook.space)?;
     let lost = match find(&all, id) {
         Err(FindError::Unknown { .. }) => {
-            return Err(unknown(id, "no deleted note with edits of yours is named so"));
+            return Err(unknown(id, "no deleted note with orphaned edits has this name"));
         }
         found => found?,
     };
     let (name, edits) = (lost.name(), count(lost.unsent, "change"));
-    let question = format!("let go of {name} for good, with {edits} that nobody else has?");
-    confirm(place, &question, yes, "nothing was let go")?;
+    let question = format!("discard {name} permanently, with {edits} that no other replica has?");
+    confirm(place, &question, yes, "nothing was discarded")?;
     notebook.space.discard_orphaned(lost.document)?;
     notebook.close()?;
     if !place.quiet {
-        say(format!("nothing is left of {name} here"));
+        say(format!("discarded the edits of {name}"));
     }
     Ok(())
 }
 
-fn open_to_read(place: &Place, id: &str) -> Result<Notebook, Failure> {
+fn open_to_read(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
     Notebook::open_to_read(place)?.ok_or_else(|| notes::nothing_there(place, id))
 }
 
@@ -194,7 +195,7 @@ fn unknown(id: &str, why: &str) -> Failure {
 
 /// Asks the user at the terminal. Without a terminal, only `--yes` confirms.
 pub(crate) fn confirm(
-    place: &Place,
+    place: &NotebookPlace,
     question: &str,
     yes: bool,
     otherwise: &str,
@@ -206,8 +207,8 @@ pub(crate) fn confirm(
         return if hosted.is_confirmed() { Ok(()) } else { Err(Failure::ask(question)) };
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let why = "it is for good, and there is no terminal to ask at";
-        return Err(Failure::new(Exit::Usage, otherwise, why, "say --yes if it is meant"));
+        let why = "this is permanent, and there is no terminal for the prompt";
+        return Err(Failure::new(Exit::Usage, otherwise, why, "give --yes to confirm"));
     }
     let mut answer = String::new();
     let question = term::harmless(question);
@@ -217,7 +218,7 @@ pub(crate) fn confirm(
     match read.is_ok() && is_yes(&answer) {
         true => Ok(()),
         false => {
-            Err(Failure::new(Exit::Other, otherwise, "the answer was no", "say `y` if it is meant"))
+            Err(Failure::new(Exit::Other, otherwise, "the answer was no", "answer `y` to confirm"))
         }
     }
 }
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_yes_is_one() {
+    fn only_y_and_yes_confirm() {
         assert!(["y\n", "Y", " yes ", "YES\r\n"].into_iter().all(is_yes));
         assert!(["", "\n", "n", "yep", "no, yes"].into_iter().all(|answer| !is_yes(answer)));
     }

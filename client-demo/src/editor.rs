@@ -21,7 +21,7 @@ const EDITOR_DEFAULT: &str = "vi";
 #[derive(Debug, Error)]
 pub(crate) enum EditorError {
     /// The file for the editor could not be written or read.
-    #[error("the file for the editor: {0}")]
+    #[error("cannot use the file for the editor: {0}")]
     File(#[source] io::Error),
     /// The editor could not be started.
     #[error("`{command}` cannot be started: {source}")]
@@ -34,10 +34,10 @@ pub(crate) enum EditorError {
     #[error("`{command}` ended with {status}")]
     Failed { command: String, status: ExitStatus },
     /// The terminal is gone, or the system is shutting down.
-    #[error("a signal ended it while the editor was open")]
+    #[error("a signal arrived while the editor was open")]
     Interrupted,
     /// The process cannot wait for the editor.
-    #[error("the editor cannot be waited for: {0}")]
+    #[error("cannot wait for the editor: {0}")]
     Wait(String),
     /// The edited file is not text.
     #[error("the edited file is not UTF-8: {0}")]
@@ -68,8 +68,8 @@ impl NotEdited {
         let remedy = match &self.error {
             EditorError::Start { .. } => "set EDITOR, or give the text with --text",
             EditorError::NotText(_) => "save it as UTF-8",
-            EditorError::File(_) => "see that the temporary folder can be written",
-            _ => "the note is as it was",
+            EditorError::File(_) => "check that the temporary folder can be written",
+            _ => "run the command again",
         };
         let failure = Failure::new(exit, "the note was not edited", self.error, remedy);
         match self.kept {
@@ -267,7 +267,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn an_editor_is_named_as_in_a_shell() {
+    fn the_editor_command_is_parsed_by_a_shell() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("an editor");
         std::fs::write(&script, "#!/bin/sh\necho \"$1\" > \"$2\"\n").unwrap();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_editor_that_changes_nothing_changes_nothing() {
+    fn an_editor_that_changes_nothing_makes_no_edit() {
         for text in [
             "",
             "one",
@@ -314,7 +314,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_was_typed_is_all_that_differs() {
+    fn the_edit_contains_only_the_typed_text() {
         for (text, typed, expected) in [
             ("", "a\n", "a"),
             ("one", "one\ntwo\n", "one\ntwo"),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_editors_are_typed() {
+    fn editor_failures_have_their_own_variants() {
         let failed = edit_with("false", "a").unwrap_err();
         assert!(matches!(failed.error, EditorError::Failed { .. }) && failed.kept.is_none());
         let missing = edit_with("landfall-no-such-editor --wait", "a").unwrap_err();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn utf16_with_a_mark_is_text() {
+    fn utf16_with_a_byte_order_mark_is_read() {
         assert_eq!(utf16(b"\xff\xfea\0\x22\x6f").as_deref(), Some("a漢"));
         assert_eq!(utf16(b"\xfe\xff\0a\x6f\x22").as_deref(), Some("a漢"));
         for bad in [&b"a\0"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8", b"\xff"] {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_told_apart() {
+    fn encodings_other_than_utf8_are_identified() {
         assert_eq!(what_it_is(b"\xff\xfea\0"), "it looks like UTF-16");
         assert_eq!(what_it_is(b"a\ncaf\xe9"), "line 2 has the byte 0xe9, as in Latin-1");
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use landfall::RejectedChangesError;
 use landfall::automerge::Automerge;
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::deleted;
 use crate::failure::{Exit, Failure, REPORT, chain};
 use crate::find::{FindError, Finder};
@@ -16,7 +16,7 @@ use crate::term::{count, thousands};
 
 /// The command `notes export`: writes the local note, including changes that the relay rejected; or the
 /// orphaned edits of a deleted one.
-pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, id: &str, file: &Path) -> Result<(), Failure> {
     let notebook = notes::open_to_read(place, id)?;
     let listed = match Finder::new(&notebook.space).find(id)? {
         Ok(listed) => listed,
@@ -27,7 +27,7 @@ pub(crate) fn run(place: &Place, id: &str, file: &Path) -> Result<(), Failure> {
     };
     let status = listed.document.status()?;
     let name = notes::name_of(&listed);
-    let (bytes, what) = match &status.parked {
+    let (bytes, what) = match &status.rejected {
         Some(_) => {
             let refused = count(status.pending.changes, "change");
             let what = format!("{name}, with {refused} that the relay does not have");
@@ -54,7 +54,7 @@ pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let what = format!("cannot write {}", file.display());
         let remedy = match error.kind() {
             io::ErrorKind::AlreadyExists => "it was not touched; choose another name",
-            _ => "choose a place that can be written",
+            _ => "choose a folder that can be written",
         };
         Failure::new(Exit::Input, what, error, remedy)
     })
@@ -73,15 +73,15 @@ pub(crate) fn said(what: &str, file: &Path, bytes: usize) -> String {
 
 impl From<RejectedChangesError> for Failure {
     fn from(error: RejectedChangesError) -> Self {
-        let what = "the edits stay as they are";
+        let what = "the edits were not changed";
         match error {
             RejectedChangesError::Store(error) => error.into(),
             RejectedChangesError::NothingRejected => {
-                let why = "the relay refuses none of the note's changes";
+                let why = "the relay has refused no change of the note";
                 Self::new(Exit::Note, "nothing was done", why, "see `landfall-demo notes refused`")
             }
             RejectedChangesError::Unanswered => {
-                let remedy = "offer them again with `landfall-demo notes retry`, or save them with \
+                let remedy = "push them again with `landfall-demo notes retry`, or save them with \
                     `landfall-demo notes export`";
                 Self::new(Exit::Other, what, error, remedy)
             }

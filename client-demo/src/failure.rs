@@ -80,7 +80,7 @@ impl Failure {
     /// The user must be asked first, by the process that the user started.
     pub(crate) fn ask(question: &str) -> Self {
         let failure =
-            Self::new(Exit::Usage, "nothing was done", "the answer is missing", "say --yes");
+            Self::new(Exit::Usage, "nothing was done", "it was not confirmed", "give --yes");
         Self { kind: Kind::Question(question.to_owned()), ..failure }
     }
 
@@ -165,18 +165,18 @@ impl From<OpenError> for Failure {
                 Self::new(Exit::Store, what, why, format!("it was not touched; {OTHER_STORE}"))
             }
             OpenError::TooNew { found, supported } => {
-                let why = format!("it is of format {found}, this version reads up to {supported}");
+                let why = format!("it has format {found}, this version reads up to {supported}");
                 let remedy = format!("use a newer landfall-demo, or {OTHER_STORE}");
                 Self::new(Exit::Store, "cannot open the store", why, remedy)
             }
             OpenError::TooOld { found, needed } => {
-                let why = format!("it is of format {found}, this version reads {needed}");
+                let why = format!("it has format {found}, this version reads {needed}");
                 let remedy = "run a command that edits once, or `landfall-demo store compact`: \
-                              that brings it to the new format";
+                              both migrate it to the new format";
                 Self::new(Exit::Store, "cannot open the store", why, remedy)
             }
             OpenError::Storage(source) => {
-                let remedy = "see that its folder exists, can be written and has room, \
+                let remedy = "check that its folder exists, can be written and has room, \
                               or choose another with --store";
                 Self::new(Exit::Store, "cannot open the store", chain(&**source), remedy)
             }
@@ -190,10 +190,12 @@ impl From<StoreError> for Failure {
         let remedy = match error.class {
             StoreFailure::DiskFull => "make room on the disk and try again",
             StoreFailure::ReadOnly => "make the store writable, or use another with --store",
-            StoreFailure::Corrupt => "restore a copy; what the relay has can be synced anew",
+            StoreFailure::Corrupt => {
+                "restore a backup, or sync again from the relay into a new store"
+            }
             StoreFailure::Closed => "try again",
-            StoreFailure::Gone => "put the store's file back or restore a copy, then try again",
-            _ => "look at the disk and try again",
+            StoreFailure::Gone => "put the store's file back or restore a backup, then try again",
+            _ => "check the disk and try again",
         };
         Self::new(Exit::Store, "the store failed", chain(&*error.source), remedy)
     }
@@ -204,11 +206,11 @@ impl From<SpaceError> for Failure {
         match error {
             SpaceError::BadName(why) => {
                 let remedy = "choose another name with --space";
-                Self::new(Exit::Usage, "that is no name of a space", why, remedy)
+                Self::new(Exit::Usage, "invalid space name", why, remedy)
             }
             SpaceError::Unknown(name) => {
                 let why = format!("it has no space `{name}`");
-                let remedy = "make a note in it, or sync";
+                let remedy = "create a note in it, or sync";
                 Self::new(Exit::Note, "nothing to read in the store", why, remedy)
             }
             SpaceError::Store(error) => error.into(),
@@ -251,18 +253,18 @@ impl From<ChangeError> for Failure {
             },
             ChangeError::ChangeTooLarge { limit, actual } => {
                 let why = format!("the change has {actual} bytes, the limit is {limit}");
-                Self::new(Exit::Other, what, why, "make it in smaller steps")
+                Self::new(Exit::Other, what, why, "split the edit into smaller ones")
             }
             ChangeError::TooManyOperations { limit, actual } => {
                 let why = format!("the change has {actual} operations, the limit is {limit}");
-                Self::new(Exit::Other, what, why, "make it in smaller steps")
+                Self::new(Exit::Other, what, why, "split the edit into smaller ones")
             }
             ChangeError::Deleted => notes::deleted_meanwhile(what),
             ChangeError::DocumentFull(why) => {
-                Self::new(Exit::Note, what, chain(&*why), "go on in another note")
+                Self::new(Exit::Note, what, chain(&*why), "continue in another note")
             }
             ChangeError::NotAdmitted(why) => {
-                Self::new(Exit::Other, what, chain(&why), "make it in smaller steps")
+                Self::new(Exit::Other, what, chain(&why), "split the edit into smaller ones")
             }
             other => Self::new(Exit::Other, what, chain(&other), "try again"),
         }
@@ -274,7 +276,7 @@ impl From<ConnectError> for Failure {
         match error {
             ConnectError::BadUrl { url, what } => {
                 let remedy = "give one like ws://127.0.0.1:7600 with --relay";
-                Self::new(Exit::Usage, format!("`{url}` is no relay's URL"), what, remedy)
+                Self::new(Exit::Usage, format!("`{url}` is not the URL of a relay"), what, remedy)
             }
             other => Self::new(Exit::Other, "cannot connect", chain(&other), "try again"),
         }
@@ -285,11 +287,11 @@ impl From<FlushError> for Failure {
     fn from(error: FlushError) -> Self {
         let what = "not in sync";
         match error {
-            FlushError::Refused { pending, parked } => {
-                let first = parked.first();
+            FlushError::Refused { pending, rejected } => {
+                let first = rejected.first();
                 let why = first.map_or_else(String::new, |p| format!(" ({}: {})", p.code, p.what));
                 let why = format!("the relay refuses {}{why}", count(pending.changes, "change"));
-                let remedy = "they are kept here";
+                let remedy = "they are kept in this store";
                 Self::new(Exit::Relay, what, why, remedy)
             }
             FlushError::SpaceRefused { spaces, .. } => {
@@ -302,7 +304,7 @@ impl From<FlushError> for Failure {
             }
             FlushError::Offline { pending, last_error, .. }
             | FlushError::TimedOut { pending, last_error, .. } => {
-                let why = last_error.unwrap_or_else(|| "the time ran out".to_owned());
+                let why = last_error.unwrap_or_else(|| "the time limit passed".to_owned());
                 unsynced(&why, pending.changes)
             }
             other => Self::new(Exit::Other, what, chain(&other), "try again"),
@@ -318,14 +320,14 @@ impl From<CheckError> for Failure {
 
 /// Some changes did not reach the relay, or the relay's changes may be missing here.
 pub(crate) fn unsynced(why: &str, pending: u64) -> Failure {
-    unsynced_until(why, pending, "sync again when the relay is there")
+    unsynced_until(why, pending, "sync again when the relay is reachable")
 }
 
 /// Like [`unsynced`], with another remedy.
 pub(crate) fn unsynced_until(why: &str, pending: u64, remedy: &str) -> Failure {
     let kept = match pending {
-        0 => "nothing waits to be sent".to_owned(),
-        n => format!("saved here, to be sent: {}", count(n, "change")),
+        0 => "nothing is pending".to_owned(),
+        n => format!("saved here, pending: {}", count(n, "change")),
     };
     let why = why.trim_end_matches("; is it running?");
     Failure::new(Exit::Relay, "not in sync", why, format!("{kept}; {remedy}"))
@@ -342,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_ours_passes_through_a_change() {
+    fn a_failure_inside_a_change_is_returned_unchanged() {
         let ours = Failure::new(Exit::Note, "what", "why", "remedy");
         let back = Failure::from(ChangeError::Closure(Box::new(ours)));
         assert_eq!((back.exit, back.to_string().as_str()), (Exit::Note, "what: why; remedy"));
     }
 
     #[test]
-    fn causes_are_said_once() {
+    fn each_cause_is_printed_once() {
         let inner = std::io::Error::other("disk on fire");
         let outer = StoreError { class: StoreFailure::Other, source: Box::new(inner) };
         assert_eq!(chain(&outer).matches("disk on fire").count(), 1);

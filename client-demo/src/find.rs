@@ -118,7 +118,7 @@ impl<'a> Finder<'a> {
         let wanted = bare(asked);
         if let Some(id) = id(asked) {
             let found = self.open(id)?.map(Listed::read).transpose()?;
-            return Ok(found.ok_or_else(|| unknown(asked, "the store has none of this id")));
+            return Ok(found.ok_or_else(|| unknown(asked, "the store has no note with this id")));
         }
         if is_beginning(wanted) {
             let begun = self.begun(wanted)?;
@@ -129,7 +129,7 @@ impl<'a> Finder<'a> {
             }
         }
         if asked.trim() != wanted {
-            return Ok(Err(unknown(asked, "no id begins so")));
+            return Ok(Err(unknown(asked, "no id begins with it")));
         }
         if self.all.is_none() {
             self.all = Some(listed(self.documents(self.space.documents()?)?)?);
@@ -228,7 +228,7 @@ fn pick(all: &[Candidate<'_>], asked: &str) -> Result<usize, FindError> {
             several => return Err(ambiguous(all, asked, several)),
         }
     }
-    Err(unknown("no id begins so, and no title reads so"))
+    Err(unknown("no id begins with it, and no title equals it"))
 }
 
 /// Lists a few of the matches: by number, and by as much of the id as distinguishes them.
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_or_the_beginning_of_one_loads_no_other_note() {
+    fn an_id_or_its_prefix_loads_no_other_note() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
         let open = || landfall::Store::open(&path, landfall::Options::default()).unwrap();
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_or_not_clear_is_told() {
+    fn unknown_and_ambiguous_names_are_errors() {
         let all = all();
         let unknown = |asked: &str| matches!(pick(&all, asked), Err(FindError::Unknown { .. }));
         assert!(["", "7", "0", "nothing", "4xyzAAAAA"].into_iter().all(unknown));

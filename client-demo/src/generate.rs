@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_types_the_same_again() {
+    fn a_seed_generates_the_same_session() {
         assert_eq!(typed(7), typed(7));
         assert_ne!(typed(7), typed(8));
         assert!(!typed(7).is_ascii());

@@ -9,7 +9,7 @@ use landfall::Store;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::cli::{Cli, Place};
+use crate::cli::{Cli, NotebookPlace};
 use crate::control::{self, AskError, Control};
 use crate::editor;
 use crate::failure::{Exit, Failure};
@@ -18,7 +18,7 @@ use crate::note::BODY;
 use crate::notebook::Notebook;
 use crate::notes;
 use crate::term;
-use crate::text::Base;
+use crate::text::BaseText;
 
 /// A command as sent over the control socket.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -94,12 +94,12 @@ static INPUT: OnceLock<String> = OnceLock::new();
 
 /// Reads standard input once, in the process that the user started.
 pub(crate) fn input(
-    place: &Place,
+    place: &NotebookPlace,
     read: impl FnOnce() -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     if let Some(hosted) = &place.hosted {
         let input = hosted.request.input.clone();
-        return input.ok_or_else(|| refused("standard input did not come along"));
+        return input.ok_or_else(|| refused("the request contains no standard input"));
     }
     if INPUT.get().is_none() {
         // Commands run one after the other, so no other thread sets it.
@@ -109,19 +109,19 @@ pub(crate) fn input(
 }
 
 fn refused(why: &str) -> Failure {
-    Failure::new(Exit::Store, "the command was not taken", why, "end that process first")
+    Failure::new(Exit::Store, "the command was rejected", why, "end that process first")
 }
 
 /// Performs the commands of other processes until it is dropped. If the socket cannot be served, prints the
 /// reason, and the other processes get a store-in-use error.
-pub(crate) fn serve(notebook: &Notebook, place: &Place) -> Option<Control> {
+pub(crate) fn serve(notebook: &Notebook, place: &NotebookPlace) -> Option<Control> {
     let store = notebook.store.clone();
     let relay = (!place.offline).then(|| place.relay_url());
     let answer = move |request: Request| perform(&store, relay.as_deref(), request);
     let served = Control::serve(&place.store, answer);
     served
         .map_err(|error| {
-            notebook.remark(format!("other commands cannot edit meanwhile: {error}"));
+            notebook.remark(format!("commands of other processes cannot edit this store: {error}"));
         })
         .ok()
 }
@@ -138,30 +138,31 @@ fn perform(store: &Store, relay: Option<&str>, request: Request) -> Answer {
 
 fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failure> {
     if let (true, Some(relay)) = (request.offline, relay) {
-        let why = format!("the process that has the store is connected to {relay}");
-        let remedy = "leave --offline out, or end that process first";
+        let why = format!("the process that has the store open is connected to {relay}");
+        let remedy = "omit --offline, or end that process first";
         return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
     }
     let given = request.relay.as_deref().filter(|_| !request.offline);
     if given.is_some_and(|given| relay.map(without_space) != Some(without_space(given))) {
         let which = relay.unwrap_or("no relay");
-        let why = format!("the process that has the store syncs with {which}");
-        let remedy = "leave --relay out, or end that process first";
+        let why = format!("the process that has the store open syncs with {which}");
+        let remedy = "omit --relay, or end that process first";
         return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
     }
     let cli = Cli::of(request.args.iter().map(Into::into));
-    let cli = cli.map_err(|_| refused("the process that has the store is of another version"))?;
+    let cli =
+        cli.map_err(|_| refused("the process that has the store open has another version"))?;
     if !cli.command.may_be_handed_over() {
-        return Err(refused("it needs the store for itself"));
+        return Err(refused("it needs exclusive access to the store"));
     }
     let (space, quiet) = (request.space.clone(), request.quiet);
     let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
     // An offline process has not connected its store.
     let offline = relay.is_none() || cli.place.offline;
-    let place = Place { space, quiet, offline, hosted, ..cli.place };
+    let place = NotebookPlace { space, quiet, offline, hosted, ..cli.place };
     if let (None, Some(name)) = (relay, cli.command.that_needs_the_relay(&place)) {
         let why =
-            format!("`{name}` needs the relay, and the process that has the store is offline");
+            format!("`{name}` needs the relay, and the process that has the store open is offline");
         let remedy = "end that process first";
         return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
     }
@@ -180,7 +181,7 @@ fn without_space(url: &str) -> String {
 /// Sends this process's command to the process that has the store open. `edits`: the note for which the
 /// command opens an editor. `in_use`: the error if that process serves no commands.
 pub(crate) fn hand_over(
-    place: &Place,
+    place: &NotebookPlace,
     edits: Option<&str>,
     in_use: Failure,
 ) -> Result<(), Failure> {
@@ -200,7 +201,7 @@ pub(crate) fn hand_over(
         // The other process ended while the editor was open: the store is free.
         Err(failure) if failure.is_store_in_use() => {
             let cli = Cli::of(std::env::args_os()).map_err(|error| refused(&error.to_string()))?;
-            crate::dispatch(&Place { draft: Some(draft), ..place.clone() }, cli.command)
+            crate::dispatch(&NotebookPlace { draft: Some(draft), ..place.clone() }, cli.command)
         }
         done => done,
     };
@@ -216,7 +217,7 @@ pub(crate) fn hand_over(
     })
 }
 
-fn request(place: &Place) -> Result<Request, Failure> {
+fn request(place: &NotebookPlace) -> Result<Request, Failure> {
     let args = std::env::args_os().map(|arg| arg.into_string());
     let args = args.collect::<Result<Vec<String>, _>>();
     let args = args.map_err(|_| refused("its arguments are not UTF-8"))?;
@@ -234,10 +235,10 @@ fn request(place: &Place) -> Result<Request, Failure> {
 }
 
 /// Runs the editor, and returns the edited text with its file; `None` if nothing changed.
-fn draft(place: &Place, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure> {
+fn draft(place: &NotebookPlace, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure> {
     let notebook = notes::open_to_read(place, note)?;
     let document = notes::found(&notebook, note)?.document;
-    let base = Base::take(&document, BODY)?;
+    let base = BaseText::take(&document, BODY)?;
     let id = find::short(&document.id());
     let edited = editor::edit(base.text()).map_err(|error| error.failure(&id))?;
     let Some(path) = edited.draft else { return Ok(None) };
@@ -246,7 +247,7 @@ fn draft(place: &Place, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure>
     Ok(Some((draft, path)))
 }
 
-fn ask(place: &Place, request: &mut Request, in_use: Failure) -> Result<(), Failure> {
+fn ask(place: &NotebookPlace, request: &mut Request, in_use: Failure) -> Result<(), Failure> {
     loop {
         let answer = match control::ask::<&Request, Answer>(&place.store, request) {
             Ok(answer) => answer,

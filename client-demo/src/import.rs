@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use landfall::{CHANGE_OPERATIONS, ChangeError, DocumentId};
 use thiserror::Error;
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure, chain};
 use crate::lines::lines;
 use crate::name::composed;
@@ -38,7 +38,7 @@ pub(crate) enum SkipError {
     NotUtf8,
     #[error("it is a binary file")]
     Binary,
-    #[error("it has {bytes} bytes, and a note {CHANGE_OPERATIONS} characters at most; split it")]
+    #[error("it has {bytes} bytes, a note at most {CHANGE_OPERATIONS} characters; split it")]
     TooLarge { bytes: u64 },
     #[error("{0}; split it")]
     TooLong(#[from] TooLong),
@@ -48,11 +48,11 @@ pub(crate) enum SkipError {
     Special,
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    #[error("it is more than one change can hold")]
+    #[error("it exceeds the limits of one change; split it")]
     ChangeTooLarge,
-    #[error("its note was deleted, for good; `notes new --text -` makes another one of it")]
+    #[error("its note was deleted permanently; `notes new --text -` creates a new note from it")]
     Deleted,
-    #[error("no note can be made of it: {0}")]
+    #[error("cannot create a note from it: {0}")]
     Refused(String),
 }
 
@@ -65,7 +65,7 @@ struct Tally {
 }
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, paths: &[PathBuf]) -> Result<(), Failure> {
     let paths: Vec<PathBuf> = match &place.hosted {
         Some(hosted) => paths.iter().map(|path| hosted.path(path)).collect(),
         None => paths.to_vec(),
@@ -90,7 +90,7 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
             Ok(true) => {
                 tally.made += 1;
                 if !place.quiet {
-                    say(format!("made   {}", shown(path)));
+                    say(format!("created {}", shown(path)));
                 }
             }
             Ok(false) => tally.known += 1,
@@ -99,7 +99,7 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
     }
     if !place.quiet {
         let Tally { made, known, skipped } = tally;
-        say(format!("{} made, {known} there already, {skipped} skipped", count(made, "note")));
+        say(format!("{} created, {known} already there, {skipped} skipped", count(made, "note")));
     }
     match tally {
         Tally { made: 0, known: 0, skipped: 1.. } => {
@@ -115,7 +115,7 @@ pub(crate) fn run(place: &Place, paths: &[PathBuf]) -> Result<(), Failure> {
 impl Tally {
     fn skip(&mut self, path: &Path, why: &SkipError) {
         self.skipped += 1;
-        remark(format!("skip   {}: {why}", shown(path)));
+        remark(format!("skipped {}: {why}", shown(path)));
     }
 }
 
@@ -132,7 +132,12 @@ fn collect(
 ) -> Result<(), Failure> {
     if files.len() >= FILES_MOST {
         let why = format!("there are more than {FILES_MOST} files");
-        return Err(Failure::new(Exit::Input, "nothing was imported", why, "give smaller folders"));
+        return Err(Failure::new(
+            Exit::Input,
+            "nothing was imported",
+            why,
+            "import smaller folders",
+        ));
     }
     let metadata = if named { fs::metadata(path) } else { fs::symlink_metadata(path) };
     match metadata {
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused() {
+    fn files_that_are_not_text_are_rejected() {
         assert!(matches!(text_of(vec![b'a', 0]), Err(SkipError::Binary)));
         assert!(matches!(text_of(vec![0xff, b'a']), Err(SkipError::NotUtf8)));
         assert!(matches!(text_of(b" \n".to_vec()), Err(SkipError::Empty)));
@@ -269,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_give_text_files_once_and_no_hidden_ones() {
+    fn folders_yield_each_visible_text_file_once() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         fs::create_dir_all(root.join("deep/.git")).unwrap();

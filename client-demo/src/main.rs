@@ -54,7 +54,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command, Place};
+use cli::{Cli, Command, NotebookPlace};
 use failure::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command on the notebook.
-fn dispatch(place: &Place, command: Command) -> Result<(), Failure> {
+fn dispatch(place: &NotebookPlace, command: Command) -> Result<(), Failure> {
     match command {
         Command::Tour(args) => tour::run(&args),
         Command::Notes(command) => notes::run(place, command),
@@ -107,7 +107,7 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
     let result = result.and_then(|()| match term::missing() {
         None => Ok(()),
         Some(why) => {
-            let remedy = "what the command does is done; ask again for what it shows";
+            let remedy = "the command was performed; run a command that only reads for the output";
             Err(Failure::new(Exit::Input, "the output could not be written", why, remedy))
         }
     });
@@ -122,8 +122,8 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
 
 /// The error for `--offline` with a command that needs the relay.
 fn offline(name: &str) -> Failure {
-    let why = format!("`{name}` needs the relay, and --offline forbids to reach it");
-    Failure::new(Exit::Usage, "wrong usage", why, "leave --offline out")
+    let why = format!("`{name}` needs the relay, and --offline is given");
+    Failure::new(Exit::Usage, "wrong usage", why, "omit --offline")
 }
 
 /// The command path in a usage line, such as `notes new`; empty for the program alone.
@@ -143,7 +143,7 @@ fn incomplete(of: &str) -> Failure {
     let shown = found.get_subcommands().filter(|below| !below.is_hide_set());
     let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
     let command = if of.is_empty() { "landfall-demo" } else { of };
-    let why = format!("`{command}` does one of: {}", names.join(", "));
+    let why = format!("`{command}` needs a subcommand: {}", names.join(", "));
     let help = format!("see `{} --help`", format!("landfall-demo {of}").trim_end());
     Failure::new(Exit::Usage, "wrong usage", why, help)
 }

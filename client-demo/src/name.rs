@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_read_the_same_are_the_same() {
+    fn canonically_equivalent_names_are_equal() {
         for (one, other) in [
             ("Caf\u{e9}", "cafe\u{301}"),
             ("ÄPFEL", "a\u{308}pfel"),
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn composing_keeps_what_is_no_spelling() {
+    fn composing_keeps_compatibility_characters() {
         assert_eq!(composed("Cafe\u{301} ﬁ.md"), "Caf\u{e9} ﬁ.md");
     }
 }

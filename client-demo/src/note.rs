@@ -37,10 +37,10 @@ pub(crate) struct Note {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
     /// The document declares another format, or none.
-    #[error("it is no note: `{FORMAT}` is {found}")]
+    #[error("not a note: `{FORMAT}` is {found}")]
     NotANote { found: String },
     /// A later version of this program created it.
-    #[error("it is a note of version {found}, this program reads up to {VERSION}")]
+    #[error("it is a note of version {found}, this program reads up to version {VERSION}")]
     TooNew { found: i64 },
     /// A key is missing.
     #[error("`{key}` is missing")]
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_note_is_read_back() {
         let note = document(|tx| {
             tx.put(ROOT, VOTES, ScalarValue::counter(3)).unwrap();
             let list = tx.put_object(ROOT, ITEMS, ObjType::List).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn departures_are_named() {
+    fn format_problems_are_reported() {
         assert!(problems_of(|_| ()).is_empty());
         let found = problems_of(|tx| {
             tx.delete(ROOT, TITLE).unwrap();
@@ -283,10 +283,10 @@ mod tests {
     fn other_documents_are_no_notes() {
         let empty = AutoCommit::new();
         let found = read(&empty).unwrap_err();
-        assert_eq!(found.to_string(), "it is no note: `landfallNotebook` is missing");
+        assert_eq!(found.to_string(), "not a note: `landfallNotebook` is missing");
         let later = problems_of(|tx| tx.put(ROOT, FORMAT, 2).unwrap());
-        assert_eq!(later, ["it is a note of version 2, this program reads up to 1"]);
+        assert_eq!(later, ["it is a note of version 2, this program reads up to version 1"]);
         let wrong = problems_of(|tx| tx.put(ROOT, FORMAT, "x").unwrap());
-        assert_eq!(wrong, ["it is no note: `landfallNotebook` is \"x\""]);
+        assert_eq!(wrong, ["not a note: `landfallNotebook` is \"x\""]);
     }
 }

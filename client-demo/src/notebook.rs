@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall::{Document, Options, Space, SpaceError, Store};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::sync::is_settled;
 use crate::term::{note, say};
@@ -28,7 +28,7 @@ pub(crate) struct Notebook {
 
 impl Notebook {
     /// Opens a notebook for editing, creates it if absent, and starts to connect.
-    pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
+    pub(crate) fn open(place: &NotebookPlace) -> Result<Self, Failure> {
         let notebook = Self::open_unconnected(place)?;
         // The relay need not be reachable; only an invalid URL is an error, and before an edit.
         notebook.connect(place)?;
@@ -36,7 +36,7 @@ impl Notebook {
     }
 
     /// Like [`Notebook::open`], for work to do before the relay sends anything.
-    pub(crate) fn open_unconnected(place: &Place) -> Result<Self, Failure> {
+    pub(crate) fn open_unconnected(place: &NotebookPlace) -> Result<Self, Failure> {
         let (store, is_hosted) = match &place.hosted {
             Some(hosted) => (hosted.store.clone(), true),
             None => (Store::open(&place.store, Options::default())?, false),
@@ -48,7 +48,7 @@ impl Notebook {
     }
 
     /// Starts to connect, unless the command is offline.
-    pub(crate) fn connect(&self, place: &Place) -> Result<(), Failure> {
+    pub(crate) fn connect(&self, place: &NotebookPlace) -> Result<(), Failure> {
         // A hosted store is connected by the process that has it open.
         if !self.offline && !self.is_hosted {
             self.store.connect(place.relay_url())?;
@@ -58,7 +58,7 @@ impl Notebook {
 
     /// Opens a notebook for reading, possibly alongside a process that has it open; `None` if it does not
     /// exist.
-    pub(crate) fn open_to_read(place: &Place) -> Result<Option<Self>, Failure> {
+    pub(crate) fn open_to_read(place: &NotebookPlace) -> Result<Option<Self>, Failure> {
         if let Some(hosted) = &place.hosted {
             let is_there =
                 hosted.store.spaces().iter().any(|space| space.name().to_string() == place.space);
@@ -151,7 +151,7 @@ impl Notebook {
 }
 
 /// Describes what is missing: the store, or the space in it.
-pub(crate) fn absent(place: &Place) -> String {
+pub(crate) fn absent(place: &NotebookPlace) -> String {
     let store = place.store.display();
     if !place.store.exists() {
         return format!("there is no store {store} yet");
@@ -167,7 +167,7 @@ pub(crate) fn absent(place: &Place) -> String {
         true => format!("the store {store} has no space yet"),
         false => {
             let few = few.join(", ");
-            format!("the store {store} has no space `{}`, but {few}{more}", place.space)
+            format!("the store {store} has no space `{}`; its spaces are {few}{more}", place.space)
         }
     }
 }
@@ -185,5 +185,5 @@ fn in_a_folder(store: &Path) -> Result<(), Failure> {
     }
     let what = format!("there is no store {}", store.display());
     let why = format!("the folder {} does not exist", folder.display());
-    Err(Failure::new(Exit::Store, what, why, "make it, or choose another file with --store"))
+    Err(Failure::new(Exit::Store, what, why, "create it, or choose another file with --store"))
 }

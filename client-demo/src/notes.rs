@@ -8,7 +8,7 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 use landfall::{CHANGE_OPERATIONS, ChangeError, Document, ReadError};
 
-use crate::cli::{NotesCommand, Place};
+use crate::cli::{NotebookPlace, NotesCommand};
 use crate::deleted;
 use crate::editor;
 use crate::export;
@@ -20,7 +20,7 @@ use crate::note::{self, BODY, Note, ShapeError, TITLE};
 use crate::notebook::{self, Notebook};
 use crate::refused;
 use crate::term::{self, faint, first_line, fit, say, strong};
-use crate::text::{Base, EditError, TooLong, fits};
+use crate::text::{BaseText, EditError, TooLong, fits};
 
 /// The most characters of a text's first line that become the title; a longer line is a paragraph.
 const TITLE_CHARS: usize = 80;
@@ -33,7 +33,7 @@ const COMPARED_BYTES: u64 = 64 * 1024 * 1024;
 const INSERTED_BYTES: u64 = 4 * CHANGE_OPERATIONS;
 
 /// Runs a `notes` subcommand.
-pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, command: NotesCommand) -> Result<(), Failure> {
     match command {
         NotesCommand::List => list(place),
         NotesCommand::Show { id } => show(place, &id),
@@ -55,12 +55,12 @@ pub(crate) fn run(place: &Place, command: NotesCommand) -> Result<(), Failure> {
     }
 }
 
-fn list(place: &Place) -> Result<(), Failure> {
+fn list(place: &NotebookPlace) -> Result<(), Failure> {
     let Some(notebook) = Notebook::open_to_read(place)? else {
         if !place.quiet {
             let why = notebook::absent(place);
             term::note(format!(
-                "no notes: {why}; make one with `landfall-demo notes new`, or `sync`"
+                "no notes: {why}; create one with `landfall-demo notes new`, or `sync`"
             ));
         }
         return Ok(());
@@ -69,7 +69,7 @@ fn list(place: &Place) -> Result<(), Failure> {
     if all.is_empty() {
         let (space, store) = (&place.space, place.store.display());
         notebook.remark(format!(
-            "no notes yet in the space `{space}` of {store}; make one with `landfall-demo notes new`, or `sync`"
+            "no notes yet in the space `{space}` of {store}; create one with `landfall-demo notes new`, or `sync`"
         ));
     }
     let width = term::width();
@@ -84,7 +84,7 @@ fn row(listed: &Listed, number: usize, width: usize) -> Result<String, Failure> 
     const ID: usize = 8;
     let id = find::short(&listed.document.id());
     let status = listed.document.status()?;
-    let mark = match (&status.parked, status.pending.changes) {
+    let mark = match (&status.rejected, status.pending.changes) {
         (Some(_), _) => "!",
         (None, 0) => " ",
         (None, _) => "*",
@@ -93,7 +93,7 @@ fn row(listed: &Listed, number: usize, width: usize) -> Result<String, Failure> 
     let (title_width, line_width) = (rest * 2 / 5, rest - rest * 2 / 5);
     let (title, line) = match &listed.note {
         Ok(note) => (title_of(note), first_line(&note.body, line_width)),
-        Err(problem) => ("(no note)".to_owned(), first_line(&problem.to_string(), line_width)),
+        Err(problem) => ("(not a note)".to_owned(), first_line(&problem.to_string(), line_width)),
     };
     let title = strong(fit(&title, title_width));
     let (line, id) = (fit(&line, line_width), faint(&id[..id.len().min(ID)]));
@@ -113,7 +113,7 @@ pub(crate) fn name_of(listed: &Listed) -> String {
     }
 }
 
-fn show(place: &Place, id: &str) -> Result<(), Failure> {
+fn show(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let notebook = open_to_read(place, id)?;
     let listed = match Finder::new(&notebook.space).find(id)? {
         Err(FindError::Unknown { .. }) if deleted::show_if_lost(&notebook, id)? => return Ok(()),
@@ -129,8 +129,8 @@ fn show(place: &Place, id: &str) -> Result<(), Failure> {
             format!("{pending} of {} not on the relay yet", term::count(status.changes, "change"))
         }
     });
-    if let Some(parked) = &status.parked {
-        facts.push(format!("refused by the relay ({}: {})", parked.code, parked.what));
+    if let Some(rejected) = &status.rejected {
+        facts.push(format!("refused by the relay ({}: {})", rejected.code, rejected.what));
     }
     if let Some(votes) = note.votes {
         facts.push(term::count(u64::try_from(votes).unwrap_or_default(), "vote"));
@@ -153,33 +153,33 @@ pub(crate) fn print(note: &Note) {
     }
 }
 
-fn check(place: &Place, id: &str) -> Result<(), Failure> {
+fn check(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let notebook = open_to_read(place, id)?;
     let listed = found(&notebook, id)?;
     let (problems, conflicts) =
         listed.document.read(|doc| (note::problems(doc), note::conflicts(doc)))?;
     for (key, values) in conflicts {
-        let line = format!("`{key}` was set to {values} values at once; one of them is shown");
+        let line = format!("`{key}` was set to {values} values concurrently; one of them is shown");
         if !place.quiet {
             term::note(line);
         }
     }
     if problems.is_empty() {
-        say(format!("{}: as docs/notebook.md has it", listed.document.id()));
+        say(format!("{}: as docs/notebook.md specifies", listed.document.id()));
         return Ok(());
     }
     let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let what = format!("`{id}` is malformed");
-    Err(Failure::new(Exit::Differs, what, why, "docs/notebook.md has the shape"))
+    Err(Failure::new(Exit::Differs, what, why, "docs/notebook.md specifies the format"))
 }
 
-fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(), Failure> {
+fn new(place: &NotebookPlace, title: Option<String>, text: Option<String>) -> Result<(), Failure> {
     let text = text.map(|text| given(place, text, INSERTED_BYTES)).transpose()?;
     let given_title = title.filter(|title| !title.trim().is_empty());
     let body = text.as_deref().unwrap_or_default();
     if given_title.is_none() && body.trim().is_empty() {
         let remedy = "give a title, or a text with --text";
-        return Err(Failure::new(Exit::Usage, "no note was made", "it would be empty", remedy));
+        return Err(Failure::new(Exit::Usage, "no note was created", "it would be empty", remedy));
     }
     let title = given_title
         .unwrap_or_else(|| first_line(body, TITLE_CHARS).trim_start_matches('#').trim().to_owned());
@@ -194,7 +194,7 @@ fn new(place: &Place, title: Option<String>, text: Option<String>) -> Result<(),
     notebook.saved()
 }
 
-fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
+fn append(place: &NotebookPlace, id: &str, text: &str) -> Result<(), Failure> {
     let text = given(place, text.to_owned(), INSERTED_BYTES)?;
     fits(text.chars().count())?;
     let notebook = open(place, id)?;
@@ -213,7 +213,7 @@ fn append(place: &Place, id: &str, text: &str) -> Result<(), Failure> {
 }
 
 fn edit(
-    place: &Place,
+    place: &NotebookPlace,
     id: &str,
     title: Option<String>,
     text: Option<String>,
@@ -242,33 +242,37 @@ fn edit(
 fn saved(notebook: Notebook, document: &Document) -> Result<(), Failure> {
     let (space, id) = (notebook.space.clone(), document.id());
     notebook.saved_unless(|| match space.is_deleted(&id)? {
-        true => Err(deleted_meanwhile("what was written is kept here only")),
+        true => Err(deleted_meanwhile("the edits are kept in this store only")),
         false => Ok(()),
     })
 }
 
 /// The error for a note that was deleted while it was being edited.
 pub(crate) fn deleted_meanwhile(what: &str) -> Failure {
-    let why = "the note was deleted meanwhile, for good";
-    Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or make a new note")
+    let why = "the note was permanently deleted in the meantime";
+    Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or create a new note")
 }
 
 fn replace(document: &Document, key: &'static str, text: &str) -> Result<usize, Failure> {
-    Ok(Base::take(document, key)?.edit(document, text)?)
+    Ok(BaseText::take(document, key)?.edit(document, text)?)
 }
 
 /// Runs the editor. Meanwhile the link stays up, so edits of others arrive, and commands of other processes
 /// are performed.
-fn in_editor(place: &Place, notebook: &Notebook, document: &Document) -> Result<usize, Failure> {
+fn in_editor(
+    place: &NotebookPlace,
+    notebook: &Notebook,
+    document: &Document,
+) -> Result<usize, Failure> {
     let hosted = place.hosted.as_ref();
     if let Some(draft) = hosted.and_then(Hosted::draft).or(place.draft.as_ref()) {
         return edited_elsewhere(document, draft);
     }
     if hosted.is_some() {
-        let why = "no edited text came along";
+        let why = "the request contains no edited text";
         return Err(Failure::new(Exit::Other, "the note was not edited", why, "try again"));
     }
-    let base = Base::take(document, BODY)?;
+    let base = BaseText::take(document, BODY)?;
     let id = find::short(&document.id());
     let note = &id[..id.len().min(8)];
     let control = handover::serve(notebook, place);
@@ -301,7 +305,7 @@ fn in_editor(place: &Place, notebook: &Notebook, document: &Document) -> Result<
 fn edited_elsewhere(document: &Document, draft: &Draft) -> Result<usize, Failure> {
     let heads = draft.heads.iter().map(|head| head.parse()).collect::<Result<Vec<_>, _>>();
     let heads = heads.map_err(|_| EditError::Replaced)?;
-    let base = Base::resume(document, BODY, heads, draft.before.clone())?;
+    let base = BaseText::resume(document, BODY, heads, draft.before.clone())?;
     Ok(base.edit(document, &draft.after)?)
 }
 
@@ -320,13 +324,18 @@ impl From<EditError> for Failure {
 
 impl From<TooLong> for Failure {
     fn from(error: TooLong) -> Self {
-        Self::new(Exit::Input, "the text was not taken", error, "make it in smaller steps")
+        Self::new(
+            Exit::Input,
+            "the text was not accepted",
+            error,
+            "split the edit into smaller ones",
+        )
     }
 }
 
 fn malformed(id: &str, problem: &ShapeError) -> Failure {
     let what = format!("`{id}` cannot be used as a note");
-    Failure::new(Exit::Differs, what, problem, "docs/notebook.md has the shape")
+    Failure::new(Exit::Differs, what, problem, "docs/notebook.md specifies the format")
 }
 
 /// Finds a note by name.
@@ -341,15 +350,15 @@ pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure
         && let Some(document) = find::id(asked)
         && notebook.space.is_deleted(&document)?
     {
-        let why = "it was deleted, for good";
-        let remedy = "see `landfall-demo notes deleted` for edits of yours that are left";
+        let why = "it was permanently deleted";
+        let remedy = "see `landfall-demo notes deleted` for orphaned edits";
         return Ok(Failure::new(Exit::Note, format!("no note `{asked}`"), why, remedy));
     }
     Ok(error.into())
 }
 
 /// Opens the notebook to edit an existing note.
-pub(crate) fn open(place: &Place, id: &str) -> Result<Notebook, Failure> {
+pub(crate) fn open(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
     match place.store.exists() {
         true => Notebook::open(place),
         false => Err(nothing_there(place, id)),
@@ -357,17 +366,17 @@ pub(crate) fn open(place: &Place, id: &str) -> Result<Notebook, Failure> {
 }
 
 /// Opens the notebook to read an existing note.
-pub(crate) fn open_to_read(place: &Place, id: &str) -> Result<Notebook, Failure> {
+pub(crate) fn open_to_read(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
     Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))
 }
 
-pub(crate) fn nothing_there(place: &Place, id: &str) -> Failure {
+pub(crate) fn nothing_there(place: &NotebookPlace, id: &str) -> Failure {
     let why = notebook::absent(place);
-    Failure::new(Exit::Note, format!("no note `{id}`"), why, "make a note, or sync first")
+    Failure::new(Exit::Note, format!("no note `{id}`"), why, "create a note, or sync first")
 }
 
 /// A text from the command line; `-` reads at most `most` bytes of standard input.
-fn given(place: &Place, text: String, most: u64) -> Result<String, Failure> {
+fn given(place: &NotebookPlace, text: String, most: u64) -> Result<String, Failure> {
     match text.as_str() {
         "-" => handover::input(place, || standard_input(most)),
         _ => Ok(text),
@@ -385,7 +394,7 @@ fn standard_input(most: u64) -> Result<String, Failure> {
         let why = match most {
             INSERTED_BYTES => {
                 format!(
-                    "it has more than {most} bytes, and a change {CHANGE_OPERATIONS} characters at most"
+                    "it has more than {most} bytes, a change at most {CHANGE_OPERATIONS} characters"
                 )
             }
             _ => format!("it has more than {most} bytes"),

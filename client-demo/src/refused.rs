@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall::{Code, Document, RejectedDocument};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::find::{self, Listed, listed};
 use crate::notebook::Notebook;
@@ -16,43 +16,43 @@ use crate::term::{self, count, faint, first_line, fit, say, strong, tame};
 const OFFER: Duration = Duration::from_secs(10);
 
 /// The command `notes refused`.
-pub(crate) fn list(place: &Place) -> Result<(), Failure> {
+pub(crate) fn list(place: &NotebookPlace) -> Result<(), Failure> {
     let Some(notebook) = Notebook::open_to_read(place)? else { return nothing(place) };
     let all = listed(notebook.documents()?)?;
     let mut some = false;
     for (listed, number) in all.iter().zip(1..) {
         let status = listed.document.status()?;
-        let Some(parked) = status.parked else { continue };
+        let Some(rejected) = status.rejected else { continue };
         some = true;
-        say(entry(number, listed, &parked, status.pending.changes));
+        say(entry(number, listed, &rejected, status.pending.changes));
     }
     if some { Ok(()) } else { nothing(place) }
 }
 
-fn nothing(place: &Place) -> Result<(), Failure> {
+fn nothing(place: &NotebookPlace) -> Result<(), Failure> {
     if !place.quiet {
-        term::note("the relay refuses no changes, as far as it was asked");
+        term::note("the relay has refused no changes of this store");
     }
     Ok(())
 }
 
 /// The note as in `notes list`, the reason of the rejection, and the remedy.
-fn entry(number: usize, listed: &Listed, parked: &RejectedDocument, pending: u64) -> String {
-    let id = find::short(&parked.document);
+fn entry(number: usize, listed: &Listed, rejected: &RejectedDocument, pending: u64) -> String {
+    let id = find::short(&rejected.document);
     let id = &id[..id.len().min(8)];
     let width = term::width().saturating_sub(4 + 2 + id.len());
     let title = match &listed.note {
         Ok(note) => notes::title_of(note),
-        Err(_) => "(no note)".to_owned(),
+        Err(_) => "(not a note)".to_owned(),
     };
     let title = strong(fit(&title, width));
     format!(
         "{number:>3} {title}  {}\n    {} refused: {} ({})\n    {}",
         faint(id),
         count(pending, "change"),
-        tame(&parked.what),
-        parked.code,
-        faint(advice(parked.code, id)),
+        tame(&rejected.what),
+        rejected.code,
+        faint(advice(rejected.code, id)),
     )
 }
 
@@ -64,32 +64,32 @@ fn advice(code: Code, id: &str) -> String {
              `notes export {id} FILE` saves this one"
         ),
         Code::CONFLICTING_SEQUENCE | Code::SEQUENCE_GAP | Code::COUNTER | Code::UNKNOWN_ACTOR => {
-            format!("`notes reauthor {id}` makes them anew, as other changes with the same content")
+            format!("`notes reauthor {id}` recreates them as new changes with the same content")
         }
         _ => format!(
-            "`notes retry {id}` offers them again, `notes export {id} FILE` saves the note with them"
+            "`notes retry {id}` pushes them again, `notes export {id} FILE` saves the note with them"
         ),
     }
 }
 
 /// The command `notes retry`.
-pub(crate) fn retry(place: &Place, id: &str) -> Result<(), Failure> {
+pub(crate) fn retry(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let (notebook, document) = open(place, id)?;
     notebook.space.retry(document.id())?;
-    offered(place, notebook, &document, "offered again")
+    offered(place, notebook, &document, "pushed again")
 }
 
 /// The command `notes reauthor`.
-pub(crate) fn reauthor(place: &Place, id: &str) -> Result<(), Failure> {
+pub(crate) fn reauthor(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let (notebook, document) = open(place, id)?;
     let made = notebook.space.reauthor(document.id())?;
-    offered(place, notebook, &document, &format!("{} made anew", count(made as u64, "change")))
+    offered(place, notebook, &document, &format!("{} recreated", count(made as u64, "change")))
 }
 
 /// The command `notes merge`.
-pub(crate) fn merge(place: &Place, id: &str) -> Result<(), Failure> {
+pub(crate) fn merge(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let (notebook, document) = open(place, id)?;
-    let code = document.status()?.parked.map(|parked| parked.code);
+    let code = document.status()?.rejected.map(|rejected| rejected.code);
     if code.is_some_and(|code| code != Code::UNRELATED) {
         let why = "the note's changes are refused for another reason";
         let remedy = "see `landfall-demo notes refused`";
@@ -100,15 +100,15 @@ pub(crate) fn merge(place: &Place, id: &str) -> Result<(), Failure> {
 }
 
 /// Opens the notebook, and a note in it with rejected changes.
-fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
+fn open(place: &NotebookPlace, id: &str) -> Result<(Notebook, Document), Failure> {
     if !place.store.exists() {
         return Err(notes::nothing_there(place, id));
     }
     // Unconnected: a restored relay might otherwise accept the changes before the command runs.
     let notebook = Notebook::open_unconnected(place)?;
     let document = notes::found(&notebook, id)?.document;
-    if document.status()?.parked.is_none() {
-        let why = format!("the relay refuses no change of `{}`", first_line(id, 40));
+    if document.status()?.rejected.is_none() {
+        let why = format!("the relay has refused no change of `{}`", first_line(id, 40));
         let remedy = "see `landfall-demo notes refused`";
         return Err(Failure::new(Exit::Note, "nothing was done", why, remedy));
     }
@@ -117,7 +117,7 @@ fn open(place: &Place, id: &str) -> Result<(Notebook, Document), Failure> {
 
 /// Ends a command that pushes changes again: reports the relay's answer.
 fn offered(
-    place: &Place,
+    place: &NotebookPlace,
     notebook: Notebook,
     document: &Document,
     done: &str,
@@ -125,9 +125,9 @@ fn offered(
     notebook.connect(place)?;
     notebook.try_to_sync(OFFER)?;
     let status = document.status()?;
-    if let Some(parked) = status.parked {
+    if let Some(rejected) = status.rejected {
         notebook.close()?;
-        let why = format!("the relay refuses it: {} ({})", parked.what, parked.code);
+        let why = format!("the relay refuses it: {} ({})", rejected.what, rejected.code);
         let remedy = "it is kept; see `landfall-demo notes refused`";
         return Err(Failure::new(Exit::Relay, done, why, remedy));
     }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_an_advice_that_names_the_note() {
+    fn the_advice_for_every_rejection_names_the_note() {
         for code in Code::ALL {
             assert!(advice(*code, "4xyz").contains("4xyz"), "{code}");
         }

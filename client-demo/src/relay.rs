@@ -19,7 +19,7 @@ use crate::failure::{Exit, Failure};
 pub(crate) struct RelayArgs {
     #[command(flatten)]
     serve: ServeArgs,
-    /// End when standard input does: the process that holds its other end is gone then
+    /// Exit when standard input closes, that is, when the process at its other end is gone
     #[arg(long, hide = true)]
     until_input_ends: bool,
 }
@@ -57,16 +57,16 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug, Error)]
 pub(crate) enum RelayError {
     /// The system could not start the process.
-    #[error("the process could not be started: {0}")]
+    #[error("cannot start the process: {0}")]
     Spawn(#[source] io::Error),
     /// It ended before it listened.
-    #[error("it ended at once: {why}")]
+    #[error("it exited before it listened: {why}")]
     Ended { why: String },
     /// Its first line was not its address.
     #[error("its first line was `{line}`")]
     FirstLine { line: String },
     /// It printed nothing.
-    #[error("it did not listen within {} s", START.as_secs())]
+    #[error("it printed nothing within {} s", START.as_secs())]
     Silent,
 }
 
@@ -182,5 +182,5 @@ fn first_line(output: ChildStdout) -> Result<String, RelayError> {
 fn last_words(log: &Path) -> String {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let last = log.lines().rev().find(|line| line.starts_with("error:"));
-    last.unwrap_or("error: it left no message").trim_start_matches("error: ").to_owned()
+    last.unwrap_or("error: it printed no message").trim_start_matches("error: ").to_owned()
 }

@@ -9,7 +9,7 @@ use landfall::automerge::ObjId;
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::{BoxError, Document, Durability};
 
-use crate::cli::{Place, ReplayArgs};
+use crate::cli::{NotebookPlace, ReplayArgs};
 use crate::failure::{self, Exit, Failure};
 use crate::generate::{self, Author};
 use crate::note;
@@ -30,7 +30,7 @@ enum Script {
 }
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, args: &ReplayArgs) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, args: &ReplayArgs) -> Result<(), Failure> {
     let script = match &args.trace {
         Some(path) => Script::Recorded(Recorded::read(path)?),
         None => {
@@ -65,7 +65,7 @@ struct Stage {
 }
 
 /// A note that every replica has open.
-struct Shared {
+struct SharedNote {
     /// One handle per replica, in their order.
     documents: Vec<Document>,
     body: ObjId,
@@ -99,14 +99,14 @@ impl Stage {
             replica.store.connect(url.as_str())?;
         }
         if !quiet {
-            let whose = if own { "a relay of its own at " } else { "" };
+            let whose = if own { "a relay started for this at " } else { "" };
             say(format!("through {whose}{url}"));
         }
         Ok(Self { waiter: Waiter::new()?, replicas, quiet })
     }
 
     fn recorded(&self, trace: &Trace) -> Result<(), Failure> {
-        let Shared { documents, body } = self.note("Replay", &trace.start)?;
+        let SharedNote { documents, body } = self.note("Replay", &trace.start)?;
         let (note, reader) = (&documents[0], &self.replicas[1]);
         let total = trace.len();
         self.say(format!("{} by one author, one change each", count(total, "transaction")));
@@ -133,9 +133,9 @@ impl Stage {
     }
 
     fn made_up(&self, seed: u64, edits: u64) -> Result<(), Failure> {
-        let Shared { documents, body } =
+        let SharedNote { documents, body } =
             self.note("Replay", "Two authors, one text. 雨だ ☔\r\n")?;
-        self.say(format!("two made-up authors, {} each, seed {seed}", count(edits, "edit")));
+        self.say(format!("two generated authors, {} each, seed {seed}", count(edits, "edit")));
         let bars = Bars::new(self.quiet);
         let started = Instant::now();
         let typing = std::thread::scope(|scope| {
@@ -164,7 +164,7 @@ impl Stage {
     }
 
     /// Creates the note at the first replica, and opens it at the others when it arrives.
-    fn note(&self, title: &str, text: &str) -> Result<Shared, Failure> {
+    fn note(&self, title: &str, text: &str) -> Result<SharedNote, Failure> {
         let mut documents: Vec<Document> = Vec::with_capacity(self.replicas.len());
         for replica in &self.replicas {
             let document = match documents.first() {
@@ -181,7 +181,7 @@ impl Stage {
         let body =
             documents.first().map(|note| note.read(|doc| note::text_object(doc, note::BODY)));
         match body.transpose()? {
-            Some(Ok(Some(body))) => Ok(Shared { documents, body }),
+            Some(Ok(Some(body))) => Ok(SharedNote { documents, body }),
             _ => Err(lost_body()),
         }
     }
@@ -271,9 +271,9 @@ fn ends_in(replica: &Replica, document: &Document, end: &str) -> Result<(), Fail
 }
 
 fn panicked() -> Failure {
-    Failure::new(Exit::Other, "our own fault", "a thread panicked", failure::REPORT)
+    Failure::new(Exit::Other, "internal error", "a thread panicked", failure::REPORT)
 }
 
 fn lost_body() -> Failure {
-    Failure::new(Exit::Other, "our own fault", "a new note has no body", failure::REPORT)
+    Failure::new(Exit::Other, "internal error", "a new note has no body", failure::REPORT)
 }

@@ -60,7 +60,7 @@ impl Replica {
     ) -> Result<(), Failure> {
         let mut watch = self.store.watch();
         let found = self.wait(waiter, watch.until(|status| wanted(status.link)));
-        found.map(|_| ()).ok_or_else(|| self.late("its link did not get there"))
+        found.map(|_| ()).ok_or_else(|| self.late("its link did not connect"))
     }
 
     /// Waits until everything that the relay has is here.
@@ -69,7 +69,9 @@ impl Replica {
         let live = watch.until(|status| {
             status.spaces.values().all(|space| matches!(space.sync, SyncStatus::Live))
         });
-        self.wait(waiter, live).map(|_| ()).ok_or_else(|| self.late("it did not get live"))
+        self.wait(waiter, live)
+            .map(|_| ())
+            .ok_or_else(|| self.late("it did not reach the live state"))
     }
 
     /// Waits until a document arrives, and opens it.
@@ -95,7 +97,7 @@ impl Replica {
     pub(crate) fn late(&self, what: &str) -> Failure {
         let error = self.store.status().last_error;
         let last = error.map_or_else(String::new, |error| format!(" ({error})"));
-        let why = format!("{what}: nothing moved for {}{last}", time(self.patience));
+        let why = format!("{what}: no progress for {}{last}", time(self.patience));
         Failure::new(Exit::Relay, format!("{} is stuck", self.name), why, "try again")
     }
 }
@@ -124,8 +126,8 @@ pub(crate) fn until_same(
         Ok::<_, Failure>(())
     });
     same.unwrap_or_else(|| {
-        let why = format!("they differ, and nothing moved for {}", time(here.patience));
-        Err(Failure::new(Exit::Differs, "the replicas did not converge", why, "report this"))
+        let why = format!("they differ, and there was no progress for {}", time(here.patience));
+        Err(Failure::new(Exit::Differs, "the replicas did not converge", why, "please report this"))
     })
 }
 
@@ -149,7 +151,7 @@ pub(crate) fn all_hold(checks: &[Check]) -> Result<(), Failure> {
     if broken.is_empty() {
         return Ok(());
     }
-    let why = format!("this does not hold: {}", broken.join("; "));
+    let why = format!("failed checks: {}", broken.join("; "));
     Err(Failure::new(Exit::Differs, "the replicas differ", why, "please report this"))
 }
 
@@ -166,11 +168,11 @@ pub(crate) fn same(
     Ok(vec![
         Check::new("both have the same heads", a.heads == b.heads),
         Check::new(
-            format!("both have the same {number} changes: each that returned, none twice"),
+            format!("both have the same {number} changes: every committed one, none twice"),
             a.changes == b.changes && a.changes.len() as u64 == returned,
         ),
         Check::new("both show the same", a.seen == b.seen && a.conflicts == b.conflicts),
-        Check::new("a document rebuilt from the bare changes shows it too", a.rebuilt == b.seen),
+        Check::new("a document rebuilt from the changes alone shows the same", a.rebuilt == b.seen),
     ])
 }
 

@@ -51,7 +51,7 @@ impl Scratch {
         match lock(&self.relay).as_mut() {
             Some(relay) => work(relay),
             None => {
-                Err(Failure::new(Exit::Other, "the relay is gone", "it was ended", "try again"))
+                Err(Failure::new(Exit::Other, "the relay is gone", "it was stopped", "try again"))
             }
         }
     }
@@ -106,12 +106,15 @@ pub(crate) fn run<T: Send + 'static>(
     scratch.clear();
     match ended {
         Some(Ok(result)) => result,
-        Some(Err(_)) => {
-            Err(Failure::new(Exit::Other, "our own fault", "a thread panicked", "report this"))
-        }
+        Some(Err(_)) => Err(Failure::new(
+            Exit::Other,
+            "internal error",
+            "a thread panicked",
+            "please report this",
+        )),
         None => {
-            let remedy = "nothing is left behind";
-            Err(Failure::new(Exit::Interrupted, "interrupted", "a signal came", remedy))
+            let remedy = "all temporary files are removed";
+            Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted by a signal", remedy))
         }
     }
 }

@@ -4,7 +4,7 @@
 use landfall::{DocumentId, OrphanedEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::notebook::{self, Notebook};
 use crate::term::{count, faint, say, strong};
@@ -20,7 +20,7 @@ struct Row {
 }
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, as_json: bool) -> Result<(), Failure> {
     let Some(notebook) = Notebook::open_to_read(place)? else {
         return nothing(place, as_json);
     };
@@ -46,23 +46,23 @@ pub(crate) fn run(place: &Place, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn nothing(place: &Place, as_json: bool) -> Result<(), Failure> {
+fn nothing(place: &NotebookPlace, as_json: bool) -> Result<(), Failure> {
     if as_json {
         say(json!({ "store": place.store.display().to_string(), "spaces": [] }));
         return Ok(());
     }
     let why = notebook::absent(place);
-    Err(Failure::new(Exit::Note, "nothing to tell", why, "make a note, or sync"))
+    Err(Failure::new(Exit::Note, "nothing to show", why, "create a note, or sync"))
 }
 
-fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) -> Value {
+fn json_of(place: &NotebookPlace, notebook: &Notebook, status: &Status, rows: &[Row]) -> Value {
     let pending = |p: landfall::Pending| json!({ "changes": p.changes, "bytes": p.bytes });
     let space = |row: &Row| {
-        let parked = row.status.parked.iter().map(|parked| {
+        let rejected = row.status.rejected.iter().map(|rejected| {
             json!({
-                "document": parked.document.to_string(),
-                "code": parked.code.to_string(),
-                "what": parked.what,
+                "document": rejected.document.to_string(),
+                "code": rejected.code.to_string(),
+                "what": rejected.what,
             })
         });
         let lost = row
@@ -78,7 +78,7 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
             "changes": row.status.changes,
             "bytes": row.status.bytes,
             "pending": pending(row.status.pending),
-            "parked": parked.collect::<Vec<_>>(),
+            "parked": rejected.collect::<Vec<_>>(),
             "setAside": row.status.deferred,
             "damagedAtRelay": row.status.damaged_at_relay,
             "deletedUnsent": lost.collect::<Vec<_>>(),
@@ -93,13 +93,13 @@ fn json_of(place: &Place, notebook: &Notebook, status: &Status, rows: &[Row]) ->
     })
 }
 
-fn print(place: &Place, status: &Status, rows: &[Row]) {
+fn print(place: &NotebookPlace, status: &Status, rows: &[Row]) {
     say(format!("store   {}", place.store.display()));
     let relay = match &status.upstream {
-        Some(upstream) => format!("met last: {}", &upstream.to_string()[..8]),
-        None => "none was met yet".to_owned(),
+        Some(upstream) => format!("last connected to: {}", &upstream.to_string()[..8]),
+        None => "never connected".to_owned(),
     };
-    say(format!("relay   {relay} {}", faint("(not asked now; `sync` does)")));
+    say(format!("relay   {relay} {}", faint("(not contacted now; `sync` connects)")));
     for row in rows {
         let space = &row.status;
         let documents = count(row.documents, "document");
@@ -107,7 +107,7 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
         if let Some((only, others)) = &row.only {
             let (notes, others) = (count(only.len() as u64, "note"), count(*others, "other"));
             say(format!(
-                "  fetched         only {notes}; {others} here not brought up to date {}",
+                "  fetched         only {notes}; {others} here not updated {}",
                 faint("(`sync --all` fetches all)")
             ));
         }
@@ -122,16 +122,16 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
                 count(pending.bytes, "byte")
             ),
         });
-        for parked in &space.parked {
+        for rejected in &space.rejected {
             say(format!(
                 "  refused         {}: {} ({})",
-                parked.document, parked.what, parked.code
+                rejected.document, rejected.what, rejected.code
             ));
         }
         for lost in &row.lost {
             let edits = count(lost.unsent, "change");
             say(format!(
-                "  deleted         {}: {edits} that nobody else has {}",
+                "  deleted         {}: {edits} that no other replica has {}",
                 lost.document,
                 faint("(see `notes deleted`)")
             ));
@@ -145,7 +145,7 @@ fn print(place: &Place, status: &Status, rows: &[Row]) {
         let deferred = space.deferred - space.damaged_at_relay.min(space.deferred);
         if deferred > 0 {
             say(format!(
-                "  set aside       {} that cannot be applied; kept",
+                "  deferred        {} that cannot be applied yet; kept",
                 count(deferred, "entry")
             ));
         }

@@ -1,5 +1,5 @@
 //! The commands `store …`: maintenance of a notebook's file. The engine does the work
-//! ([`landfall::maintain`]); this module calls it and prints the result.
+//! ([`landfall::admin`]); this module calls it and prints the result.
 
 mod failure;
 mod print;
@@ -7,10 +7,10 @@ mod print;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use landfall::maintain::MaintainError;
-use landfall::{SpaceName, maintain};
+use landfall::admin::AdminError;
+use landfall::{SpaceName, admin};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::term::{count, say};
 use print::size;
@@ -18,34 +18,34 @@ use print::size;
 /// What to do with a store's file.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Say what is in it: spaces, documents, sizes. Also while another process has it open
+    /// Print its content: spaces, documents, sizes. Works while another process has it open
     Inspect {
-        /// For a program to read
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Check that it holds what was written. Also while another process has it open
+    /// Verify that its content is intact. Works while another process has it open
     Verify {
-        /// Repair what can be repaired; the relay sends what is lost. No process may have it open
+        /// Repair what can be repaired; the relay sends missing changes again. No process may have it open
         #[arg(long)]
         repair: bool,
-        /// For a program to read
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Copy it to a new file. Also while another process has it open
+    /// Copy it to a new file. Works while another process has it open
     Backup {
-        /// The new file; one that is there is never overwritten
+        /// The new file; an existing file is never overwritten
         file: PathBuf,
     },
     /// Restore a backup in its place. No process may have it open
     Restore {
-        /// The backup; it stays as it is
+        /// The backup; it is not changed
         file: PathBuf,
-        /// Replace the store that is there; it is kept beside the new one
+        /// Replace the existing store, which is kept beside the new one
         #[arg(long)]
         replace: bool,
-        /// Take a backup whatever is damaged in it
+        /// Restore the backup even if it is damaged
         #[arg(long)]
         unchecked: bool,
     },
@@ -55,9 +55,9 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Write the space to a portable file. Also while another process has it open
+    /// Write the space to a portable file. Works while another process has it open
     Export {
-        /// The new file; one that is there is never overwritten
+        /// The new file; an existing file is never overwritten
         file: PathBuf,
     },
     /// Import a portable file. No process may have the store open
@@ -71,11 +71,11 @@ pub(crate) enum StoreCommand {
 }
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, command: StoreCommand) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, command: StoreCommand) -> Result<(), Failure> {
     let store = place.store.as_path();
     match command {
         StoreCommand::Inspect { json } => {
-            let found = maintain::inspect(store)?;
+            let found = admin::inspect(store)?;
             match json {
                 true => say(print::inspection_json(store, &found)),
                 false => print::inspection(store, &found),
@@ -85,20 +85,20 @@ pub(crate) fn run(place: &Place, command: StoreCommand) -> Result<(), Failure> {
         StoreCommand::Verify { repair: false, json } => verify(store, json),
         StoreCommand::Verify { repair: true, json } => repair(store, json),
         StoreCommand::Backup { file } => {
-            maintain::backup(store, &file)?;
+            admin::backup(store, &file)?;
             let length = file.metadata().map_or(0, |made| made.len());
             say(format!("{}: {}", file.display(), size(length)));
             Ok(())
         }
         StoreCommand::Restore { file, replace, unchecked } => {
-            let restored = maintain::restore(&file, store, replace, unchecked);
+            let restored = admin::restore(&file, store, replace, unchecked);
             let restored = restored.map_err(|error| match error {
-                MaintainError::Exists(_) => Failure::from(error).and("or say --replace"),
+                AdminError::Exists(_) => Failure::from(error).and("or give --replace"),
                 error => error.into(),
             })?;
             say(format!("restored {}", file.display()));
             if let Some(kept) = restored.kept {
-                say(format!("what was there before is {}", kept.display()));
+                say(format!("the previous store is kept as {}", kept.display()));
             }
             Ok(())
         }
@@ -109,30 +109,30 @@ pub(crate) fn run(place: &Place, command: StoreCommand) -> Result<(), Failure> {
 }
 
 fn verify(store: &Path, json: bool) -> Result<(), Failure> {
-    let found = maintain::verify(store)?;
+    let found = admin::verify(store)?;
     match json {
         true => say(print::findings_json(&found)),
         false => print::findings(&found),
     }
-    let of_file = found.iter().any(|finding| matches!(finding.fault, maintain::Fault::File(_)));
+    let of_file = found.iter().any(|finding| matches!(finding.fault, admin::Fault::File(_)));
     let remedy = match of_file {
         true => FILE_DAMAGED,
-        false => "end who has it open and run `store verify --repair`; keep a backup first",
+        false => "make a backup, end the process that has it open, and run `store verify --repair`",
     };
     clean(found.len(), remedy)
 }
 
 /// The remedy for a damaged file: repairing single documents does not help.
 const FILE_DAMAGED: &str = "restore a backup (`store restore --replace`), or without one move the \
-    store away and sync into a new one: the relay has what was sent";
+    store away and sync into a new one: the relay has all acknowledged changes";
 
 fn repair(store: &Path, json: bool) -> Result<(), Failure> {
-    let healed = maintain::repair(store)?;
+    let repaired = admin::repair(store)?;
     match json {
-        true => say(print::healed_json(&healed)),
-        false => print::healed(&healed),
+        true => say(print::repaired_json(&repaired)),
+        false => print::repaired(&repaired),
     }
-    clean(healed.left.len(), FILE_DAMAGED)
+    clean(repaired.left.len(), FILE_DAMAGED)
 }
 
 fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {
@@ -144,7 +144,7 @@ fn clean(findings: usize, remedy: &str) -> Result<(), Failure> {
 }
 
 fn compact(store: &Path, all: bool) -> Result<(), Failure> {
-    let done = maintain::compact(store, all)?;
+    let done = admin::compact(store, all)?;
     let (documents, changes) = (count(done.documents, "document"), count(done.changes, "change"));
     say(format!("{documents} compacted, with {changes}"));
     say(format!("{} before, {} after", size(done.bytes_before), size(done.bytes_after)));
@@ -152,17 +152,17 @@ fn compact(store: &Path, all: bool) -> Result<(), Failure> {
         let why = format!("{} could not be compacted", count(done.failed, "document"));
         return Err(Failure::new(
             Exit::Other,
-            "not all was compacted",
+            "not all documents were compacted",
             why,
-            "they are as they were",
+            "they were not changed",
         ));
     }
     Ok(())
 }
 
-fn export(place: &Place, file: &Path) -> Result<(), Failure> {
+fn export(place: &NotebookPlace, file: &Path) -> Result<(), Failure> {
     let space: SpaceName = place.space.parse().map_err(landfall::SpaceError::BadName)?;
-    let counts = maintain::export(&place.store, &space, file)?;
+    let counts = admin::export(&place.store, &space, file)?;
     say(format!(
         "{}: {} ({} deleted), {} compacted, {} beside",
         file.display(),
@@ -175,22 +175,22 @@ fn export(place: &Place, file: &Path) -> Result<(), Failure> {
         let document = left.document;
         let (edits, entries) = (count(left.changes, "edit"), count(left.changes, "entry"));
         say(match left.kept {
-            maintain::Kept::OrphanedEdits => {
-                format!("not in it: {edits} of {document}, which is deleted")
+            admin::OutsideReason::OrphanedEdits => {
+                format!("left out: {edits} of {document}, which is deleted")
             }
-            maintain::Kept::Superseded => {
-                format!("not in it: {edits} of {document} to be made again")
+            admin::OutsideReason::Superseded => {
+                format!("left out: {edits} of {document}, superseded")
             }
-            _ => format!("not in it: {entries} of {document} set aside"),
+            _ => format!("left out: {entries} of {document}, deferred"),
         });
     }
     Ok(())
 }
 
 fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Failure> {
-    let done = maintain::import(store, file, into)?;
+    let done = admin::import(store, file, into)?;
     say(format!(
-        "space {}: {} in the file; new here: {}, {}; here already: {}",
+        "space {}: {} in the file; new here: {}, {}; already here: {}",
         done.space,
         count(done.documents, "document"),
         count(done.changes - done.known, "change"),
@@ -199,13 +199,13 @@ fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Fai
     ));
     if done.kept > 0 {
         let documents = count(done.kept, "deleted document");
-        say(format!("edits that no relay has are kept of {documents}"));
+        say(format!("orphaned edits of {documents} are kept"));
     }
     if done.deleted_here > 0 {
         say(format!("{} not taken, of documents that are deleted here", done.deleted_here));
     }
     let Some((document, why)) = done.refused.first() else { return Ok(()) };
-    let what = format!("{} of the file's changes were refused", done.refused.len());
+    let what = format!("{} of the file's changes were rejected", done.refused.len());
     let why = format!("document {document}: {why}");
-    Err(Failure::new(Exit::Other, what, why, "everything else was taken"))
+    Err(Failure::new(Exit::Other, what, why, "everything else was imported"))
 }

@@ -10,7 +10,7 @@ use landfall::{
     SyncStatus,
 };
 
-use crate::cli::{Place, SyncArgs};
+use crate::cli::{NotebookPlace, SyncArgs};
 use crate::failure::{Exit, Failure, REPORT, chain, unsynced, unsynced_until};
 use crate::find::{self, FindError, Finder};
 use crate::notebook::Notebook;
@@ -23,10 +23,10 @@ use report::Report;
 const NAMED: usize = 10;
 
 /// The longest wait for a damaged relay. It requests data from its clients about a second after they connect.
-const MENDING: Duration = Duration::from_secs(10);
+const REPAIRING: Duration = Duration::from_secs(10);
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace, args: &SyncArgs) -> Result<(), Failure> {
     if place.offline {
         return choose(place, args);
     }
@@ -39,8 +39,8 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
         true => check(&notebook.store, args.timeout).map(Some),
         false => Ok(None),
     };
-    let mended = match result.is_ok() {
-        true => mended(&notebook.store, args.timeout)?,
+    let repaired = match result.is_ok() {
+        true => repaired(&notebook.store, args.timeout)?,
         false => 0,
     };
     let report = Report::of(&notebook.store)?.since(before.as_ref());
@@ -49,17 +49,15 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
     let closed = notebook.close();
     report.kept().into_iter().for_each(|line| notebook.remark(line));
     if result.is_err() && report.is_any() {
-        notebook.remark(format!("until then: {}", report.moved()));
+        notebook.remark(format!("before the failure: {}", report.moved()));
     }
     result?;
     closed?;
     let checked = checked?;
     whole(&damaged)?;
-    if mended > 0 {
-        let notes = count(mended, "note");
-        notebook.remark(format!(
-            "the relay could not read all of {notes}; it has brought that in order"
-        ));
+    if repaired > 0 {
+        let notes = count(repaired, "note");
+        notebook.remark(format!("the relay's store was damaged in {notes}, and is repaired now"));
     }
     report.deferred().into_iter().for_each(|line| notebook.remark(line));
     if !place.quiet {
@@ -82,7 +80,7 @@ pub(crate) fn run(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
 }
 
 /// Selects the notes to sync, without the relay.
-fn choose(place: &Place, args: &SyncArgs) -> Result<(), Failure> {
+fn choose(place: &NotebookPlace, args: &SyncArgs) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
     let scope = subscribe(&notebook, args)?;
     notebook.close()?;
@@ -107,14 +105,14 @@ fn unsent(status: &Status) -> u64 {
 /// Waits until the relay has repaired what it could not read: it requests the data from clients that have it,
 /// this store among them, and notifies when done. Returns the number of repaired documents if nothing is
 /// missing any more, else 0.
-fn mended(store: &Store, limit: Duration) -> Result<u64, Failure> {
+fn repaired(store: &Store, limit: Duration) -> Result<u64, Failure> {
     let before = damaged(store)?.len() as u64;
     if before == 0 {
         return Ok(0);
     }
     let mut watch = store.watch();
     let whole = watch.until(|status| unsent(status) == 0);
-    let whole = Waiter::new()?.within(limit.min(MENDING), whole).flatten();
+    let whole = Waiter::new()?.within(limit.min(REPAIRING), whole).flatten();
     Ok(if whole.is_some() { before } else { 0 })
 }
 
@@ -127,23 +125,23 @@ fn whole(damaged: &[Option<DocumentId>]) -> Result<(), Failure> {
     let mut named: Vec<String> = named.collect();
     if named.len() < damaged.len() {
         named.push(match damaged.len() - named.len() {
-            1 if damaged.contains(&None) => "some that it cannot name".to_owned(),
+            1 if damaged.contains(&None) => "some that it cannot identify".to_owned(),
             more => format!("{more} more"),
         });
     }
     let why = format!(
-        "the relay's store is damaged, so that it could not send all of {}; all else is here",
+        "the relay's store is damaged: it could not send all of {}; everything else is here",
         named.join(", ")
     );
-    let remedy = "leave `landfall-demo watch` running on a device that has it; if none has, its \
-                  operator must repair or restore it; then sync again";
+    let remedy = "run `landfall-demo watch` on a device that has the note, or if none has, have \
+                  the relay's operator repair or restore its store; then sync again";
     Err(Failure::new(Exit::Relay, "not in sync", why, remedy))
 }
 
 fn compared(differed: u64) -> String {
     match differed {
         0 => "compared with the relay: nothing differed".to_owned(),
-        n => format!("compared with the relay: {} differed and were set right", count(n, "note")),
+        n => format!("compared with the relay: {} differed and were repaired", count(n, "note")),
     }
 }
 
@@ -161,11 +159,13 @@ fn subscribe(notebook: &Notebook, args: &SyncArgs) -> Result<Option<String>, Fai
             let number = wanted.len() as u64;
             notebook.space.sync_only(wanted)?;
             let only = count(number, "note");
-            format!("from now on only {only} of this space; `landfall-demo sync --all` ends that")
+            format!(
+                "from now on syncs only {only} of this space; `landfall-demo sync --all` undoes that"
+            )
         }
         None => {
             notebook.space.sync_everything()?;
-            "from now on all notes of this space".to_owned()
+            "from now on syncs all notes of this space".to_owned()
         }
     };
     notebook.store.go_online();
@@ -193,7 +193,7 @@ impl From<SubscribeError> for Failure {
         match error {
             SubscribeError::Store(error) => error.into(),
             SubscribeError::TooMany { .. } => {
-                let remedy = "name fewer, or sync all with --all";
+                let remedy = "give fewer, or sync all with --all";
                 Self::new(Exit::Usage, "not subscribed", error, remedy)
             }
             other => Self::new(Exit::Other, "not subscribed", chain(&other), REPORT),
@@ -225,7 +225,7 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
     match fetched {
         Some(fetched) => fetched?,
         None => {
-            let late = format!("nothing came from the relay for {} s", limit.as_secs_f64());
+            let late = format!("the relay sent nothing for {} s", limit.as_secs_f64());
             return Err(unsynced(&status.last_error.unwrap_or(late), pending));
         }
     }
@@ -275,7 +275,7 @@ async fn hopeless(watch: &mut StatusWatch) -> Failure {
     let ended = watch
         .until(|status| {
             found = of_the_store(status).or_else(|| {
-                let remedy = "give the URL that the relay says it listens on with --relay";
+                let remedy = "give the URL that the relay printed at its start with --relay";
                 let why = status.last_error.as_deref().unwrap_or_default();
                 status.wrong_url.then(|| unsynced_until(why, status.pending().changes, remedy))
             });
@@ -293,7 +293,7 @@ async fn hopeless(watch: &mut StatusWatch) -> Failure {
 fn unflushed(store: &Store, error: FlushError) -> Failure {
     match error {
         FlushError::TimedOut { pending, last_error: None, .. } => {
-            unsynced("the relay acknowledged nothing more in time", pending.changes)
+            unsynced("the relay did not acknowledge all changes in time", pending.changes)
         }
         refused @ FlushError::Refused { .. } => {
             Failure::from(refused).and(where_refused(&store.status()))
@@ -307,7 +307,7 @@ fn of_the_store(status: &Status) -> Option<Failure> {
     let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
     let source = failed.what.clone().into();
     let failure = Failure::from(StoreError { class: failed.class, source });
-    Some(failure.and("the relay keeps what it has; sync again then"))
+    Some(failure.and("the relay keeps its copy; then sync again"))
 }
 
 /// Whether everything that the relay had is here, or the relay has refused it.
@@ -327,7 +327,7 @@ fn refusal(status: &Status) -> Option<String> {
 
 /// The commands that list rejected changes: one for each space with such notes.
 fn where_refused(status: &Status) -> String {
-    let refused = status.spaces.iter().filter(|(_, space)| !space.parked.is_empty()).take(NAMED);
+    let refused = status.spaces.iter().filter(|(_, space)| !space.rejected.is_empty()).take(NAMED);
     let commands = refused.map(|(name, _)| format!("`landfall-demo notes refused --space {name}`"));
     format!("see {}", commands.collect::<Vec<_>>().join(", "))
 }

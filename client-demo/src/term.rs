@@ -298,21 +298,21 @@ mod tests {
     }
 
     #[test]
-    fn one_and_many_are_told_apart() {
+    fn counts_use_singular_and_plural() {
         let told = [(1, "entry"), (2, "entry"), (1, "day"), (0, "day"), (1_200, "change")];
         let told = told.map(|(number, one)| count(number, one));
         assert_eq!(told, ["1 entry", "2 entries", "1 day", "0 days", "1,200 changes"]);
     }
 
     #[test]
-    fn columns_stand_beside_each_other() {
+    fn columns_are_printed_side_by_side() {
         let left = vec!["雨具".to_owned(), "x".to_owned()];
         let rows = side_by_side(&left, &["y".to_owned()], 23);
         assert_eq!(rows, ["雨具       │ y", "x          │"]);
     }
 
     #[test]
-    fn a_line_holds_no_orders_but_colours() {
+    fn lines_keep_only_colour_escapes() {
         let line =
             "\u{1b}[1;36mbold\u{1b}[0m \u{1b}[2J\u{1b}]52;c;x\u{7}\u{9b}1m\ta\nb\u{202e}\u{1b}[";
         let told = "\u{1b}[1;36mbold\u{1b}[0m \\u001b[2J\\u001b]52;c;x\\u0007\\u009b1m\ta\nb\\u202e\\u001b[";
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_obey_is_tamed() {
+    fn control_characters_are_escaped() {
         assert_eq!(tame("a\u{1b}[2Jb\r\nc\u{202e}d\re"), "a\u{fffd}[2Jb\nc\u{fffd}d\ne");
         assert_eq!(tame_text("a\r\nb\rc"), "a\r\nb\nc");
         assert_eq!(first_line("\u{feff}\r \rone\rtwo", 7), "one");

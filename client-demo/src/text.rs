@@ -62,7 +62,7 @@ pub(crate) fn diff(old: &str, new: &str) -> Vec<TextOp> {
 /// A text whose insertion does not fit in one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "it takes {operations} operations, one for each character, and a change holds {CHANGE_OPERATIONS}"
+    "it takes {operations} operations, one per character; a change has at most {CHANGE_OPERATIONS}"
 )]
 pub(crate) struct TooLong {
     operations: u64,
@@ -83,13 +83,13 @@ pub(crate) enum EditError {
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// Another author replaced the edited text object by a new one.
-    #[error("the text was replaced by another one meanwhile")]
+    #[error("the text object was replaced by another one in the meantime")]
     Replaced,
     /// The edit does not fit in one change.
     #[error(transparent)]
     TooLong(#[from] TooLong),
     /// The note changed during every attempt.
-    #[error("the note changes all the time")]
+    #[error("the note changes continually")]
     Storm,
     /// The document could not be read.
     #[error(transparent)]
@@ -101,14 +101,14 @@ pub(crate) enum EditError {
 
 /// A text at the start of its editing.
 #[derive(Debug, Clone)]
-pub(crate) struct Base {
+pub(crate) struct BaseText {
     key: &'static str,
     object: ObjId,
     heads: Vec<ChangeHash>,
     text: String,
 }
 
-impl Base {
+impl BaseText {
     /// The text at a key of a note, as it is now.
     pub(crate) fn take(document: &Document, key: &'static str) -> Result<Self, EditError> {
         let found = document.read(|doc| {
@@ -187,7 +187,7 @@ impl Base {
         let patches = doc
             .diff_obj(&self.object, &self.heads, &now, false)
             .map_err(|error| ShapeError::Unreadable { key: self.key, what: error.to_string() })?;
-        let places = Places::follow(self.text.chars().count(), &self.object, &patches);
+        let places = Positions::follow(self.text.chars().count(), &self.object, &patches);
         Ok((now, ops.iter().flat_map(|op| places.carry(op)).collect()))
     }
 }
@@ -210,9 +210,9 @@ fn apply(tx: &mut Transaction<'_>, text: &ObjId, splices: &[Splice]) -> Result<(
 }
 
 /// The current position of each character of the old text; `None` if it was deleted.
-struct Places(Vec<Option<usize>>);
+struct Positions(Vec<Option<usize>>);
 
-impl Places {
+impl Positions {
     fn follow(length: usize, object: &ObjId, patches: &[Patch]) -> Self {
         // The current text, as indexes into the old one; `None` is another author's character.
         let mut present: Vec<Option<usize>> = (0..length).map(Some).collect();

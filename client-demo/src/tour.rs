@@ -45,7 +45,7 @@ struct Tour<'a> {
 }
 
 /// A note, as opened at both replicas, and the number of its changes.
-struct Shared {
+struct SharedNote {
     at_ann: Document,
     at_ben: Document,
     returned: u64,
@@ -54,7 +54,7 @@ struct Shared {
 impl<'a> Tour<'a> {
     fn begin(scratch: &'a Scratch) -> Result<Self, Failure> {
         say("A tour of Landfall: two replicas, one relay, one note.");
-        step(1, "A relay starts, in a process of its own");
+        step(1, "A relay starts, in a separate process");
         let (url, process) = scratch.start_relay()?;
         line(format!("process {process}, listening on {url}"));
         line("Ann and Ben get a store each: one SQLite file, in a temporary folder");
@@ -79,12 +79,12 @@ impl<'a> Tour<'a> {
         view::figures(&self.figures);
         replica::all_hold(&checks)?;
         say("");
-        say("Nothing was lost and nothing doubled. The relay and the folder are removed.");
+        say("Nothing was lost or duplicated. The relay and the folder are removed.");
         Ok(())
     }
 
     /// Ann writes a note, Ben receives it.
-    fn meet(&self) -> Result<Shared, Failure> {
+    fn meet(&self) -> Result<SharedNote, Failure> {
         step(2, "Ann writes a note, Ben receives it");
         let started = Instant::now();
         let at_ann = edits::create(&self.ann.space)?;
@@ -97,11 +97,11 @@ impl<'a> Tour<'a> {
         let at_ben = self.ben.arrived(&self.waiter, at_ann.id())?;
         let title = read(&at_ben)?.title;
         line(format!("Ben reads “{title}” after {}", time(started.elapsed())));
-        Ok(Shared { at_ann, at_ben, returned: 1 })
+        Ok(SharedNote { at_ann, at_ben, returned: 1 })
     }
 
     /// Both go offline and edit.
-    fn apart(&self, note: &mut Shared) -> Result<(), Failure> {
+    fn apart(&self, note: &mut SharedNote) -> Result<(), Failure> {
         step(3, "Both go offline and edit the same note");
         for replica in [&self.ann, &self.ben] {
             replica.store.go_offline();
@@ -120,7 +120,7 @@ impl<'a> Tour<'a> {
     }
 
     /// Both reconnect, and their edits merge.
-    fn together(&mut self, note: &Shared) -> Result<(), Failure> {
+    fn together(&mut self, note: &SharedNote) -> Result<(), Failure> {
         step(4, "Both come back, and their edits merge");
         let started = Instant::now();
         for replica in [&self.ann, &self.ben] {
@@ -136,14 +136,14 @@ impl<'a> Tour<'a> {
     }
 
     /// Both type while the relay is killed and restarted.
-    fn burst(&mut self, edits: u64) -> Result<Shared, Failure> {
+    fn burst(&mut self, edits: u64) -> Result<SharedNote, Failure> {
         step(5, "The relay is killed while both type");
         let each = count(edits, "letter");
-        line(format!("a diary of two; {each} from each, every letter a change of its own"));
+        line(format!("a shared diary; {each} from each, one change per letter"));
         let at_ann = burst::create(&self.ann.space)?;
         let at_ben = self.ben.arrived(&self.waiter, at_ann.id())?;
         at_ben.heads()?;
-        let diary = Shared { at_ann, at_ben, returned: 1 + 2 * edits };
+        let diary = SharedNote { at_ann, at_ben, returned: 1 + 2 * edits };
         let burst = Burst {
             scratch: self.scratch,
             waiter: &self.waiter,
@@ -156,8 +156,8 @@ impl<'a> Tour<'a> {
     }
 
     /// Checks that both replicas, and the relay, have everything exactly once.
-    fn check(&self, shared: &[(&str, &Shared)], edits: u64) -> Result<Vec<Check>, Failure> {
-        step(6, "Was anything lost or doubled?");
+    fn check(&self, shared: &[(&str, &SharedNote)], edits: u64) -> Result<Vec<Check>, Failure> {
+        step(6, "Was anything lost or duplicated?");
         // A new replica shows what the relay has: Cleo has never been in contact with Ann or Ben.
         let cleo = Replica::open(self.scratch.path(), "Cleo", SPACE, Durability::Full)?;
         cleo.store.connect(self.url.as_str())?;
@@ -172,7 +172,7 @@ impl<'a> Tour<'a> {
             let (ann, new) = ((&self.ann, &shared.at_ann), (&cleo, &at_cleo));
             until_same(&self.waiter, ann, new, || ())?;
             let same = shared.at_ann.heads()? == at_cleo.heads()?;
-            checks.push(Check::new("Cleo, who is new, gets the same from the relay", same));
+            checks.push(Check::new("Cleo, a new replica, receives the same from the relay", same));
             view::checks(&checks);
             all.append(&mut checks);
         }
@@ -192,7 +192,7 @@ impl<'a> Tour<'a> {
 
 fn read(document: &Document) -> Result<Note, Failure> {
     document.read(note::read)?.map_err(|problem| {
-        let what = "the tour's own note is malformed";
+        let what = "the tour's note is malformed";
         Failure::new(crate::failure::Exit::Differs, what, problem, crate::failure::REPORT)
     })
 }

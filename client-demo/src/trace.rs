@@ -76,7 +76,7 @@ pub(crate) enum TraceError {
     },
     #[error("the trace {path} is larger than {BYTES_MOST} bytes")]
     TooLarge { path: PathBuf },
-    #[error("{path} is no trace: {source}")]
+    #[error("{path} is not a trace: {source}")]
     NotATrace {
         path: PathBuf,
         #[source]
@@ -87,11 +87,11 @@ pub(crate) enum TraceError {
     #[error("{path} is a trace of {agents} authors")]
     Authors { path: PathBuf, agents: u64 },
     /// The transaction depends on a later one, or not on its author's previous one, or has no author.
-    #[error("transaction {transaction} of {path} does not follow what is before it")]
+    #[error("transaction {transaction} of {path} does not follow the ones before it")]
     Disorder { path: PathBuf, transaction: usize },
     #[error("transaction {transaction} of {path} edits beyond the end of the text")]
     OutOfRange { path: PathBuf, transaction: usize },
-    #[error("the transactions of {path} do not end in its endContent")]
+    #[error("the transactions of {path} do not produce its endContent")]
     Inconsistent { path: PathBuf },
 }
 
@@ -100,9 +100,9 @@ impl From<TraceError> for Failure {
         let remedy = match &error {
             TraceError::Unreadable { .. } => "check the path".to_owned(),
             TraceError::UnknownKind { .. } => {
-                "this version plays those without a kind, and `concurrent` ones".to_owned()
+                "this version plays traces without a kind, and `concurrent` ones".to_owned()
             }
-            TraceError::Authors { .. } => format!("play one of 1 to {AGENTS_MOST} authors"),
+            TraceError::Authors { .. } => format!("give one with 1 to {AGENTS_MOST} authors"),
             _ => "give an editing trace as JSON or gzipped JSON".to_owned(),
         };
         Self::new(Exit::Input, "nothing was replayed", error, remedy)
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_named() {
+    fn invalid_traces_are_reported() {
         assert!(matches!(parse("{}"), Err(TraceError::NotATrace { .. })));
         let newer = parse(r#"{"kind":"video","endContent":"","txns":[]}"#);
         assert!(matches!(newer, Err(TraceError::UnknownKind { kind, .. }) if kind == "video"));

@@ -16,7 +16,7 @@ impl Waiter {
     pub(crate) fn new() -> Result<Self, Failure> {
         let runtime = Builder::new_current_thread().enable_all().build();
         runtime.map(Self).map_err(|error| {
-            let remedy = "look at the limits of the process";
+            let remedy = "check the resource limits of the process";
             Failure::new(Exit::Other, "cannot wait for events", error, remedy)
         })
     }
@@ -68,8 +68,8 @@ impl Waiter {
             })
         });
         outcome.map_err(|error: io::Error| {
-            let remedy = "look at the limits of the process";
-            Failure::new(Exit::Other, "cannot listen to signals", error, remedy)
+            let remedy = "check the resource limits of the process";
+            Failure::new(Exit::Other, "cannot listen for signals", error, remedy)
         })
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     #[test]
-    fn what_goes_on_is_waited_for_and_what_stands_still_is_not() {
+    fn a_wait_lasts_while_there_is_progress_and_then_times_out() {
         let waiter = Waiter::new().unwrap();
         // Done only after the limit has passed many times.
         let (looks, done) = (Cell::new(0), Notify::new());

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall::automerge::{Patch, PatchAction};
 use landfall::{Document, DocumentId, Event, EventKind, LinkStatus, Origin, Status, SyncStatus};
 
-use crate::cli::Place;
+use crate::cli::NotebookPlace;
 use crate::failure::Failure;
 use crate::handover;
 use crate::note;
@@ -20,9 +20,9 @@ use crate::wait::Waiter;
 const TICK: Duration = Duration::from_millis(120);
 
 /// Runs the command.
-pub(crate) fn run(place: &Place) -> Result<(), Failure> {
+pub(crate) fn run(place: &NotebookPlace) -> Result<(), Failure> {
     let notebook = Notebook::open(place)?;
-    let known = Known::of(&notebook)?;
+    let known = KnownNotes::of(&notebook)?;
     let control = handover::serve(&notebook, place);
     let mut view = View::new(&place.relay_url());
     let waiter = Waiter::new()?;
@@ -35,7 +35,7 @@ pub(crate) fn run(place: &Place) -> Result<(), Failure> {
 }
 
 /// Ends when the store is closed, or when the reader closes the output.
-async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
+async fn follow(notebook: &Notebook, mut known: KnownNotes, view: &mut View) {
     let mut events = notebook.store.events();
     let mut status = notebook.store.watch();
     let mut open = view.state(&status.now());
@@ -54,9 +54,9 @@ async fn follow(notebook: &Notebook, mut known: Known, view: &mut View) {
 
 /// The notes seen, kept open so that events report what changed in them; and their titles, to name them after
 /// a deletion.
-struct Known(BTreeMap<DocumentId, (Document, Option<String>)>);
+struct KnownNotes(BTreeMap<DocumentId, (Document, Option<String>)>);
 
-impl Known {
+impl KnownNotes {
     fn of(notebook: &Notebook) -> Result<Self, Failure> {
         let titled = |document: Document| (document.id(), (document.clone(), title(&document)));
         Ok(Self(notebook.documents()?.into_iter().map(titled).collect()))
@@ -99,7 +99,7 @@ fn is_no_news(event: &Event) -> bool {
 }
 
 /// An event as text.
-fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
+fn told(notebook: &Notebook, known: &mut KnownNotes, event: &Event) -> String {
     let name = known.name(notebook, event);
     match &event.kind {
         EventKind::Changed { origin, patches, .. } => {
@@ -110,40 +110,40 @@ fn told(notebook: &Notebook, known: &mut Known, event: &Event) -> String {
             let what = patches.as_deref().map_or_else(String::new, changed);
             format!("{} {who}{what}", strong(name))
         }
-        EventKind::RolledBack => format!("{name}: an edit could not be saved and was taken back"),
-        EventKind::Parked { code, what } => {
+        EventKind::RolledBack => format!("{name}: an edit could not be saved and was rolled back"),
+        EventKind::Rejected { code, what } => {
             format!("{name}: refused by the relay: {what} ({code}); see `notes refused`")
         }
         EventKind::Deleted { unsent: 0 } => format!("{} deleted", strong(name)),
         EventKind::Deleted { unsent } => {
             let edits = count(*unsent, "change");
             let name = strong(name);
-            format!("{name} deleted; {edits} made here went to nobody; see `notes deleted`")
+            format!("{name} deleted; {edits} made here reached no relay; see `notes deleted`")
         }
         EventKind::Unrelated => {
-            format!("{name}: another note of the same id is at the relay; see `notes refused`")
+            format!("{name}: the relay has another note with this id; see `notes refused`")
         }
         EventKind::Conflicted => {
-            format!("{name}: other changes took the place of yours; see `notes refused`")
+            format!("{name}: changes made here were superseded; see `notes refused`")
         }
         EventKind::Drifted => {
-            format!("{name}: the relay held something else than was thought; it is set right")
+            format!("{name}: a comparison with the relay found drift and repaired it")
         }
-        EventKind::Deferred { reason } => format!("{name}: something was set aside: {reason}"),
+        EventKind::Deferred { reason } => format!("{name}: an entry was deferred: {reason}"),
         EventKind::Oversized { bytes, limit } => {
             format!(
-                "{name}: has {bytes} bytes, the limit is {limit}; it syncs on, edits are refused"
+                "{name}: has {bytes} bytes, the limit is {limit}; it still syncs, edits are refused"
             )
         }
         EventKind::OverBudget { excess } => {
             let (actual, of, limit) = (excess.actual, excess.of, excess.limit);
-            format!("{name}: has {actual} {of}, the limit is {limit}; it syncs on")
+            format!("{name}: has {actual} {of}, the limit is {limit}; it still syncs")
         }
         EventKind::ManyActors { actors } => {
-            format!("{name}: {} made it, which costs memory", count(*actors, "actor"))
+            format!("{name}: {} changed it; many actors cost memory", count(*actors, "actor"))
         }
         EventKind::Quarantined { reason } => format!("{name}: cannot be read: {reason}"),
-        _ => format!("{name}: something happened that this version does not know"),
+        _ => format!("{name}: an event that this version does not know"),
     }
 }
 
@@ -207,7 +207,7 @@ impl View {
         }
         let open = match &self.bar {
             Some(bar) => {
-                let message = format!("{state}  {}", faint("Ctrl-C ends"));
+                let message = format!("{state}  {}", faint("Ctrl-C stops"));
                 bar.set_message(term::harmless(&message));
                 true
             }
@@ -242,7 +242,7 @@ fn state(relay: &str, status: &Status) -> String {
     let drifted: u64 = status.spaces.values().map(|space| space.drifted).sum();
     match drifted {
         0 => format!("{link}; {pending}"),
-        n => format!("{link}; {pending}; {} set right that had drifted", count(n, "note")),
+        n => format!("{link}; {pending}; {} had drifted and were repaired", count(n, "note")),
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn how_far_it_is_stands_in_the_last_line() {
+    fn the_last_line_shows_the_progress() {
         let part = Some(Progress { bytes: 1_024, of: 330_000 });
         for (sync, says) in [
             (SyncStatus::Live, "live at ws://relay; nothing pending"),
@@ -305,6 +305,6 @@ mod tests {
             assert!(line.contains(says), "{line}");
         }
         let line = said(SyncStatus::Live, 2);
-        assert!(line.ends_with("nothing pending; 2 notes set right that had drifted"), "{line}");
+        assert!(line.ends_with("nothing pending; 2 notes had drifted and were repaired"), "{line}");
     }
 }

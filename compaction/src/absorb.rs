@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use automerge::{Automerge, Bundle, Change};
 use landfall_protocol::admission::{
-    CheckedChange, DocumentSize, History, HistoryError, Known, Roots, admit, preflight,
+    CheckedChange, DocumentSize, History, HistoryError, KnownChange, Roots, admit, preflight,
 };
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, limits};
 use sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ const TOLD: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absorbed {
     /// The new content of the chunks.
-    pub news: News,
+    pub news: NewContent,
     /// The first chunks and changes that were left out; always empty without `salvage`.
     pub left_out: Vec<LeftOut>,
     /// How many were left out in all.
@@ -36,7 +36,7 @@ pub struct Absorbed {
 
 /// The new content of untrusted chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum NewContent {
     /// The document has all of it already.
     Nothing,
     /// The new changes, in an order in which they can be pushed. They fit into one push, unless a
@@ -112,7 +112,7 @@ impl Absorbing {
             let bad = |what: String| CompactionError::Chunk { part, at, what };
             let Some(chunk) = next_chunk(&mut rest) else {
                 // Without a length, the start of the next chunk is unknown too.
-                return self.leave_out(part, bad("it is cut off, or no chunk at all".to_owned()));
+                return self.leave_out(part, bad("it is truncated, or no chunk at all".to_owned()));
             };
             let opened =
                 contained(|| Ok(open(&chunk))).unwrap_or_else(|died| Err(died.to_string()));
@@ -176,9 +176,9 @@ impl Absorbing {
                 }
             }
             let news = match new.is_empty() {
-                true => News::Nothing,
+                true => NewContent::Nothing,
                 false if weight.is_one_push() => {
-                    News::Changes(new.into_iter().map(chunk).collect())
+                    NewContent::Changes(new.into_iter().map(chunk).collect())
                 }
                 false => self.together(document, new)?,
             };
@@ -189,17 +189,21 @@ impl Absorbing {
 
     /// Makes one snapshot of the existing and the new changes; returns single changes if that exceeds a
     /// limit.
-    fn together(&self, document: Automerge, new: Vec<Change>) -> Result<News, CompactionError> {
+    fn together(
+        &self,
+        document: Automerge,
+        new: Vec<Change>,
+    ) -> Result<NewContent, CompactionError> {
         let mut builder = Builder::over(document);
         new.iter().cloned().try_for_each(|change| builder.add(change))?;
         match finish(builder.build()?, &self.limits) {
-            Ok(compacted) => Ok(News::Snapshot(Box::new(compacted))),
+            Ok(compacted) => Ok(NewContent::Snapshot(Box::new(compacted))),
             // The histories fit together; only a snapshot of both exceeds a limit.
             Err(
                 CompactionError::TooLarge { .. }
                 | CompactionError::TooManyHeads { .. }
                 | CompactionError::Unfaithful { .. },
-            ) => Ok(News::Changes(new.into_iter().map(chunk).collect())),
+            ) => Ok(NewContent::Changes(new.into_iter().map(chunk).collect())),
             Err(error) => Err(error),
         }
     }
@@ -218,7 +222,7 @@ impl Absorbing {
 }
 
 /// One chunk and its type.
-struct Chunk<'a> {
+struct TypedChunk<'a> {
     kind: u8,
     bytes: &'a [u8],
     /// Whether the checksum matches the contents; a deflated change's checksum is over the inflated
@@ -227,7 +231,7 @@ struct Chunk<'a> {
 }
 
 /// Takes the next chunk, if there is one.
-fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<Chunk<'a>> {
+fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<TypedChunk<'a>> {
     let whole = *rest;
     let stated = whole.strip_prefix(&MAGIC)?.get(..4)?;
     let mut after = whole.get(8..)?;
@@ -237,11 +241,11 @@ fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<Chunk<'a>> {
     *rest = after.get(length..)?;
     let bytes = &whole[..whole.len() - rest.len()];
     let is_sound = Sha256::digest(&bytes[8..])[..4] == *stated;
-    Some(Chunk { kind, bytes, is_sound })
+    Some(TypedChunk { kind, bytes, is_sound })
 }
 
 /// Returns the changes of a chunk, or an error message.
-fn open(chunk: &Chunk<'_>) -> Result<Vec<Change>, String> {
+fn open(chunk: &TypedChunk<'_>) -> Result<Vec<Change>, String> {
     if !chunk.is_sound && chunk.kind != DEFLATED {
         return Err("its checksum is wrong".to_owned());
     }
@@ -258,7 +262,7 @@ fn open(chunk: &Chunk<'_>) -> Result<Vec<Change>, String> {
             let bundle = Bundle::try_from(chunk.bytes).map_err(|error| error.to_string())?;
             bundle.to_changes().map_err(|error| error.to_string())
         }
-        kind => Err(format!("it is of type {kind}, which is not known")),
+        kind => Err(format!("its type {kind} is unknown")),
     }
 }
 
@@ -385,9 +389,9 @@ impl History for Growing {
         _: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, Infallible> {
+    ) -> Result<Option<KnownChange>, Infallible> {
         let hash = self.authors.get(actor).and_then(|all| all.get(&sequence));
-        Ok(hash.map(|hash| Known { hash: *hash, position: Offset(0) }))
+        Ok(hash.map(|hash| KnownChange { hash: *hash, position: Offset(0) }))
     }
 
     fn max_op(&self, _: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {

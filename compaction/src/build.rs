@@ -78,7 +78,7 @@ pub fn open(snapshot: Vec<u8>, limits: &CompactionLimits) -> Result<Compacted, C
         let compacted = Compacted::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
         match compacted.heads == heads {
             true => Ok(compacted),
-            false => Err(unfaithful("its index has other heads")),
+            false => Err(unfaithful("the heads in its index differ")),
         }
     })
 }
@@ -219,15 +219,15 @@ impl Saved {
         let Self { snapshot, heads, changes } = self;
         let loaded = load(&snapshot, 0).map_err(|error| unfaithful(error.to_string()))?;
         if loaded.get_heads() != heads {
-            return Err(unfaithful("its heads are others"));
+            return Err(unfaithful("its heads differ"));
         }
         if compacted_changes(&loaded) != changes {
-            return Err(unfaithful("its changes are others"));
+            return Err(unfaithful("its changes differ"));
         }
         drop(loaded);
         let compacted = Compacted::from_parts(snapshot, PackedIndex::pack(&changes)?)?;
         if compacted.heads != heads {
-            return Err(unfaithful("its index has other heads"));
+            return Err(unfaithful("the heads in its index differ"));
         }
         Ok(compacted)
     }

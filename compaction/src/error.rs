@@ -21,7 +21,7 @@ pub enum CompactionError {
         what: &'static str,
     },
     /// A snapshot claims more than the limits for automerge, or cannot be parsed.
-    #[error("snapshot {position} is not opened: {source}")]
+    #[error("snapshot {position} exceeds a limit or cannot be parsed: {source}")]
     Measured {
         /// The index of the snapshot, from 0.
         position: usize,
@@ -29,7 +29,7 @@ pub enum CompactionError {
         source: DocumentError,
     },
     /// automerge fails to load a snapshot.
-    #[error("automerge does not load snapshot {position}: {reason}")]
+    #[error("automerge cannot load snapshot {position}: {reason}")]
     Snapshot {
         /// The index of the snapshot, from 0.
         position: usize,
@@ -37,7 +37,7 @@ pub enum CompactionError {
         reason: String,
     },
     /// More heads than a log entry can name: an edit has to merge the document first.
-    #[error("the document has {actual} heads, a snapshot can have {limit}")]
+    #[error("the document has {actual} heads; a snapshot can have at most {limit}")]
     TooManyHeads {
         /// Its number of heads.
         actual: usize,
@@ -46,7 +46,7 @@ pub enum CompactionError {
     },
     /// The snapshot has or would have more bytes than allowed. The history is intact and stays
     /// single changes.
-    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay uncompacted")]
     TooLarge {
         /// Its size in bytes.
         actual: usize,
@@ -54,10 +54,10 @@ pub enum CompactionError {
         limit: usize,
     },
     /// The snapshot's SHA-256 is not the expected one.
-    #[error("the snapshot's SHA-256 is not the one that was told")]
+    #[error("the snapshot's SHA-256 is not the expected one")]
     Hash,
     /// The snapshot's heads are not the expected ones.
-    #[error("its heads are not those that were told")]
+    #[error("the snapshot's heads are not the expected ones")]
     Heads,
     /// Bytes that are not a chunk, or a chunk that automerge cannot open.
     #[error("the chunk at byte {at} of part {part}: {what}")]
@@ -70,7 +70,7 @@ pub enum CompactionError {
         what: String,
     },
     /// Bytes that are not a change.
-    #[error("automerge does not read change {position}: {reason}")]
+    #[error("automerge cannot read change {position}: {reason}")]
     Change {
         /// The index of the change, from 0.
         position: usize,
@@ -78,7 +78,7 @@ pub enum CompactionError {
         reason: String,
     },
     /// An untrusted change that fails the preflight.
-    #[error("it holds change {hash}, which is refused: {source}")]
+    #[error("it contains the invalid change {hash}: {source}")]
     Form {
         /// The change.
         hash: ChangeHash,
@@ -86,7 +86,7 @@ pub enum CompactionError {
         source: FormError,
     },
     /// An untrusted change that does not fit the history before it.
-    #[error("it holds change {hash}, which does not fit: {source}")]
+    #[error("it contains change {hash}, which conflicts with the history before it: {source}")]
     History {
         /// The change.
         hash: ChangeHash,
@@ -94,26 +94,26 @@ pub enum CompactionError {
         source: HistoryError,
     },
     /// automerge fails to apply the changes together.
-    #[error("automerge does not apply the changes: {reason}")]
+    #[error("automerge cannot apply the changes: {reason}")]
     Apply {
         /// automerge's error message.
         reason: String,
     },
     /// Changes whose dependencies are missing.
-    #[error("changes rest on {missing}, which is not among them")]
+    #[error("changes depend on {missing}, which is not among them")]
     Orphans {
         /// The first missing change.
         missing: ChangeHash,
     },
     /// automerge dropped a change without an error.
-    #[error("automerge was given change {hash} but does not hold it")]
+    #[error("automerge dropped change {hash} without an error")]
     Lost {
         /// The change.
         hash: ChangeHash,
     },
     /// The document that automerge saved does not load as it was. The history is intact, but this
     /// version of automerge cannot make a snapshot of it.
-    #[error("the saved document does not load as it was: {what}")]
+    #[error("the saved document does not load unchanged: {what}")]
     Unfaithful {
         /// The difference, or automerge's error message.
         what: String,
@@ -138,13 +138,13 @@ pub enum WorkerError {
     },
     /// The worker ran; the untrusted changes depend on one that is neither in the document nor among
     /// them.
-    #[error("changes rest on {missing}, which is not there; send that first")]
+    #[error("changes depend on {missing}, which is missing here; send that first")]
     Missing {
         /// The first missing change.
         missing: ChangeHash,
     },
     /// The worker ran; the snapshot would have more bytes than allowed.
-    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay single")]
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; the changes stay uncompacted")]
     TooLarge {
         /// Its size in bytes.
         actual: usize,
@@ -160,7 +160,7 @@ pub enum WorkerError {
         said: String,
     },
     /// The worker exceeded its limit of wall-clock or processor time, and was killed.
-    #[error("the worker was not done after {limit:?} and was killed")]
+    #[error("the worker exceeded its time limit of {limit:?} and was killed")]
     TimedOut {
         /// The limit.
         limit: Duration,
@@ -169,7 +169,7 @@ pub enum WorkerError {
     #[error("the worker was stopped")]
     Stopped,
     /// The worker's answer is not a valid one: it is another program, or another version.
-    #[error("the worker's answer makes no sense: {what}")]
+    #[error("the worker's answer is invalid: {what}")]
     Answer {
         /// The invalid part of the answer.
         what: String,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use automerge::{Automerge, Change, SaveOptions};
-use landfall_protocol::admission::{DocumentSize, History, Known, Roots, admit, preflight};
+use landfall_protocol::admission::{DocumentSize, History, KnownChange, Roots, admit, preflight};
 use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use sha2::{Digest, Sha256};
@@ -61,7 +61,7 @@ pub(crate) fn inspect_within(
         told.sort_unstable_by_key(|change| change.hash);
         found.sort_unstable_by_key(|change| change.hash);
         if told != found {
-            return Err(CompactionError::Unfaithful { what: "its changes are others".to_owned() });
+            return Err(CompactionError::Unfaithful { what: "its changes differ".to_owned() });
         }
         if is_its_own {
             return Ok(Compacted::from_parts(snapshot.to_vec(), index)?);
@@ -152,7 +152,7 @@ impl History for Admitted {
         _: &DocumentId,
         _: &ActorId,
         _: u64,
-    ) -> Result<Option<Known>, Infallible> {
+    ) -> Result<Option<KnownChange>, Infallible> {
         Ok(None)
     }
 

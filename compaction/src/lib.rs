@@ -25,7 +25,7 @@ use landfall_protocol::compacted::{BadIndex, PackedIndex};
 use landfall_protocol::{ChangeHash, limits};
 use sha2::{Digest, Sha256};
 
-pub use absorb::{Absorbed, LeftOut, News, absorb};
+pub use absorb::{Absorbed, LeftOut, NewContent, absorb};
 pub use build::{compact, compact_loaded, compact_within, index_of, open};
 pub use error::{CompactionError, WorkerError};
 pub use inspect::inspect;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use landfall_protocol::ChangeHash;
 
 use crate::wire::{Greeting, Tag, read_part, write_part};
-use crate::{Absorbed, Compacted, LeftOut, News, WorkerError};
+use crate::{Absorbed, Compacted, LeftOut, NewContent, WorkerError};
 use watch::Watch;
 
 /// How many bytes of a worker's standard error are kept; the rest is read and dropped.
@@ -205,10 +205,11 @@ impl Job {
         self.sent(sent)?;
         match self.receive()? {
             (Tag::Sound, count) => {
-                let count = <[u8; 8]>::try_from(count).map_err(|_| senseless("no count"))?;
+                let count = <[u8; 8]>::try_from(count)
+                    .map_err(|_| senseless("the count is not 8 bytes"))?;
                 Ok(u64::from_le_bytes(count))
             }
-            _ => Err(senseless("a snapshot is neither sound nor refused")),
+            _ => Err(senseless("neither a verdict on the snapshot nor a refusal")),
         }
     }
 
@@ -221,11 +222,11 @@ impl Job {
                 (Tag::Snapshot, bytes) => snapshot = Some(bytes),
                 (Tag::Index, bytes) => index = Some(bytes),
                 (Tag::End, _) => break,
-                _ => return Err(senseless("a part that a compaction does not have")),
+                _ => return Err(senseless("an unexpected part in the result of a compaction")),
             }
         }
         let (Some(snapshot), Some(index)) = (snapshot, index) else {
-            return Err(senseless("a compaction without its parts"));
+            return Err(senseless("the result of a compaction lacks its snapshot or its index"));
         };
         Compacted::from_parts(snapshot, index).map_err(senseless)
     }
@@ -238,7 +239,7 @@ impl Job {
             match self.receive()? {
                 (Tag::Change, change) => take(change),
                 (Tag::End, _) => return Ok(()),
-                _ => return Err(senseless("a part that a list of changes does not have")),
+                _ => return Err(senseless("an unexpected part in a list of changes")),
             }
         }
     }
@@ -256,19 +257,26 @@ impl Job {
                 (Tag::LeftOut, told) => left_out.push(read_left_out(&told)?),
                 (Tag::End, count) => {
                     let count = <[u8; 8]>::try_from(count);
-                    break u64::from_le_bytes(count.map_err(|_| senseless("an end of no length"))?);
+                    break u64::from_le_bytes(
+                        count
+                            .map_err(|_| senseless("the count in the end marker is not 8 bytes"))?,
+                    );
                 }
-                _ => return Err(senseless("a part that no news have")),
+                _ => return Err(senseless("an unexpected part in the result of an absorption")),
             }
         };
         let news = match (snapshot, index) {
-            (None, None) if changes.is_empty() => News::Nothing,
-            (None, None) => News::Changes(changes),
+            (None, None) if changes.is_empty() => NewContent::Nothing,
+            (None, None) => NewContent::Changes(changes),
             (Some(snapshot), Some(index)) if changes.is_empty() => {
                 let compacted = Compacted::from_parts(snapshot, index).map_err(senseless)?;
-                News::Snapshot(Box::new(compacted))
+                NewContent::Snapshot(Box::new(compacted))
             }
-            _ => return Err(senseless("news without their parts")),
+            _ => {
+                return Err(senseless(
+                    "an absorption's result lacks its snapshot or its index, or also has changes",
+                ));
+            }
         };
         Ok(Absorbed { news, left_out, left_out_count })
     }
@@ -296,14 +304,15 @@ impl Job {
         // A part cannot be larger than the worker's memory.
         match read_part(&mut self.output, self.limits.0) {
             Ok((Tag::Missing, hash)) => {
-                let hash = <[u8; 32]>::try_from(hash).map_err(|_| senseless("no hash"))?;
+                let hash = <[u8; 32]>::try_from(hash)
+                    .map_err(|_| senseless("the hash is not 32 bytes"))?;
                 Err(WorkerError::Missing { missing: ChangeHash(hash) })
             }
             Ok((Tag::TooLarge, numbers)) => {
                 let [actual, limit] = match numbers.as_chunks().0 {
                     [actual, limit] => [actual, limit]
                         .map(|n| usize::try_from(u64::from_le_bytes(*n)).unwrap_or(usize::MAX)),
-                    _ => return Err(senseless("no numbers")),
+                    _ => return Err(senseless("the size and the limit are not two numbers")),
                 };
                 Err(WorkerError::TooLarge { actual, limit })
             }
@@ -346,7 +355,7 @@ impl Drop for Job {
 
 fn read_left_out(told: &[u8]) -> Result<LeftOut, WorkerError> {
     let Some((part, reason)) = told.split_first_chunk() else {
-        return Err(senseless("something was left out of nothing"));
+        return Err(senseless("an omission does not name its part"));
     };
     let part = usize::try_from(u64::from_le_bytes(*part)).unwrap_or(usize::MAX);
     Ok(LeftOut { part, reason: String::from_utf8_lossy(reason).into_owned() })

@@ -95,7 +95,7 @@ impl Greeting {
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
         let begin: [u8; 8] = array(from)?;
         if begin[..7] != GREETING[..7] {
-            return Err(senseless("this is for the program itself to start, not for anybody else"));
+            return Err(senseless("this subcommand is reserved for the program itself"));
         }
         if begin != GREETING {
             return Err(other_release("another release"));
@@ -112,7 +112,7 @@ impl Greeting {
         let [kind] = array(from)?;
         let count = u64::from_le_bytes(array(from)?);
         if count > HAVE_COUNT as u64 {
-            return Err(senseless("a job names too many hashes"));
+            return Err(senseless("the job names too many hashes"));
         }
         let hashes: Vec<[u8; 32]> = (0..count).map(|_| array(from)).collect::<io::Result<_>>()?;
         let kind = match (kind, &hashes[..]) {
@@ -128,7 +128,7 @@ impl Greeting {
                 JobKind::Merge { hash: *hash, heads: Some(heads) }
             }
             (6, &[hash]) => JobKind::Merge { hash, heads: None },
-            _ => return Err(senseless("a job is of an unknown kind")),
+            _ => return Err(senseless("the job's kind is unknown")),
         };
         Ok(Self { memory_bytes, time, snapshot_bytes, kind })
     }
@@ -151,10 +151,10 @@ pub(crate) fn write_part(to: &mut impl Write, tag: Tag, bytes: &[u8]) -> io::Res
 /// length that is claimed.
 pub(crate) fn read_part(from: &mut impl Read, limit: u64) -> io::Result<(Tag, Vec<u8>)> {
     let [tag] = array(from)?;
-    let tag = Tag::of(tag).ok_or_else(|| senseless("a part is of an unknown kind"))?;
+    let tag = Tag::of(tag).ok_or_else(|| senseless("the part's kind is unknown"))?;
     let length = u64::from_le_bytes(array(from)?);
     if length > limit {
-        return Err(senseless("a part is too long"));
+        return Err(senseless("the part is too long"));
     }
     let mut bytes = Vec::new();
     from.take(length).read_to_end(&mut bytes)?;

@@ -16,7 +16,7 @@ use crate::absorb::Absorbing;
 use crate::inspect::inspect_within;
 use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
 use crate::{
-    Absorbed, Compacted, CompactionError, CompactionLimits, JobKind, News, changes_since,
+    Absorbed, Compacted, CompactionError, CompactionLimits, JobKind, NewContent, changes_since,
     compact_within,
 };
 
@@ -86,7 +86,7 @@ fn merge_parts(
     limits: &CompactionLimits,
 ) -> io::Result<Result<Box<Compacted>, CompactionError>> {
     let (Tag::Part, offered) = input.next()? else {
-        return Err(senseless("a merge without what is offered"));
+        return Err(senseless("a merge job without the uploaded snapshot"));
     };
     let theirs = match inspect_within(&offered, hash, limits) {
         Ok(theirs) => theirs,
@@ -116,7 +116,7 @@ fn compact_parts(
             (Tag::Snapshot, snapshot) => snapshots.push(snapshot),
             (Tag::Change, change) => break Some(change),
             (Tag::End, _) => break None,
-            _ => return Err(senseless("a part is not for a worker")),
+            _ => return Err(senseless("an unexpected part in the worker's input")),
         }
     };
     match offered {
@@ -163,7 +163,7 @@ fn absorb_parts(
             }
             (Tag::Change, bytes) => absorbing.change(bytes),
             (Tag::End, _) => return Ok(absorbing.finish()),
-            _ => return Err(senseless("a part is not for a worker")),
+            _ => return Err(senseless("an unexpected part in the worker's input")),
         };
         if let Err(error) = taken {
             return Ok(Err(error));
@@ -217,9 +217,9 @@ fn send_changes(output: &mut impl Write, changes: &[Vec<u8>]) -> io::Result<()> 
 
 fn send_absorbed(output: &mut impl Write, absorbed: &Absorbed) -> io::Result<()> {
     match &absorbed.news {
-        News::Nothing => {}
-        News::Changes(changes) => send_changes(output, changes)?,
-        News::Snapshot(compacted) => send_compacted(output, compacted)?,
+        NewContent::Nothing => {}
+        NewContent::Changes(changes) => send_changes(output, changes)?,
+        NewContent::Snapshot(compacted) => send_compacted(output, compacted)?,
     }
     for left_out in &absorbed.left_out {
         let part = (left_out.part as u64).to_le_bytes();
@@ -252,11 +252,11 @@ impl Parts {
 
     fn only_snapshot(mut self) -> io::Result<Vec<u8>> {
         let (Tag::Snapshot, snapshot) = self.next()? else {
-            return Err(senseless("a job without its snapshot"));
+            return Err(senseless("the job lacks its snapshot"));
         };
         match self.next()? {
             (Tag::End, _) => Ok(snapshot),
-            _ => Err(senseless("a part is too many")),
+            _ => Err(senseless("the job has a part too many")),
         }
     }
 }
@@ -300,8 +300,8 @@ fn confine_to(memory_bytes: u64, time: Option<Duration>) -> io::Result<()> {
         let set = setrlimit(resource, limit);
         // Other systems lack some of these limits; the parent's timeout still applies.
         if let (Err(error), true) = (set, cfg!(target_os = "linux")) {
-            let _ = writeln!(io::stderr(), "{resource:?} cannot be limited: {error}");
-            return Err(senseless("a limit cannot be set"));
+            let _ = writeln!(io::stderr(), "cannot limit {resource:?}: {error}");
+            return Err(senseless("cannot set a resource limit"));
         }
     }
     // About a third of the relay's share of a busy processor on Linux; a failure is harmless.

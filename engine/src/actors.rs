@@ -44,7 +44,7 @@ pub(crate) struct Own {
 
 /// The actors of one opened store.
 pub(crate) struct Actors {
-    known: Mutex<Known>,
+    known: Mutex<KnownActors>,
     /// The store is read-only or closed: remembered actors may not be used.
     ended: AtomicBool,
     /// The outcome of a commit is unknown: this opening may not leave the clean-shutdown marker.
@@ -52,13 +52,13 @@ pub(crate) struct Actors {
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownActors {
     own: BTreeMap<Key, Own>,
     /// How often a document's actors have ended.
     ended: BTreeMap<Key, u64>,
 }
 
-impl Known {
+impl KnownActors {
     fn age(&self, key: &Key) -> u64 {
         self.ended.get(key).copied().unwrap_or_default()
     }
@@ -74,10 +74,10 @@ impl Actors {
     pub(crate) fn begin(
         log: &LocalLog,
         read_only: bool,
-        found: Option<outside::Found>,
+        found: Option<outside::FoundMarker>,
     ) -> Result<Self, WriteFailure> {
         if !read_only {
-            log.take_clean_close(found.and_then(outside::Found::take))?;
+            log.take_clean_close(found.and_then(outside::FoundMarker::take))?;
         }
         let (known, unsure) = (Mutex::default(), AtomicBool::new(false));
         Ok(Self { known, ended: AtomicBool::new(read_only), unsure })

@@ -115,13 +115,13 @@ struct State {
 }
 
 #[derive(Default)]
-struct Shared {
+struct CompactorState {
     state: Mutex<State>,
     wake: Condvar,
     counts: Counts,
 }
 
-impl Shared {
+impl CompactorState {
     /// Waits; `false` once it is closed.
     fn pause(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
@@ -150,7 +150,7 @@ pub(crate) type Compaction =
 
 /// The handle of the compaction thread.
 pub(crate) struct Compactor {
-    shared: Arc<Shared>,
+    shared: Arc<CompactorState>,
     options: CompactionOptions,
     thread: Mutex<Option<JoinHandle<()>>>,
     saved: Mutex<Vec<Saved>>,
@@ -173,7 +173,7 @@ impl Compactor {
         threads: Arc<Threads>,
         compaction: Arc<Compaction>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(CompactorState::default());
         // Starts with a search, for rows and tails that an earlier run left behind.
         shared.state.lock().woken = true;
         let for_thread = Arc::clone(&shared);
@@ -238,7 +238,7 @@ impl Compactor {
 }
 
 fn run(
-    shared: &Arc<Shared>,
+    shared: &Arc<CompactorState>,
     log: &LocalLog,
     options: &CompactionOptions,
     threads: &Threads,
@@ -260,7 +260,7 @@ fn run(
 
 /// Compacts the documents that are due, and removes dead rows.
 fn round(
-    shared: &Arc<Shared>,
+    shared: &Arc<CompactorState>,
     log: &LocalLog,
     options: &CompactionOptions,
     compaction: &Arc<Compaction>,
@@ -297,7 +297,7 @@ fn round(
 }
 
 /// Removes dead rows; `false` once it is closed.
-fn sweep(shared: &Shared, log: &LocalLog) -> Result<bool, StoreError> {
+fn sweep(shared: &CompactorState, log: &LocalLog) -> Result<bool, StoreError> {
     // A read, because an empty write job would still be committed and synced.
     while log.has_dead_rows()? && log.sweep(SLICE)? {
         if !shared.pause(WATCH) {
@@ -308,7 +308,7 @@ fn sweep(shared: &Shared, log: &LocalLog) -> Result<bool, StoreError> {
 }
 
 /// Waits while the store is busy; `false` once it is closed.
-fn wait_for_quiet(shared: &Shared, log: &LocalLog) -> bool {
+fn wait_for_quiet(shared: &CompactorState, log: &LocalLog) -> bool {
     let began = Instant::now();
     loop {
         let before = log.database().committed().0;
@@ -378,7 +378,7 @@ fn compact_here(
 
 /// Compacts a document on a thread of its own; `None` once it is closed, whether or not that is done.
 fn compact_on_thread(
-    shared: &Arc<Shared>,
+    shared: &Arc<CompactorState>,
     log: &LocalLog,
     task: &CompactionTask,
     limits: CompactionLimits,
@@ -409,13 +409,13 @@ fn compact_on_thread(
 
 /// A compaction of this process. Dropping it without a result counts as a failure.
 struct UnderWay {
-    shared: Arc<Shared>,
+    shared: Arc<CompactorState>,
     outcome: Option<Result<Opened, CompactionError>>,
 }
 
 impl UnderWay {
     /// Waits until another one may begin; `None` once the store is closed.
-    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+    fn begin(shared: &Arc<CompactorState>) -> Option<Self> {
         let more = |now: usize| (now < COMPACTIONS_MOST).then_some(now + 1);
         while COMPACTIONS.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
             if !shared.pause(WATCH) {

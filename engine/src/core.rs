@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::actors::Actors;
 use crate::compactor::{Compactor, Saved};
 use crate::document::{Applier, Cache, OpenDocument};
-use crate::ephemeral::Speaker;
+use crate::ephemeral::EphemeralSender;
 use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
 use crate::events::{EventHub, EventKind, Origin};
 use crate::follow::Follower;
@@ -40,7 +40,7 @@ pub(crate) struct Core {
     compactor: Option<Compactor>,
     pub(crate) link: Link,
     /// The sender of this opening's ephemeral messages.
-    pub(crate) ephemeral: Speaker,
+    pub(crate) ephemeral: EphemeralSender,
     pub(crate) read_only: bool,
     /// Follows the writing process, in a store that is open for reading only.
     pub(crate) follower: OnceLock<Follower>,
@@ -61,11 +61,11 @@ pub(crate) struct Core {
 }
 
 /// The parts of a core beside its log.
-pub(crate) struct Parts {
+pub(crate) struct CoreParts {
     pub(crate) events: EventHub,
     pub(crate) applier: Applier,
     pub(crate) actors: Actors,
-    pub(crate) ephemeral: Speaker,
+    pub(crate) ephemeral: EphemeralSender,
     pub(crate) notifier: Notifier,
     pub(crate) threads: Arc<Threads>,
 }
@@ -73,18 +73,18 @@ pub(crate) struct Parts {
 impl Core {
     pub(crate) fn new(
         log: LocalLog,
-        parts: Parts,
+        parts: CoreParts,
         options: &Options,
         read_only: bool,
     ) -> Result<Self, StoreError> {
-        let Parts { events, applier, actors, ephemeral, notifier, threads } = parts;
+        let CoreParts { events, applier, actors, ephemeral, notifier, threads } = parts;
         let found = log.opened()?;
         let status = Arc::new(StatusHub::new(found.upstream, read_only, notifier.clone()));
         threads.tell(&status);
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
-        for OpenedSpace { name, row, count, parked, unreadable } in found.spaces {
-            status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
+        for OpenedSpace { name, row, count, rejected, unreadable } in found.spaces {
+            status.add_space(SpaceFacts { name: name.clone(), row, count, rejected });
             for (document, reason) in unreadable {
                 status.set_unreadable(row, document, Some(reason));
             }
@@ -193,8 +193,8 @@ impl Core {
         }
         let row = self.log.ensure_space(name).map_err(StoreError::from)?;
         spaces.insert(name.clone(), row);
-        let (count, parked) = (SpaceCount::default(), Vec::new());
-        self.status.add_space(SpaceFacts { name: name.clone(), row, count, parked });
+        let (count, rejected) = (SpaceCount::default(), Vec::new());
+        self.status.add_space(SpaceFacts { name: name.clone(), row, count, rejected });
         drop(spaces);
         // After the insertion into `spaces`, which the link reads, now or when it starts.
         self.link.spaces_changed();

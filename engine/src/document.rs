@@ -81,28 +81,28 @@ pub(crate) struct OpenDocument {
 }
 
 /// A document that an application has a handle to.
-pub(crate) struct Held(Arc<OpenDocument>);
+pub(crate) struct HeldDocument(Arc<OpenDocument>);
 
-impl Held {
+impl HeldDocument {
     pub(crate) fn new(document: Arc<OpenDocument>) -> Self {
         document.handles.fetch_add(1, Ordering::Relaxed);
         Self(document)
     }
 }
 
-impl Clone for Held {
+impl Clone for HeldDocument {
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.0))
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldDocument {
     fn drop(&mut self) {
         self.0.handles.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl std::ops::Deref for Held {
+impl std::ops::Deref for HeldDocument {
     type Target = Arc<OpenDocument>;
 
     fn deref(&self) -> &Arc<OpenDocument> {

@@ -7,17 +7,17 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use crate::core::Core;
 use crate::error::BroadcastError;
-use crate::link::Unspoken;
+use crate::link::EphemeralRejection;
 use crate::random::{self, NoRandomness};
 use crate::status::SyncStatus;
 
 /// The sender of one opening of a store: its session name and its message count.
-pub(crate) struct Speaker {
+pub(crate) struct EphemeralSender {
     pub(crate) session: String,
     said: AtomicU64,
 }
 
-impl Speaker {
+impl EphemeralSender {
     /// A sender without messages, under a fresh random session name.
     pub(crate) fn new() -> Result<Self, NoRandomness> {
         let session = random::bytes::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -43,11 +43,11 @@ pub(crate) fn broadcast(
     if core.is_closed() {
         return Err(BroadcastError::Closed);
     }
-    let said = core.link.speak(space, document, data, || core.ephemeral.next());
-    said.map_err(|unspoken| match unspoken {
-        Unspoken::NotSpeaking => unheard(core, space),
-        Unspoken::OutOfScope => BroadcastError::OutOfScope,
-        Unspoken::Congested => BroadcastError::Congested,
+    let said = core.link.send_ephemeral(space, document, data, || core.ephemeral.next());
+    said.map_err(|rejected| match rejected {
+        EphemeralRejection::NotSubscribed => unheard(core, space),
+        EphemeralRejection::OutOfScope => BroadcastError::OutOfScope,
+        EphemeralRejection::Congested => BroadcastError::Congested,
     })
 }
 

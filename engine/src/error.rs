@@ -452,12 +452,12 @@ pub enum FlushError {
         reached: bool,
     },
     /// The relay rejects the remaining changes.
-    #[error("the relay refuses {} of {}: {}", counted(pending.changes, "change"), counted(parked.len() as u64, "document"), first(parked))]
+    #[error("the relay refuses {} of {}: {}", counted(pending.changes, "change"), counted(rejected.len() as u64, "document"), first(rejected))]
     Refused {
         /// The pending counts.
         pending: Pending,
         /// The documents, and the reasons.
-        parked: Vec<RejectedDocument>,
+        rejected: Vec<RejectedDocument>,
     },
     /// The relay rejects whole spaces that have pending changes.
     #[error("the relay refuses {}, with changes that are saved here only: {}", counted(spaces.len() as u64, "space"), first_space(spaces))]
@@ -603,9 +603,9 @@ fn because(cause: &Option<String>) -> String {
     cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"))
 }
 
-fn first(parked: &[RejectedDocument]) -> String {
-    let first = parked.first();
-    first.map_or_else(String::new, |parked| format!("{}: {}", parked.document, parked.what))
+fn first(rejected: &[RejectedDocument]) -> String {
+    let first = rejected.first();
+    first.map_or_else(String::new, |rejected| format!("{}: {}", rejected.document, rejected.what))
 }
 
 /// Why rejected changes or orphaned edits could not be exported or made again. They are kept.

@@ -52,7 +52,7 @@ pub enum EventKind {
     /// A local change could not be written; the document is back at the state in the store.
     RolledBack,
     /// The relay rejects this document's local changes. They are kept; see the status.
-    Parked {
+    Rejected {
         /// The reason.
         code: Code,
         /// A description.
@@ -138,7 +138,7 @@ pub struct Lagged {
 
 /// A listener.
 pub struct Events {
-    shared: Arc<Shared>,
+    shared: Arc<EventQueues>,
     /// Its number among the ring's listeners.
     number: u64,
 }
@@ -198,13 +198,13 @@ struct Listener {
 
 /// How many listeners there are, for each scope.
 #[derive(Default)]
-struct Wanted {
+struct ListenerCounts {
     store: usize,
     spaces: BTreeMap<SpaceName, usize>,
     documents: BTreeMap<DocumentId, BTreeMap<SpaceName, usize>>,
 }
 
-impl Wanted {
+impl ListenerCounts {
     /// How many listeners receive a document's events.
     fn of(&self, space: &SpaceName, document: &DocumentId) -> usize {
         let of_space = self.spaces.get(space).copied().unwrap_or_default();
@@ -246,7 +246,7 @@ impl Wanted {
 }
 
 /// An event that at least one listener has not read.
-struct Kept {
+struct UnreadEvent {
     event: Arc<Event>,
     /// How many listeners have not read it.
     unread: usize,
@@ -255,11 +255,11 @@ struct Kept {
 /// The events that listeners have not read, the oldest first.
 #[derive(Default)]
 struct Ring {
-    kept: VecDeque<Kept>,
+    kept: VecDeque<UnreadEvent>,
     /// The number of the oldest event.
     first: u64,
     listeners: BTreeMap<u64, Listener>,
-    wanted: Wanted,
+    wanted: ListenerCounts,
     /// The number of the next listener.
     next: u64,
     closed: bool,
@@ -337,13 +337,13 @@ impl Ring {
     }
 }
 
-struct Shared {
+struct EventQueues {
     /// Held for short look-ups only.
     ring: Mutex<Ring>,
     notifier: Notifier,
 }
 
-impl Shared {
+impl EventQueues {
     /// The result of a listener's `next`; `None` if it has to wait.
     fn take(&self, number: u64) -> Option<Option<Result<Event, Lagged>>> {
         let read = {
@@ -360,14 +360,14 @@ impl Shared {
 
 /// Where events are emitted.
 pub(crate) struct EventHub {
-    shared: Arc<Shared>,
+    shared: Arc<EventQueues>,
     capacity: usize,
 }
 
 impl EventHub {
     /// `capacity`: how many events a listener may be behind.
     pub(crate) fn new(capacity: usize, notifier: Notifier) -> Self {
-        let shared = Arc::new(Shared { ring: Mutex::default(), notifier });
+        let shared = Arc::new(EventQueues { ring: Mutex::default(), notifier });
         Self { shared, capacity: capacity.clamp(1, 1 << 20) }
     }
 
@@ -393,7 +393,7 @@ impl EventHub {
                 return;
             }
             let superseded = if ring.kept.len() >= self.capacity { ring.supersede() } else { None };
-            ring.kept.push_back(Kept { event, unread });
+            ring.kept.push_back(UnreadEvent { event, unread });
             superseded
         };
         drop(superseded);

@@ -32,7 +32,7 @@ struct State {
 }
 
 #[derive(Default)]
-struct Shared {
+struct FollowState {
     state: Mutex<State>,
     /// A look was requested, or the store is being closed.
     wake: Condvar,
@@ -42,7 +42,7 @@ struct Shared {
 
 /// The handle of the thread that follows.
 pub(crate) struct Follower {
-    shared: Arc<Shared>,
+    shared: Arc<FollowState>,
     thread: Mutex<Option<JoinHandle<()>>>,
     id: std::thread::ThreadId,
 }
@@ -54,7 +54,7 @@ impl Follower {
         if let Some(followed) = follow.look()? {
             core.followed(&followed);
         }
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(FollowState::default());
         let (for_thread, core) = (Arc::clone(&shared), Arc::downgrade(core));
         let thread = std::thread::Builder::new()
             .name("landfall-follow".to_owned())
@@ -95,7 +95,7 @@ impl Follower {
     }
 }
 
-impl Shared {
+impl FollowState {
     /// Waits until a look is requested or due. Returns the number of the last request, `None` once
     /// closed.
     fn next(&self, every: Duration) -> Option<u64> {
@@ -118,7 +118,7 @@ impl Shared {
 
 /// Follows until the store is closed. A panic may leave a half-published state, so it ends the thread;
 /// waiting calls and the status receive the error.
-fn follow_on(shared: &Shared, core: &Weak<Core>, follow: Follow, every: Duration) {
+fn follow_on(shared: &FollowState, core: &Weak<Core>, follow: Follow, every: Duration) {
     let Some(threads) = core.upgrade().map(|core| Arc::clone(&core.threads)) else { return };
     let run = || run(shared, core, follow, every);
     if let Err(what) = threads.contain(StoreThread::Follow, run) {
@@ -131,7 +131,7 @@ fn follow_on(shared: &Shared, core: &Weak<Core>, follow: Follow, every: Duration
     }
 }
 
-fn run(shared: &Shared, core: &Weak<Core>, mut follow: Follow, every: Duration) {
+fn run(shared: &FollowState, core: &Weak<Core>, mut follow: Follow, every: Duration) {
     while let Some(asked) = shared.next(every) {
         let looked = follow.look().map_err(StoreError::from);
         let Some(core) = core.upgrade() else { return };

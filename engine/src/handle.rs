@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use landfall_protocol::SpaceName;
 
-use crate::actors::{Actors, outside::Found};
-use crate::core::{Core, Parts};
+use crate::actors::{Actors, outside::FoundMarker};
+use crate::core::{Core, CoreParts};
 use crate::document::{Applier, Changing};
-use crate::ephemeral::Speaker;
+use crate::ephemeral::EphemeralSender;
 use crate::error::{
     ChangeError, CheckError, ConnectError, FlushError, OpenError, RemoveSpaceError, SpaceError,
     StoreError,
@@ -29,7 +29,7 @@ use crate::notify::Notifier;
 use crate::options::{LinkOptions, Options};
 use crate::random;
 use crate::status::{Status, StatusWatch};
-use crate::store::{LocalLog, Place};
+use crate::store::{LocalLog, OpenMode};
 use crate::threads::Threads;
 
 pub use document::{Document, DocumentWatch};
@@ -57,15 +57,15 @@ pub use space::Space;
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    shared: Arc<StoreOwner>,
 }
 
 /// Closes the store when the last handle is gone.
-pub(crate) struct Shared {
+pub(crate) struct StoreOwner {
     pub(crate) core: Arc<Core>,
 }
 
-impl Drop for Shared {
+impl Drop for StoreOwner {
     fn drop(&mut self) {
         if let Err(error) = self.core.close() {
             tracing::error!(%error, "the store could not be closed in good order");
@@ -80,7 +80,7 @@ impl Store {
     /// [`OpenError::StoreInUse`] while another process has it open; [`OpenError::NotAStore`] and
     /// [`OpenError::TooNew`] for files that this version cannot use.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
-        Self::start(Place::File(path.as_ref()), &options)
+        Self::start(OpenMode::File(path.as_ref()), &options)
     }
 
     /// Opens a store for reading only, beside the process that has it open for editing. Each call sees
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// As [`Store::open`], but never `StoreInUse`.
     pub fn open_read_only(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
-        Self::start(Place::ReadOnly(path.as_ref()), &options)
+        Self::start(OpenMode::ReadOnly(path.as_ref()), &options)
     }
 
     /// Opens a store in memory. Its contents are lost when it is closed.
@@ -103,11 +103,11 @@ impl Store {
     /// # Errors
     /// [`OpenError::Storage`] if SQLite fails.
     pub fn in_memory(options: Options) -> Result<Self, OpenError> {
-        Self::start(Place::Memory, &options)
+        Self::start(OpenMode::Memory, &options)
     }
 
-    fn start(place: Place<'_>, options: &Options) -> Result<Self, OpenError> {
-        let read_only = matches!(place, Place::ReadOnly(_));
+    fn start(place: OpenMode<'_>, options: &Options) -> Result<Self, OpenError> {
+        let read_only = matches!(place, OpenMode::ReadOnly(_));
         let storage = landfall_storage::Options {
             page_cache_bytes: options.page_cache_bytes,
             ..landfall_storage::Options::default()
@@ -115,8 +115,8 @@ impl Store {
         let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
         // Before the store is opened, because opening may change its file.
         let left = match &place {
-            Place::File(path) => Found::look(path),
-            Place::ReadOnly(_) | Place::Memory => None,
+            OpenMode::File(path) => FoundMarker::look(path),
+            OpenMode::ReadOnly(_) | OpenMode::Memory => None,
         };
         let log =
             LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
@@ -131,11 +131,12 @@ impl Store {
         let applier = Applier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
         let notifier = Notifier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
         let events = EventHub::new(options.events, notifier.clone());
-        let ephemeral = Speaker::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let parts = Parts { events, applier, actors, ephemeral, notifier, threads };
+        let ephemeral =
+            EphemeralSender::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
+        let parts = CoreParts { events, applier, actors, ephemeral, notifier, threads };
         let core = Core::new(log, parts, options, read_only)
             .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let shared = Arc::new(Shared { core: Arc::new(core) });
+        let shared = Arc::new(StoreOwner { core: Arc::new(core) });
         if read_only {
             let follower = Follower::start(&shared.core, options.follow_every)
                 .map_err(|error| OpenError::Storage(Box::new(error)))?;

@@ -196,6 +196,7 @@
 //! one that uses the socket. `landfall-protocol` makes the decisions of sync.
 
 mod actors;
+pub mod admin;
 pub mod autosurgeon;
 mod compactor;
 mod core;
@@ -206,7 +207,6 @@ mod events;
 mod follow;
 mod handle;
 mod link;
-pub mod maintain;
 mod named;
 mod notify;
 mod options;

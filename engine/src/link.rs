@@ -12,6 +12,7 @@
 mod address;
 mod arrivals;
 mod desk;
+mod ephemeral_queue;
 mod perform;
 mod requests;
 mod run;
@@ -20,7 +21,6 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod timings;
-mod voice;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -37,9 +37,9 @@ use crate::store::SpaceRow;
 use crate::threads::StoreThread;
 
 use arrivals::Arrivals;
-use desk::{Desk, Taken, Target};
+use desk::{Accepted, Desk, RelayTarget};
+pub(crate) use ephemeral_queue::EphemeralRejection;
 pub(crate) use requests::{Check, Flush};
-pub(crate) use voice::Unspoken;
 
 /// The space that the path of a relay's URL names.
 pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
@@ -64,7 +64,7 @@ impl Link {
         core: &Arc<Core>,
         options: LinkOptions,
     ) -> Result<(), ConnectError> {
-        let target = Arc::new(Target::new(options)?);
+        let target = Arc::new(RelayTarget::new(options)?);
         if let Some(space) = &target.address.space
             && !core.spaces().iter().any(|(name, _)| name == space)
         {
@@ -92,9 +92,9 @@ impl Link {
             core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
             core.status.forget_url();
             match self.desk.connect(&target) {
-                Taken::Yes => return Ok(()),
-                Taken::Closing => return Err(ConnectError::Closed),
-                Taken::Ended => {}
+                Accepted::Yes => return Ok(()),
+                Accepted::Closing => return Err(ConnectError::Closed),
+                Accepted::Ended => {}
             }
         }
     }
@@ -126,14 +126,14 @@ impl Link {
     }
 
     /// Queues an ephemeral message; `number` assigns its number among those of the store.
-    pub(crate) fn speak(
+    pub(crate) fn send_ephemeral(
         &self,
         space: &SpaceName,
         document: DocumentId,
         data: Vec<u8>,
         number: impl FnOnce() -> u64,
-    ) -> Result<(), Unspoken> {
-        self.desk.voice.add(space, document, data, number)?;
+    ) -> Result<(), EphemeralRejection> {
+        self.desk.ephemeral_queue.add(space, document, data, number)?;
         self.desk.wake.notify_one();
         Ok(())
     }
@@ -162,8 +162,8 @@ impl Link {
     }
 
     /// The application wants the changes of a rejected document pushed again.
-    pub(crate) fn unparked(&self, row: SpaceRow, document: DocumentId) {
-        self.desk.unparked(row, document);
+    pub(crate) fn retried(&self, row: SpaceRow, document: DocumentId) {
+        self.desk.retried(row, document);
     }
 
     /// Begins a flush: its targets are fixed now.

@@ -67,7 +67,7 @@ impl State {
     }
 }
 
-struct Shared {
+struct NotifierState {
     state: Mutex<State>,
     wake: Condvar,
     threads: Arc<Threads>,
@@ -76,13 +76,13 @@ struct Shared {
 /// The handle of the thread `landfall-notify`.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    shared: Arc<Shared>,
+    shared: Arc<NotifierState>,
 }
 
 impl Notifier {
     pub(crate) fn start(threads: Arc<Threads>) -> std::io::Result<Self> {
         let (state, wake) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { state, wake, threads });
+        let shared = Arc::new(NotifierState { state, wake, threads });
         spawn(&shared)?;
         Ok(Self { shared })
     }
@@ -171,10 +171,10 @@ impl Drop for Registration<'_> {
 
 /// A one-shot channel for an answer to one task, except that the sending thread does not wake the task
 /// itself.
-pub(crate) fn answer<T>(notifier: &Notifier) -> (Reply<T>, Answer<T>) {
+pub(crate) fn answer<T>(notifier: &Notifier) -> (ReplySender<T>, ReplyReceiver<T>) {
     let slot = Arc::new(Mutex::new(Slot::Open));
-    let reply = Reply { slot: Arc::clone(&slot), notifier: notifier.clone() };
-    (reply, Answer { slot, notifier: notifier.clone() })
+    let reply = ReplySender { slot: Arc::clone(&slot), notifier: notifier.clone() };
+    (reply, ReplyReceiver { slot, notifier: notifier.clone() })
 }
 
 enum Slot<T> {
@@ -185,18 +185,18 @@ enum Slot<T> {
 }
 
 /// Sends the answer; dropping it ends the wait without one.
-pub(crate) struct Reply<T> {
+pub(crate) struct ReplySender<T> {
     slot: Arc<Mutex<Slot<T>>>,
     notifier: Notifier,
 }
 
-impl<T> Reply<T> {
+impl<T> ReplySender<T> {
     pub(crate) fn send(self, value: T) {
         *self.slot.lock() = Slot::Given(value);
     }
 }
 
-impl<T> Drop for Reply<T> {
+impl<T> Drop for ReplySender<T> {
     fn drop(&mut self) {
         {
             let mut slot = self.slot.lock();
@@ -209,12 +209,12 @@ impl<T> Drop for Reply<T> {
 }
 
 /// Waits for the answer.
-pub(crate) struct Answer<T> {
+pub(crate) struct ReplyReceiver<T> {
     slot: Arc<Mutex<Slot<T>>>,
     notifier: Notifier,
 }
 
-impl<T> Answer<T> {
+impl<T> ReplyReceiver<T> {
     /// The answer; `None` if the sender was dropped.
     pub(crate) async fn done(&self) -> Option<T> {
         let look = || {
@@ -232,7 +232,7 @@ impl<T> Answer<T> {
     }
 }
 
-fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
+fn spawn(shared: &Arc<NotifierState>) -> std::io::Result<()> {
     let shared = Arc::clone(shared);
     // Detached: it holds nothing of the store, and ends by itself at `close`.
     std::thread::Builder::new().name("landfall-notify".to_owned()).spawn(move || {
@@ -251,7 +251,7 @@ fn contained(call: impl FnOnce()) {
 }
 
 /// Wakes the tasks that are due, one at a time, so that another thread can go on if one blocks.
-fn run(shared: &Shared) {
+fn run(shared: &NotifierState) {
     let mut state = shared.state.lock();
     loop {
         // Before a task is taken out, so that a panic loses none.

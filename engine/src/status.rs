@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
-use crate::store::{Excess, Parked, Pending};
+use crate::store::{Excess, Pending, Rejected};
 use crate::threads::ThreadPanic;
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
@@ -122,7 +122,7 @@ pub struct SpaceStatus {
     /// Documents of the store that relays reported as deleted since it was opened.
     pub deleted: u64,
     /// Documents whose changes the relay rejects.
-    pub parked: Vec<RejectedDocument>,
+    pub rejected: Vec<RejectedDocument>,
     /// Documents that failed to load at the last attempt, ordered by id; their bytes are kept. A
     /// document that is deleted, or can be read again, is removed from the list. At most
     /// [`UNREADABLE_LISTED`](crate::UNREADABLE_LISTED).
@@ -212,14 +212,14 @@ pub struct UnreadableDocument {
     /// The document.
     pub document: DocumentId,
     /// The error of automerge or SQLite. If the store's file is damaged, restore it from a copy, or
-    /// repair it ([`maintain::repair`](crate::maintain::repair)) and let the relay send the lost
+    /// repair it ([`admin::repair`](crate::admin::repair)) and let the relay send the lost
     /// entries.
     pub reason: String,
 }
 
-impl From<Parked> for RejectedDocument {
-    fn from(parked: Parked) -> Self {
-        Self { document: parked.document, code: parked.code, what: parked.what }
+impl From<Rejected> for RejectedDocument {
+    fn from(rejected: Rejected) -> Self {
+        Self { document: rejected.document, code: rejected.code, what: rejected.what }
     }
 }
 
@@ -243,7 +243,7 @@ pub struct DocumentStatus {
     /// Changes that the relay is not known to have on its disk. Without a relay: all of them.
     pub pending: Pending,
     /// Why the relay rejects its changes, if it does.
-    pub parked: Option<RejectedDocument>,
+    pub rejected: Option<RejectedDocument>,
     /// Why it is quarantined, if it is.
     pub quarantined: Option<String>,
 }

@@ -4,32 +4,31 @@
 //! It knows rows and transactions. It must never know a loaded document, a socket or an event. Every
 //! result is reported after its commit.
 
+mod acked;
 mod actors;
-mod apart;
 mod append;
 mod compaction;
+mod compatibility;
 mod contents;
 #[cfg(test)]
 mod counting;
 mod damaged;
 mod deferred;
 mod deletion;
+mod digests;
 mod excess;
 mod expand;
-mod fitting;
 mod follow;
 mod graph;
-mod heal;
-mod held;
 mod history;
 mod import;
 mod indexes;
 mod inspect;
 mod install;
-mod leaves;
-mod ledger;
 mod links;
+mod log_transaction;
 mod opening;
+mod out_of_order;
 mod outbox;
 mod partial;
 mod prepare;
@@ -37,6 +36,7 @@ mod quarantined;
 mod reasons;
 mod receive;
 mod removal;
+mod repair;
 mod report;
 mod resend;
 mod resume;
@@ -68,13 +68,11 @@ pub use outbox::Pending;
 pub(crate) use actors::{Nonce, OwnActor};
 pub(crate) use append::{AppendError, Appended, LocalChange};
 pub(crate) use compaction::{CompactionInput, CompactionOptions, CompactionTask};
-pub use contents::{Kept, LeftOut};
-pub(crate) use deletion::Lost;
+pub use contents::{LeftOut, OutsideReason};
+pub(crate) use deletion::OrphanedDocument;
 pub use excess::{DocumentLimit, Excess};
 pub(crate) use expand::ExpandError;
 pub(crate) use follow::{Follow, Followed};
-pub(crate) use heal::HealError;
-pub use heal::Healed;
 pub(crate) use import::ImportChange;
 pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
 pub(crate) use opening::OpenedSpace;
@@ -85,13 +83,15 @@ pub(crate) use reasons::Compared;
 pub(crate) use receive::{Deleted, Superseded};
 pub(crate) use receive::{ReceiveError, Received};
 pub(crate) use removal::RemovalError;
+pub(crate) use repair::RepairError;
+pub use repair::Repaired;
 pub(crate) use report::{Came, SpaceReport};
 pub(crate) use resend::{Resendable, whole};
 pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use snapshots::Opened;
 pub(crate) use superseded::{ReplaceError, Unsent};
 pub use verify::{Fault, Finding};
-pub(crate) use view::{DocumentFacts, Parked, Stored, ViewError};
+pub(crate) use view::{DocumentFacts, Rejected, Stored, ViewError};
 
 /// The counts of a space after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub(crate) struct SpaceCount {
     /// The first local sequence number that the upstream is not known to hold.
     pub(crate) first_gap: Option<u64>,
     /// The first one that it is not known to hold and does not reject.
-    pub(crate) first_unheld: Option<u64>,
+    pub(crate) first_unacked: Option<u64>,
     /// Deferred entries, without those that another upstream cannot read.
     pub(crate) deferred: u64,
     /// Those of them that stand for entries which the upstream cannot read.
@@ -136,7 +136,7 @@ pub(crate) type Done<T, E = rusqlite::Error> =
     Box<dyn FnOnce(Result<Committed<T>, WriteError<E>>) + Send>;
 
 /// How a store is opened.
-pub(crate) enum Place<'a> {
+pub(crate) enum OpenMode<'a> {
     File(&'a Path),
     ReadOnly(&'a Path),
     Memory,
@@ -158,16 +158,16 @@ pub(crate) struct LocalLog {
 impl LocalLog {
     /// Opens the store; `fresh` becomes its replica id if it has none yet.
     pub(crate) fn open(
-        place: Place<'_>,
+        place: OpenMode<'_>,
         options: Options,
         fresh: ReplicaId,
     ) -> Result<Self, OpenLogError> {
         let schema = &schema::SCHEMA;
-        let writable = !matches!(place, Place::ReadOnly(_));
+        let writable = !matches!(place, OpenMode::ReadOnly(_));
         let db = match place {
-            Place::File(path) => Database::open(path, schema, options)?,
-            Place::ReadOnly(path) => Database::open_read_only(path, schema, options)?,
-            Place::Memory => Database::open_in_memory(schema, options)?,
+            OpenMode::File(path) => Database::open(path, schema, options)?,
+            OpenMode::ReadOnly(path) => Database::open_read_only(path, schema, options)?,
+            OpenMode::Memory => Database::open_in_memory(schema, options)?,
         };
         if writable {
             db.write(Durability::Full, move |tx| {
@@ -175,7 +175,7 @@ impl LocalLog {
                     "INSERT OR IGNORE INTO replica (only, id) VALUES (1, ?1)",
                     [fresh.as_bytes()],
                 )?;
-                leaves::fill(tx)
+                digests::fill(tx)
             })
             .map_err(OpenLogError::Initialise)?;
         }
@@ -290,14 +290,14 @@ impl LocalLog {
             ranges.insert(local.0, local.0);
         }
         self.submit_link(space, done, move |tx, upstream| {
-            held::hold(tx, upstream, space, &ranges)?;
+            acked::hold(tx, upstream, space, &ranges)?;
             links::set_mark(tx, upstream, space, &mark)
         });
     }
 
     /// Records that the upstream rejects a document's changes, or its deletion if `refused` has that
     /// flag.
-    pub(crate) fn submit_park(
+    pub(crate) fn submit_reject(
         &self,
         space: SpaceRow,
         document: DocumentId,
@@ -329,7 +329,7 @@ impl LocalLog {
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             match rows::document_row(tx, space, &document)? {
-                Some(row) => held::release_document(tx, upstream, space, row),
+                Some(row) => acked::release_document(tx, upstream, space, row),
                 None => Ok(()),
             }
         });

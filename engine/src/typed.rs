@@ -1,6 +1,6 @@
 //! Reads and writes documents as types of the application.
 //!
-//! autosurgeon accesses a document through its `ReadDoc` and `Doc` traits. A [`reader::Reader`] or a
+//! autosurgeon accesses a document through its `ReadDoc` and `Doc` traits. A [`reader::TypedReader`] or a
 //! [`writer::Writer`] stands between it and automerge, and changes two things:
 //!
 //! - A value is shown as a kind that the type accepts, if it denotes the same (`seen`): a text object
@@ -11,8 +11,8 @@
 //!
 //! It knows nothing of stores, locks or commits: `handle` passes it a document or a transaction.
 
+mod compatibility;
 mod error;
-mod fitting;
 mod path;
 mod reader;
 mod seen;
@@ -29,7 +29,7 @@ pub use error::TypedError;
 pub(crate) use seen::Seen;
 pub use text::Text;
 
-use reader::Reader;
+use reader::TypedReader;
 use writer::Writer;
 
 /// The whole document as a value.
@@ -37,7 +37,7 @@ pub(crate) fn hydrate<T: Hydrate, D: autosurgeon::ReadDoc>(
     doc: &D,
     seen: &Seen,
 ) -> Result<T, TypedError> {
-    attempt(seen, || autosurgeon::hydrate(&Reader::new(doc, seen)))
+    attempt(seen, || autosurgeon::hydrate(&TypedReader::new(doc, seen)))
 }
 
 /// The value at a path.
@@ -46,7 +46,7 @@ pub(crate) fn get<T: Hydrate>(doc: &Automerge, seen: &Seen, path: &str) -> Resul
     let Some((object, prop)) = path::walk(doc, path, &steps, seen)? else {
         return hydrate(doc, seen);
     };
-    let reader = Reader::new(doc, seen);
+    let reader = TypedReader::new(doc, seen);
     attempt(seen, || T::hydrate(&reader, &object, prop.clone().into()))
 }
 

@@ -23,7 +23,7 @@ mod work;
 pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
 pub use facts::{Facts, Foreknown, Named};
 pub use form::FormError;
-pub use history::{History, HistoryError, Known, Origin, Roots, Verdict, admit, admit_from};
+pub use history::{History, HistoryError, KnownChange, Origin, Roots, Verdict, admit, admit_from};
 pub use overlay::{Layered, Overlay};
 pub use preflight::{CheckedChange, change_hash, preflight, preflight_within};
 pub use work::Work;

@@ -1,7 +1,7 @@
 //! Digests of a space's documents: they let two ends find the documents that differ between them in
 //! a few hundred bytes.
 //!
-//! Each document has a *digest entry*, a [`Leaf`]: 128 bits of SHA-256 over its id and its heads
+//! Each document has a *digest entry*, a [`DigestEntry`]: 128 bits of SHA-256 over its id and its heads
 //! (or its tombstone). A [`Digest`] is the count and the wrapping sum of the entries below a
 //! [`Prefix`] of document ids, so a change updates it by one subtraction and one addition. Each
 //! level of prefixes adds four bits: a node has sixteen children. The sum detects accidental
@@ -25,9 +25,9 @@ pub enum DocumentState {
 
 /// 128 bits that represent a document in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Leaf(pub u128);
+pub struct DigestEntry(pub u128);
 
-impl Leaf {
+impl DigestEntry {
     /// The digest entry of a document with these heads. Their order does not matter.
     pub fn of_heads(document: &DocumentId, heads: &[ChangeHash]) -> Self {
         let mut sorted: Vec<&[u8; 32]> = heads.iter().map(|hash| &hash.0).collect();
@@ -102,15 +102,15 @@ pub struct Digest {
 
 impl Digest {
     /// Adds a document, or its new state.
-    pub fn add(&mut self, leaf: Leaf) {
+    pub fn add(&mut self, digest_entry: DigestEntry) {
         self.count += 1;
-        self.sum = self.sum.wrapping_add(leaf.0);
+        self.sum = self.sum.wrapping_add(digest_entry.0);
     }
 
     /// Removes a document's old state.
-    pub fn remove(&mut self, leaf: Leaf) {
+    pub fn remove(&mut self, digest_entry: DigestEntry) {
         self.count = self.count.saturating_sub(1);
-        self.sum = self.sum.wrapping_sub(leaf.0);
+        self.sum = self.sum.wrapping_sub(digest_entry.0);
     }
 
     /// The sum of both.
@@ -181,8 +181,8 @@ impl Prefix {
 pub enum Node {
     /// Many documents: the digests of the sixteen children, in order.
     Children(Vec<Digest>),
-    /// At most [`limits::BRANCH_LEAVES`] documents, in order of their ids.
-    Leaves(Vec<(DocumentId, Leaf)>),
+    /// At most [`limits::BRANCH_ENTRIES`] documents, in order of their ids.
+    DigestEntries(Vec<(DocumentId, DigestEntry)>),
 }
 
 /// A prefix and the contents below it.
@@ -200,9 +200,9 @@ impl Node {
     pub fn is_valid(&self) -> bool {
         match self {
             Self::Children(children) => children.len() == 16,
-            Self::Leaves(leaves) => {
-                leaves.len() <= limits::BRANCH_LEAVES
-                    && leaves.windows(2).all(|pair| pair[0].0 < pair[1].0)
+            Self::DigestEntries(digest_entries) => {
+                digest_entries.len() <= limits::BRANCH_ENTRIES
+                    && digest_entries.windows(2).all(|pair| pair[0].0 < pair[1].0)
             }
         }
     }
@@ -222,21 +222,26 @@ mod tests {
     fn a_leaf_tells_documents_states_and_nothing_else_apart() {
         let (one, other) = (document(1, 1), document(2, 1));
         let (a, b) = (ChangeHash([1; 32]), ChangeHash([2; 32]));
-        assert_eq!(Leaf::of_heads(&one, &[a, b]), Leaf::of_heads(&one, &[b, a]));
-        assert_ne!(Leaf::of_heads(&one, &[a]), Leaf::of_heads(&one, &[a, b]));
-        assert_ne!(Leaf::of_heads(&one, &[a]), Leaf::of_heads(&other, &[a]));
-        assert_ne!(Leaf::of_heads(&one, &[]), Leaf::of_tombstone(&one));
+        assert_eq!(DigestEntry::of_heads(&one, &[a, b]), DigestEntry::of_heads(&one, &[b, a]));
+        assert_ne!(DigestEntry::of_heads(&one, &[a]), DigestEntry::of_heads(&one, &[a, b]));
+        assert_ne!(DigestEntry::of_heads(&one, &[a]), DigestEntry::of_heads(&other, &[a]));
+        assert_ne!(DigestEntry::of_heads(&one, &[]), DigestEntry::of_tombstone(&one));
         assert_ne!(tombstone_id(&one), tombstone_id(&other));
     }
 
     #[test]
     fn a_digest_follows_its_leaves_in_any_order() {
-        let leaves: Vec<Leaf> = (0..9).map(|n| Leaf::of_heads(&document(n, n), &[])).collect();
+        let digest_entries: Vec<DigestEntry> =
+            (0..9).map(|n| DigestEntry::of_heads(&document(n, n), &[])).collect();
         let mut grown = Digest::default();
-        leaves.iter().for_each(|leaf| grown.add(*leaf));
-        grown.remove(leaves[4]);
+        digest_entries.iter().for_each(|digest_entry| grown.add(*digest_entry));
+        grown.remove(digest_entries[4]);
         let mut other = Digest::default();
-        leaves.iter().rev().filter(|leaf| **leaf != leaves[4]).for_each(|leaf| other.add(*leaf));
+        digest_entries
+            .iter()
+            .rev()
+            .filter(|digest_entry| **digest_entry != digest_entries[4])
+            .for_each(|digest_entry| other.add(*digest_entry));
         assert_eq!(grown, other);
     }
 

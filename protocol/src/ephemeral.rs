@@ -42,14 +42,14 @@ fn source(sender: &str, session: &str) -> Source {
 /// was silent longest is forgotten first.
 #[derive(Debug, Default)]
 pub struct Sources {
-    last: BTreeMap<Source, Heard>,
+    last: BTreeMap<Source, SourceCount>,
     /// Sessions by the time of their last message, the oldest first.
     order: BTreeMap<u64, Source>,
     clock: u64,
 }
 
 #[derive(Debug)]
-struct Heard {
+struct SourceCount {
     count: u64,
     at: u64,
 }
@@ -65,7 +65,7 @@ impl Sources {
         self.clock += 1;
         let at = self.clock;
         self.order.insert(at, source);
-        if let Some(before) = self.last.insert(source, Heard { count, at }) {
+        if let Some(before) = self.last.insert(source, SourceCount { count, at }) {
             self.order.remove(&before.at);
         }
         while self.last.len() > most {

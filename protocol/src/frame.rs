@@ -24,7 +24,7 @@ use crate::ids::{
 
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
-pub use compacted::{Part, PushEntry, PushSnapshot, Wanted};
+pub use compacted::{Part, PushEntry, PushSnapshot, UploadFrom};
 pub use documents::Documents;
 pub use entry::{
     DAMAGED_UNKNOWN, EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind,
@@ -33,7 +33,7 @@ pub use reconcile::{
     Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
     SubscribeFrom, Want, features,
 };
-pub use resend::{Mended, Resend, Resent};
+pub use resend::{Repaired, Resend, Resent};
 
 /// The WebSocket subprotocol that selects this protocol.
 pub const SUBPROTOCOL: &str = "landfall.v1";
@@ -73,7 +73,7 @@ pub mod kind {
     pub const RECONCILED: u16 = 30;
     pub const RESEND: u16 = 31;
     pub const RESENT: u16 = 32;
-    pub const MENDED: u16 = 33;
+    pub const REPAIRED: u16 = 33;
 }
 
 /// Header flag: a receiver that does not know this kind skips the frame.
@@ -321,7 +321,7 @@ pub enum Frame {
     SubscribeFrom(SubscribeFrom),
     Part(Part),
     PushSnapshot(PushSnapshot),
-    Wanted(Wanted),
+    UploadFrom(UploadFrom),
     PushEntry(PushEntry),
     Digest(DigestQuery),
     Difference(Difference),
@@ -332,5 +332,5 @@ pub enum Frame {
     Ephemeral(Ephemeral),
     Resend(Resend),
     Resent(Resent),
-    Mended(Mended),
+    Repaired(Repaired),
 }

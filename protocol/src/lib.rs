@@ -22,6 +22,7 @@
 //! | [`repo`] | the automerge-repo protocol, answered from an index |
 
 pub mod admission;
+pub mod automerge_repo;
 pub mod code;
 pub mod compacted;
 pub mod digest;
@@ -36,7 +37,6 @@ pub mod moment;
 pub mod portable;
 pub mod rate;
 pub mod replica;
-pub mod repo;
 pub mod rights;
 pub mod ring;
 pub mod session;

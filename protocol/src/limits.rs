@@ -13,7 +13,7 @@ pub const MESSAGE_BYTES: usize = 4 * MIB;
 /// Bytes of a frame's header: kind, flags, length.
 pub const FRAME_HEADER_BYTES: usize = 8;
 
-/// Bytes of one change on the wire and in a store. Leaves room for its entry's header in a message.
+/// Bytes of one change on the wire and in a store. DigestEntries room for its entry's header in a message.
 pub const CHANGE_BYTES: usize = MESSAGE_BYTES - 128 * KIB;
 
 /// Bytes of a change after inflation. A limit on the ratio would not do: a long deletion inflates
@@ -89,12 +89,12 @@ pub const HEADS_PAGE: usize = 32_768;
 pub const HEADS_TOLD: usize = 4 * DOCUMENT_HEADS;
 
 /// Heads of a session's snapshot uploads, together: 6 MiB at the relay. An engine counts each as
-/// [`OFFERED_HEAD_WEIGHT`] bytes in flight, so it stays below this.
-pub const SESSION_OFFERED_HEADS: usize = 196_608;
+/// [`UPLOAD_HEAD_WEIGHT`] bytes in flight, so it stays below this.
+pub const SESSION_UPLOAD_HEADS: usize = 196_608;
 
 /// Bytes that an engine counts in flight for a head of a snapshot upload: more than its 32, because
 /// the relay keeps it until the upload ends.
-pub const OFFERED_HEAD_WEIGHT: usize = 128;
+pub const UPLOAD_HEAD_WEIGHT: usize = 128;
 
 /// Bytes of a document chunk's columns after inflation, together.
 pub const DOCUMENT_INFLATED_BYTES: usize = 256 * MIB;
@@ -165,7 +165,7 @@ pub const PUSH_TARGET_BYTES: usize = 256 * KIB;
 pub const PUSHES_IN_FLIGHT: usize = 64;
 
 /// Milliseconds until an engine retries a snapshot upload for which a relay had no room.
-pub const RETRY_OFFER_MS: u32 = 5_000;
+pub const RETRY_UPLOAD_MS: u32 = 5_000;
 
 /// Bytes of unanswered pushes of an engine per space: enough to fill a commit while the one before
 /// it is being written.
@@ -242,7 +242,7 @@ pub const SNAPSHOT_WINDOW_BYTES: usize = MIB;
 pub const BRANCHES: usize = 256;
 
 /// Documents below a prefix up to which the answer lists them one by one instead of a sum.
-pub const BRANCH_LEAVES: usize = 16;
+pub const BRANCH_ENTRIES: usize = 16;
 
 /// Documents in one `Fetch`.
 pub const FETCH_DOCUMENTS: usize = 64;
@@ -332,11 +332,11 @@ pub const RESEND_WAITING: usize = 16;
 
 /// Documents per second, on average, that an engine reads because the relay has repaired them: each
 /// costs a read of the store.
-pub const MENDED_RATE: u64 = 16;
+pub const REPAIRED_RATE: u64 = 16;
 
-/// The burst above [`MENDED_RATE`], and the queue's length: the number of damaged places that a
+/// The burst above [`REPAIRED_RATE`], and the queue's length: the number of damaged places that a
 /// relay remembers.
-pub const MENDED_WAITING: usize = 1_000;
+pub const REPAIRED_WAITING: usize = 1_000;
 
 /// Bytes of one message of an automerge-repo client. The JavaScript client sends a document whole,
 /// and would resend a rejected one every five seconds for ever.
@@ -474,8 +474,7 @@ const _: () = assert!(CHANGE_ENTRY_BYTES + ENTRY_HEADER_BYTES + 1024 <= MESSAGE_
 const _: () = assert!(64 * CHANGE_DEPENDENCIES + MIB <= CHANGE_ENTRY_BYTES);
 const _: () = assert!(MERGED_HEADS <= CHANGE_DEPENDENCIES && CHANGE_DEPENDENCIES <= DOCUMENT_HEADS);
 const _: () = assert!(32 * HEADS_PAGE + 1024 <= MESSAGE_BYTES && DOCUMENT_HEADS <= HEADS_TOLD);
-const _: () =
-    assert!(WINDOWS_BYTES / OFFERED_HEAD_WEIGHT + DOCUMENT_HEADS <= SESSION_OFFERED_HEADS);
+const _: () = assert!(WINDOWS_BYTES / UPLOAD_HEAD_WEIGHT + DOCUMENT_HEADS <= SESSION_UPLOAD_HEADS);
 const _: () = assert!(PUSH_TARGET_BYTES <= PUSH_WINDOW_BYTES && PUSH_WINDOW_BYTES <= STORING_BYTES);
 const _: () = assert!(CHANGE_BYTES <= PUSH_WINDOW_BYTES);
 const _: () = assert!(ENTRIES_TARGET_BYTES <= RING_BYTES && CHANGE_BYTES <= CHANGE_INFLATED_BYTES);

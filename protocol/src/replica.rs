@@ -79,7 +79,7 @@ struct SpaceLink {
     /// The number of unanswered `LoadResume` effects.
     resumes: u32,
     /// Whether ephemeral messages can be sent.
-    speaks: bool,
+    sends_ephemeral: bool,
 }
 
 /// A ping that must be answered soon, or the connection counts as dead.
@@ -211,7 +211,7 @@ impl Replica {
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
             let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
-            let spoke = link.speaks;
+            let spoke = link.sends_ephemeral;
             let check = link.take_check();
             *link = SpaceLink { check, ..SpaceLink::new(self.next_subscription) };
             self.subscriptions.insert(self.next_subscription, space.clone());
@@ -222,7 +222,7 @@ impl Replica {
             }
             if spoke {
                 let (space, filter) = (space.clone(), None);
-                self.effects.push_back(ReplicaEffect::Speaking { space, filter });
+                self.effects.push_back(ReplicaEffect::SendsEphemeral { space, filter });
             }
         }
     }
@@ -338,12 +338,12 @@ impl Replica {
             Frame::Part(part) => self.handle_part(part),
             Frame::Difference(found) => self.handle_difference(now, found),
             Frame::Document(found) => self.handle_document(now, found),
-            Frame::Wanted(wanted) => self.handle_wanted(wanted),
+            Frame::UploadFrom(wanted) => self.handle_wanted(wanted),
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
             Frame::Resend(asked) => self.handle_resend(now, asked),
-            Frame::Mended(mended) => self.handle_mended(now, mended),
+            Frame::Repaired(repaired) => self.handle_repaired(now, repaired),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
         }
     }
@@ -364,7 +364,7 @@ impl Replica {
         if !link.receiver.handle_subscribed(subscribed) {
             return self.broken("it answers one subscription twice".to_owned());
         }
-        self.tell_speaking(&space, true);
+        self.announce_ephemeral(&space, true);
         if !subscribed.resumed {
             self.effects.push_back(ReplicaEffect::Reset { space });
             return;
@@ -550,7 +550,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::SubscribeFrom(_) => "subscribe-from",
         Frame::Part(_) => "part",
         Frame::PushSnapshot(_) => "push-snapshot",
-        Frame::Wanted(_) => "wanted",
+        Frame::UploadFrom(_) => "wanted",
         Frame::PushEntry(_) => "push-entry",
         Frame::Digest(_) => "digest",
         Frame::Difference(_) => "difference",
@@ -561,7 +561,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Ephemeral(_) => "ephemeral",
         Frame::Resend(_) => "resend",
         Frame::Resent(_) => "resent",
-        Frame::Mended(_) => "mended",
+        Frame::Repaired(_) => "mended",
     }
 }
 

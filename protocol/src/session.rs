@@ -7,10 +7,10 @@
 
 mod ephemeral;
 mod feed;
-mod offers;
 mod push;
 mod queries;
 mod resend;
+mod uploads;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -27,11 +27,11 @@ use crate::intervals::IntervalSet;
 use crate::limits;
 use crate::moment::Moment;
 use crate::rights::{Identity, Rights};
-use crate::space::Answer;
+use crate::space::PushAnswer;
 
-pub use offers::Offered;
-use offers::Offers;
 pub use push::UncheckedPush;
+pub use uploads::SnapshotUpload;
+use uploads::Uploads;
 
 /// An action for the caller to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,11 +72,11 @@ pub enum SessionEffect {
     },
     /// A client announces a snapshot upload: report how much of it has arrived with
     /// [`Session::handle_wanted`], or reject it with [`Session::handle_no_room_for`].
-    Offered {
+    SnapshotUpload {
         /// The space.
         space: SpaceName,
         /// The upload.
-        offer: Offered,
+        upload: SnapshotUpload,
     },
     /// A part of an upload arrived. Answer with [`Session::handle_wanted`]. Once the snapshot is
     /// complete, call [`Session::handle_whole`] and pass the snapshot to the space's machine, which
@@ -85,7 +85,7 @@ pub enum SessionEffect {
         /// The space.
         space: SpaceName,
         /// The upload.
-        offer: Offered,
+        upload: SnapshotUpload,
         /// Offset of the part.
         from: u64,
         /// The part.
@@ -118,7 +118,7 @@ pub enum SessionEffect {
         wants: Vec<Want>,
     },
     /// From now on, pass ephemeral messages of others about this filter's documents to
-    /// [`Session::handle_said`]; the peer can also be asked to repair these documents with
+    /// [`Session::send_ephemeral`]; the peer can also be asked to repair these documents with
     /// [`Session::handle_lost`]. Replaces the previous filter of the subscription, and ends with
     /// its [`SessionEffect::Detach`].
     Listen {
@@ -137,7 +137,7 @@ pub enum SessionEffect {
         filter: Filter,
     },
     /// The peer sent an ephemeral message: send it to all other followers of the document.
-    Said {
+    Ephemeral {
         /// The space.
         space: SpaceName,
         /// The message, with its sender's name.
@@ -226,7 +226,7 @@ pub struct Session {
     /// Pushes that the space's machine has not answered, with the ticket of their subscription.
     in_flight: BTreeMap<u64, (SubscriptionId, u64)>,
     /// Snapshot uploads that are incomplete or in flight.
-    offers: Offers,
+    uploads: Uploads,
     /// The ticket of the latest subscription.
     tickets: u64,
     /// The number of unanswered queries.
@@ -257,7 +257,7 @@ impl Session {
             features: 0,
             last_push: 0,
             in_flight: BTreeMap::new(),
-            offers: Offers::default(),
+            uploads: Uploads::default(),
             tickets: 0,
             queries: 0,
             heard: now,
@@ -370,7 +370,7 @@ impl Session {
             Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into(), rights),
             Frame::Unsubscribe(subscription) => {
                 if self.remove_subscription(subscription) {
-                    for id in self.offers.withdraw_all(subscription) {
+                    for id in self.uploads.withdraw_all(subscription) {
                         self.in_flight.remove(&id);
                     }
                     self.effects.push_back(SessionEffect::Detach(subscription));
@@ -381,7 +381,7 @@ impl Session {
             Frame::Digest(query) => self.handle_digest(query),
             Frame::Fetch(fetch) => self.handle_fetch(fetch),
             Frame::PushEntry(entry) => self.handle_push_entry(entry, rights),
-            Frame::PushSnapshot(offer) => self.handle_push_snapshot(offer, rights),
+            Frame::PushSnapshot(upload) => self.handle_push_snapshot(upload, rights),
             Frame::Part(part) => self.handle_part(part),
             Frame::Push(push) => self.handle_push(push, rights),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
@@ -398,11 +398,11 @@ impl Session {
             | Frame::Ack(_)
             | Frame::Nack(_)
             | Frame::Features(_)
-            | Frame::Wanted(_)
+            | Frame::UploadFrom(_)
             | Frame::Difference(_)
             | Frame::Document(_)
             | Frame::Resend(_)
-            | Frame::Mended(_) => {
+            | Frame::Repaired(_) => {
                 let what = "a frame that only a relay sends, or a second hello".to_owned();
                 self.fail(Code::OUT_OF_ORDER, what, "see docs/protocol.md for who sends what");
             }
@@ -519,7 +519,7 @@ impl Session {
         };
         let (space, ticket) = (entry.space.clone(), entry.ticket);
         // A new push to a document cancels the session's earlier upload for it.
-        if let Some(id) = self.offers.withdraw(subscription, document) {
+        if let Some(id) = self.uploads.withdraw(subscription, document) {
             self.in_flight.remove(&id);
         }
         let Phase::Ready(identity) = &self.phase else { return None };
@@ -539,9 +539,9 @@ impl Session {
     }
 
     /// A push was answered.
-    pub fn handle_answer(&mut self, now: Moment, answer: Answer) {
+    pub fn handle_answer(&mut self, now: Moment, answer: PushAnswer) {
         let Some((subscription, ticket)) = self.in_flight.remove(&answer.push) else { return };
-        let offer = self.offers.remove(answer.push);
+        let upload = self.uploads.remove(answer.push);
         if !self.wants_message_without(1) {
             // Reading was paused, so the peer could not show that it is alive.
             self.heard = now;
@@ -550,10 +550,10 @@ impl Session {
         // number.
         let entry = self.subscriptions.get_mut(&subscription);
         if let (Some(added), Some(entry)) = (answer.added, entry.filter(|e| e.ticket == ticket)) {
-            if let Some(offer) = offer
+            if let Some(upload) = upload
                 && entry.own_snapshots.len() < limits::PUSHES_IN_FLIGHT
             {
-                entry.own_snapshots.insert(offer.hash, offer.total);
+                entry.own_snapshots.insert(upload.hash, upload.total);
             }
             let before = entry.own.intervals();
             if before < limits::OWN_RANGES && self.own_ranges < limits::SESSION_OWN_RANGES {

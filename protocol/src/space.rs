@@ -95,14 +95,14 @@ pub struct PushedEntry {
 }
 
 impl PushedEntry {
-    fn answer(&self) -> Answer {
+    fn answer(&self) -> PushAnswer {
         let (session, push) = (self.session, self.id);
-        Answer { session, push, count: 0, through: None, added: None, refusal: None }
+        PushAnswer { session, push, count: 0, through: None, added: None, refusal: None }
     }
 
     /// The answer that rejects it.
-    pub fn refused(&self, refusal: Refusal) -> Answer {
-        Answer { refusal: Some(refusal), ..self.answer() }
+    pub fn refused(&self, refusal: Refusal) -> PushAnswer {
+        PushAnswer { refusal: Some(refusal), ..self.answer() }
     }
 }
 
@@ -166,7 +166,7 @@ impl Refusal {
 
 /// The answer to a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct PushAnswer {
     /// The pushing session.
     pub session: SessionId,
     /// The session's number for the push.
@@ -187,7 +187,7 @@ pub struct PendingPush {
     push: CheckedPush,
     /// The number of its changes that have a verdict.
     done: usize,
-    answer: Answer,
+    answer: PushAnswer,
     until: Offset,
     /// Its changes are those of one snapshot: the answer counts them as one pushed entry.
     is_snapshot: bool,
@@ -200,7 +200,7 @@ impl PendingPush {
     pub fn new(push: CheckedPush) -> Self {
         let (session, id) = (push.session, push.id);
         let (count, through, added, refusal) = (0, None, None, None);
-        let answer = Answer { session, push: id, count, through, added, refusal };
+        let answer = PushAnswer { session, push: id, count, through, added, refusal };
         let (until, facts) = (Offset(0), Facts::default());
         Self { push, done: 0, answer, until, is_snapshot: false, facts }
     }
@@ -218,7 +218,7 @@ impl PendingPush {
     }
 
     /// The answer, once no further change of it will be admitted.
-    fn answered(self) -> (Answer, Offset) {
+    fn answered(self) -> (PushAnswer, Offset) {
         let Self { mut answer, until, is_snapshot, .. } = self;
         if is_snapshot {
             answer.count = u32::from(answer.refusal.is_none());
@@ -257,7 +257,7 @@ impl PendingPush {
 #[derive(Debug)]
 pub enum PushVerdict<E> {
     /// The answer is available at once.
-    Answered(Answer),
+    Answered(PushAnswer),
     /// The answer comes with a commit.
     Waits,
     /// The view could not be read. Earlier verdicts remain valid; continue with
@@ -273,7 +273,7 @@ pub struct Outcome {
     /// here; it is read from the store.
     pub publish: Option<(Epoch, Vec<Arc<EncodedEntry>>)>,
     /// Answers to pushes.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<PushAnswer>,
     /// The written commit.
     pub commit: Option<Arc<Commit>>,
 }
@@ -328,8 +328,8 @@ impl StoreFailure {
 
 /// An answer that waits for a commit.
 #[derive(Debug)]
-struct Waiting {
-    answer: Answer,
+struct PendingAnswer {
+    answer: PushAnswer,
     /// The offset that must become durable.
     until: Offset,
 }
@@ -359,7 +359,7 @@ pub struct Space {
     overlay: Overlay,
     building: Vec<NewEntry>,
     in_flight: Option<Arc<Commit>>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingAnswer>,
 }
 
 impl Space {
@@ -483,7 +483,7 @@ impl Space {
         self.answer_when_durable(answer, position)
     }
 
-    fn next_offset(&mut self, answer: &mut Answer) -> Offset {
+    fn next_offset(&mut self, answer: &mut PushAnswer) -> Offset {
         self.last = Offset(self.last.0 + 1);
         let first = answer.added.map_or(self.last, |(first, _)| first);
         answer.added = Some((first, self.last));
@@ -492,7 +492,7 @@ impl Space {
 
     /// The relay already has everything in the uploaded snapshot.
     pub fn handle_held<E>(&mut self, push: &PushedEntry) -> PushVerdict<E> {
-        let answer = Answer { count: 1, ..push.answer() };
+        let answer = PushAnswer { count: 1, ..push.answer() };
         // Not `last`: after a failed commit it is an offset that is never written.
         let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);
         let last = self.building.last().or(in_flight.last());
@@ -500,9 +500,9 @@ impl Space {
         self.answer_when_durable(answer, until)
     }
 
-    fn answer_when_durable<E>(&mut self, mut answer: Answer, until: Offset) -> PushVerdict<E> {
+    fn answer_when_durable<E>(&mut self, mut answer: PushAnswer, until: Offset) -> PushVerdict<E> {
         if until > self.lineage.head() {
-            self.waiting.push_back(Waiting { answer, until });
+            self.waiting.push_back(PendingAnswer { answer, until });
             return PushVerdict::Waits;
         }
         answer.through = self.mark(answer.count, until);
@@ -619,11 +619,11 @@ impl Space {
     /// The commit in progress failed: none of it is in the log. Entries admitted later may depend
     /// on it, so they are dropped too. Answers all of them with *retry after*. This machine does
     /// not use their offsets again.
-    pub fn handle_commit_failed(&mut self, failure: StoreFailure) -> Vec<Answer> {
+    pub fn handle_commit_failed(&mut self, failure: StoreFailure) -> Vec<PushAnswer> {
         self.in_flight = None;
         self.building.clear();
         self.overlay = Overlay::default();
-        let give_back = |waiting: Waiting| Answer {
+        let give_back = |waiting: PendingAnswer| PushAnswer {
             count: 0,
             through: None,
             added: None,

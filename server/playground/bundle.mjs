@@ -92,7 +92,7 @@ async function licences(inputs) {
     const [, folder, name] = /^(.*node_modules\/((?:@[^/]+\/)?[^/]+))\//.exec(path) ?? []
     if (name) folders.set(name, join(here, folder))
   }
-  const texts = ["The playground's page contains these packages, unchanged but for being bundled.\n"]
+  const texts = ["The playground's page contains these packages, unmodified except for bundling.\n"]
   for (const [name, folder] of [...folders].sort()) {
     const { version, license } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"))
     texts.push(`${"=".repeat(72)}\n${name} ${version} (${license})\n\n${await licence(folder)}\n`)

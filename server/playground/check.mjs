@@ -13,9 +13,9 @@ const kept = await readdir(assets)
 for (const file of kept) {
   const bytes = await readFile(join(assets, file))
   const [name, content] = file.endsWith(".gz") ? [file.slice(0, -3), gunzipSync(bytes)] : [file, bytes]
-  if (file.endsWith(".gz") !== COMPRESSED.includes(name)) wrong.push(`${file} is compressed, or is to be`)
-  else if (!built[name]) wrong.push(`${file} is no part of the page`)
-  else if (!built[name].equals(content)) wrong.push(`${file} is not what the sources make`)
+  if (file.endsWith(".gz") !== COMPRESSED.includes(name)) wrong.push(`${file} should ${COMPRESSED.includes(name) ? "" : "not "}be compressed`)
+  else if (!built[name]) wrong.push(`${file} is not part of the page`)
+  else if (!built[name].equals(content)) wrong.push(`${file} differs from what the sources build`)
   delete built[name]
 }
 wrong.push(...Object.keys(built).map(name => `${name} is missing`))
@@ -24,4 +24,4 @@ if (wrong.length > 0) {
   console.error("run: npm ci --prefix server/playground && node server/playground/build.mjs")
   process.exit(1)
 }
-console.log(`server/assets: ${kept.length} files, as the sources make them`)
+console.log(`server/assets: ${kept.length} files match the sources`)

@@ -22,7 +22,7 @@ pub(crate) async fn trim_on_traffic(metrics: Arc<Metrics>) {
         if traffic.is_trim_due(metrics.bytes_in.get() + metrics.bytes_out.get()) {
             // A trim takes milliseconds per 100 MiB, too long for an async worker.
             if tokio::task::spawn_blocking(trim).await.is_err() {
-                tracing::error!("memory could not be trimmed");
+                tracing::error!("cannot return free memory to the system");
             }
         }
     }

@@ -119,7 +119,7 @@ impl Copying {
         if due_in == Duration::ZERO {
             self.sweep();
             let path = self.make(now)?;
-            tracing::info!(path = %path.display(), "the store was copied");
+            tracing::info!(path = %path.display(), "the store was backed up");
             self.metrics.backups("made");
             due_in = every;
         }
@@ -137,7 +137,7 @@ impl Copying {
     fn tell_failure(&self, error: &str) {
         self.metrics.backups("failed");
         let folder = self.options.folder.display();
-        tracing::error!(%folder, error, "the store could not be copied; it is tried again");
+        tracing::error!(%folder, error, "cannot back up the store; retrying later");
     }
 
     /// The time until the next copy is due, by the age of the newest one in the folder.
@@ -167,7 +167,7 @@ impl Copying {
                 && let Err(error) = std::fs::remove_file(entry.path())
             {
                 let path = entry.path();
-                tracing::warn!(path = %path.display(), %error, "an unfinished backup could not be removed");
+                tracing::warn!(path = %path.display(), %error, "cannot remove a partial backup");
             }
         }
     }
@@ -186,7 +186,7 @@ impl Copying {
         for Copy { path, .. } in copies.into_iter().take(too_many) {
             // The next rotation retries.
             if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "an old backup could not be removed");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old backup");
             }
         }
         Ok(())

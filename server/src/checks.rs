@@ -120,11 +120,11 @@ mod tests {
     }
 
     /// Blocks a check until it is released; `None` does nothing.
-    type Held = Option<std::sync::mpsc::Receiver<()>>;
+    type CheckHold = Option<std::sync::mpsc::Receiver<()>>;
 
-    async fn heavy(checker: Checker, held: Held, units: u64) -> Option<()> {
-        let light = |_: &mut Held, _: Work, _: &mut Work| None;
-        let heavy = move |held: &mut Held, work: &mut Work| {
+    async fn heavy(checker: Checker, held: CheckHold, units: u64) -> Option<()> {
+        let light = |_: &mut CheckHold, _: Work, _: &mut Work| None;
+        let heavy = move |held: &mut CheckHold, work: &mut Work| {
             if let Some(held) = held.take() {
                 let _ = held.recv();
             }
@@ -139,12 +139,12 @@ mod tests {
         let (go, held) = std::sync::mpsc::channel();
         let (flooder, other) = (checks.of_session(session(1, 1)), checks.of_session(session(2, 2)));
         let order = Arc::new(Mutex::new(Vec::new()));
-        let start = |name: &'static str, checker: &Checker, held: Held| {
+        let start = |name: &'static str, checker: &Checker, held: CheckHold| {
             let (order, checker) = (Arc::clone(&order), checker.clone());
             tokio::spawn(async move {
-                let light = |_: &mut Held, _: Work, _: &mut Work| None;
+                let light = |_: &mut CheckHold, _: Work, _: &mut Work| None;
                 // Recorded during the turn: tasks may observe their ends in another order.
-                let note = move |held: &mut Held, _: &mut Work| {
+                let note = move |held: &mut CheckHold, _: &mut Work| {
                     if let Some(held) = held.take() {
                         let _ = held.recv();
                     }

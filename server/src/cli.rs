@@ -1,5 +1,5 @@
 //! The command line of `landfall-relay`, for its binary and for programs that embed a relay: the commands,
-//! and how they fail. `operate` implements the operator's commands.
+//! and how they fail. `admin` implements the operator's commands.
 //!
 //! Exit codes: 0 done, or clean shutdown; 1 a failure without its own code; 2 wrong usage; 3 cannot listen on
 //! the address; 4 the data folder or the store in it cannot be used; 5 another process uses the store; 6
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
 pub use child::{COMPACT_WORKER, VERIFY_COPY, compact_worker, verify_copy_worker};
-pub use operator::{OperatorCommand, operate};
+pub use operator::{OperatorCommand, admin};
 pub use serve::{CompactionArgs, ServeArgs, run};
 
 use crate::logs;
@@ -106,9 +106,10 @@ fn store_failure(error: &OpenStoreError) -> Failure {
             (STORE, "use another folder with --data (the file was not touched)")
         }
         StoreHint::Newer => (STORE, "use the newer release of landfall-relay that wrote it"),
-        StoreHint::Older => {
-            (STORE, "start the relay on it once: that brings it to the format of this release")
-        }
+        StoreHint::Older => (
+            STORE,
+            "start the relay on it once: it migrates the store to the format of this release",
+        ),
         StoreHint::Unwritable => (STORE, "make the folder writable, or use another with --data"),
         StoreHint::Full => (STORE, "make room on the disk"),
         StoreHint::Other => (STORE, "restore a backup, or use another folder with --data"),

@@ -6,12 +6,12 @@
 //! dies loses its own job and nothing else. Addresses take turns, however much the sessions of each have
 //! queued.
 
-mod apart;
 mod compacting;
 mod memory;
-mod mending;
 mod merging;
+mod oversized;
 mod queue;
+mod repairing;
 #[cfg(all(test, unix))]
 mod tests;
 mod worker;
@@ -29,10 +29,10 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::healing::Healing;
 use crate::limits;
 use crate::memory::{Key, Memory};
 use crate::metrics::Metrics;
+use crate::repairs::Repairs;
 use crate::store::{CompactionWindow, LogStore, StoreError};
 pub(crate) use compacting::{CompactionFailure, VERSION};
 pub(crate) use merging::brought;
@@ -102,7 +102,7 @@ pub(crate) enum MergeError {
 }
 
 /// A complete snapshot that a client uploaded.
-pub(crate) struct Offer {
+pub(crate) struct Upload {
     pub(crate) space: SpaceName,
     pub(crate) document: DocumentId,
     pub(crate) hash: [u8; 32],
@@ -122,7 +122,7 @@ pub(crate) struct Chunks {
 type MergeDone = Box<dyn FnOnce(Result<Brought, MergeError>) + Send>;
 
 enum Work {
-    Merge(Offer, MergeDone),
+    Merge(Upload, MergeDone),
     Absorb(Chunks, MergeDone),
     /// Rebuilds the damaged packed index of this document.
     Rebuild(SpaceName, DocumentId, Box<dyn FnOnce(bool) + Send>),
@@ -134,16 +134,16 @@ enum Work {
 type BeforeCompaction = Box<dyn Fn(&SpaceName, Offset) -> bool + Send + Sync>;
 
 #[derive(Default)]
-struct Shared {
+struct CompactorState {
     queue: Mutex<Queue<Work>>,
     wake: Condvar,
     before_compaction: OnceLock<BeforeCompaction>,
-    healing: OnceLock<Arc<Healing>>,
+    repairs: OnceLock<Arc<Repairs>>,
 }
 
 /// The threads that run children.
 pub(crate) struct Compactor {
-    shared: Arc<Shared>,
+    shared: Arc<CompactorState>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Terminates the running children.
     stop: Arc<AtomicBool>,
@@ -159,9 +159,9 @@ impl Compactor {
         options: CompactionOptions,
         memory: Memory,
     ) -> std::io::Result<(Arc<Self>, oneshot::Receiver<()>)> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(CompactorState::default());
         let worker = Arc::new(Worker::new(store, metrics, options).within(memory));
-        worker.heal_oversized();
+        worker.repair_oversized();
         worker.retry_failed();
         let stop = worker.supervisor().map_or_else(Arc::default, |s| Arc::clone(&s.stop));
         let (running, ended) = oneshot::channel();
@@ -187,15 +187,15 @@ impl Compactor {
     }
 
     /// Sets the repairer that receives lost data found in clients' uploads.
-    pub(crate) fn heal_with(&self, healing: Arc<Healing>) {
+    pub(crate) fn repair_with(&self, repairs: Arc<Repairs>) {
         // Set once, when the relay starts.
-        let _ = self.shared.healing.set(healing);
+        let _ = self.shared.repairs.set(repairs);
     }
 
     /// Queues the merge of a session's snapshot with the stored document. `done` runs on one of the threads.
-    pub(crate) fn merge(&self, session: Key, offer: Offer, done: MergeDone) {
-        let document = (offer.space.clone(), offer.document);
-        self.add(session, document, Work::Merge(offer, done));
+    pub(crate) fn merge(&self, session: Key, upload: Upload, done: MergeDone) {
+        let document = (upload.space.clone(), upload.document);
+        self.add(session, document, Work::Merge(upload, done));
     }
 
     /// Queues the merge of a session's chunks with the stored document: all of them, or none. `done` runs on

@@ -89,27 +89,34 @@ impl Health {
     /// Why the relay is not ready, one line per reason, the most serious first; `None` if it is ready.
     pub(crate) fn not_ready(&self, store: &Condition) -> Option<String> {
         let gone = store.gone.as_ref().map(|gone| {
-            format!("the store's files are gone: {gone}; nothing is acknowledged, the relay ends")
+            format!(
+                "the store's files are gone: {gone}; the relay acknowledges nothing more, and ends"
+            )
         });
         let is_damaged = !store.damaged.is_empty() || store.more_damaged;
         let damaged = is_damaged.then(|| damage(store));
         let failing = store
             .failing
             .as_ref()
-            .map(|error| format!("reads of the store fail: {error}; look at the disk"));
+            .map(|error| format!("reads of the store fail: {error}; check the disk"));
         let fsync = store.fsync_failed.as_ref().map(|error| {
-            format!("an fsync failed: {error}; nothing is acknowledged, the relay ends")
+            format!("an fsync failed: {error}; the relay acknowledges nothing more, and ends")
         });
         let writer = store.writer_panicked.as_ref().map(|error| {
-            format!("the store's thread ended: {error}; nothing is acknowledged, the relay ends")
+            format!(
+                "the store's thread ended: {error}; the relay acknowledges nothing more, and ends"
+            )
         });
         let hub = self.hub.stalled(limits::HUB_STALLED).map(|time| {
-            format!("the hub is stuck for {} s: nothing is acknowledged meanwhile", time.as_secs())
+            format!(
+                "the hub is stuck for {} s: the relay acknowledges nothing meanwhile",
+                time.as_secs()
+            )
         });
         let wal = store.wal.as_ref().map(|damage| {
             format!(
-                "{damage}; a copy is in relay.db-wal.damaged; clients bring back what they have; \
-                 look at the disk, and start the relay again once it is known what was lost"
+                "{damage}; a copy is in relay.db-wal.damaged; clients send back what they have; \
+                 check the disk, and restart the relay once you know what was lost"
             )
         });
         let reasons =
@@ -122,8 +129,10 @@ impl Health {
     fn trouble(&self) -> Option<&'static str> {
         match self.state.load(Ordering::Acquire) {
             GOOD => None,
-            FULL => Some("the disk is full: pushes are refused until there is room"),
-            FAILED => Some("the store failed: pushes are refused until it takes writes again"),
+            FULL => Some("the disk is full: the relay rejects pushes until there is room"),
+            FAILED => Some(
+                "the store failed: the relay rejects pushes until the store accepts writes again",
+            ),
             _ => Some("the relay is being stopped"),
         }
     }
@@ -140,12 +149,12 @@ fn damage(store: &Condition) -> String {
     let mut named: Vec<String> = named.collect();
     let more = store.damaged.len() - named.len();
     if store.more_damaged {
-        named.push("and more than can be counted".to_owned());
+        named.push("and more than the relay lists".to_owned());
     } else if more > 0 {
         named.push(format!("and {more} more"));
     }
     let remedy = if store.is_unreadable { RESTORE } else { REMEDY };
-    format!("the store is damaged: {}; all else is served; {remedy}", named.join(", "))
+    format!("the store is damaged: {}; everything else is served; {remedy}", named.join(", "))
 }
 
 #[cfg(test)]
@@ -180,7 +189,7 @@ mod tests {
         for (line, words) in lines.iter().zip([
             "/data/relay.db was removed",
             "disk is full",
-            "and 2 more; all else is served; clients that have it are asked for it",
+            "and 2 more; everything else is served; the relay asks clients for the data",
             "a bad sector",
         ]) {
             assert!(line.contains(words), "{words} in {line}");

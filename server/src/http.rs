@@ -24,10 +24,10 @@ use landfall_protocol::{SessionId, SpaceName};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use crate::automerge_repo;
+use crate::connection_slots::ConnectionSlot;
 use crate::health::Health;
-use crate::places::Place;
-use crate::repo;
-use crate::session::{self, Shared};
+use crate::session::{self, RelayState};
 
 use guard::Refused;
 pub(crate) use guard::{Guard, is_loopback};
@@ -37,7 +37,7 @@ use upgrade::UpgradeRequest;
 pub(crate) struct Door {
     pub(crate) guard: Guard,
     pub(crate) health: Arc<Health>,
-    pub(crate) sessions: Arc<Shared>,
+    pub(crate) sessions: Arc<RelayState>,
     pub(crate) last_session: AtomicU64,
 }
 
@@ -53,7 +53,7 @@ impl Door {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Released when the connection, or the session after it, has ended.
-    pub(crate) place: Arc<Place>,
+    pub(crate) place: Arc<ConnectionSlot>,
     /// When the connection is closed, unless it becomes a session.
     pub(crate) until: Instant,
 }
@@ -131,28 +131,29 @@ async fn guarded(
     request: Request,
     next: Next,
 ) -> response::Response {
-    let is_kept = request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_kept());
+    let is_reserved =
+        request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_reserved());
     match door.guard.check(request.uri(), request.headers()) {
-        Ok(()) if is_kept && !FOR_OPERATORS.contains(&request.uri().path()) => {
+        Ok(()) if is_reserved && !FOR_OPERATORS.contains(&request.uri().path()) => {
             door.sessions.metrics.request_refused("full");
-            let what = "as many connections are open as are allowed, in all or for your address";
+            let what = "the maximum number of connections, in total or for your address, is open";
             text(StatusCode::SERVICE_UNAVAILABLE, what)
         }
         Ok(()) => next.run(request).await,
         Err(Refused::Origin(origin)) => {
             door.sessions.metrics.request_refused("origin");
-            debug!(origin, "a browser's page was refused");
+            debug!(origin, "rejected a browser's page");
             let what =
                 format!("pages of `{origin}` may not connect; allow them with --allow-origin");
             text(StatusCode::FORBIDDEN, what)
         }
         Err(Refused::Host(host)) => {
             door.sessions.metrics.request_refused("host");
-            debug!(host, "a foreign host name was refused");
+            debug!(host, "rejected a foreign host name");
             let what = format!(
-                "`{host}` is no name of this machine's loopback, and this relay asks nobody who \
-                 they are; use localhost, or allow the name with --allow-host (an address with \
-                 --insecure-open)"
+                "`{host}` is not a loopback name of this machine, and this relay has no \
+                 authentication; use localhost, or allow the name with --allow-host (an address \
+                 with --insecure-open)"
             );
             text(StatusCode::MISDIRECTED_REQUEST, what)
         }
@@ -202,7 +203,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
         UpgradeRequest::OtherProtocol => {
             door.sessions.metrics.request_refused("protocol");
             let what = "a relay speaks the subprotocol landfall.v1, and automerge-repo's protocol, \
-                        which names none";
+                        which has no subprotocol name";
             return text(StatusCode::NOT_IMPLEMENTED, what);
         }
         UpgradeRequest::Broken(what) => {
@@ -215,7 +216,7 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
     let shared = Arc::clone(&door.sessions);
     tokio::spawn(async move {
         match repo {
-            true => repo::run(shared, id, peer.address, space, upgrade).await,
+            true => automerge_repo::run(shared, id, peer.address, space, upgrade).await,
             false => session::run(shared, id, peer.address, upgrade).await,
         }
         // Releases the connection's place after the session has ended.
@@ -235,7 +236,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let (metrics, hub) = (&door.sessions.metrics, &door.sessions.hub);
     metrics.hub_queue.set(hub.queued() as i64);
     door.sessions.memory.show(metrics);
-    metrics.offer_bytes.set(door.sessions.offers.bytes() as i64);
+    metrics.upload_bytes.set(door.sessions.partial_uploads.bytes() as i64);
     let condition = door.sessions.store.condition();
     metrics.damaged_places.set(condition.damaged.len() as i64);
     metrics.ready.set(i64::from(door.health.not_ready(&condition).is_none()));
@@ -251,8 +252,8 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
     let mut response = match metrics.text() {
         Ok(text) => Response::new(Body::from(text)),
         Err(error) => {
-            error!(%error, "the metrics could not be written");
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written");
+            error!(%error, "cannot encode the metrics");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics");
         }
     };
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";

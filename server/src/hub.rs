@@ -2,35 +2,35 @@
 //! sessions.
 //!
 //! It admits nothing itself (`landfall_protocol::space` does) and must never wait for a session:
-//! notifications go into a bounded mailbox, and a session whose mailbox is full is ended.
+//! notifications go into a bounded channel, and a session whose channel is full is ended.
 
+mod deferred;
+mod deferred_pushes;
 mod feed;
-mod held;
 mod inbox;
 mod lookups;
 mod rings;
 mod sequencer;
 #[cfg(test)]
 mod tests;
-mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
-use landfall_protocol::session::Offered;
-use landfall_protocol::space::{Answer, CheckedPush, PendingPush, PushedEntry};
+use landfall_protocol::session::SnapshotUpload;
+use landfall_protocol::space::{CheckedPush, PendingPush, PushAnswer, PushedEntry};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::compaction::{Brought, Compactor, MergeError};
-use crate::healing::Healing;
+use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::metrics::Metrics;
-use crate::rooms::Rooms;
+use crate::repairs::Repairs;
 use crate::store::{LogStore, Replaced, StoreError};
 
 pub(crate) use feed::{Feed, Grown};
@@ -52,7 +52,7 @@ pub(crate) struct Attach {
     pub(crate) filter: Filter,
     /// Whether the replica has documents. Only relevant without a cursor.
     pub(crate) holds: bool,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) channel: HubChannel,
 }
 
 /// A session's push.
@@ -63,7 +63,7 @@ pub(crate) enum Pushed {
     /// A document's deletion.
     Deletion(PushedEntry),
     /// A complete snapshot.
-    Snapshot(PushedEntry, Offered, Arc<Vec<u8>>),
+    Snapshot(PushedEntry, SnapshotUpload, Arc<Vec<u8>>),
     /// Chunks of any type.
     Chunks(PushedEntry, Arc<Vec<u8>>),
 }
@@ -113,12 +113,12 @@ impl Pushed {
 enum Command {
     Attach(Box<Attach>),
     Detach(SessionId, SubscriptionId),
-    Join(SessionId, SpaceName, Mailbox),
+    Join(SessionId, SpaceName, HubChannel),
     Push(SpaceName, Box<Pushed>, Grant),
     /// A document's packed index is in memory, or could not be loaded.
     IndexLoaded(SpaceName, DocumentId, Result<(), StoreError>),
     /// The damaged ones of these changes were replaced in the store by the pushed bytes, or could not be.
-    Mended(SpaceName, DocumentId, Result<Replaced, StoreError>),
+    Repaired(SpaceName, DocumentId, Result<Replaced, StoreError>),
     /// An upload was merged with the stored document, or could not be.
     Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
     /// A compaction of a document of this space is about to commit, up to this offset.
@@ -144,7 +144,7 @@ pub(crate) enum Event {
     /// A space could not be opened.
     AttachFailed { subscription: SubscriptionId, ticket: u64, code: Code, what: String },
     /// A push was answered.
-    Answered(Answer),
+    Answered(PushAnswer),
 }
 
 impl std::fmt::Debug for Feed {
@@ -155,24 +155,24 @@ impl std::fmt::Debug for Feed {
 
 /// The hub's way to notify a session.
 #[derive(Clone)]
-pub(crate) struct Mailbox {
+pub(crate) struct HubChannel {
     pub(crate) events: mpsc::Sender<Event>,
-    /// Notified when the mailbox was full: the session must end.
+    /// Notified when the channel was full: the session must end.
     pub(crate) overflow: Arc<Notify>,
     /// The subscriptions of the session whose logs have grown.
     pub(crate) grown: Arc<Grown>,
 }
 
 /// The parts of a hub.
-pub(crate) struct Parts {
+pub(crate) struct HubParts {
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) compactor: Arc<Compactor>,
     /// Subscribers of documents, which receive durable entries besides the subscriptions' feeds.
-    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) fan_out: Arc<FanOut>,
     /// The online repair, which pushes may complete.
-    pub(crate) healing: Arc<Healing>,
+    pub(crate) repairs: Arc<Repairs>,
     /// Runs the store's longer calls.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Size limit of a space's ring in bytes.
@@ -201,7 +201,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// Starts the hub's thread. The receiver gets the way in which it ended.
-    pub(crate) fn start(parts: Parts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
+    pub(crate) fn start(parts: HubParts) -> std::io::Result<(Self, oneshot::Receiver<HubEnd>)> {
         let inbox = Arc::new(Inbox::new(limits::HUB_QUEUE));
         let look_ups = LookUps::new(Arc::clone(&parts.store));
         let hub = Self { inbox: Arc::clone(&inbox), look_ups };
@@ -211,7 +211,7 @@ impl Hub {
             let end = match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(()) => HubEnd::Drained,
                 Err(_) => {
-                    tracing::error!("the hub panicked: the relay stops");
+                    tracing::error!("the hub panicked; the relay stops");
                     HubEnd::Panicked
                 }
             };
@@ -222,7 +222,7 @@ impl Hub {
         Ok((hub, end))
     }
 
-    /// Attaches a subscription; the answer arrives in its mailbox.
+    /// Attaches a subscription; the answer arrives in its channel.
     pub(crate) async fn attach(&self, key: Key, attach: Attach) -> bool {
         self.inbox.send(key, Command::Attach(Box::new(attach))).await.is_ok()
     }
@@ -237,19 +237,19 @@ impl Hub {
         self.inbox.send(key, Command::Detach(session, subscription)).await.is_ok()
     }
 
-    /// Registers a session without a subscription: its pushes are answered to this mailbox until it leaves.
+    /// Registers a session without a subscription: its pushes are answered to this channel until it leaves.
     /// An attach also registers it.
     pub(crate) async fn join(
         &self,
         key: Key,
         session: SessionId,
         space: SpaceName,
-        mailbox: Mailbox,
+        channel: HubChannel,
     ) -> bool {
-        self.inbox.send(key, Command::Join(session, space, mailbox)).await.is_ok()
+        self.inbox.send(key, Command::Join(session, space, channel)).await.is_ok()
     }
 
-    /// Submits a push; the answer arrives in the session's mailbox, and the push's memory is then released.
+    /// Submits a push; the answer arrives in the session's channel, and the push's memory is then released.
     pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, room: Grant) -> bool {
         if let Pushed::Changes(pending_push, _) = &mut push {
             let named = pending_push.named();

@@ -10,35 +10,35 @@
 //! | [`store`] | the log store: a trait, and the embedded SQLite |
 //! | [`limits`] | the relay's own limits |
 //! | [`cli`] | the command line, for the binary and for programs that embed a relay |
-//! | `compaction`, `offers` | compactions in a child process; snapshot uploads, in parts |
+//! | `compaction`, `partial_uploads` | compactions in a child process; snapshot uploads, in parts |
 //! | `checks` | the scheduling of preflights: on which thread, and in which order |
-//! | `rooms` | fan-out: the subscribers of documents; ephemeral messages |
+//! | `fan_out` | fan-out: the subscribers of documents; ephemeral messages |
 //! | `repo` | sessions of automerge-repo clients |
-//! | `operate` | the operator's commands on a store |
-//! | `memory`, `intake` | the memory budget; the memory of incoming messages |
+//! | `admin` | the operator's commands on a store |
+//! | `memory`, `incoming` | the memory budget; the memory of incoming messages |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
+mod admin;
 mod allocator;
+mod automerge_repo;
 mod backups;
 mod budgets;
 mod checks;
 pub mod cli;
 mod compaction;
-mod healing;
+mod connection_slots;
+mod fan_out;
 mod health;
 mod http;
 mod hub;
-mod intake;
+mod incoming;
 pub mod limits;
 mod logs;
 mod memory;
 mod metrics;
-mod offers;
-mod operate;
-mod places;
+mod partial_uploads;
 mod quota;
-mod repo;
-mod rooms;
+mod repairs;
 pub mod serve;
 mod session;
 pub mod store;

@@ -166,7 +166,7 @@ pub const PONGS_OWED_BYTES: usize = 64 * KIB;
 pub const OUTBOX_BYTES: usize = 64 * KIB;
 
 /// How long a snapshot upload waits for its memory before the relay asks the client to try later.
-pub const OFFER_WAIT: Duration = Duration::from_secs(20);
+pub const UPLOAD_WAIT: Duration = Duration::from_secs(20);
 
 /// Least bytes counted for an upload in progress: its bookkeeping.
 pub const LEAST_UPLOAD_BYTES: usize = 1_024;
@@ -196,7 +196,7 @@ pub const SMALL_QUESTION_BYTES: usize = 2 * SOCKET_BUFFER_BYTES;
 /// Estimated bytes of one piece of an answer before it is read.
 pub const ANSWER_BYTES: usize = 128 * KIB;
 
-/// Bytes of a subscription in session, hub and `Rooms`, with its space's name and the senders remembered
+/// Bytes of a subscription in session, hub and `FanOut`, with its space's name and the senders remembered
 /// for it.
 pub const SUBSCRIPTION_BYTES: usize = 2_304;
 
@@ -298,39 +298,39 @@ pub const CHECKED_BUCKETS: usize = 65_536;
 pub const DAMAGED_NAMED: usize = 10;
 
 /// How often the relay looks for documents that reads found damaged.
-pub const HEAL_LOOK: Duration = Duration::from_secs(1);
+pub const REPAIR_LOOK: Duration = Duration::from_secs(1);
 
 /// Least time between two examinations of one damaged document, even if sessions come and go: an
 /// examination may read all of it.
-pub const HEAL_LEAST: Duration = Duration::from_secs(1);
+pub const REPAIR_LEAST: Duration = Duration::from_secs(1);
 
 /// Pause between two reads of a document under examination: other readers run meanwhile.
-pub const HEAL_PAGE_PAUSE: Duration = Duration::from_millis(5);
+pub const REPAIR_PAGE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Sessions that are asked for a damaged document at a time: one may be slow, and each may send all of it.
-pub const HEAL_SESSIONS: usize = 2;
+pub const REPAIR_SESSIONS: usize = 2;
 
 /// How long a session may take to send what a repair asks for: a snapshot of the largest size over a link
 /// of 1 MiB/s.
-pub const HEAL_ANSWER: Duration = Duration::from_secs(60);
+pub const REPAIR_ANSWER: Duration = Duration::from_secs(60);
 
 /// First pause of a repair that found no session to ask. It doubles with each attempt up to
-/// [`HEAL_LONGEST`]; a new follower of the document ends it.
-pub const HEAL_PAUSE: Duration = Duration::from_secs(2);
+/// [`REPAIR_LONGEST`]; a new follower of the document ends it.
+pub const REPAIR_PAUSE: Duration = Duration::from_secs(2);
 
-/// See [`HEAL_PAUSE`].
-pub const HEAL_LONGEST: Duration = Duration::from_secs(300);
+/// See [`REPAIR_PAUSE`].
+pub const REPAIR_LONGEST: Duration = Duration::from_secs(300);
 
 /// Bytes of changes that one transaction repairs when they are extracted from a snapshot.
-pub const MEND_BYTES: usize = shared::COMMIT_BYTES;
+pub const REPAIR_BYTES: usize = shared::COMMIT_BYTES;
 
 /// Missing changes of a document that are remembered while there is no session to ask: unrequested pushes
 /// of them repair it too.
-pub const HEAL_KEPT: usize = 64;
+pub const REPAIR_KEPT: usize = 64;
 
 /// Repair requests and notices queued for a session that does not read. The oldest is dropped from a full
 /// queue; requests are repeated later.
-pub const SEAT_MENDING: usize = 64;
+pub const MAILBOX_REPAIRS: usize = 64;
 
 /// How long the hub may process one command before `/readyz` reports it stuck: a hundred times the longest
 /// command on a slow disk.
@@ -399,10 +399,10 @@ pub const PRUNE_ROWS: usize = 150;
 
 /// Deferred pushes of an address to one document, while its index is loaded or a snapshot is merged; of all
 /// addresses together twice as many. Further pushes are answered with `StoreFailure::Busy`.
-pub const HELD_PUSHES: usize = 256;
+pub const DEFERRED_PUSHES: usize = 256;
 
 /// Bytes of memory of those pushes. They may wait for a minute.
-pub const HELD_BYTES: usize = PUSH_TIMES * 16 * MIB;
+pub const DEFERRED_PUSH_BYTES: usize = PUSH_TIMES * 16 * MIB;
 
 /// Entries queued for a session that has their documents open. Beyond it the session reads the store
 /// instead.
@@ -470,11 +470,11 @@ pub const REPO_OUTBOX: usize = 256;
 pub const REPO_OUTBOX_BYTES: usize = 256 * KIB;
 
 /// Queued checks and pushes of an automerge-repo session, before the relay stops reading from it. Their
-/// bytes, beside one message: [`REPO_INTAKE_BYTES`].
-pub const REPO_INTAKE: usize = 256;
+/// bytes, beside one message: [`REPO_PUSH_QUEUE_BYTES`].
+pub const REPO_PUSH_QUEUE: usize = 256;
 
-/// See [`REPO_INTAKE`].
-pub const REPO_INTAKE_BYTES: usize = 4 * MIB;
+/// See [`REPO_PUSH_QUEUE`].
+pub const REPO_PUSH_QUEUE_BYTES: usize = 4 * MIB;
 
 /// Bytes of an automerge-repo session's unanswered questions (heads and filters), before the relay stops
 /// reading from it.

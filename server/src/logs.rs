@@ -45,7 +45,8 @@ pub(crate) struct Logging {
 pub(crate) fn start(format: LogFormat) -> Logging {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
-    let report = |lines| tracing::warn!(lines, "log lines were lost: standard error took none");
+    let report =
+        |lines| tracing::warn!(lines, "log lines were dropped because standard error was blocked");
     // A system without threads cannot run the relay either; the later failure is reported.
     let Ok((lossy, flush)) = Lossy::start(std::io::stderr(), lost(), report) else {
         return Logging { _flush: None };
@@ -66,7 +67,7 @@ pub(crate) fn start(format: LogFormat) -> Logging {
     match started {
         // The default hook writes to standard error, and would block if that is stuck.
         Ok(()) => std::panic::set_hook(Box::new(log_panic)),
-        Err(_) => tracing::debug!("logging was started before"),
+        Err(_) => tracing::debug!("logging is already set up"),
     }
     Logging { _flush: Some(flush) }
 }

@@ -6,15 +6,16 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use landfall_relay::cli::{self, OperatorCommand, ServeArgs};
 
-/// Landfall's relay: keeps the changes of documents and brings replicas to the same state
+/// Landfall's relay: stores the changes of documents and synchronises replicas
 #[derive(Parser)]
 #[command(
     version,
     after_help = "\
-Exit codes: 0 done, or stopped in good order; 1 other failures; 2 wrong usage; 3 cannot listen; \
-4 data folder or store not usable; 5 store in use; 6 something is damaged; 7 a file to read or \
-write is none, or in the way; 8 the store's files were removed or replaced while it was served; \
-9 an fsync of the store failed while it was served; 10 a thread of the relay ended by a bug"
+Exit codes: 0 done, or clean shutdown; 1 other failures; 2 wrong usage; 3 cannot listen; \
+4 data folder or store not usable; 5 store in use; 6 damaged data; 7 input file of the wrong \
+format, or output file exists or cannot be created; 8 the store's files were removed or replaced \
+while it served; 9 an fsync of the store failed while it served; 10 a thread of the relay ended \
+by a bug"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -27,10 +28,10 @@ enum Command {
     Serve(ServeArgs),
     #[command(flatten)]
     Operate(OperatorCommand),
-    /// Compact one document's history, as the relay asks on standard input
+    /// Compact one document's history, from a job that the relay sends on standard input
     #[command(name = cli::COMPACT_WORKER, hide = true)]
     CompactWorker,
-    /// Verify a copy of the store, as the relay asks
+    /// Verify a copy of the store, started by the relay
     #[command(name = cli::VERIFY_COPY, hide = true)]
     VerifyCopy { file: PathBuf },
 }
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => cli::run(args),
-        Command::Operate(command) => cli::operate(command),
+        Command::Operate(command) => cli::admin(command),
         Command::CompactWorker => cli::compact_worker(),
         Command::VerifyCopy { file } => cli::verify_copy_worker(&file),
     }

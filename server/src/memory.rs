@@ -87,7 +87,7 @@ struct State {
     evictions: HashMap<Key, Arc<Notify>>,
 }
 
-struct Shared {
+struct BudgetState {
     state: Mutex<State>,
     /// Notified while reservations wait: caches and idle uploads then release memory.
     pressed: Notify,
@@ -96,7 +96,7 @@ struct Shared {
 /// The budget of one relay. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Memory {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
 }
 
 impl Memory {
@@ -105,7 +105,7 @@ impl Memory {
         let ledger = Ledger::new(bytes.max(limits::LEAST_MEMORY));
         let state =
             Mutex::new(State { ledger, waiters: HashMap::new(), evictions: HashMap::new() });
-        Self { shared: Arc::new(Shared { state, pressed: Notify::new() }) }
+        Self { shared: Arc::new(BudgetState { state, pressed: Notify::new() }) }
     }
 
     /// Opens an account in the share of this key.
@@ -179,7 +179,7 @@ impl Memory {
     }
 }
 
-impl Shared {
+impl BudgetState {
     /// Changes the ledger, then grants the waiting reservations that fit.
     fn serve(self: &Arc<Self>, change: impl FnOnce(&mut Ledger)) {
         let mut served = Vec::new();
@@ -221,7 +221,7 @@ pub(crate) struct Account {
 
 /// An open account; it closes when its last clone is dropped.
 struct Open {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
     key: Key,
     evicted: Arc<Notify>,
 }
@@ -368,7 +368,7 @@ impl Drop for Waits<'_> {
 
 /// Reserved memory, held until it is dropped.
 pub(crate) struct Grant {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
     key: Key,
     class: Class,
     bytes: usize,
@@ -399,7 +399,7 @@ impl Grant {
     }
 
     /// Declares that this memory may be evicted from now on: notifies the evictor if reservations wait.
-    pub(crate) fn offer_back(&self) {
+    pub(crate) fn upload_back(&self) {
         if self.shared.state.lock().ledger.is_wanted() {
             self.shared.pressed.notify_one();
         }

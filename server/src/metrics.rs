@@ -47,7 +47,7 @@ pub(crate) struct Metrics {
     /// Bytes of live entries in the rings of all spaces.
     pub(crate) ring_bytes: Gauge,
     /// Bytes of incomplete snapshot uploads; set when read.
-    pub(crate) offer_bytes: Gauge,
+    pub(crate) upload_bytes: Gauge,
     /// Bytes of packed indexes in memory; set when read.
     pub(crate) index_bytes: Gauge,
     /// Packed indexes read from the disk; set when read.
@@ -57,9 +57,9 @@ pub(crate) struct Metrics {
     /// Damaged places of the store that reads have found; set when read.
     pub(crate) damaged_places: Gauge,
     /// Damaged documents that were repaired with data from clients.
-    pub(crate) healed: Counter,
+    pub(crate) repaired: Counter,
     /// Uploaded snapshots that were merged.
-    pub(crate) snapshots_offered: Counter,
+    pub(crate) snapshots_uploaded: Counter,
     /// Time of the newest scheduled backup, in seconds since 1970; 0 for none.
     pub(crate) last_backup: Gauge,
     /// Of the last recorded verification of the store, and of scheduled copies: its time in seconds since
@@ -118,13 +118,13 @@ impl Metrics {
             memory_waiting: Gauge::default(),
             ready: Gauge::default(),
             ring_bytes: Gauge::default(),
-            offer_bytes: Gauge::default(),
+            upload_bytes: Gauge::default(),
             index_bytes: Gauge::default(),
             index_loads: Gauge::default(),
             damaged_indexes: Gauge::default(),
             damaged_places: Gauge::default(),
-            healed: Counter::default(),
-            snapshots_offered: Counter::default(),
+            repaired: Counter::default(),
+            snapshots_uploaded: Counter::default(),
             last_backup: Gauge::default(),
             verified: Family::default(),
             verified_damage: Family::default(),
@@ -156,58 +156,63 @@ impl Metrics {
         r.register("hub_queue", "Commands that wait for the hub", self.hub_queue.clone());
         let help = "Bytes of pushes that are not answered yet";
         r.register("in_flight_bytes", help, self.in_flight_bytes.clone());
-        let help = "Bytes of the memory budget, by what they are for";
+        let help = "Bytes of the memory budget in use, by class";
         r.register("memory_bytes", help, self.memory.clone());
         let help = "Bytes of the whole memory budget";
         r.register("memory_limit_bytes", help, self.memory_limit.clone());
         let help = "Reservations that wait for memory";
         r.register("memory_waiting", help, self.memory_waiting.clone());
-        r.register("ready", "1 while /readyz says so", self.ready.clone());
-        let help = "Bytes of live entries kept in memory, of all spaces";
+        r.register("ready", "1 while /readyz answers 200", self.ready.clone());
+        let help = "Bytes of live entries cached in memory, of all spaces";
         r.register("ring_bytes", help, self.ring_bytes.clone());
-        let help = "Bytes of offered snapshots that are not whole yet";
-        r.register("offer_bytes", help, self.offer_bytes.clone());
+        let help = "Bytes of incomplete snapshot uploads";
+        r.register("offer_bytes", help, self.upload_bytes.clone());
         let help = "Bytes of packed indexes in memory";
         r.register("index_bytes", help, self.index_bytes.clone());
         let help = "Packed indexes read from the disk since the start";
         r.register("index_loads", help, self.index_loads.clone());
         let help = "Packed indexes found to be damaged since the start";
         r.register("damaged_indexes", help, self.damaged_indexes.clone());
-        let help = "Documents and logs of the store that reads found damaged since the start";
+        let help = "Damaged documents and logs of the store that reads have found";
         r.register("damaged_places", help, self.damaged_places.clone());
-        let help = "Damaged documents that were healed with what clients brought";
-        r.register("healed_documents", help, self.healed.clone());
-        let help = "Snapshots that clients offered and that were taken";
-        r.register("snapshots_offered", help, self.snapshots_offered.clone());
-        let help = "Moment of the newest scheduled backup, 0 for none";
+        let help = "Damaged documents that were repaired with data from clients";
+        r.register("healed_documents", help, self.repaired.clone());
+        let help = "Accepted snapshot uploads";
+        r.register("snapshots_offered", help, self.snapshots_uploaded.clone());
+        let help = "Time of the newest scheduled backup, 0 for none";
         r.register_with_unit(
             "last_backup_timestamp",
             help,
             Unit::Seconds,
             self.last_backup.clone(),
         );
-        let help = "Moment of the last verification, 0 for none, by what was verified";
+        let help = "Time of the last verification, 0 for none, by what was verified";
         r.register_with_unit("last_verify_timestamp", help, Unit::Seconds, self.verified.clone());
-        let help = "Damaged places that it found";
+        let help = "Damaged places that the last verification found";
         r.register("last_verify_damage", help, self.verified_damage.clone());
         r.register("backups", "Scheduled backups, by outcome", self.backups.clone());
         r.register("store_bytes", "Bytes of the store's files", self.store_bytes.clone());
         let help = "Bytes that can still be written where the store is";
         r.register("free_bytes", help, self.free_bytes.clone());
-        let help = "Ephemeral messages, by outcome: one for each receiver, or repeated";
+        let help = "Ephemeral messages, by outcome; deliveries count once for each receiver";
         r.register("ephemeral", help, self.ephemeral.clone());
         r.register("compactions", "Compactions of documents, by outcome", self.compactions.clone());
-        let help = "What a compaction took, from the store and back";
+        let help = "Duration of a compaction, from reading the store to writing it";
         r.register_with_unit("compaction", help, Unit::Seconds, self.compact_time.clone());
         r.register("commits", "Commits of spaces, by outcome", self.commits.clone());
-        let help = "From a commit's hand-over to the store until it is durable";
+        let help = "Time from handing a commit to the store until it is durable";
         r.register_with_unit("commit", help, Unit::Seconds, self.commit_time.clone());
-        let help = "From an entry's durability until its page is in a session's socket";
+        let help =
+            "Time from an entry's durability until its page is written to a session's socket";
         r.register_with_unit("fan_out", help, Unit::Seconds, self.fan_out_time.clone());
-        r.register("rejects", "Pushes not taken, or not wholly, by code", self.rejects.clone());
-        r.register("log_lines_lost", "Log lines that standard error did not take", logs::lost());
+        r.register("rejects", "Pushes rejected, wholly or in part, by code", self.rejects.clone());
+        r.register(
+            "log_lines_lost",
+            "Log lines dropped because standard error was blocked",
+            logs::lost(),
+        );
         r.register("sessions_ended", "Sessions that ended, by code", self.ended.clone());
-        r.register("requests_refused", "Requests refused, by reason", self.refused.clone());
+        r.register("requests_refused", "Rejected requests, by reason", self.refused.clone());
     }
 
     /// Counts a commit that completed after `took`.

@@ -10,18 +10,18 @@ use crate::memory::ShareKey;
 /// A quota. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Quota {
-    shared: Arc<Shared>,
+    shared: Arc<QuotaState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct QuotaState {
     all: usize,
     of_share: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<QuotaUse>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct QuotaUse {
     all: usize,
     /// Entries with a count of zero are removed.
     shares: HashMap<ShareKey, usize>,
@@ -30,7 +30,7 @@ struct Taken {
 /// One unit, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct One {
-    shared: Arc<Shared>,
+    shared: Arc<QuotaState>,
     share: ShareKey,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct NoneLeft(pub(crate) usize);
 impl Quota {
     /// `all` units in total, `of_share` per share.
     pub(crate) fn new(all: usize, of_share: usize) -> Self {
-        Self { shared: Arc::new(Shared { all, of_share, taken: Mutex::default() }) }
+        Self { shared: Arc::new(QuotaState { all, of_share, taken: Mutex::default() }) }
     }
 
     /// Takes one unit.

@@ -28,18 +28,18 @@ use crate::backups::{self, BackupOptions};
 use crate::budgets::Budgets;
 use crate::checks::Checks;
 use crate::compaction::{CompactionOptions, Compactor};
-use crate::healing::Desk;
+use crate::connection_slots::{Caps, ConnectionSlots};
+use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::http::{self, Door, Guard, Peer};
-use crate::hub::{Hub, HubEnd, Parts, Rings};
+use crate::hub::{Hub, HubEnd, HubParts, Rings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::offers::Offers;
-use crate::places::{Caps, Places};
+use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
-use crate::rooms::Rooms;
-use crate::session::Shared;
+use crate::repairs::Desk;
+use crate::session::RelayState;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 use crate::tasks;
 use crate::turns::Turns;
@@ -136,7 +136,7 @@ pub enum ServeError {
     #[error("the store did not close cleanly")]
     Close(#[source] StoreError),
     /// Disk or peers: not everything was settled within [`ServeOptions::drain`].
-    #[error("stopping took longer than {limit:?}; what was not acknowledged will be pushed again")]
+    #[error("stopping took longer than {limit:?}; clients push unacknowledged changes again")]
     Drain {
         /// The time that was allowed.
         limit: Duration,
@@ -149,7 +149,7 @@ pub enum ServeError {
     #[error("an fsync of the store failed: {0}")]
     Fsync(String),
     /// Our bug: a thread without which the relay cannot serve ended. The log says where.
-    #[error("the relay failed: {0} ended; please report what the log says")]
+    #[error("the relay failed: {0} ended; please report the log lines")]
     Ended(Essential),
 }
 
@@ -251,7 +251,7 @@ struct Server {
     compaction_end: oneshot::Receiver<()>,
     compactor: Arc<Compactor>,
     stop: watch::Sender<bool>,
-    places: Arc<Places>,
+    connection_slots: Arc<ConnectionSlots>,
     http_life: Duration,
 }
 
@@ -291,43 +291,47 @@ impl From<StoreEnd> for ServeError {
     }
 }
 
+fn fresh_epoch() -> Result<Epoch, ServeError> {
+    let mut epoch = [0; 16];
+    getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
+    Ok(Epoch::from_bytes(epoch))
+}
+
 impl Server {
     fn start(options: &ServeOptions, store: Arc<dyn LogStore>) -> Result<Self, ServeError> {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
         let memory = Memory::new(options.memory);
         let rings = Rings::new(memory.clone());
-        let mut epoch = [0; 16];
-        getrandom::fill(&mut epoch).map_err(ServeError::Randomness)?;
         let compactions = options.compactions.clone();
         let compactor =
             Compactor::start(Arc::clone(&store), Arc::clone(&metrics), compactions, memory.clone());
         let (compactor, compaction_end) = compactor.map_err(ServeError::Thread)?;
-        let rooms = Arc::new(Rooms::new(Arc::clone(&metrics)));
+        let fan_out = Arc::new(FanOut::new(Arc::clone(&metrics)));
         let page_reads = Turns::new(limits::PAGE_READS);
         let digests = Budgets::new(limits::DIGEST_RATE, limits::DIGEST_BURST);
-        let healing = Desk::new(&store, &rooms, &metrics, &page_reads).start();
-        compactor.heal_with(Arc::clone(&healing));
-        let parts = Parts {
+        let repairs = Desk::new(&store, &fan_out, &metrics, &page_reads).start();
+        compactor.repair_with(Arc::clone(&repairs));
+        let parts = HubParts {
             compactor: Arc::clone(&compactor),
-            rooms: Arc::clone(&rooms),
-            healing: Arc::clone(&healing),
+            fan_out: Arc::clone(&fan_out),
+            repairs: Arc::clone(&repairs),
             runtime: tokio::runtime::Handle::current(),
             store: Arc::clone(&store),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
             ring_bytes: options.ring_bytes,
             rings: Arc::clone(&rings),
-            epoch: Epoch::from_bytes(epoch),
+            epoch: fresh_epoch()?,
         };
         let (hub, hub_end) = Hub::start(parts).map_err(ServeError::Thread)?;
-        let offers = Arc::new(Offers::default());
-        give_way(rings, &offers, options.uploads_kept);
+        let partial_uploads = Arc::new(PartialUploads::default());
+        give_way(rings, &partial_uploads, options.uploads_kept);
         let for_compactions = hub.clone();
         compactor.before_compaction(Box::new(move |space, through| {
             for_compactions.compaction(space.clone(), through)
         }));
         let (stop, stopping) = watch::channel(false);
-        let sessions = Arc::new(Shared {
+        let sessions = Arc::new(RelayState {
             hub: hub.clone(),
             upstream: store.upstream(),
             store,
@@ -342,17 +346,17 @@ impl Server {
             page_reads,
             subscriptions: Quota::new(limits::SUBSCRIPTIONS, limits::SUBSCRIPTIONS_OF_ADDRESS),
             digests: Turns::within(limits::DIGEST_READS, digests),
-            offers,
-            rooms,
-            healing,
-            repo: crate::repo::Common::new(Arc::clone(&compactor)),
+            partial_uploads,
+            fan_out,
+            repairs,
+            automerge_repo: crate::automerge_repo::Common::new(Arc::clone(&compactor)),
         });
         let (allow_origins, allow_hosts) =
             (options.allow_origins.clone(), options.allow_hosts.clone());
         let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
         let door = Arc::new(Door { guard, health, sessions, last_session: AtomicU64::new(0) });
         let (all, of_address) = (options.connections, options.connections_of_address);
-        let places = Places::new(Caps { all, of_address });
+        let connection_slots = ConnectionSlots::new(Caps { all, of_address });
         Ok(Self {
             door,
             hub,
@@ -360,7 +364,7 @@ impl Server {
             compaction_end,
             compactor,
             stop,
-            places,
+            connection_slots,
             http_life: options.http_life,
         })
     }
@@ -387,12 +391,12 @@ impl Server {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "a connection could not be accepted");
+                    warn!(%error, "cannot accept a connection");
                     sleep(limits::ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            match self.places.take(address.ip()) {
+            match self.connection_slots.take(address.ip()) {
                 Some(place) => {
                     let until = Instant::now() + self.http_life;
                     let peer = Peer { address, place: Arc::new(place), until };
@@ -419,7 +423,7 @@ impl Server {
                 let Some(end) = StoreEnd::of(&*store) else { continue };
                 error!(
                     ?end,
-                    "the store takes no more writes: nothing is acknowledged, the relay ends"
+                    "the store accepts no more writes: the relay acknowledges nothing more and ends"
                 );
                 sleep(limits::STORE_ENDED_GRACE).await;
                 return end;
@@ -429,7 +433,7 @@ impl Server {
 
     fn turn_away(&self, stream: &TcpStream, address: SocketAddr) {
         self.door.sessions.metrics.request_refused("full");
-        warn!(peer = %address, "turned away: as many connections as allowed are open");
+        warn!(peer = %address, "rejected a connection: the maximum number is open");
         let answer =
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         // A new socket's buffer has room for this; if not, the close is enough.
@@ -441,18 +445,21 @@ impl Server {
         // Notifies sessions and idle connections; an error means that there are none.
         let _ = self.stop.send(true);
         match &end {
-            AcceptEnd::StoreEnded(end) => error!(?end, "stopping: the store takes no more writes"),
-            AcceptEnd::Ended(what) => error!(%what, "stopping: something essential ended"),
+            AcceptEnd::StoreEnded(end) => {
+                error!(?end, "stopping: the store accepts no more writes")
+            }
+            AcceptEnd::Ended(what) => error!(%what, "stopping: an essential thread ended"),
             AcceptEnd::Shutdown => info!("stopping"),
         }
         if end == AcceptEnd::Ended(Essential::Hub) {
             // Without the hub nothing can be settled: only give the sessions time to send their close
             // reason.
-            let _ = timeout_at(Instant::now() + limits::LINGER, self.places.empty()).await;
+            let _ =
+                timeout_at(Instant::now() + limits::LINGER, self.connection_slots.empty()).await;
             return Err(ServeError::Ended(Essential::Hub));
         }
         let deadline = Instant::now() + limit;
-        let all_gone = timeout_at(deadline, self.places.empty()).await.is_ok();
+        let all_gone = timeout_at(deadline, self.connection_slots.empty()).await.is_ok();
         self.compactor.end_jobs();
         self.hub.shutdown();
         match timeout_at(deadline, self.hub_end).await {
@@ -470,8 +477,8 @@ impl Server {
 
 /// Makes caches and idle uploads release their memory while reservations wait, and removes old idle
 /// uploads. It ends with the runtime: a relay that is stopping needs none of that memory.
-fn give_way(rings: Arc<Rings>, offers: &Arc<Offers>, kept: Duration) {
-    let (left, givers) = (Arc::clone(offers), Arc::clone(offers));
+fn give_way(rings: Arc<Rings>, partial_uploads: &Arc<PartialUploads>, kept: Duration) {
+    let (left, givers) = (Arc::clone(partial_uploads), Arc::clone(partial_uploads));
     tasks::keep("rings", move || {
         let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
         async move { rings.give_way(&givers).await }
@@ -492,10 +499,10 @@ async fn serve_connection(
 ) {
     // Frames are small, and peers wait for them.
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "TCP_NODELAY could not be set");
+        debug!(%error, "cannot set TCP_NODELAY");
     }
     let address = peer.address;
-    let life = if peer.place.is_kept() { life.min(limits::KEPT_LIFE) } else { life };
+    let life = if peer.place.is_reserved() { life.min(limits::KEPT_LIFE) } else { life };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         let router = router.clone();

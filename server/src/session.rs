@@ -7,10 +7,10 @@
 mod ephemeral_feed;
 mod feeds;
 mod inbound;
-mod intake;
 pub(crate) mod meter;
 mod pages;
 mod performing;
+mod push_queue;
 mod queries;
 mod sending;
 pub(crate) mod socket;
@@ -34,29 +34,29 @@ use tokio::time::sleep_until;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::checks::Checks;
-use crate::healing::{Healing, Request};
-use crate::hub::{Event, Hub, Mailbox};
+use crate::connection_slots;
+use crate::fan_out::{Delivery, FanOut};
+use crate::hub::{Event, Hub, HubChannel};
 use crate::limits;
 use crate::memory::{Account, Grant, Key, Memory, ShareKey};
 use crate::metrics::Metrics;
-use crate::offers::Offers;
-use crate::places;
+use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
-use crate::rooms::{News, Rooms};
+use crate::repairs::{Repairs, Request};
 use crate::store::LogStore;
 use crate::turns::Turns;
 use ephemeral_feed::EphemeralFeed;
-use feeds::{Feeds, Read, Standing};
+use feeds::{FeedPosition, Feeds, Read};
 use inbound::Inbound;
-use intake::{Handed, Intake, Item};
 use meter::Meter;
-use queries::{Queries, Reply};
-use socket::{Heard, Stream};
-use uploads::{Room, Uploads};
+use push_queue::{Handed, Item, PushQueue};
+use queries::{AnswerPart, Queries};
+use socket::{SocketRead, Stream};
+use uploads::{UploadMemory, Uploads};
 use writer::{Outgoing, Watch, WriteEnd, Writing};
 
 /// State shared by all sessions of a relay.
-pub(crate) struct Shared {
+pub(crate) struct RelayState {
     pub(crate) hub: Hub,
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) metrics: Arc<Metrics>,
@@ -80,16 +80,16 @@ pub(crate) struct Shared {
     /// Bounds concurrent reads of digest pages, and the rows that each address may have summed.
     pub(crate) digests: Turns,
     /// Snapshots that clients upload, while their parts arrive.
-    pub(crate) offers: Arc<Offers>,
+    pub(crate) partial_uploads: Arc<PartialUploads>,
     /// The subscribers of each document.
-    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) fan_out: Arc<FanOut>,
     /// The online repair of damaged documents.
-    pub(crate) healing: Arc<Healing>,
+    pub(crate) repairs: Arc<Repairs>,
     /// Further state shared by automerge-repo sessions.
-    pub(crate) repo: crate::repo::Common,
+    pub(crate) automerge_repo: crate::automerge_repo::Common,
 }
 
-impl Shared {
+impl RelayState {
     /// The memory account of a session, which shares the budget of its address.
     pub(crate) fn account(&self, id: SessionId, peer: SocketAddr) -> Account {
         self.memory.account(self.share(id, peer))
@@ -103,7 +103,7 @@ impl Shared {
     /// The share that a session belongs to.
     fn share(&self, id: SessionId, peer: SocketAddr) -> ShareKey {
         match self.addresses_differ {
-            true => ShareKey::Address(places::key_of(peer.ip())),
+            true => ShareKey::Address(connection_slots::key_of(peer.ip())),
             false => ShareKey::Session(id.0),
         }
     }
@@ -120,12 +120,17 @@ pub(crate) const CLOSE_NORMAL: u16 = 1_000;
 pub(crate) const CLOSE_TOO_BIG: u16 = 1_009;
 
 /// Runs a session from the accepted HTTP upgrade until its connection is closed.
-pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, upgrade: OnUpgrade) {
+pub(crate) async fn run(
+    shared: Arc<RelayState>,
+    id: SessionId,
+    peer: SocketAddr,
+    upgrade: OnUpgrade,
+) {
     let span = info_span!("session", session = id.0, %peer, space = tracing::field::Empty);
     async move {
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
-            Err(error) => return debug!(%error, "the connection broke before it was upgraded"),
+            Err(error) => return debug!(%error, "the connection broke before its upgrade"),
         };
         let account = shared.account(id, peer);
         let meter = Meter::new(account.clone(), socket::NATIVE);
@@ -147,15 +152,15 @@ pub(crate) async fn run(shared: Arc<Shared>, id: SessionId, peer: SocketAddr, up
 
 /// A session's registration in the hub and in the metrics, removed when the session is dropped for any
 /// reason.
-struct Seat {
-    shared: Arc<Shared>,
+struct SessionRegistration {
+    shared: Arc<RelayState>,
     id: SessionId,
 }
 
-impl Drop for Seat {
+impl Drop for SessionRegistration {
     fn drop(&mut self) {
         self.shared.hub.leave(self.id);
-        self.shared.healing.gone(self.id);
+        self.shared.repairs.gone(self.id);
         self.shared.metrics.sessions.dec();
     }
 }
@@ -170,7 +175,7 @@ enum Ending {
 
 /// The task's own state.
 struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<RelayState>,
     id: SessionId,
     machine: Session,
     rights: Everything,
@@ -184,12 +189,12 @@ struct Driver {
     /// Encoded frames other than entries, in order, each with its memory if it is an answer.
     outbox: VecDeque<(Vec<u8>, Option<Grant>)>,
     outbox_bytes: usize,
-    intake: Intake,
+    push_queue: PushQueue,
     uploads: Uploads,
     feeds: Feeds,
     queries: Queries,
     ephemeral_feed: EphemeralFeed,
-    mailbox: Mailbox,
+    channel: HubChannel,
     events: mpsc::Receiver<Event>,
     /// When the slowest permitted link would have delivered everything written so far.
     delivered: Moment,
@@ -201,7 +206,7 @@ struct Driver {
     /// While the relay is being stopped: the deadline for answers.
     stopping: Option<Instant>,
     /// The last field: the hub is notified of the end after everything else is dropped.
-    _seat: Seat,
+    _registration: SessionRegistration,
 }
 
 /// The next event of the session.
@@ -210,16 +215,16 @@ enum Happening {
     Evicted,
     /// A message got its memory, which adds a deadline.
     Holding,
-    Offer(Room),
+    Upload(UploadMemory),
     Event(Option<Event>),
     Overflow,
     Handed(Handed),
-    Room,
+    Writable,
     Read(Option<Read>),
-    Reply(Option<Reply>),
-    Said((Vec<News>, Option<Grant>)),
+    AnswerPart(Option<AnswerPart>),
+    Deliveries((Vec<Delivery>, Option<Grant>)),
     Written(WriteEnd),
-    Heard(Heard),
+    SocketRead(SocketRead),
     Grown,
     Time,
     Stopping,
@@ -227,13 +232,13 @@ enum Happening {
 
 impl Driver {
     fn new(
-        shared: Arc<Shared>,
+        shared: Arc<RelayState>,
         id: SessionId,
         (account, meter): (Account, Arc<Meter>),
         writer: mpsc::Sender<Outgoing>,
     ) -> Self {
         shared.metrics.sessions.inc();
-        let seat = Seat { shared: Arc::clone(&shared), id };
+        let registration = SessionRegistration { shared: Arc::clone(&shared), id };
         let (events_in, events) = mpsc::channel(2 * limits::UNANSWERED);
         let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let (upstream, patience) = (shared.upstream, shared.patience);
@@ -245,22 +250,22 @@ impl Driver {
             inbound: None,
             outbox: VecDeque::new(),
             outbox_bytes: 0,
-            intake: Intake::new(&shared, id, account.clone()),
-            uploads: Uploads::new(account.clone(), Arc::clone(&shared.offers)),
+            push_queue: PushQueue::new(&shared, id, account.clone()),
+            uploads: Uploads::new(account.clone(), Arc::clone(&shared.partial_uploads)),
             feeds: Feeds::new(&shared, account.clone()),
             queries: Queries::new(&shared, account.clone()),
-            ephemeral_feed: EphemeralFeed::new(id, account.clone(), Arc::clone(&shared.rooms)),
+            ephemeral_feed: EphemeralFeed::new(id, account.clone(), Arc::clone(&shared.fan_out)),
             account,
             meter,
             looked: Instant::now(),
-            mailbox: Mailbox { events: events_in, overflow, grown },
+            channel: HubChannel { events: events_in, overflow, grown },
             events,
             delivered: Moment::default(),
             writer: Some(writer),
             ending: None,
             is_named: false,
             stopping: None,
-            _seat: seat,
+            _registration: registration,
             shared,
         }
     }
@@ -306,19 +311,19 @@ impl Driver {
         let stopped = self.stopping.is_some();
         tokio::select! {
             event = self.events.recv() => Happening::Event(event),
-            () = self.mailbox.overflow.notified() => Happening::Overflow,
+            () = self.channel.overflow.notified() => Happening::Overflow,
             () = self.account.evicted() => Happening::Evicted,
             () = self.meter.holding() => Happening::Holding,
-            handed = self.intake.handed() => Happening::Handed(handed),
+            handed = self.push_queue.handed() => Happening::Handed(handed),
             () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
-            room = self.uploads.room() => Happening::Offer(room),
-            () = room(self.writer.as_ref()), if sends => Happening::Room,
+            room = self.uploads.room() => Happening::Upload(room),
+            () = room(self.writer.as_ref()), if sends => Happening::Writable,
             read = self.feeds.read() => Happening::Read(read),
-            reply = self.queries.reply(), if takes_replies => Happening::Reply(reply),
-            said = self.ephemeral_feed.said(), if takes_replies => Happening::Said(said),
+            reply = self.queries.reply(), if takes_replies => Happening::AnswerPart(reply),
+            message = self.ephemeral_feed.message(), if takes_replies => Happening::Deliveries(message),
             end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
-            heard = stream.next(), if reads => Happening::Heard(heard.into()),
-            () = self.mailbox.grown.notified() => Happening::Grown,
+            heard = stream.next(), if reads => Happening::SocketRead(heard.into()),
+            () = self.channel.grown.notified() => Happening::Grown,
             () = sleep_until(deadline.into()) => Happening::Time,
             // An error means that the server is gone, which is a stop as well.
             () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
@@ -331,65 +336,66 @@ impl Driver {
         match happening {
             Happening::Holding => {}
             Happening::Frame => self.handle_frame(),
-            Happening::Offer(room) => self.handle_room(room),
+            Happening::Upload(room) => self.handle_room(room),
             Happening::Event(Some(event)) => self.handle_event(event),
             // `None` never arrives: the driver holds a sender itself.
             Happening::Event(None) => {}
-            Happening::Grown => self.feeds.handle_grown(self.mailbox.grown.take()),
+            Happening::Grown => self.feeds.handle_grown(self.channel.grown.take()),
             Happening::Written(end) => self.handle_written(&end),
             Happening::Overflow => {
-                let what = "the session did not take its answers".to_owned();
+                let what = "the session did not read its answers".to_owned();
                 self.machine.fail(Code::OVERLOADED, what, "connect again");
             }
             Happening::Evicted => {
-                let what = "what this session subscribes to is more than its share of the memory";
+                let what = "this session's subscriptions exceed its share of the memory budget";
                 let hint = "connect again later, with fewer documents in filters";
                 self.machine.fail(Code::OVERLOADED, what.to_owned(), hint);
             }
             Happening::Handed(Handed::Over) => {}
             Happening::Handed(Handed::Spoiled(id)) => {
-                self.intake.handle_answered();
+                self.push_queue.handle_answered();
                 self.uploads.handle_spoiled();
-                let what =
-                    "what another session sent of the snapshot was not of it: send all of it";
+                let what = "another session sent wrong parts of the snapshot: send all of it again";
                 self.machine.handle_no_room_for(id, what);
-                self.let_offers_go();
+                self.let_uploads_go();
             }
             Happening::Handed(Handed::NoRoom(id)) => {
-                self.intake.handle_answered();
+                self.push_queue.handle_answered();
                 let what = "the relay has no memory to merge a snapshot now";
                 self.machine.handle_no_room_for(id, what);
-                self.let_offers_go();
+                self.let_uploads_go();
             }
             Happening::Handed(Handed::HubGone) => {
-                let what = "the relay cannot go on".to_owned();
+                let what = "the relay has an internal error".to_owned();
                 self.machine.fail(Code::INTERNAL, what, "connect again later");
             }
-            Happening::Room => self.send_next(),
+            Happening::Writable => self.send_next(),
             Happening::Read(read) => read.into_iter().for_each(|read| self.handle_read(read)),
-            Happening::Reply(reply) => reply.into_iter().for_each(|reply| self.handle_reply(reply)),
-            Happening::Said(said) => self.handle_said(said),
-            Happening::Heard(heard) => self.handle_heard(heard),
+            Happening::AnswerPart(reply) => {
+                reply.into_iter().for_each(|reply| self.handle_reply(reply))
+            }
+            Happening::Deliveries(deliveries) => self.handle_deliveries(deliveries),
+            Happening::SocketRead(heard) => self.handle_heard(heard),
             Happening::Time => self.handle_time(),
             Happening::Stopping => {
                 self.stopping = Some(Instant::now() + limits::ANSWER_GRACE);
-                self.intake.drop_waiting();
+                self.push_queue.drop_waiting();
             }
         }
-        if self.stopping.is_some() && self.intake.is_settled() {
+        if self.stopping.is_some() && self.push_queue.is_settled() {
             self.stop();
         }
     }
 
-    fn handle_room(&mut self, room: Room) {
+    fn handle_room(&mut self, room: UploadMemory) {
         match room {
-            Room::From(id, from) => self.machine.handle_wanted(id, from),
-            Room::None(id) => {
+            UploadMemory::From(id, from) => self.machine.handle_wanted(id, from),
+            UploadMemory::None(id) => {
                 self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
             }
         }
         // It may have been withdrawn while it waited.
-        self.let_offers_go();
+        self.let_uploads_go();
     }
 
     fn stop(&mut self) {
@@ -399,7 +405,11 @@ impl Driver {
         }
         match self.shared.store.condition().end() {
             Some((code, what)) => {
-                self.machine.fail(code, what, "connect again when its operator has seen to it");
+                self.machine.fail(
+                    code,
+                    what,
+                    "connect again when the relay's operator has fixed it",
+                );
             }
             None => {
                 let what = "the relay is being stopped".to_owned();
@@ -408,20 +418,20 @@ impl Driver {
         }
     }
 
-    fn handle_reply(&mut self, reply: Reply) {
+    fn handle_reply(&mut self, reply: AnswerPart) {
         match reply {
-            Reply::Branches((subscription, ticket), head, branches) => {
+            AnswerPart::Branches((subscription, ticket), head, branches) => {
                 self.machine.handle_branches(subscription, ticket, head, branches);
             }
-            Reply::Message((subscription, ticket), message, room) => {
+            AnswerPart::Message((subscription, ticket), message, room) => {
                 if self.machine.is_current(subscription, ticket) {
                     self.put_out(message, Some(room));
                 }
             }
-            Reply::Fetched((subscription, ticket)) => {
+            AnswerPart::Fetched((subscription, ticket)) => {
                 self.machine.handle_fetched(subscription, ticket);
             }
-            Reply::Failed((subscription, ticket), code, what) => {
+            AnswerPart::Failed((subscription, ticket), code, what) => {
                 self.machine.handle_unanswerable();
                 if self.machine.is_current(subscription, ticket) {
                     self.end_subscription(subscription, code, what);
@@ -435,23 +445,26 @@ impl Driver {
         self.outbox.push_back((frame, room));
     }
 
-    fn handle_said(&mut self, (said, room): (Vec<News>, Option<Grant>)) {
-        for news in said {
+    fn handle_deliveries(&mut self, (deliveries, room): (Vec<Delivery>, Option<Grant>)) {
+        for news in deliveries {
             match news {
-                News::Heard(through, said) => {
-                    self.machine.handle_said(ephemeral_feed::message(through, said));
+                Delivery::FilteredEphemeral(through, message) => {
+                    self.machine.send_ephemeral(ephemeral_feed::message(through, message));
                 }
-                News::Asked(Some(through), request) => {
+                Delivery::ResendRequest(Some(through), request) => {
                     let Request { space, document, changes } = &*request;
                     if !self.machine.handle_lost(through, *document, changes) {
-                        self.shared.healing.answered(self.id, space, document, 0);
+                        self.shared.repairs.answered(self.id, space, document, 0);
                     }
                 }
-                News::Mended(Some(through), document) => {
-                    self.machine.handle_mended(through, document);
+                Delivery::Repaired(Some(through), document) => {
+                    self.machine.handle_repaired(through, document);
                 }
                 // The session has no document open through automerge-repo.
-                News::Entry(..) | News::Said(_) | News::Asked(..) | News::Mended(..) => {}
+                Delivery::Entry(..)
+                | Delivery::Ephemeral(_)
+                | Delivery::ResendRequest(..)
+                | Delivery::Repaired(..) => {}
             }
         }
         // The frame is this session's own copy of the message: it holds the memory until it is written.
@@ -476,7 +489,7 @@ impl Driver {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Attached { subscription, ticket, epoch, head, resume, feed } => {
-                self.intake.handle_answered();
+                self.push_queue.handle_answered();
                 if self.feeds.is_current(subscription, ticket) {
                     debug!(subscription, space = %feed.space, head = head.0, ?resume, "subscribed");
                     self.feeds.handle_attached(subscription, feed);
@@ -484,15 +497,15 @@ impl Driver {
                 }
             }
             Event::AttachFailed { subscription, ticket, code, what } => {
-                self.intake.handle_answered();
+                self.push_queue.handle_answered();
                 if self.feeds.is_current(subscription, ticket) {
                     self.end_subscription(subscription, code, what);
                 }
             }
             Event::Answered(answer) => {
-                self.intake.handle_answered();
+                self.push_queue.handle_answered();
                 self.machine.handle_answer(self.now(), answer);
-                self.let_offers_go();
+                self.let_uploads_go();
             }
         }
     }
@@ -501,7 +514,7 @@ impl Driver {
         self.feeds.remove(subscription);
         self.ephemeral_feed.end(subscription);
         self.machine.handle_attach_failed(subscription, code, what);
-        self.intake.add(Item::Detach(subscription));
+        self.push_queue.add(Item::Detach(subscription));
     }
 
     fn lose(&mut self, code: Code, why: &str) {
@@ -512,8 +525,8 @@ impl Driver {
     fn handle_written(&mut self, end: &WriteEnd) {
         match end {
             WriteEnd::Stalled => {
-                warn!(stall = ?self.shared.stall, "the peer does not read; it is dropped");
-                self.lose(Code::NOT_READING, "no byte was taken");
+                warn!(stall = ?self.shared.stall, "the peer does not read; dropping it");
+                self.lose(Code::NOT_READING, "the peer read no byte");
             }
             WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),
         }
@@ -528,7 +541,7 @@ impl Driver {
             }
             Err(error) => (error.chain(), error.told()),
         };
-        tracing::error!(space = %target.feed.space, error = failed, "a page could not be read");
+        tracing::error!(space = %target.feed.space, error = failed, "cannot read a page");
         if self.feeds.is_target(&target) {
             self.end_subscription(target.subscription, code, what);
         }
@@ -536,10 +549,10 @@ impl Driver {
 }
 
 /// A subscription's position and filter, for a read of the store.
-fn standing(machine: &Session, subscription: SubscriptionId) -> Option<Standing> {
+fn standing(machine: &Session, subscription: SubscriptionId) -> Option<FeedPosition> {
     let after = machine.position(subscription)?;
     let filter = machine.filter(subscription)?.clone();
-    Some(Standing { after, filter, partial: machine.partial(subscription) })
+    Some(FeedPosition { after, filter, partial: machine.partial(subscription) })
 }
 
 /// Waits until the writer accepts a message.

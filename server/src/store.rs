@@ -7,6 +7,7 @@
 //! elsewhere.
 
 mod append;
+mod automerge_repo;
 mod checked;
 mod compaction;
 mod condition;
@@ -23,13 +24,12 @@ pub mod inspect;
 mod known;
 mod listing;
 mod log;
-mod mending;
 mod opening;
 mod passed;
 mod plan;
 mod prune;
 pub mod repair;
-mod repo;
+mod repairing;
 mod schema;
 mod snapshots;
 mod sqlite;
@@ -43,10 +43,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::admission::{CheckedChange, History};
+use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::repo::DocumentIndex;
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
@@ -62,8 +62,8 @@ pub use indexes::INDEX_CACHE_BYTES;
 pub use inspect::Inspection;
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
 pub use listing::{Recent, RecentPage};
-pub use mending::{Examined, Replaced};
 pub use opening::{OpenStoreError, StoreHint};
+pub use repairing::{Examined, Replaced};
 pub use sqlite::SqliteStore;
 pub use verified::{Subject, Verification};
 
@@ -136,7 +136,7 @@ pub type CompactionSink<'a> = dyn FnMut(CompactionInput) -> ControlFlow<()> + 'a
 
 /// The state of a document, without its changes. All of it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum StoredDocument {
     /// No entry, and no sign that there ever was one.
     Absent,
     /// The document was deleted.
@@ -310,7 +310,7 @@ pub trait LogStore: Send + Sync + 'static {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-    ) -> Result<Standing, StoreError> {
+    ) -> Result<StoredDocument, StoreError> {
         below(self)?.document_heads(space, document)
     }
 
@@ -472,25 +472,25 @@ pub trait LogStore: Send + Sync + 'static {
     /// Durably replaces damaged bytes of a document's changes, each in its own row; returns how many were
     /// replaced, and which changes are whole. Skips bytes that do not match their hash, changes that the
     /// document does not have, and changes whose bytes are whole.
-    fn mend_changes(
+    fn repair_changes(
         &self,
         space: &SpaceName,
         document: &DocumentId,
         changes: Vec<(ChangeHash, Vec<u8>)>,
     ) -> Result<Replaced, StoreError> {
-        below(self)?.mend_changes(space, document, changes)
+        below(self)?.repair_changes(space, document, changes)
     }
 
     /// Durably replaces a snapshot whose bytes are damaged, at its offset. Only if the current snapshot has
     /// this hash and stands for the same changes; false otherwise.
-    fn mend_snapshot(
+    fn repair_snapshot(
         &self,
         space: &SpaceName,
         document: &DocumentId,
         hash: &[u8; 32],
         snapshot: Snapshot,
     ) -> Result<bool, StoreError> {
-        below(self)?.mend_snapshot(space, document, hash, snapshot)
+        below(self)?.repair_snapshot(space, document, hash, snapshot)
     }
 
     /// The documents whose snapshots exceed `most_bytes` bytes, with the size of each.

@@ -22,10 +22,7 @@ where
     tokio::spawn(async move {
         while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
             // The panic hook has logged where.
-            tracing::error!(
-                name,
-                "a task panicked and begins anew; please report what the log says"
-            );
+            tracing::error!(name, "a task panicked and restarts; please report the log lines");
             sleep(limits::TASK_PAUSE).await;
         }
     })

@@ -123,10 +123,10 @@ impl<T> Round<T> {
 /// A fair semaphore: `at_a_time` turns are held concurrently. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Turns {
-    shared: Arc<Shared>,
+    shared: Arc<TurnsState>,
 }
 
-struct Shared {
+struct TurnsState {
     state: Mutex<State>,
     start: Instant,
 }
@@ -152,7 +152,7 @@ struct Waiter {
 
 /// A turn, held until it is dropped.
 pub(crate) struct Turn {
-    shared: Arc<Shared>,
+    shared: Arc<TurnsState>,
 }
 
 impl Drop for Turn {
@@ -161,7 +161,7 @@ impl Drop for Turn {
     }
 }
 
-impl Shared {
+impl TurnsState {
     fn now(&self) -> Moment {
         Moment(self.start.elapsed())
     }
@@ -189,14 +189,14 @@ impl Shared {
 }
 
 /// A place in the queue, given up on drop.
-struct Place<'a> {
-    shared: &'a Arc<Shared>,
+struct QueuePlace<'a> {
+    shared: &'a Arc<TurnsState>,
     key: Key,
     ticket: u64,
     told: oneshot::Receiver<Turn>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let (key, ticket) = (self.key, self.ticket);
         self.shared.state.lock().waiting.retain(key, |waiter| waiter.ticket != ticket);
@@ -217,7 +217,7 @@ impl Turns {
     fn of(free: usize, budgets: Option<Budgets>) -> Self {
         let waiting = Round::default();
         let state = State { free, waiting, tickets: 0, budgets, is_closed: false };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), start: Instant::now() }) }
+        Self { shared: Arc::new(TurnsState { state: Mutex::new(state), start: Instant::now() }) }
     }
 
     /// Waits for a turn. Every waiter gets one eventually, unless [`close`](Self::close) was called: then
@@ -237,7 +237,7 @@ impl Turns {
             }
         });
         let is_metered = self.shared.state.lock().budgets.is_some();
-        let mut place = Place { shared: &self.shared, key, ticket, told };
+        let mut place = QueuePlace { shared: &self.shared, key, ticket, told };
         loop {
             // Spending by other sessions of the share may delay the turn beyond the last release of another
             // turn. Then no release serves this waiter, so it looks again after the debt is paid.

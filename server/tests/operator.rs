@@ -10,6 +10,8 @@ mod harness;
 #[path = "operator/support.rs"]
 mod support;
 
+#[path = "operator/automerge_repo.rs"]
+mod automerge_repo;
 #[path = "operator/backups.rs"]
 mod backups;
 #[path = "operator/compacting.rs"]
@@ -25,7 +27,5 @@ mod moving;
 mod owners;
 #[path = "operator/replaced.rs"]
 mod replaced;
-#[path = "operator/repo.rs"]
-mod repo;
 #[path = "operator/verified.rs"]
 mod verified;

@@ -8,6 +8,12 @@ mod double;
 #[path = "relay/harness.rs"]
 mod harness;
 
+#[path = "relay/automerge_repo.rs"]
+mod automerge_repo;
+#[path = "relay/automerge_repo_client.rs"]
+mod automerge_repo_client;
+#[path = "relay/automerge_repo_hostile.rs"]
+mod automerge_repo_hostile;
 #[path = "relay/behind.rs"]
 mod behind;
 #[path = "relay/budget.rs"]
@@ -28,8 +34,6 @@ mod figures;
 mod gone;
 #[path = "relay/heads.rs"]
 mod heads;
-#[path = "relay/healing.rs"]
-mod healing;
 #[path = "relay/http.rs"]
 mod http;
 #[path = "relay/input.rs"]
@@ -38,12 +42,8 @@ mod input;
 mod playground;
 #[path = "relay/process.rs"]
 mod process;
-#[path = "relay/repo.rs"]
-mod repo;
-#[path = "relay/repo_client.rs"]
-mod repo_client;
-#[path = "relay/repo_hostile.rs"]
-mod repo_hostile;
+#[path = "relay/repairs.rs"]
+mod repairs;
 #[path = "relay/restarts.rs"]
 mod restarts;
 #[path = "relay/shares.rs"]

@@ -28,13 +28,13 @@ const FLUSH_EVERY: Duration = Duration::from_millis(50);
 #[non_exhaustive]
 pub enum BackupError {
     /// The target exists already; a copy never overwrites a file.
-    #[error("{path}: there is a file already", path = path.display())]
+    #[error("{path}: the file exists already", path = path.display())]
     Exists {
         /// The target.
         path: PathBuf,
     },
     /// Another process is copying to the same target.
-    #[error("{path}: another process is making a copy there", path = path.display())]
+    #[error("{path}: another process is writing a copy there", path = path.display())]
     Busy {
         /// The target.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum BackupError {
     #[error(transparent)]
     Source(#[from] OpenError),
     /// The copy was written, but failed the check.
-    #[error("{path}: the copy is not sound: {what}", path = path.display())]
+    #[error("{path}: the copy is damaged: {what}", path = path.display())]
     Unsound {
         /// The target.
         path: PathBuf,

@@ -435,7 +435,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(%error, class = ?error.class(), "closed without a last sync");
+            tracing::warn!(%error, class = ?error.class(), "closed without a final fsync");
         }
     }
 }
@@ -504,7 +504,7 @@ impl Core {
         if is_new {
             tracing::error!(
                 %error,
-                "an fsync failed; nothing more is written until the database is opened again"
+                "an fsync failed; the database accepts no more writes until it is opened again"
             );
             self.progress.announce_failure(error);
         }

@@ -138,7 +138,7 @@ pub enum StorageError {
     #[error("the database was opened read-only")]
     ReadOnly,
     /// A call that waits for the writer thread was made on that thread.
-    #[error("this call waits for the writer thread, and was made on it")]
+    #[error("this call waits for the writer thread, but it was made on that thread")]
     WouldDeadlock,
     /// SQLite rolled the whole group back while one of its jobs ran.
     #[error("SQLite rolled the whole transaction back while one of its jobs ran ({class:?})")]
@@ -152,7 +152,7 @@ pub enum StorageError {
     /// An fsync failed earlier in this opening, so the write was not attempted: see
     /// [`FailureClass::FsyncFailed`].
     #[error(
-        "an fsync failed earlier, so nothing more is written; close the database and open it again"
+        "an fsync failed earlier; the database accepts no more writes; close it and open it again"
     )]
     FsyncFailed(#[source] Arc<StorageError>),
     /// The writer thread panicked: a bug of this crate. The database refuses every write until it is
@@ -253,7 +253,7 @@ pub enum OpenError {
         names: u64,
     },
     /// User: the file does not belong to this schema; it was not changed.
-    #[error("{path}: this file is not ours: {what}", path = path.display())]
+    #[error("{path}: the file is not a database of this application: {what}", path = path.display())]
     NotOurs {
         /// The file.
         path: PathBuf,
@@ -313,7 +313,7 @@ pub enum OpenError {
         source: StorageError,
     },
     /// Disk or our bug: SQLite did not apply a setting on which the crate's guarantees depend.
-    #[error("{path}: SQLite did not take PRAGMA {pragma} = {wanted}, it is {found}", path = path.display())]
+    #[error("{path}: SQLite rejected PRAGMA {pragma} = {wanted}; the value is {found}", path = path.display())]
     Setting {
         /// The file.
         path: PathBuf,

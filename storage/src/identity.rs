@@ -81,7 +81,7 @@ impl FileWatch {
     pub(crate) fn of_writer(path: &Path, before: &fs::Metadata) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         if FileId::of(&found) != FileId::of(before) {
-            let what = "another file has taken its name while it was opened";
+            let what = "another file replaced it while it was opened";
             return Err(io::Error::other(what));
         }
         let mut files = vec![Named { path: path.to_owned(), id: FileId::of(&found) }];
@@ -137,7 +137,7 @@ impl FileWatch {
         let Some(gone) = gone else { return Ok(()) };
         if self.gone.set(gone.clone()).is_ok() {
             tracing::error!(file = %gone.path.display(), how = %gone.how,
-                "a file of the open database is gone: nothing more is written");
+                "a file of the open database is gone; the database accepts no more writes");
             let told = std::mem::take(&mut *self.on_gone.lock());
             told.into_iter().for_each(|tell| call(tell, &gone));
         }
@@ -161,7 +161,7 @@ impl FileWatch {
                 // file.
                 Err(error) => {
                     is_ours.take();
-                    tracing::debug!(%error, file = %named.path.display(), "cannot be looked at");
+                    tracing::debug!(%error, file = %named.path.display(), "cannot check a file");
                 }
             }
         }

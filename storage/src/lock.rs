@@ -93,7 +93,7 @@ impl Lock {
         let mut lock = Self { file };
         // The lock must be available on a full disk too, so that the database can be read and repaired.
         if let Err(error) = lock.sign(&Holder::this_process()) {
-            tracing::debug!(%error, "the lock file could not name its holder");
+            tracing::debug!(%error, "cannot write the holder's name to the lock file");
         }
         Ok(lock)
     }

@@ -17,19 +17,19 @@ use crate::files::{self, UNFINISHED};
 #[non_exhaustive]
 pub enum NewFileError {
     /// The target exists already; it is never overwritten.
-    #[error("{path}: there is a file already", path = path.display())]
+    #[error("{path}: the file exists already", path = path.display())]
     Exists {
         /// The target's path.
         path: PathBuf,
     },
     /// Another process is creating the file.
-    #[error("{path}: another process is making a file there", path = path.display())]
+    #[error("{path}: another process is writing a file there", path = path.display())]
     Busy {
         /// The target's path.
         path: PathBuf,
     },
     /// The file system failed.
-    #[error("{path}: the file could not be made", path = path.display())]
+    #[error("{path}: the file could not be created", path = path.display())]
     Failed {
         /// The target's path.
         path: PathBuf,

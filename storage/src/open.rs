@@ -64,7 +64,7 @@ fn look_at_wal(path: &Path) -> Option<WalDamage> {
     let damage = match wal::wal_damage(path) {
         Ok(damage) => damage?,
         Err(error) => {
-            tracing::warn!(%error, "the write-ahead log could not be looked at");
+            tracing::warn!(%error, "cannot check the write-ahead log");
             return None;
         }
     };
@@ -73,7 +73,7 @@ fn look_at_wal(path: &Path) -> Option<WalDamage> {
     if !copy.exists()
         && let Err(error) = files::copy(&files::beside(path, "-wal"), &copy)
     {
-        tracing::warn!(%error, "the damaged write-ahead log could not be copied");
+        tracing::warn!(%error, "cannot copy the damaged write-ahead log");
     }
     Some(damage)
 }

@@ -175,7 +175,7 @@ impl Drop for EndSnapshot<'_> {
         }
         let ended = self.0.prepare_cached("ROLLBACK").and_then(|mut end| end.execute([]));
         if let Err(error) = ended {
-            tracing::warn!(%error, "a read transaction could not be ended");
+            tracing::warn!(%error, "cannot end a read transaction");
         }
     }
 }

@@ -65,7 +65,7 @@ impl Replacement {
                 (Ok(()), Some(wal)) => remove(&wal)?,
                 (Ok(()), None) => {}
                 (Err(error), _) => {
-                    tracing::warn!(%error, "the old file's WAL cannot be brought into it");
+                    tracing::warn!(%error, "cannot checkpoint the WAL of the old file");
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Replacement {
         conn.pragma_update(None, "synchronous", "FULL")?;
         let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
         if busy != 0 {
-            return Err(StorageError::Io(io::Error::other("a reader holds it open")));
+            return Err(StorageError::Io(io::Error::other("a reader has it open")));
         }
         conn.close().map_err(|(_, error)| error.into())
     }

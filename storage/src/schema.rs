@@ -47,7 +47,7 @@ impl Schema {
         if i32::try_from(self.migrations.len()).is_err() {
             return Err(OpenError::Schema {
                 name,
-                what: "it has more migrations than SQLite counts",
+                what: "it has more migrations than SQLite can number",
             });
         }
         Ok(())
@@ -167,7 +167,7 @@ fn check_references(tx: &Transaction<'_>, path: &Path, to: u32) -> Result<(), Op
         return Ok(());
     }
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
-    let what = Some("the migration left a reference that leads nowhere".to_owned());
+    let what = Some("the migration left a foreign key without its row".to_owned());
     Err(failed(rusqlite::Error::SqliteFailure(code, what)))
 }
 

@@ -20,7 +20,7 @@ const VERSION: u32 = 3_007_000;
 pub enum WalDamage {
     /// Its header is invalid: SQLite ignores the whole log.
     #[error(
-        "the header of the write-ahead log is damaged: what it held, up to {frames} page(s) of the \
+        "the header of the write-ahead log is damaged: its content, up to {frames} page(s) of the \
          last commits, is lost"
     )]
     Header {
@@ -40,7 +40,7 @@ pub enum WalDamage {
     },
     /// The file ends before the last commit of the process that wrote it.
     #[error(
-        "the write-ahead log is cut: {whole} page(s) of {of} are there, the last commits are lost"
+        "the write-ahead log is cut short: it has {whole} of {of} page(s); the last commits are lost"
     )]
     Cut {
         /// How many valid pages there are.

@@ -70,7 +70,7 @@ impl Writer {
     /// Handles a panic of this thread's own code: stops writing and fails every job. The next opening
     /// finds everything that was committed.
     fn give_up(mut self, panic: String, ran: Vec<Box<dyn Job>>) -> StorageError {
-        tracing::error!(panic, "the writer thread panicked; nothing more is written");
+        tracing::error!(panic, "the writer thread panicked; the database accepts no more writes");
         let error = || StorageError::WriterPanicked { panic: panic.clone() };
         self.core.writer_panicked(error());
         self.core.queue.close();
@@ -225,7 +225,7 @@ impl Writer {
             // The commits are lost with the file.
             Err(StorageError::Gone(_)) => self.sync_by = None,
             Err(error) => {
-                tracing::warn!(%error, class = ?error.class(), "relaxed commits could not be synced yet");
+                tracing::warn!(%error, class = ?error.class(), "cannot fsync relaxed commits yet");
                 self.core.note_failure(&Arc::new(error));
                 // A failed fsync is final: a retry would succeed without the pages that the system
                 // dropped.
@@ -281,7 +281,7 @@ impl Writer {
         self.core.leave_group(guard);
         if let Err(error) = result {
             // The frames stay in the WAL, and the next commit tries again.
-            tracing::debug!(%error, "the WAL could not be moved into the database");
+            tracing::debug!(%error, "cannot checkpoint the WAL");
             self.core.note_failure(&Arc::new(error));
         }
     }
@@ -371,7 +371,7 @@ fn leave_no_transaction(conn: &Connection) {
     if !conn.is_autocommit()
         && let Err(error) = conn.execute_batch("ROLLBACK")
     {
-        tracing::error!(%error, "a failed transaction could not be rolled back");
+        tracing::error!(%error, "cannot roll back a failed transaction");
     }
 }
 
@@ -395,9 +395,9 @@ fn truncate_wal(conn: &Connection) -> bool {
     });
     match result {
         Ok(0) => {}
-        Ok(_) => tracing::debug!("somebody still reads; the WAL stays"),
+        Ok(_) => tracing::debug!("a reader is active; the WAL stays"),
         Err(error) => {
-            tracing::debug!(%error, "the WAL could not be emptied");
+            tracing::debug!(%error, "cannot empty the WAL");
             return FailureClass::of(&error) != FailureClass::FsyncFailed;
         }
     }

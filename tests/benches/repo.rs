@@ -122,7 +122,7 @@ fn raise_the_limit_of_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        println!("the limit of open files stays as it is: {error}");
+        println!("cannot raise the limit of open files: {error}");
     }
 }
 

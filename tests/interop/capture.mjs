@@ -26,7 +26,7 @@ const pause = milliseconds => new Promise(resolve => setTimeout(resolve, millise
 const settle = () => pause(700)
 
 function save(name, frame) {
-  if (!frame) throw new Error(`nothing was sent that could be ${name}`)
+  if (!frame) throw new Error(`no frame was sent that could be ${name}`)
   const pairs = [...frame.bytes].map(byte => byte.toString(16).padStart(2, "0"))
   const lines = []
   for (let at = 0; at < pairs.length; at += 16) lines.push(pairs.slice(at, at + 16).join(" "))

@@ -39,7 +39,7 @@ pub fn metric(port: u16, name: &str) -> f64 {
 pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain {what}");
+        assert!(Instant::now() < deadline, "timed out waiting {what}");
         // sleep: HTTP cannot signal a change; this only spaces the requests
         std::thread::sleep(std::time::Duration::from_millis(20));
     }

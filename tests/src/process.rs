@@ -62,7 +62,7 @@ impl Relay {
         let Some(port) = port else {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("the relay did not say where it listens, but {line:?}");
+            panic!("the relay printed {line:?} instead of its address");
         };
         Self { child, url, port }
     }

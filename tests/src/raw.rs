@@ -108,7 +108,7 @@ impl Client {
     pub fn hear(&mut self) -> Ephemeral {
         match self.until(|frame| matches!(frame, Frame::Ephemeral(_))) {
             Frame::Ephemeral(message) => message,
-            other => panic!("{other:?} is not what was waited for"),
+            other => panic!("unexpected frame {other:?}"),
         }
     }
 
@@ -264,7 +264,7 @@ fn puts(count: u64) -> [(&'static [u8], Vec<u8>); 5] {
 
 /// A run of `count` equal values.
 fn run(count: u64, value: &[u8]) -> Vec<u8> {
-    assert!(count >= 2, "a run has two values at least");
+    assert!(count >= 2, "a run has at least two values");
     [&signed(count as i64), value].concat()
 }
 

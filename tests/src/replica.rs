@@ -52,9 +52,9 @@ pub fn check_counts(space: &Space, snapshot: &Snapshot) {
     let status = space.status().expect("the store has the space");
     let deleted = space.deleted_documents().expect("the space lists").len();
     let changes = snapshot.changes() + deleted;
-    assert_eq!(status.changes, changes as u64, "changes are missing or doubled");
-    assert_eq!(status.deferred, 0, "entries were set aside");
-    assert_eq!(status.parked, [], "documents are parked");
+    assert_eq!(status.changes, changes as u64, "changes are missing or duplicated");
+    assert_eq!(status.deferred, 0, "entries are deferred");
+    assert_eq!(status.rejected, [], "documents have rejected changes");
 }
 
 /// Waits until every space is live and nothing is pending.
@@ -79,7 +79,7 @@ pub fn wait_for(store: &Store, what: &str, wanted: impl Fn(&Status) -> bool) {
     let waited = runtime.block_on(async {
         tokio::time::timeout(PATIENCE, watch.until(|status| wanted(status))).await
     });
-    assert!(matches!(waited, Ok(Some(_))), "waited in vain {what}: {:#?}", store.status());
+    assert!(matches!(waited, Ok(Some(_))), "timed out waiting {what}: {:#?}", store.status());
 }
 
 /// Waits until a condition on a space holds; events wake it.
@@ -92,7 +92,7 @@ pub fn wait_until(store: &Store, what: &str, mut holds: impl FnMut() -> bool) {
     let mut events = store.events();
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain {what}: {:#?}", store.status());
+        assert!(Instant::now() < deadline, "timed out waiting {what}: {:#?}", store.status());
         // The timeout covers an event between the check and the wait.
         runtime.block_on(async {
             let _ = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
@@ -184,7 +184,7 @@ fn canonical(doc: &Automerge) -> String {
     rebuilt.apply_changes(changes).expect("its own changes apply");
     let visible = serde_json::to_string(&AutoSerde::from(&rebuilt)).expect("a document is JSON");
     let own = serde_json::to_string(&AutoSerde::from(doc)).expect("a document is JSON");
-    assert_eq!(visible, own, "the state depends on the order in which changes came");
+    assert_eq!(visible, own, "the state depends on the order in which changes arrived");
     let conflicts: Vec<String> = rebuilt
         .keys(landfall::automerge::ROOT)
         .map(|key| {

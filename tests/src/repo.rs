@@ -11,7 +11,7 @@ use automerge::sync::{Message as SyncMessage, State, SyncDoc};
 use automerge::transaction::Transactable;
 use automerge::{Automerge, ChangeHash, ROOT};
 use landfall_protocol::DocumentId;
-use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
+use landfall_protocol::automerge_repo::message::{Message as Repo, PeerMetadata, Sync};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 /// How long a client waits for messages before it types again.
@@ -173,7 +173,7 @@ impl Peer {
     fn hear(&mut self, session: &mut Session, bytes: &[u8], told: &Mutex<BTreeSet<ChangeHash>>) {
         let Ok(Repo::Sync(sync)) = Repo::decode(bytes) else { return };
         let message = SyncMessage::decode(sync.data).expect("the relay's message");
-        told.lock().expect("nobody panicked").extend(&message.heads);
+        told.lock().expect("no thread panicked").extend(&message.heads);
         let received = self.doc.receive_sync_message(&mut session.state, message);
         received.expect("the relay's changes");
     }

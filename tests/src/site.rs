@@ -169,7 +169,7 @@ impl Site {
             if wanted(&text) {
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "waited in vain for {what}: {text}");
+            assert!(std::time::Instant::now() < deadline, "timed out waiting for {what}: {text}");
             // sleep: only spaces the polls of a process that sends no events
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -8,7 +8,6 @@ mod system {
     mod deletion;
     mod disk_full;
     mod ephemeral;
-    mod healing;
     mod hostile;
     mod kills;
     mod links;
@@ -18,6 +17,7 @@ mod system {
     mod many_heads;
     mod readme;
     mod relay_damage;
+    mod repairs;
     mod repo_kills;
     mod samod;
     mod scopes;

@@ -12,7 +12,7 @@ use landfall::automerge::{Automerge, ObjId};
 use landfall::{ChangeError, ChangeHash, Document};
 use tokio::sync::watch;
 
-use super::{Shared, Stage, Times, panicked, type_all};
+use super::{SharedNote, Stage, Times, panicked, type_all};
 use crate::failure::{Exit, Failure};
 use crate::progress::Bars;
 use crate::replica::Replica;
@@ -34,7 +34,7 @@ pub(super) fn names(trace: &Concurrent) -> &'static [&'static str] {
 pub(super) fn play(stage: &Stage, trace: &Concurrent) -> Result<(), Failure> {
     let shared = stage.note("Replay", &trace.start)?;
     stage.say(format!(
-        "{} by {}, one change each; {} follow what another typed",
+        "{} by {}, one change each; {} follow another author's",
         count(trace.len(), "transaction"),
         count(trace.agents as u64, "author"),
         thousands(trace.meetings()),
@@ -110,7 +110,7 @@ impl<E: Into<Failure>> From<E> for Stopped {
 fn all_type(
     stage: &Stage,
     trace: &Concurrent,
-    shared: &Shared,
+    shared: &SharedNote,
     ledger: &Ledger,
     bars: &Bars,
 ) -> Result<Typed, Failure> {
@@ -175,7 +175,12 @@ impl Author<'_> {
                 || self.ledger.published() + self.replica.space.status().map_or(0, |s| s.changes);
             let heads = match waiter.while_moving(self.replica.patience, moved, one) {
                 Some(done) => done?,
-                None => return Err(self.replica.late("what another typed did not come").into()),
+                None => {
+                    return Err(self
+                        .replica
+                        .late("the changes of another author did not arrive")
+                        .into());
+                }
             };
             let made = self.note.read(last_own)?;
             let is_new = made.is_some() && made != last;
@@ -214,7 +219,7 @@ impl Author<'_> {
         match edited {
             Ok(()) => {}
             Err(ChangeError::Closure(error)) => {
-                let (what, remedy) = ("the trace cannot be played", "see that it is whole");
+                let (what, remedy) = ("the trace cannot be played", "check that it is complete");
                 return Err(Failure::new(Exit::Input, what, error, remedy).into());
             }
             Err(error) => return Err(error.into()),

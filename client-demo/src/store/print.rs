@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use landfall::maintain::{Finding, Healed, InspectedDocument, InspectedSpace, Inspection};
+use landfall::admin::{Finding, InspectedDocument, InspectedSpace, Inspection, Repaired};
 use serde_json::{Value, json};
 
 use crate::term::{count, faint, say, strong, thousands};
@@ -25,17 +25,17 @@ pub(super) fn inspection(store: &Path, found: &Inspection) {
     ));
     for space in &found.spaces {
         say(format!(
-            "\nspace {}: {}, {} deleted, {} set aside",
+            "\nspace {}: {}, {} deleted, {} deferred",
             strong(&space.name),
             count(space.documents.len() as u64, "document"),
             thousands(space.deleted),
             count(space.deferred, "entry"),
         ));
         for link in &space.upstreams {
-            let in_use = if link.in_use { "" } else { ", not met last" };
+            let in_use = if link.in_use { "" } else { ", not the current relay" };
             let pending = link.pending;
             say(format!(
-                "relay {}{in_use}: {} ({}) not known to be there",
+                "relay {}{in_use}: {} ({}) not acknowledged",
                 link.upstream,
                 count(pending.changes, "change"),
                 size(pending.bytes),
@@ -122,33 +122,33 @@ pub(super) fn findings_json(found: &[Finding]) -> Value {
     json!({ "clean": found.is_empty(), "findings": findings })
 }
 
-pub(super) fn healed(healed: &Healed) {
-    for finding in &healed.repaired {
+pub(super) fn repaired(report: &Repaired) {
+    for finding in &report.repaired {
         say(format!("repaired: {finding}"));
     }
-    for (space, document, changes) in &healed.dropped {
+    for (space, document, changes) in &report.dropped {
         say(format!(
-            "space {space}: document {document}: {} taken out, to be brought back by the relay",
+            "space {space}: document {document}: {} removed, to be fetched from the relay again",
             count(*changes, "change")
         ));
     }
-    for finding in &healed.left {
-        say(format!("still: {finding}"));
+    for finding in &report.left {
+        say(format!("not repaired: {finding}"));
     }
-    if healed.left.is_empty() {
+    if report.left.is_empty() {
         say("clean");
     }
 }
 
-pub(super) fn healed_json(healed: &Healed) -> Value {
-    let dropped = healed.dropped.iter().map(|(space, document, changes)| {
+pub(super) fn repaired_json(report: &Repaired) -> Value {
+    let dropped = report.dropped.iter().map(|(space, document, changes)| {
         let (space, document) = (space.to_string(), document.to_string());
         json!({ "space": space, "document": document, "changes": changes })
     });
-    let repaired: Vec<Value> = healed.repaired.iter().map(finding_json).collect();
-    let left: Vec<Value> = healed.left.iter().map(finding_json).collect();
+    let repaired: Vec<Value> = report.repaired.iter().map(finding_json).collect();
+    let left: Vec<Value> = report.left.iter().map(finding_json).collect();
     json!({
-        "clean": healed.left.is_empty(),
+        "clean": report.left.is_empty(),
         "repaired": repaired,
         "dropped": dropped.collect::<Vec<_>>(),
         "findings": left,

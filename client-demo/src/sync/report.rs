@@ -93,7 +93,7 @@ impl Report {
         let lost = |(space, changes, notes): &(SpaceName, u64, u64)| {
             let (changes, notes) = (count(*changes, "change"), count(*notes, "deleted note"));
             format!(
-                "kept here only: {changes} of {notes}; see `landfall-demo notes deleted --space {space}`"
+                "kept only here: {changes} of {notes}; see `landfall-demo notes deleted --space {space}`"
             )
         };
         self.lost.iter().map(lost).collect()
@@ -104,7 +104,7 @@ impl Report {
         (self.deferred > 0).then(|| {
             let entries = count(self.deferred, "entry");
             format!(
-                "{entries} of the relay cannot be applied here and are kept aside; see `landfall-demo status`"
+                "{entries} of the relay cannot be applied yet and are deferred; see `landfall-demo status`"
             )
         })
     }
@@ -114,7 +114,7 @@ impl Report {
         let partial = |(space, only, others): &(SpaceName, u64, u64)| {
             let (only, others) = (count(*only, "note"), count(*others, "other"));
             format!(
-                "only {only} of the space `{space}` fetched; {others} here not brought up to date; \
+                "only {only} of the space `{space}` fetched; {others} here not updated; \
                  `landfall-demo sync --all --space {space}` fetches all"
             )
         };

@@ -27,8 +27,8 @@ fn body_of(document: &Document) -> String {
 /// One author has `old` in an editor; another one makes `theirs` of it; then the first saves `ours`.
 fn merged(old: &str, theirs: &str, ours: &str) -> String {
     let document = note_with(old);
-    let base = Base::take(&document, BODY).unwrap();
-    Base::take(&document, BODY).unwrap().edit(&document, theirs).unwrap();
+    let base = BaseText::take(&document, BODY).unwrap();
+    BaseText::take(&document, BODY).unwrap().edit(&document, theirs).unwrap();
     base.edit(&document, ours).unwrap();
     body_of(&document)
 }
@@ -66,16 +66,16 @@ proptest! {
     }
 
     #[test]
-    fn operations_are_in_order_and_apart(old in pieces(), new in pieces()) {
+    fn operations_are_ordered_and_do_not_touch(old in pieces(), new in pieces()) {
         let ops = diff(&old, &new);
         prop_assert!(ops.windows(2).all(|w| w[0].at + w[0].delete < w[1].at), "{:?}", ops);
         prop_assert!(ops.iter().all(|op| op.delete > 0 || !op.insert.is_empty()), "{:?}", ops);
     }
 
     #[test]
-    fn alone_the_note_gets_the_edited_text(old in pieces(), new in pieces()) {
+    fn without_concurrent_edits_the_note_gets_the_edited_text(old in pieces(), new in pieces()) {
         let document = note_with(&old);
-        Base::take(&document, BODY).unwrap().edit(&document, &new).unwrap();
+        BaseText::take(&document, BODY).unwrap().edit(&document, &new).unwrap();
         prop_assert_eq!(body_of(&document), new);
     }
 
@@ -134,7 +134,7 @@ fn concurrent_edits_of_one_line_merge() {
 }
 
 #[test]
-fn what_others_wrote_inside_a_deletion_stays() {
+fn concurrent_insertions_inside_a_deletion_are_kept() {
     assert_eq!(merged("one two three", "one two and three", "one"), "oneand ");
     assert_eq!(merged("abc", "", "abXc"), "X");
     assert_eq!(merged("", "theirs", "ours").len(), "theirsours".len());
@@ -142,9 +142,9 @@ fn what_others_wrote_inside_a_deletion_stays() {
 }
 
 #[test]
-fn a_text_that_was_replaced_is_not_written_to() {
+fn an_edit_of_a_replaced_text_object_is_refused() {
     let document = note_with("old");
-    let base = Base::take(&document, BODY).unwrap();
+    let base = BaseText::take(&document, BODY).unwrap();
     let put = |tx: &mut Transaction<'_>| {
         use landfall::automerge::{ObjType, ROOT};
         Ok(tx.put_object(ROOT, BODY, ObjType::Text).map(|_| ())?)
@@ -157,15 +157,15 @@ fn a_text_that_was_replaced_is_not_written_to() {
 fn an_edit_that_changes_nothing_makes_no_change() {
     let document = note_with("same");
     let heads = document.heads().unwrap();
-    assert_eq!(Base::take(&document, BODY).unwrap().edit(&document, "same").unwrap(), 0);
+    assert_eq!(BaseText::take(&document, BODY).unwrap().edit(&document, "same").unwrap(), 0);
     assert_eq!(document.heads().unwrap(), heads);
 }
 
 /// Rejected before automerge or the diff see it: a text of a hundred times the limit fails immediately.
 #[test]
-fn what_one_change_cannot_hold_is_refused_before_any_work() {
+fn a_text_above_the_change_limit_is_refused_before_any_work() {
     let document = note_with("short");
-    let base = Base::take(&document, BODY).unwrap();
+    let base = BaseText::take(&document, BODY).unwrap();
     let long = "x".repeat(CHANGE_OPERATIONS as usize + 6);
     assert!(matches!(base.edit(&document, &long), Err(EditError::TooLong(_))));
     assert_eq!(fits(CHANGE_OPERATIONS as usize - 8), Ok(()));

@@ -69,7 +69,7 @@ pub(super) fn as_typed(diary: &Note, edits: u64) -> Check {
     let typed = |text: &'static str| text.chars().cycle().take(edits as usize);
     let expected: String = typed(ANNS).chain([MARK]).chain(typed(BENS)).collect();
     let counted = diary.votes == i64::try_from(2 * edits).ok();
-    Check::new("the text is what both typed, letter by letter", diary.body == expected && counted)
+    Check::new("the text contains all letters that both typed", diary.body == expected && counted)
 }
 
 impl Burst<'_> {
@@ -100,7 +100,7 @@ impl Burst<'_> {
         let settled = back.elapsed();
         bars.clear();
         let all = count(total, "edit");
-        line(format!("all {all} are at both, {} after its return", time(settled)));
+        line(format!("both have all {all}, {} after its return", time(settled)));
         Ok(Figures { edits: total, typed, recovered, settled })
     }
 
@@ -128,19 +128,19 @@ impl Burst<'_> {
         for (replica, _) in [self.ann, self.ben] {
             replica.until_link(self.waiter, |link| link != LinkStatus::Online)?;
         }
-        indented(bars, "both notice, and type on without it");
+        indented(bars, "both notice, and continue to type without it");
         until(RESTART_AT);
         let waiting = self.ann.0.pending() + self.ben.0.pending();
         self.restart()?;
         let back = Instant::now();
         let waiting = count(waiting, "change");
-        indented(bars, &format!("started again, same port, same folder; {waiting} wait for it"));
+        indented(bars, &format!("started again, same port, same folder; {waiting} pending"));
         for (replica, _) in [self.ann, self.ben] {
             replica.until_live(self.waiter)?;
         }
         let recovered = back.elapsed();
         let after = time(recovered);
-        indented(bars, &format!("both are live again by themselves, {after} after its return"));
+        indented(bars, &format!("both are live again without help, {after} after its return"));
         Ok((back, recovered))
     }
 
@@ -186,5 +186,5 @@ fn cannot(what: &str, error: std::io::Error) -> Failure {
 }
 
 fn panicked() -> Failure {
-    Failure::new(Exit::Other, "our own fault", "a thread panicked", failure::REPORT)
+    Failure::new(Exit::Other, "internal error", "a thread panicked", failure::REPORT)
 }

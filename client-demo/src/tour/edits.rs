@@ -8,7 +8,7 @@ use landfall::{BoxError, ChangeError, Document, Space};
 use crate::failure::Failure;
 use crate::note::{self, BODY, ITEMS, Note, ShapeError, TITLE, VOTES};
 use crate::replica::Check;
-use crate::text::Base;
+use crate::text::BaseText;
 
 const BODY_FIRST: &str = "We take the train at six. Bring a book.\n";
 const ANNS_LINE: &str = "First stop: tea 🍵 in Uji.\n";
@@ -56,13 +56,13 @@ pub(super) fn merged(note: &Note) -> Vec<Check> {
     vec![
         Check::new("the title has Ann's letter", note.title == "Weekend in Kyōto"),
         Check::new("the first line has the edits of both", body.starts_with(line)),
-        Check::new("the lines that both added are there, unmixed", both),
+        Check::new("the lines that both added are there, not interleaved", both),
         Check::new(
-            "no letter is there twice",
+            "no letter is duplicated",
             body.len() == (line.len() + ANNS_LINE.len() + BENS_LINE.len()),
         ),
         Check::new("the votes are added up", note.votes == Some(6)),
-        Check::new("the list has what both did to it", note.items == Some(items)),
+        Check::new("the list has the edits of both", note.items == Some(items)),
     ]
 }
 
@@ -72,7 +72,7 @@ fn rewrite(
     key: &'static str,
     edit: impl FnOnce(&str) -> String,
 ) -> Result<(), Failure> {
-    let base = Base::take(note, key)?;
+    let base = BaseText::take(note, key)?;
     base.edit(note, &edit(base.text()))?;
     Ok(())
 }

@@ -98,7 +98,7 @@ pub(super) fn figures(figures: &Figures) {
     row("to converge after both came back", time(figures.converged));
     if let Some(burst) = &figures.burst {
         let typed = format!("{}/s", rate(burst.edits, burst.typed));
-        row("edits, two typing, each waits for its disk", typed);
+        row("edits by two authors, each change fsynced", typed);
         row("to be live again after the relay's return", time(burst.recovered));
         row("to have everything everywhere after it", time(burst.settled));
     }

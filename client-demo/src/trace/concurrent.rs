@@ -97,7 +97,7 @@ mod tests {
             r#"{{"kind":"concurrent","numAgents":{agents},"endContent":"x","txns":[{transactions}]}}"#
         );
         let parsed = Recorded::parse(std::path::Path::new("t.json"), json.as_bytes())?;
-        let Recorded::Together(trace) = parsed else { panic!("it is of one author") };
+        let Recorded::Together(trace) = parsed else { panic!("it has one author") };
         Ok(trace)
     }
 
@@ -108,7 +108,7 @@ mod tests {
         {"parents":[2,1],"agent":0,"patches":[[0,3,""]]}"#;
 
     #[test]
-    fn who_saw_what_is_read() {
+    fn parents_and_authors_are_parsed() {
         let trace = parse(2, SMALL).unwrap();
         assert_eq!((trace.len(), trace.meetings()), (4, 2));
         let numbers = |agent| trace.of(agent).map(|(number, _)| number).collect::<Vec<_>>();
@@ -117,15 +117,18 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_could_have_typed_is_named() {
+    fn impossible_transactions_are_reported() {
         let disorder = |agents, transactions: &str| match parse(agents, transactions) {
             Err(TraceError::Disorder { transaction, .. }) => Some(transaction),
             _ => None,
         };
         let first = r#"{"parents":[],"agent":0,"patches":[]}"#;
         let cases = [
-            (r#"{"parents":[1],"agent":0,"patches":[]}"#, "it rests on itself"),
-            (r#"{"parents":[],"agent":0,"patches":[]}"#, "its author had typed before"),
+            (r#"{"parents":[1],"agent":0,"patches":[]}"#, "it has itself as a parent"),
+            (
+                r#"{"parents":[],"agent":0,"patches":[]}"#,
+                "its author has an earlier transaction, which is not a parent",
+            ),
             (r#"{"parents":[0],"agent":2,"patches":[]}"#, "there is no third author"),
         ];
         for (second, why) in cases {

@@ -14,30 +14,30 @@ fn shared(home: &Home) -> (Relay, String) {
 }
 
 #[test]
-fn a_deleted_note_goes_everywhere() {
+fn a_deletion_reaches_every_replica() {
     let home = Home::new();
     let (relay, id) = shared(&home);
     let gone = home.at(&relay, &["--store", "ann", "notes", "rm", "trip", "--yes"]).ok();
-    assert!(gone.starts_with("deleted “Trip” for good"), "{gone}");
+    assert!(gone.starts_with("deleted “Trip” permanently"), "{gone}");
     assert!(gone.ends_with("saved here and on the relay\n"), "{gone}");
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     for store in ["ann", "ben"] {
         assert_eq!(home.run(&["--store", store, "notes", "list"]).ok(), "");
         let args = ["--store", store, "notes", "show", &id];
-        home.run(&args).failed(5, &["no note", "deleted, for good"]);
+        home.run(&args).failed(5, &["no note", "permanently deleted"]);
         let args = ["--store", store, "--offline", "notes", "rm", "-y", &id];
-        home.run(&args).failed(5, &["deleted, for good"]);
+        home.run(&args).failed(5, &["permanently deleted"]);
         // There are no orphaned edits.
         assert_eq!(home.run(&["--store", store, "notes", "deleted"]).ok(), "");
     }
 }
 
 #[test]
-fn where_nobody_can_be_asked_only_yes_deletes() {
+fn without_a_terminal_deleting_requires_yes() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
     let rm = ["--offline", "notes", "rm", "1"];
-    home.run(&rm).failed(2, &["nothing was deleted", "for good", "--yes"]);
+    home.run(&rm).failed(2, &["nothing was deleted", "permanent", "--yes"]);
     // A piped answer does not count as a terminal either.
     assert_eq!(home.with_input(&rm, "y\n").code(), Some(2));
     assert!(home.run(&["notes", "list"]).ok().contains("Kept"));
@@ -46,14 +46,14 @@ fn where_nobody_can_be_asked_only_yes_deletes() {
 }
 
 #[test]
-fn edits_of_a_note_that_somebody_deleted_are_told_saved_and_let_go() {
+fn orphaned_edits_are_listed_exported_and_discarded() {
     let home = Home::new();
     let (relay, id) = shared(&home);
     home.run(&["--offline", "--store", "ben", "notes", "append", "trip", "or at seven?"]).ok();
     home.at(&relay, &["--store", "ann", "notes", "rm", "--yes", "trip"]).ok();
     let synced = home.at(&relay, &["--store", "ben", "sync"]);
     assert!(
-        synced.err().contains("kept here only: 1 change of 1 deleted note; see"),
+        synced.err().contains("kept only here: 1 change of 1 deleted note; see"),
         "{}",
         synced.err()
     );
@@ -84,17 +84,17 @@ fn edits_of_a_note_that_somebody_deleted_are_told_saved_and_let_go() {
         assert_eq!(saved.text(&body).unwrap(), "at six\nor at seven?");
     }
     ben(&["notes", "deleted", "--export", "1", "a"]).failed(7, &["cannot write a", "not touched"]);
-    ben(&["notes", "deleted", "--discard", "1"]).failed(2, &["nothing was let go", "--yes"]);
+    ben(&["notes", "deleted", "--discard", "1"]).failed(2, &["nothing was discarded", "--yes"]);
     ben(&["notes", "deleted", "--discard", "9", "--yes"]).failed(5, &["no deleted note `9`"]);
     let gone = ben(&["notes", "deleted", "--discard", "trip", "--yes"]).ok();
-    assert_eq!(gone, "nothing is left of “Trip” here\n");
+    assert_eq!(gone, "discarded the edits of “Trip”\n");
     assert_eq!(ben(&["notes", "deleted"]).ok(), "");
-    ben(&["notes", "show", &id]).failed(5, &["deleted, for good"]);
+    ben(&["notes", "show", &id]).failed(5, &["permanently deleted"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn watching_tells_of_deletions_and_of_what_was_lost() {
+fn watch_prints_deletions_and_orphaned_edits() {
     let home = Home::new();
     let (mut relay, _) = shared(&home);
     home.at(&relay, &["--store", "ann", "notes", "new", "Other"]).ok();
@@ -107,7 +107,7 @@ fn watching_tells_of_deletions_and_of_what_was_lost() {
     }
     let mut watch = home.start(&["--store", "ben", "--relay", &relay.url, "watch"]);
     let line = watch.until("“Trip” deleted");
-    assert!(line.contains("1 change made here went to nobody; see `notes deleted`"), "{line}");
+    assert!(line.contains("1 change made here reached no relay; see `notes deleted`"), "{line}");
     let line = watch.until("“Other” deleted");
     assert!(line.trim_end().ends_with("deleted"), "{line}");
     assert_eq!(watch.signal("-INT"), Some(0));

@@ -22,7 +22,7 @@ fn kept(err: &str) -> PathBuf {
 const OFFLINE: &[&str] = &["--offline"];
 
 #[test]
-fn what_was_typed_is_kept_however_the_editor_ends() {
+fn the_draft_is_kept_however_the_editor_ends() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
     for (script, code, says) in [
@@ -35,7 +35,7 @@ fn what_was_typed_is_kept_however_the_editor_ends() {
         (r#"echo "an hour of work" >> "$1"; exit 1"#, 1, "ended with exit status: 1"),
         // As when the terminal's window is closed.
         (r#"echo "an hour of work" >> "$1"; kill -HUP $PPID; exec sleep 5"#, 130, "a signal"),
-        (r#"head -c 1100000 /dev/zero | tr '\0' y >> "$1""#, 7, "the text was not taken"),
+        (r#"head -c 1100000 /dev/zero | tr '\0' y >> "$1""#, 7, "the text was not accepted"),
     ] {
         let done = edit(&home, OFFLINE, script);
         let draft = kept(&done.err());
@@ -48,7 +48,7 @@ fn what_was_typed_is_kept_however_the_editor_ends() {
 }
 
 #[test]
-fn a_draft_is_taken_by_the_command_that_is_named() {
+fn the_printed_command_applies_the_draft() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
     let done = edit(&home, OFFLINE, r#"echo "an hour of work" >> "$1"; exit 1"#);
@@ -61,7 +61,7 @@ fn a_draft_is_taken_by_the_command_that_is_named() {
 
 /// UTF-16 with a byte order mark, as some editors on Windows write it.
 #[test]
-fn utf16_with_a_mark_is_taken() {
+fn utf16_with_a_byte_order_mark_is_accepted() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Work", "--text", "start\n"]).ok();
     edit(&home, OFFLINE, r#"printf '\377\376a\0\n\0\042\157' > "$1""#).ok();
@@ -71,7 +71,7 @@ fn utf16_with_a_mark_is_taken() {
 
 /// Ctrl-C belongs to the editor: in most editors it only leaves a mode.
 #[test]
-fn a_key_that_interrupts_the_editor_does_not_end_the_edit() {
+fn an_interrupt_in_the_editor_does_not_end_the_edit() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Work", "--text", "start"]).ok();
     edit(&home, OFFLINE, r#"kill -INT $PPID; kill -QUIT $PPID; echo "more" >> "$1""#).ok();
@@ -99,7 +99,7 @@ fn opening_and_closing_an_editor_changes_nothing() {
 /// Deleted during the editing: the error names the draft, or the orphaned edits if the edit is
 /// already in the store.
 #[test]
-fn a_note_that_was_deleted_meanwhile_says_so() {
+fn editing_a_note_deleted_in_the_meantime_reports_the_deletion() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.at(&relay, &["--store", "ann", "notes", "new", "Work", "--text", "start"]).ok();
@@ -116,12 +116,15 @@ echo 'an hour of work' >> \"$1\"
     let mut command = home.command(["--store", "ben", "--relay", &relay.url, "notes", "edit", "1"]);
     let done = Done::of(command.env("EDITOR", "sh editor.sh").env("RELAY", &relay.url));
     let draft = kept(&done.err());
-    done.failed(5, &["the note was deleted meanwhile, for good", "landfall-demo notes new --text"]);
+    done.failed(
+        5,
+        &["the note was permanently deleted in the meantime", "landfall-demo notes new --text"],
+    );
     assert_eq!(std::fs::read_to_string(draft).unwrap(), "start\nan hour of work\n");
     // The result is the same whether or not this store has received the deletion before.
     home.at(&relay, &["--store", "ann", "notes", "new", "Work", "--text", "start"]).ok();
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     home.at(&relay, &["--store", "ann", "notes", "rm", "work", "--yes"]).ok();
     home.at(&relay, &["--store", "ben", "notes", "append", "work", "more"])
-        .failed(5, &["the note was deleted meanwhile, for good", "notes deleted"]);
+        .failed(5, &["the note was permanently deleted in the meantime", "notes deleted"]);
 }

@@ -16,14 +16,15 @@ fn wrong_usage() {
     let home = Home::new();
     home.run(&["notes", "frobnicate"]).failed(2, &["wrong usage", "frobnicate", "--help"]);
     home.run(&["import"]).failed(2, &["wrong usage", "<PATH>"]);
-    home.run(&["notes"]).failed(2, &["`notes` does one of: list, new, show,", "notes --help"]);
+    home.run(&["notes"])
+        .failed(2, &["`notes` needs a subcommand: list, new, show,", "notes --help"]);
     let none = home.run(&["--quiet"]);
     assert!(!none.err().contains("compact-worker"), "{}", none.err());
-    none.failed(2, &["`landfall-demo` does one of: tour, notes,", "landfall-demo --help"]);
+    none.failed(2, &["`landfall-demo` needs a subcommand: tour, notes,", "landfall-demo --help"]);
     home.run(&["store", "--quiet"]).failed(2, &["wrong usage", "store --help"]);
     for nothing in [&["notes", "new"][..], &["notes", "new", ""], &["notes", "new", "--text", " "]]
     {
-        home.run(nothing).failed(2, &["no note was made", "it would be empty"]);
+        home.run(nothing).failed(2, &["no note was created", "it would be empty"]);
     }
     assert!(!home.path("notes.landfall").exists());
     home.run(&["sync", "--timeout", "soon"]).failed(2, &["wrong usage", "soon"]);
@@ -51,7 +52,7 @@ fn stores_that_cannot_be_used() {
 
 /// A command that needs the relay fails with `--offline`, and neither sends nor creates anything.
 #[test]
-fn offline_is_no_option_where_a_relay_is_needed() {
+fn offline_is_refused_for_commands_that_need_a_relay() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
@@ -69,7 +70,7 @@ fn offline_is_no_option_where_a_relay_is_needed() {
 
 /// A missing store counts as empty only where one can be created.
 #[test]
-fn a_store_in_a_folder_that_is_not_there_is_an_error_to_read_too() {
+fn reading_a_store_in_a_missing_folder_is_an_error() {
     let home = Home::new();
     for args in
         [&["notes", "list"][..], &["notes", "refused"], &["notes", "show", "1"], &["status"]]
@@ -83,7 +84,7 @@ fn a_store_in_a_folder_that_is_not_there_is_an_error_to_read_too() {
 /// Reading commands cannot read a store of an earlier format; the error names the command that
 /// upgrades it.
 #[test]
-fn a_store_of_an_earlier_format_names_what_brings_it_up_to_date() {
+fn an_older_format_names_the_command_that_migrates_it() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Old"]).ok();
     // SQLite's `user_version`.
@@ -112,10 +113,10 @@ fn a_store_that_is_in_use_can_be_read() {
 }
 
 #[test]
-fn notes_that_are_not_there_or_not_clear() {
+fn missing_and_ambiguous_notes() {
     let home = Home::new();
     home.run(&["notes", "show", "1"]).failed(5, &["no note `1`", "there is no store"]);
-    home.run(&["status"]).failed(5, &["nothing to tell"]);
+    home.run(&["status"]).failed(5, &["nothing to show"]);
     for _ in 0..2 {
         home.run(&["--offline", "notes", "new", "Twice"]).ok();
     }
@@ -156,19 +157,19 @@ fn a_prefix_that_several_ids_share_is_ambiguous() {
 }
 
 #[test]
-fn a_document_that_is_no_note_is_told_and_left_alone() {
+fn a_document_that_is_not_a_note_is_reported_and_unchanged() {
     let home = Home::new();
     let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
     space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap();
     store.close().unwrap();
-    assert!(home.run(&["notes", "list"]).ok().contains("(no note)"));
+    assert!(home.run(&["notes", "list"]).ok().contains("(not a note)"));
     home.run(&["notes", "check", "1"]).failed(6, &["malformed", "`landfallNotebook` is missing"]);
     home.run(&["--offline", "notes", "append", "1", "x"]).failed(6, &["cannot be used as a note"]);
 }
 
 #[test]
-fn servers_that_are_no_relay() {
+fn servers_that_are_not_relays() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Kept"]).ok();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -184,13 +185,13 @@ fn servers_that_are_no_relay() {
     });
     // Fails at once, whatever the timeout: another attempt would not help.
     home.run(&["--relay", &url, "sync", "--timeout", "2m"])
-        .failed(4, &["no Landfall relay", "404", "saved here, to be sent: 1 change;", "--relay"]);
+        .failed(4, &["no Landfall relay", "404", "saved here, pending: 1 change;", "--relay"]);
     let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
     assert_eq!(added, "saved here; not on the relay yet (2 pending)\n");
 }
 
 #[test]
-fn a_second_relay_fails_with_the_relays_own_code() {
+fn a_second_relay_fails_with_the_exit_code_of_landfall_relay() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let listen = relay.url.trim_start_matches("ws://");
@@ -210,13 +211,13 @@ fn paths_that_cannot_be_imported() {
 
 /// Neither is read to its end, nor stored.
 #[test]
-fn what_is_too_long_is_refused_before_it_is_read() {
+fn oversized_input_is_refused_before_it_is_read() {
     let home = Home::new();
     let file = std::fs::File::create(home.path("long.md")).unwrap();
     file.set_len(1 << 40).unwrap();
     let done = home.run(&["--offline", "import", "long.md"]);
     let skipped = done.err();
-    let says = "skip   long.md: it has 1099511627776 bytes, and a note 1048576 characters at most";
+    let says = "skipped long.md: it has 1099511627776 bytes, a note at most 1048576 characters";
     assert!(skipped.starts_with(says), "{skipped}");
     done.failed(7, &["nothing was imported"]);
     let notes = || home.run(&["--offline", "-q", "notes", "list"]).ok();
@@ -226,7 +227,7 @@ fn what_is_too_long_is_refused_before_it_is_read() {
     for command in ["new", "append kept"] {
         let text = if command == "new" { "--text -" } else { "-" };
         let line = format!("yes 漢 | \"$DEMO\" --offline notes {command} {text}");
-        let says = ["more than 4194304 bytes", "1048576 characters at most"];
+        let says = ["more than 4194304 bytes", "at most 1048576 characters"];
         Done::of(&mut home.shell(&line)).failed(7, &says);
     }
     assert_eq!(notes().lines().count(), 1);

@@ -40,7 +40,7 @@ fn both_sides_edit_while_both_watch() {
 }
 
 #[test]
-fn commands_are_performed_as_if_they_had_the_store() {
+fn commands_run_through_the_process_that_has_the_store_open() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let mut watch = watch(&home, &relay, "ann");
@@ -51,8 +51,8 @@ fn commands_are_performed_as_if_they_had_the_store() {
     home.write("files/a.md", "# From a file");
     home.write("files/b.md", [0xff]);
     let imported = ann(&["import", "files"]);
-    assert!(imported.err().starts_with("skip ") && imported.err().lines().count() == 1);
-    assert!(imported.ok().contains("1 note made, 0 there already, 1 skipped\n"));
+    assert!(imported.err().starts_with("skipped ") && imported.err().lines().count() == 1);
+    assert!(imported.ok().contains("1 note created, 0 already there, 1 skipped\n"));
     // Earlier transfers of the store do not count for this sync.
     home.at(&relay, &["--store", "ben", "notes", "new", "From Ben"]).ok();
     watch.until("“From Ben” received");
@@ -64,9 +64,11 @@ fn commands_are_performed_as_if_they_had_the_store() {
     // The started command reports the errors.
     ann(&["notes", "append", "nothing", "x"]).failed(5, &["no note `nothing`"]);
     ann(&["notes", "new", ""]).failed(2, &["it would be empty"]);
-    ann(&["notes", "retry", "ben's"]).failed(5, &["the relay refuses no change"]);
-    ann(&["notes", "rm", "ben's"]).failed(2, &["no terminal to ask at", "--yes"]);
-    assert!(ann(&["notes", "rm", "ben's", "--yes"]).ok().starts_with("deleted “Ben's” for good"));
+    ann(&["notes", "retry", "ben's"]).failed(5, &["the relay has refused no change"]);
+    ann(&["notes", "rm", "ben's"]).failed(2, &["no terminal for the prompt", "--yes"]);
+    assert!(
+        ann(&["notes", "rm", "ben's", "--yes"]).ok().starts_with("deleted “Ben's” permanently")
+    );
     watch.until("“Ben's” deleted");
     // A command that needs the store alone names the process that has it open.
     for alone in [&["watch"][..], &["store", "compact"]] {
@@ -76,13 +78,13 @@ fn commands_are_performed_as_if_they_had_the_store() {
 
 /// The process that has the store open is connected to one relay.
 #[test]
-fn another_relay_and_none_are_refused() {
+fn other_relays_and_offline_are_refused_while_watching() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let _watch = watch(&home, &relay, "ann");
     let new =
         |more: &[&str]| home.run(&[&["--store", "ann", "notes", "new", "Secret"], more].concat());
-    new(&["--offline"]).failed(2, &["is connected to", &relay.url, "leave --offline out"]);
+    new(&["--offline"]).failed(2, &["is connected to", &relay.url, "omit --offline"]);
     new(&["--relay", "ws://127.0.0.1:1"]).failed(2, &["syncs with", &relay.url, "--relay"]);
     assert_eq!(home.run(&["--store", "ann", "-q", "notes", "list"]).ok(), "");
     new(&["--relay", &format!("{}/", relay.url)]).ok();
@@ -90,7 +92,7 @@ fn another_relay_and_none_are_refused() {
 
 /// `watch` shows the local edits, and neither it nor the commands passed to it reach the relay.
 #[test]
-fn watch_offline_shows_what_other_commands_do_here() {
+fn watch_offline_prints_edits_of_local_commands() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let mut watch = home.start(&["--relay", &relay.url, "--offline", "watch"]);
@@ -109,7 +111,7 @@ fn watch_offline_shows_what_other_commands_do_here() {
 }
 
 #[test]
-fn an_editor_is_opened_by_the_command_that_was_started() {
+fn the_started_command_opens_the_editor() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let mut ann = watch(&home, &relay, "ann");
@@ -147,7 +149,7 @@ echo '1 TWO three, typed' > \"$1\"
 
 /// While its editor is open, `notes edit` has the store open, and performs the commands of others.
 #[test]
-fn a_note_is_appended_to_while_it_is_edited_elsewhere() {
+fn an_append_during_an_edit_is_merged() {
     let home = Home::new();
     home.run(&["--offline", "notes", "new", "Note", "--text", "one\n"]).ok();
     let script = "\
@@ -164,7 +166,7 @@ printf 'zero\\none\\n' > \"$1\"
 /// No other user can connect to the socket, a leftover one is replaced, and invalid messages do no
 /// harm.
 #[test]
-fn the_socket_is_private_and_takes_no_harm() {
+fn the_socket_is_private_and_survives_bad_requests() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let path = home.path("ann-control");
@@ -190,15 +192,17 @@ fn the_socket_is_private_and_takes_no_harm() {
         let length = u32::try_from(text.len()).unwrap();
         [&length.to_le_bytes(), text.as_bytes()].concat()
     };
-    assert!(said(&u32::MAX.to_le_bytes()).contains("bytes at most"));
+    assert!(said(&u32::MAX.to_le_bytes()).contains("a message exceeds"));
     assert!(said(b"\x10\0\0\0{").contains("refused"));
     assert!(said(&framed("no JSON")).contains("refused"));
-    assert!(said(&framed(r#"{"version":2,"said":{}}"#)).contains("it speaks version 1, not 2"));
+    assert!(
+        said(&framed(r#"{"version":2,"said":{}}"#)).contains("its protocol has version 1, not 2")
+    );
     assert!(said(&framed(r#"{"version":1,"said":{"args":7}}"#)).contains("refused"));
     // More idle connections than the server answers at a time.
     let silent: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let new = ["--store", "ann", "notes", "new", "Late"];
-    home.run(&new).failed(3, &["8 commands are under way"]);
+    home.run(&new).failed(3, &["8 commands are already running"]);
     drop(silent);
     while home.run(&new).code() != Some(0) {}
     assert_eq!(watch.signal("-TERM"), Some(0));

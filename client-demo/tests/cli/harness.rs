@@ -131,9 +131,9 @@ impl Done {
         assert_eq!(lines.len(), 1, "{err}");
         assert_eq!(err.lines().last(), lines.first().copied(), "{err}");
         for part in says {
-            assert!(lines[0].contains(part), "`{part}` is not said: {err}");
+            assert!(lines[0].contains(part), "`{part}` is missing: {err}");
         }
-        assert!(lines[0].contains("; "), "it does not say what to do: {err}");
+        assert!(lines[0].contains("; "), "it names no remedy: {err}");
     }
 }
 

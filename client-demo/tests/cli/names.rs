@@ -9,7 +9,7 @@ fn shown(home: &Home, name: &str) -> String {
 }
 
 #[test]
-fn a_text_is_kept_as_it_is() {
+fn a_text_is_stored_unchanged() {
     let home = Home::new();
     for (title, text) in [
         ("unix", "a\nb\n\n"),
@@ -29,7 +29,7 @@ fn a_text_is_kept_as_it_is() {
 
 /// Files of other systems: the title is the heading as displayed there, and the text the file's.
 #[test]
-fn titles_of_files_are_right_whatever_ends_their_lines() {
+fn titles_are_found_with_any_line_ends() {
     let home = Home::new();
     home.write("files/a.md", "\u{feff}# With a mark\r\ntext\r\n");
     home.write("files/b.md", "intro\r# Of an old Mac\rtext\r");
@@ -51,7 +51,7 @@ const COMPOSED: &str = "Caf\u{e9}";
 const DECOMPOSED: &str = "Cafe\u{301}";
 
 #[test]
-fn names_that_read_the_same_are_the_same() {
+fn names_match_across_case_and_unicode_form() {
     let home = Home::new();
     for title in [COMPOSED, "ÄPFEL", "Straße", "한글"] {
         home.run(&[OFFLINE, &["notes", "new", title, "--text", "x"]].concat()).ok();
@@ -73,12 +73,12 @@ fn names_that_read_the_same_are_the_same() {
 }
 
 #[test]
-fn a_file_from_a_mac_and_from_elsewhere_is_one_note() {
+fn a_file_name_in_nfc_and_nfd_imports_as_one_note() {
     let home = Home::new();
     home.write(&format!("mac/{DECOMPOSED}.md"), "text");
     home.write(&format!("linux/{COMPOSED}.md"), "text");
     home.run(&["--offline", "import", "mac"]).ok();
     let again = home.run(&["--offline", "import", "linux"]).ok();
-    assert!(again.contains("0 notes made, 1 there already"), "{again}");
+    assert!(again.contains("0 notes created, 1 already there"), "{again}");
     assert_eq!(shown(&home, COMPOSED), format!("{COMPOSED}\ntext\n"));
 }

@@ -32,11 +32,11 @@ fn notes_are_saved_without_a_relay() {
     );
     alone(&home, &["notes", "check", "1"]);
     home.run(&["sync", "--timeout", "200ms", "--relay", "ws://127.0.0.1:1"])
-        .failed(4, &["not in sync", "no relay answers", "saved here, to be sent: 2 changes;"]);
+        .failed(4, &["not in sync", "no relay answers", "saved here, pending: 2 changes;"]);
 }
 
 #[test]
-fn a_note_comes_from_standard_input_and_edits_are_small() {
+fn a_note_is_read_from_standard_input_and_edits_are_minimal() {
     let home = Home::new();
     let args = [NOBODY, &["notes", "new", "--text", "-"]].concat();
     assert_eq!(home.with_input(&args, "# Train\n\nat six\n").code(), Some(0));
@@ -56,16 +56,16 @@ fn a_file_whose_note_was_deleted_is_skipped_and_the_others_are_imported() {
     alone(&home, &["notes", "rm", "b", "--yes"]);
     home.write("files/d.md", "four");
     let again = home.run(&[NOBODY, &["import", "files"]].concat());
-    assert!(again.err().contains("skip   files/b.md: its note was deleted"), "{}", again.err());
+    assert!(again.err().contains("skipped files/b.md: its note was deleted"), "{}", again.err());
     let said = again.ok();
-    assert!(said.contains("made   files/d.md"), "{said}");
-    assert!(said.contains("1 note made, 1 there already, 1 skipped"), "{said}");
+    assert!(said.contains("created files/d.md"), "{said}");
+    assert!(said.contains("1 note created, 1 already there, 1 skipped"), "{said}");
     let listed = home.run(&["notes", "list"]).ok().lines().count();
     assert_eq!(listed, 2);
 }
 
 #[test]
-fn two_stores_meet_through_a_relay_that_is_killed_in_between() {
+fn two_stores_converge_through_a_relay_that_is_killed() {
     let home = Home::new();
     let mut relay = Relay::start(&home);
     let ann =
@@ -100,7 +100,7 @@ fn two_stores_meet_through_a_relay_that_is_killed_in_between() {
 /// waits for it by reading the store.
 #[cfg(unix)]
 #[test]
-fn what_arrives_while_the_editor_is_open_is_merged() {
+fn changes_received_while_the_editor_is_open_are_merged() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.at(&relay, &["--store", "ann", "notes", "new", "Note", "--text", "one two three"]).ok();
@@ -160,20 +160,17 @@ fn files_become_notes_once() {
     for (file, why) in [
         ("c.md", "UTF-8"),
         ("d.txt", "binary"),
-        (
-            "e.txt",
-            "it takes 1048585 operations, one for each character, and a change holds 1048576",
-        ),
-        ("f.txt", "it has 30000000 bytes, and a note 1048576 characters at most"),
+        ("e.txt", "it takes 1048585 operations, one per character; a change has at most 1048576"),
+        ("f.txt", "it has 30000000 bytes, a note at most 1048576 characters"),
     ] {
         let lines = first.err();
         let line = lines.lines().find(|line| line.contains(file)).unwrap();
-        assert!(line.starts_with("skip ") && line.contains(why), "{line}");
+        assert!(line.starts_with("skipped ") && line.contains(why), "{line}");
     }
     let out = first.ok();
-    assert!(out.contains("2 notes made, 0 there already, 4 skipped"), "{out}");
+    assert!(out.contains("2 notes created, 0 already there, 4 skipped"), "{out}");
     let again = alone(&home, &["import", "files", "files/a.md"]);
-    assert_eq!(again, "0 notes made, 2 there already, 4 skipped\n");
+    assert_eq!(again, "0 notes created, 2 already there, 4 skipped\n");
     assert_eq!(
         home.run(&["-q", "notes", "show", "First 漢"]).ok(),
         "First 漢\nintro\n# First 漢\ntext\r\n"
@@ -182,7 +179,7 @@ fn files_become_notes_once() {
 }
 
 #[test]
-fn a_file_imported_at_two_places_is_one_note() {
+fn a_file_imported_into_two_stores_is_one_note() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.write("a.md", "# Same\n");

@@ -10,7 +10,7 @@ use crate::harness::{Done, Home};
 const OTHER: u32 = 61_235;
 
 #[test]
-fn what_only_reads_works_where_nothing_can_be_written() {
+fn reading_commands_work_on_a_read_only_store() {
     let home = Home::new();
     home.write("nb/keep", "");
     for (title, text) in [("Trip", "six"), ("Work", "two")] {
@@ -49,7 +49,7 @@ fn what_only_reads_works_where_nothing_can_be_written() {
     for (args, says) in [
         (&["notes", "list"][..], "Work"),
         (&["notes", "show", "trip"], "six"),
-        (&["notes", "check", "trip"], "as docs/notebook.md has it"),
+        (&["notes", "check", "trip"], "as docs/notebook.md specifies"),
         (&["notes", "deleted"], ""),
         (&["notes", "refused"], ""),
         (&["notes", "export", "trip", copy.to_str().unwrap()], ""),

@@ -53,7 +53,7 @@ fn refused_notes_are_listed_with_the_reason_and_can_be_saved() {
     // The other note is not affected.
     assert!(!listed.contains("Elsewhere"), "{listed}");
     let ann = home.at(&relay, &["--store", "ann", "notes", "refused"]);
-    assert!(ann.err().contains("refuses no changes"), "{}", ann.err());
+    assert!(ann.err().contains("refused no changes"), "{}", ann.err());
     assert_eq!(ann.ok(), "");
     let done = ben(&home, &relay, &["notes", "export", "same", "same.automerge"]);
     assert!(done.err().contains("with 1 change that the relay does not have"), "{}", done.err());
@@ -64,7 +64,7 @@ fn refused_notes_are_listed_with_the_reason_and_can_be_saved() {
 }
 
 #[test]
-fn what_is_refused_again_is_told_with_the_reason() {
+fn a_second_rejection_is_reported_with_its_reason() {
     let home = Home::new();
     let relay = two_of_one_id(&home);
     for command in ["retry", "reauthor"] {
@@ -74,15 +74,15 @@ fn what_is_refused_again_is_told_with_the_reason() {
     assert_eq!(ben(&home, &relay, &["-q", "notes", "show", "same"]).ok(), "Same\nby Ben\n");
     for command in ["retry", "reauthor", "merge"] {
         ben(&home, &relay, &["notes", command, "elsewhere"])
-            .failed(5, &["nothing was done", "refuses no change of `elsewhere`"]);
+            .failed(5, &["nothing was done", "refused no change of `elsewhere`"]);
         ben(&home, &relay, &["notes", command, "nowhere"]).failed(5, &["no note `nowhere`"]);
     }
 }
 
 /// The relay is restored to the state before Ann's note: it has no reason any more to reject Ben's.
 #[test]
-fn what_the_relay_takes_by_now_is_taken_when_it_is_offered_again() {
-    for (command, says) in [("retry", "offered again"), ("reauthor", "1 change made anew")] {
+fn a_retry_is_accepted_once_the_relay_can_apply_it() {
+    for (command, says) in [("retry", "pushed again"), ("reauthor", "1 change recreated")] {
         let home = Home::new();
         let mut relay = two_of_one_id(&home);
         relay.restore(&home, "early");
@@ -96,7 +96,7 @@ fn what_the_relay_takes_by_now_is_taken_when_it_is_offered_again() {
 }
 
 #[test]
-fn notes_of_one_id_are_merged_when_that_is_asked_for() {
+fn notes_merge_merges_two_notes_of_one_id() {
     let home = Home::new();
     let relay = two_of_one_id(&home);
     let done = ben(&home, &relay, &["notes", "merge", "same"]).ok();
@@ -113,7 +113,7 @@ fn notes_of_one_id_are_merged_when_that_is_asked_for() {
 
 #[cfg(unix)]
 #[test]
-fn watching_tells_of_another_note_with_the_same_id() {
+fn watch_reports_another_note_with_the_same_id() {
     let home = Home::new();
     let mut relay = two_of_one_id(&home);
     // The restored relay has another epoch, so Ben pushes and is rejected again.

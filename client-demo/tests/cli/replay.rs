@@ -11,7 +11,7 @@ const TOGETHER: &str = r#"{"kind":"concurrent","numAgents":2,"endContent":"漢:b
     {"parents":[1,3],"agent":1,"patches":[[4,0,"!"]]}]}"#;
 
 #[test]
-fn authors_who_typed_at_once_end_in_the_same_text() {
+fn concurrent_authors_converge_on_the_recorded_text() {
     let home = Home::new();
     home.write("trace.json", TOGETHER);
     let out = home.run(&["replay", "trace.json"]).ok();
@@ -23,7 +23,7 @@ fn authors_who_typed_at_once_end_in_the_same_text() {
 }
 
 #[test]
-fn more_than_two_authors_have_a_replica_each() {
+fn each_of_more_than_two_authors_has_a_replica() {
     let home = Home::new();
     let trace = TOGETHER.replace(r#""numAgents":2"#, r#""numAgents":3"#).replace(
         "]}]}",
@@ -37,14 +37,14 @@ fn more_than_two_authors_have_a_replica_each() {
 
 /// An edit at the current text instead of the text that its author saw would go elsewhere.
 #[test]
-fn an_end_that_the_edits_do_not_lead_to_is_told() {
+fn an_end_that_the_edits_do_not_produce_is_reported() {
     let home = Home::new();
     home.write("trace.json", TOGETHER.replace("漢:bc!", "漢:cb!"));
     home.run(&["replay", "trace.json"]).failed(6, &["differs from the trace's end", "character 2"]);
 }
 
 #[test]
-fn concurrent_traces_that_cannot_be_played_are_named() {
+fn invalid_concurrent_traces_are_reported() {
     let home = Home::new();
     home.write("a", TOGETHER.replace(r#""parents":[1,3]"#, r#""parents":[3]"#));
     home.run(&["replay", "a"]).failed(7, &["transaction 4 of a does not follow"]);
@@ -78,7 +78,7 @@ fn two_recorded_authors_converge() {
 /// The second author begins after the first has typed for much longer than the limit without
 /// progress.
 #[test]
-fn an_author_who_begins_late_waits_for_as_long_as_the_others_type() {
+fn a_late_author_does_not_time_out_while_others_type() {
     const TYPED: usize = 20_000;
     let first = (0..TYPED).map(|number| {
         let parents = number.checked_sub(1).map(|before| before.to_string()).unwrap_or_default();

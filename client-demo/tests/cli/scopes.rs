@@ -38,7 +38,7 @@ fn only_the_chosen_notes_are_synced_until_all_are() {
 
 /// The selection works offline, and commands report the notes that are not synced.
 #[test]
-fn what_is_left_out_is_told_and_chosen_offline() {
+fn the_selection_is_reported_and_can_be_made_offline() {
     let home = Home::new();
     let relay = Relay::start(&home);
     for title in ["One", "Two", "Three"] {
@@ -48,14 +48,18 @@ fn what_is_left_out_is_told_and_chosen_offline() {
     ben(&["sync"]).ok();
     at(&home, &relay, "ann", &["notes", "append", "two", "x"]).ok();
     let chosen = ben(&["--offline", "sync", "--only", "one"]);
-    assert!(chosen.err().contains("from now on only 1 note of this space"), "{}", chosen.err());
+    assert!(
+        chosen.err().contains("from now on syncs only 1 note of this space"),
+        "{}",
+        chosen.err()
+    );
     assert_eq!(chosen.ok(), "");
     let status = ben(&["status"]).ok();
-    assert!(status.contains("fetched         only 1 note; 2 others here not brought up to date"));
+    assert!(status.contains("fetched         only 1 note; 2 others here not updated"));
     let json: serde_json::Value = serde_json::from_str(&ben(&["status", "--json"]).ok()).unwrap();
     assert_eq!(json["spaces"][0]["syncedOnly"].as_array().unwrap().len(), 1);
     let synced = ben(&["sync"]);
-    let told = "only 1 note of the space `default` fetched; 2 others here not brought up to date";
+    let told = "only 1 note of the space `default` fetched; 2 others here not updated";
     assert!(synced.err().contains(told), "{}", synced.err());
     assert!(synced.ok().contains("0 changes received"));
     ben(&["--offline", "sync", "--all"]).ok();
@@ -64,7 +68,7 @@ fn what_is_left_out_is_told_and_chosen_offline() {
 }
 
 #[test]
-fn what_the_relay_holds_is_compared_on_demand() {
+fn sync_check_compares_with_the_relay() {
     let home = Home::new();
     let relay = Relay::start(&home);
     at(&home, &relay, "ann", &["notes", "new", "Same"]).ok();

@@ -15,7 +15,7 @@ fn relay_process(line: &str) -> &str {
 fn the_tour_passes_and_leaves_nothing() {
     let home = Home::new();
     let out = home.run(&["tour", "--edits", "40"]).ok();
-    assert!(out.contains("Nothing was lost and nothing doubled"), "{out}");
+    assert!(out.contains("Nothing was lost or duplicated"), "{out}");
     assert!(!out.contains('✗') && !out.contains('\u{1b}'), "plain lines: {out}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "within 80 columns: {out}");
     let line = out.lines().find(|line| line.contains("listening on")).unwrap();
@@ -32,7 +32,7 @@ fn an_interrupted_tour_leaves_nothing() {
         let line = tour.until("listening on");
         let process = relay_process(&line);
         assert!(is_running(process));
-        tour.until("a diary of two");
+        tour.until("a shared diary");
         assert_eq!(tour.signal(signal), Some(130));
         assert!(!is_running(process));
         assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
@@ -61,7 +61,7 @@ fn a_trace_is_replayed_through_a_given_relay() {
 }
 
 #[test]
-fn a_made_up_session_converges() {
+fn a_generated_session_converges() {
     let home = Home::new();
     let out = home.run(&["replay", "--edits", "120", "--seed", "7"]).ok();
     assert!(out.contains("120 edits each, seed 7"), "{out}");
@@ -69,22 +69,22 @@ fn a_made_up_session_converges() {
 }
 
 #[test]
-fn traces_that_cannot_be_played_are_named() {
+fn invalid_traces_are_reported() {
     let home = Home::new();
     home.run(&["replay", "no.json"]).failed(7, &["no.json", "No such file"]);
     home.write("a", "{");
-    home.run(&["replay", "a"]).failed(7, &["a is no trace"]);
+    home.run(&["replay", "a"]).failed(7, &["a is not a trace"]);
     home.write("b", r#"{"kind":"video","endContent":"","txns":[]}"#);
     home.run(&["replay", "b"]).failed(7, &["of kind `video`"]);
     home.write("c", r#"{"endContent":"b","txns":[{"patches":[[0,0,"a"]]}]}"#);
-    home.run(&["replay", "c"]).failed(7, &["do not end in its endContent"]);
+    home.run(&["replay", "c"]).failed(7, &["do not produce its endContent"]);
     home.write("d", [0x1f, 0x8b, 0, 0]);
     home.run(&["replay", "d"]).failed(7, &["cannot read the trace d"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn watching_tells_what_arrives_until_it_is_ended() {
+fn watch_prints_events_until_it_is_interrupted() {
     let home = Home::new();
     let mut relay = Relay::start(&home);
     let mut watch = home.start(&["--store", "ann", "--relay", &relay.url, "watch"]);

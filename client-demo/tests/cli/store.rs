@@ -60,7 +60,7 @@ fn verified(home: &Home, store: &str) {
 }
 
 #[test]
-fn a_store_in_use_is_looked_into_checked_copied_and_exported() {
+fn a_store_in_use_can_be_inspected_verified_copied_and_exported() {
     let home = Home::new();
     let relay = Relay::start(&home);
     home.at(&relay, &["notes", "new", "first", "--text", "hello"]).ok();
@@ -95,7 +95,7 @@ fn a_store_in_use_is_looked_into_checked_copied_and_exported() {
 }
 
 #[test]
-fn a_backup_comes_back_and_what_was_there_is_kept() {
+fn restoring_a_backup_keeps_the_previous_store() {
     let home = Home::new();
     let store = home.path("a");
     fill(&store, 2, 20);
@@ -117,7 +117,7 @@ fn a_backup_comes_back_and_what_was_there_is_kept() {
 }
 
 #[test]
-fn what_is_compacted_is_smaller_and_the_same() {
+fn compaction_shrinks_the_store_and_keeps_its_content() {
     let home = Home::new();
     let store = home.path("a");
     fill(&store, 3, 400);
@@ -130,7 +130,7 @@ fn what_is_compacted_is_smaller_and_the_same() {
 }
 
 #[test]
-fn a_space_moves_between_stores_and_on_to_a_relay() {
+fn an_exported_space_is_imported_and_synced_to_a_relay() {
     let home = Home::new();
     let relay = Relay::start(&home);
     fill(&home.path("a"), 2, 300);
@@ -139,8 +139,8 @@ fn a_space_moves_between_stores_and_on_to_a_relay() {
     home.run(&["--store", "a", "store", "export", "notes.space"]).ok();
     // The first time there is no store yet; the second time nothing is new, which is no error.
     for counts in [
-        "new here: 620 changes, 0 deletions; here already: 0 changes",
-        "new here: 0 changes, 0 deletions; here already: 620 changes",
+        "new here: 620 changes, 0 deletions; already here: 0 changes",
+        "new here: 0 changes, 0 deletions; already here: 620 changes",
     ] {
         let told = home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
         assert_eq!(told, format!("space default: 3 documents in the file; {counts}\n"));
@@ -170,7 +170,7 @@ fn put(home: &Home, from: &str, to: &str) {
 }
 
 #[test]
-fn a_command_that_is_killed_leaves_a_whole_store() {
+fn a_killed_command_leaves_an_intact_store() {
     let home = Home::new();
     fill(&home.path("whole"), 4, 300);
     fill(&home.path("other"), 1, 40);
@@ -234,12 +234,12 @@ fn a_command_that_is_killed_leaves_a_whole_store() {
 fn flip(path: &Path, text: &str) {
     let mut bytes = std::fs::read(path).unwrap();
     let found = bytes.windows(text.len()).position(|part| part == text.as_bytes());
-    bytes[found.expect("the text is there as it is")] ^= 1;
+    bytes[found.expect("the text is stored uncompressed")] ^= 1;
     std::fs::write(path, bytes).unwrap();
 }
 
 #[test]
-fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
+fn a_flipped_bit_is_reported_and_healed_from_the_other_store() {
     let home = Home::new();
     let mut relay = Relay::start(&home);
     for text in ["a zebra", "an okapi", "a giraffe"] {
@@ -291,7 +291,7 @@ fn a_flipped_bit_in_either_store_is_named_and_healed_from_the_other_side() {
 
 /// No command can repair a page that SQLite cannot read: each names the remedy.
 #[test]
-fn a_damaged_file_names_what_helps() {
+fn a_damaged_file_names_the_remedy() {
     use std::io::{Seek, SeekFrom, Write};
     let home = Home::new();
     let path = home.path("notes.db");
@@ -302,7 +302,7 @@ fn a_damaged_file_names_what_helps() {
     file.write_all(&[0xff; 100]).unwrap();
     drop(file);
     let store = path.to_str().unwrap();
-    let helps = ["restore a backup", "the relay has what was sent"];
+    let helps = ["restore a backup", "the relay has all acknowledged changes"];
     home.run(&["--store", store, "store", "verify"]).failed(6, &helps);
     home.run(&["--store", store, "store", "verify", "--repair"]).failed(6, &helps);
 }

@@ -29,7 +29,7 @@ fn sync_counts_what_the_relay_acknowledges() {
 
 /// The report counts transfers, not the difference in changes: a deletion removes some.
 #[test]
-fn sync_tells_what_came_what_went_and_what_stays_here() {
+fn sync_reports_sent_received_and_local_only_changes() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let ann = |args: &[&str]| home.at(&relay, &[&["--store", "ann"], args].concat()).ok();
@@ -41,7 +41,7 @@ fn sync_tells_what_came_what_went_and_what_stays_here() {
     }
     ann(&["notes", "rm", "one", "--yes"]);
     let lost = ben(&["sync"]);
-    let kept = "kept here only: 3 changes of 1 deleted note; see `landfall-demo notes deleted --space default`";
+    let kept = "kept only here: 3 changes of 1 deleted note; see `landfall-demo notes deleted --space default`";
     assert!(lost.err().contains(kept), "{}", lost.err());
     let moved = "0 changes sent, 0 changes received, 1 note deleted";
     assert_eq!(lost.ok(), format!("in sync: 0 notes; {moved}\n"));
@@ -61,7 +61,7 @@ fn sync_tells_what_came_what_went_and_what_stays_here() {
 /// A full disk is reported as such, not as an unreachable relay.
 #[cfg(unix)]
 #[test]
-fn what_the_store_cannot_take_is_the_stores_failure() {
+fn a_full_store_is_reported_as_a_store_failure() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let text: String = (0..60_000).map(|number| format!("{number:x} ")).collect();
@@ -76,8 +76,8 @@ fn what_the_store_cannot_take_is_the_stores_failure() {
         relay.url
     );
     let done = Done::of(&mut home.shell(&line));
-    assert!(!done.err().contains("when the relay is there"), "{}", done.err());
-    done.failed(3, &["the store failed", "the disk", "sync again then"]);
+    assert!(!done.err().contains("when the relay is reachable"), "{}", done.err());
+    done.failed(3, &["the store failed", "the disk", "then sync again"]);
     home.at(&relay, &["--store", "ben", "sync"]).ok();
 }
 
@@ -103,7 +103,7 @@ fn damaged(home: &Home) -> Relay {
 
 /// `sync` names the documents that the relay cannot send and fails, whatever else has arrived.
 #[test]
-fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
+fn sync_with_a_damaged_relay_names_the_note_and_exits_with_4() {
     let home = Home::new();
     let relay = damaged(&home);
     let synced = home.at(&relay, &["--store", "ben", "sync", "--timeout", "2s"]);
@@ -115,11 +115,18 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
     let mut missing = documents("ann");
     missing.retain(|document| !arrived.contains(document));
     let [broken] = missing[..] else { panic!("{missing:?} are not there") };
-    assert_eq!((arrived.len(), synced.out().as_str()), (1, ""), "it is not called in sync");
-    let remedy = "leave `landfall-demo watch` running on a device that has it; if none has, its \
-        operator must repair or restore it; then sync again";
+    assert_eq!(
+        (arrived.len(), synced.out().as_str()),
+        (1, ""),
+        "an incomplete sync is not reported as in sync"
+    );
+    let remedy = "run `landfall-demo watch` on a device that has the note, or if none has, have \
+        the relay's operator repair or restore its store; then sync again";
     let named = broken.to_string();
-    synced.failed(4, &["not in sync", "the relay's store is damaged", &named, "all else", remedy]);
+    synced.failed(
+        4,
+        &["not in sync", "the relay's store is damaged", &named, "everything else", remedy],
+    );
     let status = home.run(&["--store", "ben", "status"]).ok();
     assert!(
         status.contains("not received    1 entry that the relay cannot read: its store is damaged"),
@@ -130,24 +137,24 @@ fn sync_with_a_relay_whose_store_is_damaged_names_the_note_and_exits_with_4() {
 /// A client that has the lost changes is connected: another client's `sync` waits until the relay
 /// is repaired, and reports it.
 #[test]
-fn sync_waits_for_a_damaged_relay_that_somebody_heals() {
+fn sync_waits_while_another_client_heals_the_relay() {
     let home = Home::new();
     let relay = damaged(&home);
     let mut watch = home.start(&["--store", "ann", "--relay", &relay.url, "watch"]);
     watch.until("live");
     let synced = home.at(&relay, &["--store", "ben", "sync"]);
-    assert!(synced.err().contains("it has brought that in order"), "{}", synced.err());
+    assert!(synced.err().contains("and is repaired now"), "{}", synced.err());
     assert_eq!(synced.ok(), "in sync: 2 notes; 0 changes sent, 2 changes received\n");
     let note = home.run(&["--store", "ben", "notes", "show", "broken"]).ok();
     assert!(note.contains("the marked text"), "{note}");
     let again = home.at(&relay, &["--store", "ben", "sync", "--check"]);
-    assert!(!again.err().contains("in order"), "{}", again.err());
+    assert!(!again.err().contains("repaired"), "{}", again.err());
     again.ok();
 }
 
 /// A client has met the damage and left: its next `sync` succeeds once the relay is repaired.
 #[test]
-fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
+fn sync_with_a_healed_relay_is_complete() {
     let home = Home::new();
     let relay = damaged(&home);
     home.at(&relay, &["--store", "ben", "sync", "--timeout", "0.1s"]).failed(4, &["damaged"]);
@@ -160,13 +167,13 @@ fn sync_with_a_relay_that_was_healed_meanwhile_is_whole() {
 
 /// A single command of a client with the lost changes repairs the relay, and does not end before.
 #[test]
-fn sync_check_where_everything_is_heals_a_damaged_relay() {
+fn sync_check_of_a_complete_store_heals_the_relay() {
     let home = Home::new();
     let relay = damaged(&home);
     home.at(&relay, &["--store", "ben", "sync", "--timeout", "0.1s"]).failed(4, &["damaged"]);
-    let healed = home.at(&relay, &["--store", "ann", "sync", "--check"]);
-    assert!(healed.err().contains("it has brought that in order"), "{}", healed.err());
-    healed.ok();
+    let repaired = home.at(&relay, &["--store", "ann", "sync", "--check"]);
+    assert!(repaired.err().contains("and is repaired now"), "{}", repaired.err());
+    repaired.ok();
     home.at(&relay, &["--store", "ben", "sync"]).ok();
     home.run(&["--store", "ben", "notes", "show", "broken"]).ok();
 }

@@ -3,7 +3,7 @@
 use crate::harness::{Home, Relay};
 
 #[test]
-fn a_relay_is_reached_by_every_form_of_its_url() {
+fn every_form_of_a_relays_url_connects() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let url = &relay.url;
@@ -24,14 +24,16 @@ fn a_relay_is_reached_by_every_form_of_its_url() {
     }
     // It answers, but is no relay: waiting would not help.
     let wrong = format!("{url}/elsewhere");
-    home.run(&["--relay", &wrong, "sync", "--timeout", "2m"])
-        .failed(4, &["no Landfall relay", "404", "give the URL that the relay says it listens on"]);
+    home.run(&["--relay", &wrong, "sync", "--timeout", "2m"]).failed(
+        4,
+        &["no Landfall relay", "404", "give the URL that the relay printed at its start"],
+    );
     let page = url.replacen("ws", "http", 1);
     home.run(&["--relay", &page, "sync"]).failed(2, &["it is a page's", &format!("{url}/")]);
 }
 
 #[test]
-fn a_path_names_the_space_as_it_does_for_browsers() {
+fn a_url_path_names_the_space_as_for_browsers() {
     let home = Home::new();
     let relay = Relay::start(&home);
     let url = format!("{}/spaces/team", relay.url);
@@ -46,7 +48,7 @@ fn a_path_names_the_space_as_it_does_for_browsers() {
     home.run(&["--store", "cem", "--relay", &format!("{url}/"), "--space", "team", "sync"]).ok();
     assert!(names("cem", "team").contains("Of the team"));
     home.run(&["--store", "dan", "--relay", &url, "--space", "other", "sync"])
-        .failed(2, &["two spaces are named", "`team`", "`other`"]);
+        .failed(2, &["two different spaces are given", "`team`", "`other`"]);
     assert!(!home.path("dan").exists());
     let no_name = format!("{}/spaces/a b", relay.url);
     home.run(&["--relay", &no_name, "sync"]).failed(2, &["no name of a space"]);

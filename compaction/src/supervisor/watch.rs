@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A child process with a time limit.
 #[derive(Debug)]
 pub(super) struct Watch {
-    shared: Arc<Shared>,
+    shared: Arc<WatchState>,
     until: Option<Instant>,
     /// Set when all children are to end.
     stop: Arc<AtomicBool>,
@@ -21,7 +21,7 @@ pub(super) struct Watch {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WatchState {
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -49,7 +49,7 @@ impl Watch {
     /// Takes over a child. Its time starts now, but nothing ends it before [`Watch::watching`].
     pub(super) fn start(child: Child, time: Duration, stop: Arc<AtomicBool>) -> Self {
         let state = State { child, has_ended: false, late: false, stopped: false };
-        let shared = Shared { state: Mutex::new(state), ended: Condvar::new() };
+        let shared = WatchState { state: Mutex::new(state), ended: Condvar::new() };
         // A time limit that the clock cannot represent means no limit.
         let until = Instant::now().checked_add(time);
         Self { shared: Arc::new(shared), until, stop, thread: None }
@@ -90,7 +90,7 @@ impl Drop for Watch {
     }
 }
 
-impl Shared {
+impl WatchState {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics under this lock, and the state would be valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

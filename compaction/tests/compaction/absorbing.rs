@@ -5,7 +5,7 @@ use std::time::Duration;
 use automerge::transaction::Transactable;
 use automerge::{Automerge, Change, ROOT};
 use landfall_compaction::{
-    Absorbed, CompactionError, News, Supervisor, WorkerError, absorb, compact,
+    Absorbed, CompactionError, NewContent, Supervisor, WorkerError, absorb, compact,
 };
 use landfall_protocol::ChangeHash;
 use landfall_protocol::admission::HistoryError;
@@ -35,7 +35,7 @@ fn bundle(document: &Automerge, of: &[Vec<u8>]) -> Vec<u8> {
 fn new(absorbed: Absorbed) -> Vec<Vec<u8>> {
     assert_eq!((absorbed.left_out, absorbed.left_out_count), (vec![], 0));
     match absorbed.news {
-        News::Changes(changes) => changes,
+        NewContent::Changes(changes) => changes,
         other => panic!("{other:?}"),
     }
 }
@@ -95,10 +95,10 @@ fn only_what_is_not_held_is_new() {
     assert_eq!(new(in_a_worker), found);
     let (snapshots, _) = held();
     let nothing = absorb(&[&whole], snapshots, all[200..].to_vec(), false).unwrap();
-    assert_eq!(nothing.news, News::Nothing);
+    assert_eq!(nothing.news, NewContent::Nothing);
     let nothing = supervisor(&[]).absorb(&[&whole], &[&whole], [], false).unwrap();
-    assert_eq!(nothing.news, News::Nothing);
-    assert_eq!(absorb(&[], vec![], [], false).unwrap().news, News::Nothing);
+    assert_eq!(nothing.news, NewContent::Nothing);
+    assert_eq!(absorb(&[], vec![], [], false).unwrap().news, NewContent::Nothing);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
     let found = new(absorb(&[&document.save()], vec![], all[..held].to_vec(), false).unwrap());
     assert_eq!(found.len(), most);
     let absorbed = absorb(&[&document.save()], vec![], all[..held - 1].to_vec(), false).unwrap();
-    let News::Snapshot(compacted) = &absorbed.news else { panic!("{absorbed:?}") };
+    let NewContent::Snapshot(compacted) = &absorbed.news else { panic!("{absorbed:?}") };
     assert_eq!(compacted.changes as usize, all.len());
     assert_eq!(compacted.heads, document.get_heads());
     assert_eq!(hashes(&changes(&load(&compacted.snapshot))), hashes(&all));
@@ -122,9 +122,9 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
     other.empty_commit(Default::default());
     let mine = changes(&other);
     let absorbed = absorb(&[&document.save()], vec![], vec![], false).unwrap();
-    assert!(matches!(absorbed.news, News::Snapshot(_)));
+    assert!(matches!(absorbed.news, NewContent::Snapshot(_)));
     let both = absorb(&[&other.save()], vec![], all[..10].to_vec(), false).unwrap();
-    let News::Snapshot(compacted) = both.news else { panic!() };
+    let NewContent::Snapshot(compacted) = both.news else { panic!() };
     assert_eq!(compacted.changes as usize, mine.len());
     // A few large changes do not fit into one push either.
     let mut heavy = empty(3);
@@ -137,7 +137,7 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
     let heavy = changes(&heavy);
     assert!(heavy.len() == 3 && heavy.concat().len() > limits::COMMIT_BYTES);
     let absorbed = supervisor(&[]).absorb(&[&heavy.concat()], &[], [], false).unwrap();
-    assert!(matches!(absorbed.news, News::Snapshot(_)), "{absorbed:?}");
+    assert!(matches!(absorbed.news, NewContent::Snapshot(_)), "{absorbed:?}");
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn what_is_sound_is_saved_from_what_is_not() {
     assert!(absorb(&parts, vec![], [], false).is_err());
     let absorbed = supervisor(&[]).absorb(&parts, &[], [], true).unwrap();
     assert_eq!(absorb(&parts, vec![], [], true).unwrap(), absorbed);
-    let News::Changes(found) = &absorbed.news else { panic!("{absorbed:?}") };
+    let NewContent::Changes(found) = &absorbed.news else { panic!("{absorbed:?}") };
     assert_eq!(hashes(found), hashes(&all[..120]));
     // The damaged chunk, and all changes that depend on it.
     assert_eq!(absorbed.left_out_count, 1 + 10);
@@ -248,7 +248,7 @@ fn what_is_sound_is_saved_from_what_is_not() {
     assert_eq!(parts, [[1].as_slice(), &[3; 10]].concat());
     // Only a limited number is listed.
     let absorbed = absorb(&[&all[1..].concat()], vec![], [], true).unwrap();
-    assert_eq!(absorbed.news, News::Nothing);
+    assert_eq!(absorbed.news, NewContent::Nothing);
     assert_eq!((absorbed.left_out.len(), absorbed.left_out_count), (100, all.len() as u64 - 1));
 }
 
@@ -267,7 +267,7 @@ fn a_hostile_bundle_kills_its_worker_at_most() {
         let mut mutated = bundled.clone();
         mutated[9 + number * 7919 % body] ^= [0x80, 0xff, 0x7f][number / body];
         match small.absorb(&[&resealed(mutated)], &[], [], false) {
-            Ok(absorbed) => assert!(!matches!(absorbed.news, News::Snapshot(_))),
+            Ok(absorbed) => assert!(!matches!(absorbed.news, NewContent::Snapshot(_))),
             Err(WorkerError::Died { how, .. }) => {
                 assert!(how.contains("SIGABRT"), "{how}");
                 died += 1;

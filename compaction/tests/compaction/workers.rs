@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use automerge::{ROOT, transaction::Transactable};
 use landfall_compaction::{
-    JobKind, News, Supervisor, WorkerError, changes_since, compact, inspect,
+    JobKind, NewContent, Supervisor, WorkerError, changes_since, compact, inspect,
 };
 use landfall_protocol::{ChangeHash, limits};
 use sha2::{Digest, Sha256};
@@ -330,6 +330,6 @@ fn a_worker_makes_no_longer_snapshot_than_it_may() {
     }
     let small = Supervisor { snapshot_bytes: 1_000, ..supervisor };
     let absorbed = small.absorb(&[&long.save()], &[], [], false).unwrap();
-    let News::Changes(new) = absorbed.news else { panic!("{:?}", absorbed.news) };
+    let NewContent::Changes(new) = absorbed.news else { panic!("{:?}", absorbed.news) };
     assert_eq!(new.len(), long.get_changes(&[]).len());
 }

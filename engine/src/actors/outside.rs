@@ -30,17 +30,17 @@ const MOST_FILES: usize = 256;
 
 /// The marker found outside, before the store is opened.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundMarker {
     file: PathBuf,
     /// The text that the marker of this very file has before its number.
     expected: String,
 }
 
-impl Found {
+impl FoundMarker {
     /// Looks for a marker of this store's last close. Must be called before the store is opened, which
     /// may change its file.
     pub(crate) fn look(store: &Path) -> Option<Self> {
-        let place = Place::of(store)?;
+        let place = StoreLocation::of(store)?;
         let file = place.file(&folder(place.device)?);
         file.exists().then(|| Self { file, expected: place.text() })
     }
@@ -71,7 +71,7 @@ impl Leaving {
 
     /// Writes it. If that fails, the next opening uses fresh actors.
     pub(crate) fn leave(self) {
-        let Some(place) = Place::of(&self.store) else { return };
+        let Some(place) = StoreLocation::of(&self.store) else { return };
         let Some(folder) = folder(place.device) else { return };
         let text = place.text() + &hex(&self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
@@ -87,12 +87,12 @@ impl Leaving {
 /// The path of a store's marker.
 #[cfg(test)]
 pub(crate) fn file_of(store: &Path) -> Option<PathBuf> {
-    let place = Place::of(store)?;
+    let place = StoreLocation::of(store)?;
     Some(place.file(&folder(place.device)?))
 }
 
 /// A store's file, as it is now, on this machine in its present run.
-struct Place {
+struct StoreLocation {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -101,7 +101,7 @@ struct Place {
     boot: String,
 }
 
-impl Place {
+impl StoreLocation {
     #[cfg(target_os = "linux")]
     fn of(store: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;

@@ -39,20 +39,20 @@ struct Queue {
 }
 
 #[derive(Default)]
-struct Shared {
+struct ApplierState {
     queue: Mutex<Queue>,
     wake: Condvar,
 }
 
 /// The handle of the thread that applies.
 pub(crate) struct Applier {
-    shared: Arc<Shared>,
+    shared: Arc<ApplierState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Applier {
     pub(crate) fn start(threads: Arc<Threads>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ApplierState::default());
         let for_thread = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("landfall-apply".to_owned()).spawn(move || {
@@ -100,7 +100,7 @@ impl Applier {
     }
 }
 
-fn run(shared: &Shared, threads: &Threads) {
+fn run(shared: &ApplierState, threads: &Threads) {
     while let Some(document) = next(shared, threads) {
         let started = Instant::now();
         let rest = match contained_step(&document) {
@@ -117,7 +117,7 @@ fn run(shared: &Shared, threads: &Threads) {
 }
 
 /// Waits for the next document that is due.
-fn next(shared: &Shared, threads: &Threads) -> Option<Arc<OpenDocument>> {
+fn next(shared: &ApplierState, threads: &Threads) -> Option<Arc<OpenDocument>> {
     let mut queue = shared.queue.lock();
     loop {
         // Before a document is taken out, so that a panic loses none.
@@ -165,9 +165,9 @@ fn step(document: &Arc<OpenDocument>) -> Step {
             document.note_unloaded();
             true
         }
-        Job::Swap => swap::offer_again(document),
+        Job::Swap => swap::upload_again(document),
         Job::Build(base) => match build(document, base) {
-            Ok(Ok(built)) => swap::offer(document, built),
+            Ok(Ok(built)) => swap::upload(document, built),
             Ok(Err(reason)) => {
                 swap::give_up(document, reason);
                 true

@@ -109,7 +109,7 @@ impl Whole {
 }
 
 /// The result of looking up a document's id.
-pub(super) enum Found {
+pub(super) enum FoundDocument {
     Document {
         loaded: Arc<Loaded>,
         /// Why automerge could not read all of the bytes, if it could not.
@@ -123,7 +123,7 @@ pub(super) fn load(
     log: &LocalLog,
     space: SpaceRow,
     document: &DocumentId,
-) -> Result<Found, StoreError> {
+) -> Result<FoundDocument, StoreError> {
     let row = log.document(space, document)?;
     let whole = match row {
         Some(row) => Whole::read(log, row, None)?,
@@ -131,14 +131,14 @@ pub(super) fn load(
     };
     // After the bytes: a deletion may have removed them between two pages.
     if (whole.pages > 1 || whole.last == 0) && log.deleted(space, document)? {
-        return Ok(Found::Deleted);
+        return Ok(FoundDocument::Deleted);
     }
     let (automerge, quarantined) = match whole.build() {
         Ok(built) => (built, None),
         Err(reason) => (whole.last_good(), Some(reason)),
     };
     let (applied, stored_bytes) = (whole.last, whole.bytes);
-    Ok(Found::Document {
+    Ok(FoundDocument::Document {
         loaded: Arc::new(Loaded { automerge, own: None, applied, stored_bytes }),
         quarantined,
     })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::load::{self, Found};
+use super::load::{self, FoundDocument};
 use super::slot::{Look, Slot, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument};
 use crate::error::{ReadError, StoreError, StoreFailure};
@@ -55,8 +55,8 @@ impl OpenDocument {
         let found = load::load(&self.core.log, self.row, &self.id)
             .inspect_err(|error| self.note_unreadable(number, error))?;
         let (state, quarantined) = match found {
-            Found::Document { loaded, quarantined } => (Some(loaded), quarantined),
-            Found::Deleted => (None, None),
+            FoundDocument::Document { loaded, quarantined } => (Some(loaded), quarantined),
+            FoundDocument::Deleted => (None, None),
         };
         let mut told = Vec::new();
         if let Some(loaded) = &state {
@@ -102,7 +102,7 @@ impl OpenDocument {
         drop(slot);
         let unfinished = Unfinished { document: self, load: Load::Copy(edit) };
         let found = load::load(&self.core.log, self.row, &self.id)?;
-        let Found::Document { loaded, .. } = found else { return Err(ReadError::Deleted) };
+        let FoundDocument::Document { loaded, .. } = found else { return Err(ReadError::Deleted) };
         {
             let mut slot = self.slot.lock();
             // A copy that is late is discarded: the edit's own state may lack changes that it has.

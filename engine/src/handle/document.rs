@@ -6,8 +6,8 @@ use automerge::Automerge;
 use automerge::transaction::Transaction;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 
-use super::Shared;
-use crate::document::{Changing, Condition, Edit, Held, OpenDocument, commit};
+use super::StoreOwner;
+use crate::document::{Changing, Condition, Edit, HeldDocument, OpenDocument, commit};
 use crate::ephemeral;
 use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
 use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
@@ -19,13 +19,13 @@ use crate::store::DocumentFacts;
 /// Text positions count Unicode code points, in every argument and result.
 #[derive(Clone)]
 pub struct Document {
-    shared: Arc<Shared>,
-    open: Held,
+    shared: Arc<StoreOwner>,
+    open: HeldDocument,
 }
 
 impl Document {
-    pub(super) fn new(shared: Arc<Shared>, open: Arc<OpenDocument>) -> Self {
-        Self { shared, open: Held::new(open) }
+    pub(super) fn new(shared: Arc<StoreOwner>, open: Arc<OpenDocument>) -> Self {
+        Self { shared, open: HeldDocument::new(open) }
     }
 
     /// Its id, which prints as automerge-repo's `automerge:…` URL.
@@ -138,10 +138,10 @@ impl Document {
         core.catch_up()?;
         let Condition { loaded, actors, quarantined } = open.condition();
         let facts = core.log.document_facts(open.row, &open.id)?;
-        let DocumentFacts { changes, pending, parked, actors: stored_actors, last, exceeded } =
+        let DocumentFacts { changes, pending, rejected, actors: stored_actors, last, exceeded } =
             facts;
         let on_disk = core.status.is_on_disk(open.row, last);
-        let parked = parked.map(Into::into);
+        let rejected = rejected.map(Into::into);
         let actors = actors.unwrap_or(stored_actors);
         let size = DocumentSize {
             bytes: core.log.bytes_of(open.row, &open.id)?,
@@ -160,7 +160,7 @@ impl Document {
             actors,
             on_disk,
             pending,
-            parked,
+            rejected,
             quarantined,
         })
     }

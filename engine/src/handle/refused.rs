@@ -70,7 +70,7 @@ impl Space {
     /// If the store cannot be read.
     pub fn orphaned_edits(&self) -> Result<Vec<OrphanedEdits>, StoreError> {
         let lost = self.core().log.lost(self.row()?)?;
-        let told = |lost: crate::store::Lost| OrphanedEdits {
+        let told = |lost: crate::store::OrphanedDocument| OrphanedEdits {
             document: lost.document,
             unsent: lost.unsent,
         };
@@ -121,7 +121,7 @@ impl Space {
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
         let (core, row) = (self.core(), self.row()?);
         self.ask(|done| core.log.submit_retry(row, document, done), drop)?;
-        core.link.unparked(row, document);
+        core.link.retried(row, document);
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl Space {
         let for_commit = Arc::clone(core);
         let replaced = move || for_commit.forget_document(row, document);
         core.log.replace_unsent(row, document, old, new, replaced)?;
-        core.link.unparked(row, document);
+        core.link.retried(row, document);
         Ok(count)
     }
 
@@ -183,7 +183,7 @@ impl Space {
         let (for_commit, name) = (Arc::clone(core), self.name().clone());
         let committed = move |received| for_commit.received(&name, row, received);
         self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
-        core.link.unparked(row, document);
+        core.link.retried(row, document);
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Space {
         document: &DocumentId,
     ) -> Result<(Vec<Change>, Vec<Unsent>), RejectedChangesError> {
         let (log, row) = (&self.core().log, self.row()?);
-        let is_refused = log.parked(row)?.iter().any(|parked| parked.document == *document);
+        let is_refused = log.rejected(row)?.iter().any(|rejected| rejected.document == *document);
         let found = if is_refused { log.document(row, document)? } else { None };
         let Some(document_row) = found else { return Err(RejectedChangesError::NothingRejected) };
         let unsent = log.unsent(row, document_row)?;

@@ -6,7 +6,7 @@ use automerge::transaction::Transaction;
 use landfall_protocol::frame::Filter;
 use landfall_protocol::{DocumentId, SpaceName, limits};
 
-use super::{Document, Shared};
+use super::{Document, StoreOwner};
 use crate::core::Core;
 use crate::document::{Changing, Edit, OpenDocument, commit};
 use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError, SubscribeError};
@@ -18,13 +18,13 @@ use crate::store::SpaceRow;
 /// A named set of documents, synced together.
 #[derive(Clone)]
 pub struct Space {
-    shared: Arc<Shared>,
+    shared: Arc<StoreOwner>,
     name: SpaceName,
     row: SpaceRow,
 }
 
 impl Space {
-    pub(super) fn new(shared: Arc<Shared>, name: SpaceName, row: SpaceRow) -> Self {
+    pub(super) fn new(shared: Arc<StoreOwner>, name: SpaceName, row: SpaceRow) -> Self {
         Self { shared, name, row }
     }
 

@@ -71,16 +71,16 @@ impl Document {
 
 /// Runs a future on this thread; `None` if it is not done in time.
 fn within<T>(timeout: Duration, future: impl Future<Output = T>) -> Option<T> {
-    struct Unpark(Thread);
+    struct RetryRejected(Thread);
 
-    impl Wake for Unpark {
+    impl Wake for RetryRejected {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
 
     let deadline = Instant::now() + timeout.min(FAR);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = Waker::from(Arc::new(RetryRejected(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {

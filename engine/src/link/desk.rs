@@ -10,22 +10,22 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::address::{self, Address};
+use super::ephemeral_queue::EphemeralQueue;
 use super::requests::Requests;
 use super::timings::Timings;
-use super::voice::Voice;
 use crate::error::ConnectError;
 use crate::options::LinkOptions;
 use crate::store::SpaceRow;
 
 /// The wanted relay.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct RelayTarget {
     pub(super) address: Address,
     pub(super) token: Option<Vec<u8>>,
     pub(super) timings: Timings,
 }
 
-impl Target {
+impl RelayTarget {
     pub(super) fn new(options: LinkOptions) -> Result<Self, ConnectError> {
         let address = address::parse(&options.url)?;
         Ok(Self { address, timings: Timings::of(&options), token: options.token })
@@ -35,7 +35,7 @@ impl Target {
 /// The wishes, with those that are new since the link's thread looked last.
 #[derive(Default)]
 pub(super) struct Wishes {
-    pub(super) target: Option<Arc<Target>>,
+    pub(super) target: Option<Arc<RelayTarget>>,
     /// Increases with each `connect`: the same address is a new wish.
     pub(super) connects: u64,
     pub(super) online: bool,
@@ -49,7 +49,7 @@ pub(super) struct Wishes {
     pub(super) local: BTreeSet<SpaceRow>,
     pub(super) filters: BTreeSet<SpaceRow>,
     pub(super) checks: BTreeSet<SpaceRow>,
-    pub(super) unparked: BTreeSet<(SpaceRow, DocumentId)>,
+    pub(super) retried: BTreeSet<(SpaceRow, DocumentId)>,
 }
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ pub(super) struct Desk {
     wishes: Mutex<Wishes>,
     pub(super) requests: Requests,
     /// Ephemeral messages.
-    pub(super) voice: Voice,
+    pub(super) ephemeral_queue: EphemeralQueue,
     /// A task waits for room in the socket's queue.
     pub(super) wants_room: AtomicBool,
     pub(super) wake: Notify,
@@ -84,19 +84,19 @@ impl Desk {
     }
 
     /// Sets the wanted relay, if there is a thread to connect to it.
-    pub(super) fn connect(&self, target: &Arc<Target>) -> Taken {
+    pub(super) fn connect(&self, target: &Arc<RelayTarget>) -> Accepted {
         let mut wishes = self.wishes.lock();
         if wishes.closing {
-            return Taken::Closing;
+            return Accepted::Closing;
         }
         if wishes.ended {
-            return Taken::Ended;
+            return Accepted::Ended;
         }
         wishes.target = Some(Arc::clone(target));
         (wishes.connects, wishes.online) = (wishes.connects + 1, true);
         drop(wishes);
         self.wake.notify_one();
-        Taken::Yes
+        Accepted::Yes
     }
 
     /// The thread ends with a panic: all wishes end. `tell` updates the status and answers the
@@ -108,7 +108,7 @@ impl Desk {
         let (connects, closing) = (wishes.connects, wishes.closing);
         *wishes = Wishes { connects, closing, ended: true, ..Wishes::default() };
         drop(wishes);
-        self.voice.clear();
+        self.ephemeral_queue.clear();
     }
 
     /// Whether the thread has ended with a panic.
@@ -169,18 +169,18 @@ impl Desk {
         self.wish(|wishes| wishes.checks.extend([row]));
     }
 
-    pub(super) fn unparked(&self, row: SpaceRow, document: DocumentId) {
+    pub(super) fn retried(&self, row: SpaceRow, document: DocumentId) {
         self.wish(|wishes| {
             // Without a thread there is no connection on which the relay rejected it.
             if wishes.target.is_some() {
-                wishes.unparked.insert((row, document));
+                wishes.retried.insert((row, document));
             }
         });
     }
 
     /// The socket has sent something: tasks that wait for room may go on.
     pub(super) fn handle_room(&self) {
-        if self.wants_room.load(Ordering::Acquire) || !self.voice.is_empty() {
+        if self.wants_room.load(Ordering::Acquire) || !self.ephemeral_queue.is_empty() {
             self.wake.notify_one();
         }
     }
@@ -188,7 +188,7 @@ impl Desk {
 
 /// Whether a wish for a relay was accepted.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Accepted {
     Yes,
     /// The thread has ended with a panic.
     Ended,

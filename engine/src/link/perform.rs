@@ -27,8 +27,8 @@ use crate::status::LinkStatus;
 use crate::store::{
     Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
 };
-use parts::Parts;
-use resend::Answer;
+use parts::PartQueue;
+use resend::ResendAnswer;
 
 /// Bytes that wait for the socket, above which pings and requests with an empty answer are not
 /// answered: the waiting bytes show that this client is alive, once the relay reads them.
@@ -52,7 +52,7 @@ enum Outcome {
     Reconciled(SpaceName),
     Requeued(SpaceName),
     /// The answer to a relay's resend request.
-    Resendable(SpaceName, DocumentId, Answer),
+    Resendable(SpaceName, DocumentId, ResendAnswer),
     /// Changes were acknowledged or rejected, which may answer flushes.
     Settled,
     Failed(String),
@@ -132,7 +132,7 @@ pub(super) struct Performer {
     /// Documents that were expected to differ when the present comparison read them.
     expected: BTreeMap<SpaceName, BTreeSet<DocumentId>>,
     /// The parts of snapshots that the relay has requested.
-    parts: Parts,
+    parts: PartQueue,
     /// Why the relay does not accept the changes of spaces at present.
     delayed: BTreeMap<SpaceName, String>,
 }
@@ -157,7 +157,7 @@ impl Performer {
             reached: Reached::default(),
             changed: false,
             expected: BTreeMap::new(),
-            parts: Parts::default(),
+            parts: PartQueue::default(),
             delayed: BTreeMap::new(),
         }
     }
@@ -180,7 +180,7 @@ impl Performer {
         self.connection += 1;
         self.arrivals.begin(self.connection);
         self.expected.clear();
-        self.parts = Parts::default();
+        self.parts = PartQueue::default();
         self.delayed.clear();
     }
 
@@ -260,7 +260,7 @@ impl Performer {
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
             Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
-            Outcome::Resendable(space, document, Answer { found, made, compacted }) => {
+            Outcome::Resendable(space, document, ResendAnswer { found, made, compacted }) => {
                 if let (Resendable::Snapshot { hash, .. }, Some(body)) = (&found, made) {
                     self.parts.made(*hash, body);
                 }
@@ -305,8 +305,8 @@ impl Performer {
                     self.log.submit_acknowledged(*row, locals, mark, done);
                 }
             }
-            ReplicaEffect::Park { space, document, code, what, deletion } => {
-                self.park(&space, document, Refused { code, what, deletion });
+            ReplicaEffect::Reject { space, document, code, what, deletion } => {
+                self.reject(&space, document, Refused { code, what, deletion });
             }
             ReplicaEffect::Requeue { space, document } => {
                 if let Some(row) = self.spaces.get(&space) {
@@ -315,7 +315,9 @@ impl Performer {
                 }
             }
             ReplicaEffect::Phase { space, phase } => self.phase(space, phase),
-            ReplicaEffect::Speaking { space, filter } => self.desk.voice.set(space, filter),
+            ReplicaEffect::SendsEphemeral { space, filter } => {
+                self.desk.ephemeral_queue.set(space, filter)
+            }
             ReplicaEffect::End(reason) => return Some(reason),
             later => self.perform_later(replica, now, later),
         }
@@ -372,7 +374,7 @@ impl Performer {
                 self.load_resend(space, document, changes);
             }
             ReplicaEffect::DropMade { hash } => self.parts.drop_made(&hash),
-            ReplicaEffect::Mended { space, document } => self.mended(&space, &document),
+            ReplicaEffect::Repaired { space, document } => self.repaired(&space, &document),
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();
@@ -457,17 +459,17 @@ impl Performer {
         self.log.submit_reset(row, done);
     }
 
-    fn park(&self, space: &SpaceName, document: DocumentId, refused: Refused) {
+    fn reject(&self, space: &SpaceName, document: DocumentId, refused: Refused) {
         let Some(row) = self.spaces.get(space).copied() else { return };
         let (code, what) = (refused.code, refused.what.clone());
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
         let core = Arc::clone(&self.core);
         let name = space.clone();
         let done = self.counted(row, move |()| {
-            core.events.send(&name, document, EventKind::Parked { code, what });
+            core.events.send(&name, document, EventKind::Rejected { code, what });
             Outcome::Settled
         });
-        self.log.submit_park(row, document, refused, done);
+        self.log.submit_reject(row, document, refused, done);
     }
 
     /// The completion of most writes: passes the outcome to the machine.

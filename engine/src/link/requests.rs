@@ -15,7 +15,7 @@ use super::desk::Desk;
 use super::timings::FAR;
 use crate::core::Core;
 use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
-use crate::notify::{self, Reply};
+use crate::notify::{self, ReplySender};
 use crate::status::Status;
 use crate::store::{SpaceRow, UpstreamRow};
 
@@ -48,7 +48,7 @@ struct FlushRequest {
     /// Every change up to this local sequence number, for each space.
     targets: Vec<(SpaceRow, u64)>,
     deadline: Instant,
-    reply: Reply<Result<(), FlushError>>,
+    reply: ReplySender<Result<(), FlushError>>,
 }
 
 /// Waits until some spaces are compared with the relay.
@@ -59,16 +59,16 @@ struct CheckRequest {
     deadline: Instant,
     /// The steps that checks had made when this one was looked at last.
     steps: u64,
-    reply: Reply<Result<u64, CheckError>>,
+    reply: ReplySender<Result<u64, CheckError>>,
 }
 
 /// An answer that is being sent.
-enum Answer {
-    Flush(Reply<Result<(), FlushError>>, Result<(), FlushError>),
-    Check(Reply<Result<u64, CheckError>>, Result<u64, CheckError>),
+enum OutgoingAnswer {
+    Flush(ReplySender<Result<(), FlushError>>, Result<(), FlushError>),
+    Check(ReplySender<Result<u64, CheckError>>, Result<u64, CheckError>),
 }
 
-impl Answer {
+impl OutgoingAnswer {
     fn give(self) {
         // The application may have cancelled at this moment.
         match self {
@@ -247,11 +247,11 @@ impl Requests {
         let mut answers = Vec::with_capacity(done.len());
         for (id, result) in done {
             if let Some(Request::Check(check)) = registry.open.remove(&id) {
-                answers.push(Answer::Check(check.reply, result));
+                answers.push(OutgoingAnswer::Check(check.reply, result));
             }
         }
         drop(registry);
-        answers.into_iter().for_each(Answer::give);
+        answers.into_iter().for_each(OutgoingAnswer::give);
     }
 
     fn answer(&self, mut decide: impl FnMut(&Request) -> Option<Result<(), FlushError>>) {
@@ -264,11 +264,11 @@ impl Requests {
         let mut answers = Vec::with_capacity(done.len());
         for (id, result) in done {
             if let Some(Request::Flush(flush)) = registry.open.remove(&id) {
-                answers.push(Answer::Flush(flush.reply, result));
+                answers.push(OutgoingAnswer::Flush(flush.reply, result));
             }
         }
         drop(registry);
-        answers.into_iter().for_each(Answer::give);
+        answers.into_iter().for_each(OutgoingAnswer::give);
     }
 }
 
@@ -288,7 +288,7 @@ impl CheckRequest {
 pub(crate) struct Registered<T> {
     desk: Arc<Desk>,
     id: u64,
-    answer: notify::Answer<T>,
+    answer: notify::ReplyReceiver<T>,
 }
 
 /// Whether there is a thread to answer a request.
@@ -300,7 +300,7 @@ enum Begun<T> {
 }
 
 impl<T> Registered<T> {
-    fn begin(desk: &Arc<Desk>, request: Request, answer: notify::Answer<T>) -> Begun<T> {
+    fn begin(desk: &Arc<Desk>, request: Request, answer: notify::ReplyReceiver<T>) -> Begun<T> {
         let Some(id) = desk.requests.add(request) else { return Begun::Closed };
         let registered = Self { desk: Arc::clone(desk), id, answer };
         // Checked after the registration: a thread that ends later answers this request too.
@@ -425,7 +425,7 @@ fn decide(
                 continue;
             }
             if let Some(refusal) = reached.refused.get(row)
-                && count.first_unheld.is_some_and(|first| first <= target)
+                && count.first_unacked.is_some_and(|first| first <= target)
             {
                 refused.push(refusal.clone());
                 continue;
@@ -435,7 +435,7 @@ fn decide(
                 continue;
             }
         }
-        waits |= count.first_unheld.is_some_and(|first| first <= target);
+        waits |= count.first_unacked.is_some_and(|first| first <= target);
         rejects |= count.first_gap.is_some_and(|first| first <= target);
     }
     if !refused.is_empty() {
@@ -449,8 +449,8 @@ fn decide(
         return Some(Ok(()));
     }
     let status = core.status.watch().now();
-    let parked = status.spaces.values().flat_map(|space| space.parked.clone()).collect();
-    Some(Err(FlushError::Refused { pending: status.pending(), parked }))
+    let rejected = status.spaces.values().flat_map(|space| space.rejected.clone()).collect();
+    Some(Err(FlushError::Refused { pending: status.pending(), rejected }))
 }
 
 fn offline(core: &Core, reached: bool) -> FlushError {

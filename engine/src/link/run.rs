@@ -10,7 +10,7 @@ use landfall_protocol::{Moment, SpaceName};
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
-use super::desk::{Desk, Target, Wishes};
+use super::desk::{Desk, RelayTarget, Wishes};
 use super::perform::{Completion, Performer};
 use super::session::Ended;
 use super::socket::{Socket, SocketError, connect};
@@ -28,7 +28,7 @@ pub(super) struct Runner {
     pub(super) replica: Replica,
     pub(super) performer: Performer,
     pub(super) completions: mpsc::UnboundedReceiver<Completion>,
-    target: Option<Arc<Target>>,
+    target: Option<Arc<RelayTarget>>,
     /// The number of the `connect` call for the target.
     connects: u64,
     online: bool,
@@ -113,7 +113,7 @@ impl Runner {
     }
 
     /// The relay to connect to, if the link is to be online.
-    fn wanted(&self) -> Option<Arc<Target>> {
+    fn wanted(&self) -> Option<Arc<RelayTarget>> {
         self.target.clone().filter(|_| self.online && !self.closing)
     }
 
@@ -135,7 +135,7 @@ impl Runner {
     }
 
     /// Connects, unless the wishes change meanwhile.
-    async fn connect(&mut self, target: &Target) -> Option<Result<Socket, SocketError>> {
+    async fn connect(&mut self, target: &RelayTarget) -> Option<Result<Socket, SocketError>> {
         let connects = self.connects;
         let connecting = connect(&target.address, target.timings.patience.handshake);
         tokio::pin!(connecting);
@@ -227,9 +227,9 @@ impl Runner {
                 self.replica.handle_filter(&space, filter);
             }
         }
-        for (row, document) in wishes.unparked {
+        for (row, document) in wishes.retried {
             if let Some(space) = self.performer.name(row) {
-                self.replica.handle_unparked(now, &space, &document);
+                self.replica.handle_retried(now, &space, &document);
             }
         }
         let checks = self.performer.names(&wishes.checks);

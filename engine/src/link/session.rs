@@ -11,12 +11,12 @@ use landfall_protocol::replica::EndReason;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
-use super::desk::{Desk, Target};
+use super::desk::{Desk, RelayTarget};
+use super::ephemeral_queue::OutgoingEphemeral;
 use super::perform::Out;
 use super::run::{Runner, sleep_until};
 use super::socket::Socket;
 use super::timings::FAR;
-use super::voice::Spoken;
 
 /// The longest time for the goodbye to a relay.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const JOINED_BYTES: usize = 16 * 1024;
 
 /// Bytes that wait for the socket, above which ephemeral messages are held back: all other frames are
 /// bounded by the relay's answers, and ephemeral messages have none.
-const SPEAK_BELOW_BYTES: usize = 64 * 1024;
+const EPHEMERAL_BELOW_BYTES: usize = 64 * 1024;
 
 /// How a session ended.
 pub(super) enum Ended {
@@ -72,12 +72,12 @@ impl Runner {
     pub(super) async fn session(
         &mut self,
         socket: Socket,
-        target: &Target,
+        target: &RelayTarget,
         connects: u64,
     ) -> Ended {
         let (sink, mut stream) = socket.split();
         // Unbounded, because the machine bounds it: pushes by their window, parts by the socket's room,
-        // answers by their requests, ephemeral messages by `speak`.
+        // answers by their requests, ephemeral messages by `send_ephemeral`.
         let (queue, queued) = mpsc::unbounded_channel::<Vec<u8>>();
         let unsent = Arc::new(AtomicUsize::new(0));
         let out = Out::new(queue, Arc::clone(&unsent));
@@ -95,7 +95,7 @@ impl Runner {
                 Some(completion) = self.completions.recv() => self.complete(completion),
                 () = desk.wake.notified() => {
                     self.take_wishes();
-                    self.speak(&out);
+                    self.send_ephemeral(&out);
                 }
                 () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
                 () = sleep_until(desk.requests.deadline()) => self.unsettled = true,
@@ -125,7 +125,7 @@ impl Runner {
     }
 
     /// Requests a comparison of every space with the relay: it is due.
-    fn begin_checks(&mut self, target: &Target) {
+    fn begin_checks(&mut self, target: &RelayTarget) {
         self.next_check = Instant::now() + target.timings.check_every;
         let (now, ticket) = (self.now(), self.desk.requests.number());
         for (space, _) in self.performer.spaces() {
@@ -134,13 +134,13 @@ impl Runner {
     }
 
     /// Sends the ephemeral messages for which the socket has room.
-    fn speak(&mut self, out: &Out) {
-        let mut room = SPEAK_BELOW_BYTES.saturating_sub(out.unsent());
+    fn send_ephemeral(&mut self, out: &Out) {
+        let mut room = EPHEMERAL_BELOW_BYTES.saturating_sub(out.unsent());
         while room > 0
-            && let Some(spoken) = self.desk.voice.take()
+            && let Some(ephemeral) = self.desk.ephemeral_queue.take()
         {
-            room = room.saturating_sub(spoken.weight());
-            let Spoken { space, document, count, data } = spoken;
+            room = room.saturating_sub(ephemeral.weight());
+            let OutgoingEphemeral { space, document, count, data } = ephemeral;
             let session = self.core.ephemeral.session.clone();
             self.replica.handle_broadcast(&space, document, session, count, data);
         }

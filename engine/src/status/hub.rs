@@ -16,7 +16,7 @@ use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
 use crate::options::UNREADABLE_LISTED;
-use crate::store::{Came, Followed, Parked, SpaceCount, SpaceReport, SpaceRow};
+use crate::store::{Came, Followed, Rejected, SpaceCount, SpaceReport, SpaceRow};
 use crate::threads::{StoreThread, ThreadPanic};
 
 /// The facts behind one space's status.
@@ -26,7 +26,7 @@ struct Facts {
     count: SpaceCount,
     phase: SpacePhase,
     not_on_disk: u64,
-    parked: Vec<RejectedDocument>,
+    rejected: Vec<RejectedDocument>,
     unreadable: BTreeMap<DocumentId, String>,
     unreadable_more: bool,
     /// Changes that the relay has acknowledged.
@@ -117,7 +117,7 @@ impl Everything {
             acknowledged: facts.acknowledged,
             received: facts.received,
             deleted: facts.deleted,
-            parked: facts.parked.clone(),
+            rejected: facts.rejected.clone(),
             unreadable: facts.unreadable.iter().map(unreadable).collect(),
             unreadable_more: facts.unreadable_more,
             deferred: facts.count.deferred,
@@ -129,12 +129,12 @@ impl Everything {
 
     /// Adds a space if it is missing; returns whether it was.
     fn add(&mut self, space: SpaceFacts) -> bool {
-        let SpaceFacts { name, row, count, parked } = space;
+        let SpaceFacts { name, row, count, rejected } = space;
         if self.spaces.contains_key(&row) {
             return false;
         }
         self.rows.insert(name.clone(), row);
-        let (phase, parked) = (SpacePhase::Waiting, listed(parked));
+        let (phase, rejected) = (SpacePhase::Waiting, listed(rejected));
         let (not_on_disk, drifted, checks) = (0, 0, 0);
         let (acknowledged, received, deleted) = (0, 0, 0);
         let (unreadable, unreadable_more) = (BTreeMap::new(), false);
@@ -146,7 +146,7 @@ impl Everything {
             acknowledged,
             received,
             deleted,
-            parked,
+            rejected,
             unreadable,
             unreadable_more,
             drifted,
@@ -168,7 +168,7 @@ impl Everything {
 
     /// Updates one space to a commit; returns whether its status changed.
     fn report(&mut self, report: SpaceReport) -> bool {
-        let SpaceReport { space, count, parked, came, number, synced } = report;
+        let SpaceReport { space, count, rejected, came, number, synced } = report;
         let was_troubled = came.written && self.store_trouble.take().is_some();
         let Some(facts) = self.spaces.get_mut(&space) else { return was_troubled };
         facts.received += came.changes;
@@ -182,10 +182,10 @@ impl Everything {
         let differs = facts.count != count;
         facts.count = count;
         let mut relisted = false;
-        if let Some(parked) = parked {
-            let parked = listed(parked);
-            relisted = facts.parked != parked;
-            facts.parked = parked;
+        if let Some(rejected) = rejected {
+            let rejected = listed(rejected);
+            relisted = facts.rejected != rejected;
+            facts.rejected = rejected;
         }
         unsynced || differs || relisted || was_troubled
     }
@@ -199,13 +199,14 @@ impl Everything {
         }
         for space in &followed.spaces {
             let (name, row, count) = (space.name.clone(), space.row, space.count);
-            let parked = space.parked.clone();
-            if self.add(SpaceFacts { name, row, count, parked: parked.clone() }) {
+            let rejected = space.rejected.clone();
+            if self.add(SpaceFacts { name, row, count, rejected: rejected.clone() }) {
                 changed = true;
                 continue;
             }
-            let (parked, came, number, synced) = (Some(parked), Came::default(), 0, 0);
-            changed |= self.report(SpaceReport { space: row, count, parked, came, number, synced });
+            let (rejected, came, number, synced) = (Some(rejected), Came::default(), 0, 0);
+            changed |=
+                self.report(SpaceReport { space: row, count, rejected, came, number, synced });
         }
         changed
     }
@@ -229,7 +230,7 @@ pub(crate) struct SpaceFacts {
     pub(crate) name: SpaceName,
     pub(crate) row: SpaceRow,
     pub(crate) count: SpaceCount,
-    pub(crate) parked: Vec<Parked>,
+    pub(crate) rejected: Vec<Rejected>,
 }
 
 /// Keeps and publishes the status. Publishing calls no waker: the notifier does.
@@ -435,6 +436,6 @@ fn unreadable((document, reason): (&DocumentId, &String)) -> UnreadableDocument 
     UnreadableDocument { document: *document, reason: reason.clone() }
 }
 
-fn listed(parked: Vec<Parked>) -> Vec<RejectedDocument> {
-    parked.into_iter().map(Into::into).collect()
+fn listed(rejected: Vec<Rejected>) -> Vec<RejectedDocument> {
+    rejected.into_iter().map(Into::into).collect()
 }

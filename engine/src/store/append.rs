@@ -10,7 +10,7 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
 use super::indexes::Indexes;
-use super::ledger::Ledger;
+use super::log_transaction::LogTransaction;
 use super::rows::{document_row, parts};
 use super::{DocumentRow, LocalLog, SpaceCount, SpaceRow, ViewError};
 
@@ -70,7 +70,7 @@ impl LocalLog {
     ) -> Result<Committed<Appended>, WriteError<AppendError>> {
         let indexes = Arc::clone(&self.indexes);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let done = move |result: Result<Committed<(Places, _)>, WriteError<AppendError>>| {
+        let done = move |result: Result<Committed<(AppendedRows, _)>, WriteError<AppendError>>| {
             let result = result.map(|Committed { value: (places, counts), number }| Committed {
                 value: Appended { places, counts },
                 number,
@@ -111,7 +111,7 @@ impl LocalLog {
 }
 
 /// The row and local number of each change.
-type Places = Vec<(DocumentRow, u64)>;
+type AppendedRows = Vec<(DocumentRow, u64)>;
 
 impl LocalLog {
     /// The bytes of a document, as the limits count them; 0 if the store has no change of it.
@@ -132,20 +132,20 @@ fn append(
     indexes: &Indexes,
     changes: &[LocalChange],
     most_bytes: u64,
-) -> Result<(Places, Vec<SpaceRow>), AppendError> {
+) -> Result<(AppendedRows, Vec<SpaceRow>), AppendError> {
     let mut places = Vec::with_capacity(changes.len());
-    let mut ledgers: BTreeMap<SpaceRow, Ledger<'_>> = BTreeMap::new();
+    let mut ledgers: BTreeMap<SpaceRow, LogTransaction<'_>> = BTreeMap::new();
     for local in changes {
-        let ledger = match ledgers.entry(local.space) {
-            Entry::Occupied(ledger) => ledger.into_mut(),
-            Entry::Vacant(place) => place.insert(Ledger::new(conn, indexes, local.space)?),
+        let log_transaction = match ledgers.entry(local.space) {
+            Entry::Occupied(log_transaction) => log_transaction.into_mut(),
+            Entry::Vacant(place) => place.insert(LogTransaction::new(conn, indexes, local.space)?),
         };
         let LocalChange { document, change, at_ms, .. } = local;
-        let place = match ledger.admit(document, change, Roots::One, Origin::Local)?? {
+        let place = match log_transaction.admit(document, change, Roots::One, Origin::Local)?? {
             Verdict::Duplicate(known) => known.position.0,
             Verdict::New => {
-                let place = ledger.append(*document, change, None, *at_ms)?;
-                let bytes = ledger.document_bytes(document);
+                let place = log_transaction.append(*document, change, None, *at_ms)?;
+                let bytes = log_transaction.document_bytes(document);
                 if bytes > most_bytes {
                     let (document, limit) = (*document, most_bytes);
                     return Err(AppendError::DocumentTooLarge { document, bytes, limit });
@@ -153,9 +153,9 @@ fn append(
                 place
             }
         };
-        places.push((ledger.row(document)?, place));
+        places.push((log_transaction.row(document)?, place));
     }
     let spaces = ledgers.keys().copied().collect();
-    ledgers.into_values().try_for_each(Ledger::finish)?;
+    ledgers.into_values().try_for_each(LogTransaction::finish)?;
     Ok((places, spaces))
 }

@@ -17,10 +17,12 @@ use landfall_protocol::{DocumentId, limits};
 use landfall_storage::{Durability, WriteError};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::held;
+use super::acked;
 use super::install::{Source, install};
-use super::ledger::Ledger;
-use super::rows::{DocumentRow, Parts, SpaceRow, document_id, document_row, parts, space_totals};
+use super::log_transaction::LogTransaction;
+use super::rows::{
+    DocumentCounts, DocumentRow, SpaceRow, document_id, document_row, parts, space_totals,
+};
 use super::snapshots::{Opened, body};
 use super::{LocalLog, UpstreamRow, ViewError, WriteFailure};
 
@@ -181,15 +183,15 @@ impl LocalLog {
             let same = now.base == task.base
                 && rows_between(tx, task.row, task.base, task.through)? == task.changes
                 && opened.changes() == compacted
-                && unheld_from(tx, whose.row(tx)?, task.space, task.row)?
+                && unacked_from(tx, whose.row(tx)?, task.space, task.row)?
                     .is_none_or(|first| first > task.through);
             if !same {
                 return Ok(false);
             }
-            let mut ledger = Ledger::new(tx, &indexes, task.space)?;
+            let mut log_transaction = LogTransaction::new(tx, &indexes, task.space)?;
             let source = Source::Compaction { through: task.through };
-            install(&mut ledger, &task.document, &opened, &source)?;
-            ledger.finish()?;
+            install(&mut log_transaction, &task.document, &opened, &source)?;
+            log_transaction.finish()?;
             Ok::<_, rusqlite::Error>(true)
         };
         self.write_in_space(Durability::Relaxed, space, job).map(|committed| committed.value.1)
@@ -271,7 +273,7 @@ fn task(
     let (rule, compacted) = (options.rule(), parts.compacted());
     // The outbox sends a compacted change only within its whole snapshot. So compaction stops before
     // the first change that the upstream in use is not known to hold.
-    let held = match unheld_from(conn, upstream, space, row)? {
+    let acked = match unacked_from(conn, upstream, space, row)? {
         Some(first) => first.saturating_sub(1),
         None => last,
     };
@@ -283,12 +285,12 @@ fn task(
     let mut due = None;
     for (through, is_due) in [
         (
-            held.min(young.saturating_sub(1)),
+            acked.min(young.saturating_sub(1)),
             CompactionRule::is_due as fn(&CompactionRule, &_, &_) -> bool,
         ),
-        (held, CompactionRule::is_heavy),
+        (acked, CompactionRule::is_heavy),
     ] {
-        let through = fitting(conn, row, &parts, through, options.limits)?;
+        let through = compatibility(conn, row, &parts, through, options.limits)?;
         let tail = weigh(conn, row, &parts, through)?;
         if is_due(&rule, &compacted, &tail) {
             due = Some((through, tail));
@@ -317,7 +319,7 @@ fn task(
 fn young_from(
     conn: &Connection,
     row: DocumentRow,
-    parts: &Parts,
+    parts: &DocumentCounts,
     last: u64,
     options: &CompactionOptions,
     now_ms: u64,
@@ -343,10 +345,10 @@ fn young_from(
 /// The last local number, up to `through`, at which a compaction still fits the limit of a snapshot. It
 /// counts the uncompacted bytes, which are more than their share of the snapshot will be; the next
 /// round considers the rest with the real size.
-fn fitting(
+fn compatibility(
     conn: &Connection,
     row: DocumentRow,
-    parts: &Parts,
+    parts: &DocumentCounts,
     through: u64,
     limits: CompactionLimits,
 ) -> rusqlite::Result<u64> {
@@ -374,7 +376,7 @@ fn fitting(
 fn weigh(
     conn: &Connection,
     row: DocumentRow,
-    parts: &Parts,
+    parts: &DocumentCounts,
     through: u64,
 ) -> rusqlite::Result<Weight> {
     conn.prepare_cached(
@@ -400,7 +402,7 @@ fn rows_between(
 }
 
 /// The first change of a document's tail that the upstream in use is not known to hold.
-fn unheld_from(
+fn unacked_from(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
     space: SpaceRow,
@@ -408,14 +410,14 @@ fn unheld_from(
 ) -> rusqlite::Result<Option<u64>> {
     let Some(upstream) = upstream else { return Ok(None) };
     let (base, last) = (parts(conn, row)?.base, space_totals(conn, space)?.last);
-    for (first, last) in held::gaps_between(conn, upstream, space, base + 1, last)? {
-        let unheld: Option<u64> = conn
+    for (first, last) in acked::gaps_between(conn, upstream, space, base + 1, last)? {
+        let unacked: Option<u64> = conn
             .prepare_cached(
                 "SELECT min(local) FROM change WHERE document = ?1 AND local BETWEEN ?2 AND ?3",
             )?
             .query_row(params![row.0, first, last], |row| row.get(0))?;
-        if unheld.is_some() {
-            return Ok(unheld);
+        if unacked.is_some() {
+            return Ok(unacked);
         }
     }
     Ok(None)

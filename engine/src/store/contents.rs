@@ -55,7 +55,7 @@ impl LocalLog {
 /// Why the store keeps changes of a document that are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kept {
+pub enum OutsideReason {
     /// Orphaned edits of a deleted document, which no relay is known to hold:
     /// [`Space::export_orphaned`](crate::Space::export_orphaned) exports them.
     OrphanedEdits,
@@ -73,7 +73,7 @@ pub struct LeftOut {
     /// The document.
     pub document: DocumentId,
     /// Why it is kept.
-    pub kept: Kept,
+    pub kept: OutsideReason,
     /// How many changes or entries.
     pub changes: u64,
 }
@@ -95,9 +95,9 @@ impl LocalLog {
         self.view(|conn| {
             let left_out = |row: &Row<'_>| {
                 let kept = match row.get(1)? {
-                    0 => Kept::OrphanedEdits,
-                    1 => Kept::Superseded,
-                    _ => Kept::Deferred,
+                    0 => OutsideReason::OrphanedEdits,
+                    1 => OutsideReason::Superseded,
+                    _ => OutsideReason::Deferred,
                 };
                 let document = DocumentId::from_bytes(row.get(0)?);
                 Ok(LeftOut { document, kept, changes: row.get(2)? })
@@ -107,20 +107,20 @@ impl LocalLog {
     }
 }
 
-struct Found {
+struct FoundDocument {
     row: DocumentRow,
     id: DocumentId,
     deleted: bool,
 }
 
-fn place(row: &Row<'_>) -> rusqlite::Result<Found> {
+fn place(row: &Row<'_>) -> rusqlite::Result<FoundDocument> {
     let id = DocumentId::from_bytes(row.get(1)?);
-    Ok(Found { row: DocumentRow(row.get(0)?), id, deleted: row.get(2)? })
+    Ok(FoundDocument { row: DocumentRow(row.get(0)?), id, deleted: row.get(2)? })
 }
 
 fn document(
     conn: &Connection,
-    found: &Found,
+    found: &FoundDocument,
     flags: u16,
     own: &[u8],
     sink: &mut RecordSink<'_>,

@@ -12,10 +12,10 @@ use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
 use super::prepare::ReadySnapshot;
-use super::receive::{Received, Writing, received_only};
+use super::receive::{ReceiveTransaction, Received, received_only};
 use super::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use super::snapshots::Opened;
-use super::{Done, LocalLog, damaged, held, superseded};
+use super::{Done, LocalLog, acked, damaged, superseded};
 
 /// The condition that a deferred entry waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub(super) fn put(
 }
 
 /// A deferred entry.
-struct Waiting {
+struct DeferredEntry {
     id: i64,
     kind: u16,
     document: DocumentId,
@@ -116,11 +116,11 @@ struct Waiting {
 /// Retries a document's deferred changes that may have waited for `fresh`. Returns how many are in the
 /// document now.
 pub(super) fn retry(
-    writing: &mut Writing<'_>,
+    writing: &mut ReceiveTransaction<'_>,
     document: DocumentId,
     fresh: &Fresh,
 ) -> rusqlite::Result<u64> {
-    let (conn, space) = (writing.ledger.conn, writing.ledger.space);
+    let (conn, space) = (writing.log_transaction.conn, writing.log_transaction.space);
     let ids: Vec<i64> = {
         let mut statement = conn.prepare_cached(
             "SELECT id, dependencies FROM aside
@@ -142,7 +142,7 @@ pub(super) fn retry(
                 "SELECT upstream, flags, author, at_ms, body, kind FROM aside WHERE id = ?1",
             )?
             .query_row([id], |row| {
-                Ok(Waiting {
+                Ok(DeferredEntry {
                     id,
                     kind: row.get(5)?,
                     document,
@@ -163,15 +163,18 @@ pub(super) fn retry(
 }
 
 /// Retries a deferred snapshot. It is opened within the transaction, since that is rare.
-fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
-    let conn = writing.ledger.conn;
+fn admit_snapshot(
+    writing: &mut ReceiveTransaction<'_>,
+    waiting: DeferredEntry,
+) -> rusqlite::Result<bool> {
+    let conn = writing.log_transaction.conn;
     let Ok(opened) = Opened::open_within(waiting.body, &writing.limits) else {
         wait_for(conn, waiting.id, Wait::Never)?;
         return Ok(false);
     };
-    let held = waiting.upstream == writing.upstream;
+    let acked = waiting.upstream == writing.upstream;
     let ready = ReadySnapshot::new(Offset(0), waiting.document, opened);
-    if let Err((_, wait, _)) = writing.join_snapshot(ready, held)? {
+    if let Err((_, wait, _)) = writing.join_snapshot(ready, acked)? {
         wait_for(conn, waiting.id, wait)?;
         return Ok(false);
     }
@@ -179,9 +182,9 @@ fn admit_snapshot(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Resu
     Ok(true)
 }
 
-fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> {
-    let conn = writing.ledger.conn;
-    let Waiting { id, document, upstream, flags, author, at_ms, body, .. } = waiting;
+fn admit(writing: &mut ReceiveTransaction<'_>, waiting: DeferredEntry) -> rusqlite::Result<bool> {
+    let conn = writing.log_transaction.conn;
+    let DeferredEntry { id, document, upstream, flags, author, at_ms, body, .. } = waiting;
     let Ok(change) = preflight(&body) else {
         wait_for(conn, id, Wait::Never)?;
         return Ok(false);
@@ -189,12 +192,12 @@ fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> 
     let second = flags & entry_flags::SECOND_ROOT != 0;
     let roots = if second { Roots::Several } else { Roots::One };
     // The upstream that sent the entry holds the change, and may be another than the one in use.
-    let held = std::mem::take(&mut writing.held);
+    let acked = std::mem::take(&mut writing.acked);
     let outcome = writing.change(document, change, &author, at_ms, roots)?;
-    let locals = std::mem::replace(&mut writing.held, held);
+    let locals = std::mem::replace(&mut writing.acked, acked);
     match outcome {
         Ok(()) if upstream == writing.upstream => {
-            locals.iter().for_each(|(first, last)| drop(writing.held.insert(first, last)));
+            locals.iter().for_each(|(first, last)| drop(writing.acked.insert(first, last)));
         }
         Ok(()) => hold_elsewhere(writing, upstream, &locals)?,
         Err((_, wait, _)) => {
@@ -210,12 +213,12 @@ fn admit(writing: &mut Writing<'_>, waiting: Waiting) -> rusqlite::Result<bool> 
 }
 
 fn hold_elsewhere(
-    writing: &mut Writing<'_>,
+    writing: &mut ReceiveTransaction<'_>,
     upstream: UpstreamRow,
     locals: &IntervalSet,
 ) -> rusqlite::Result<()> {
-    writing.ledger.settle_all()?;
-    held::hold(writing.ledger.conn, upstream, writing.ledger.space, locals)
+    writing.log_transaction.settle_all()?;
+    acked::hold(writing.log_transaction.conn, upstream, writing.log_transaction.space, locals)
 }
 
 fn wait_for(conn: &Connection, id: i64, wait: Wait) -> rusqlite::Result<()> {
@@ -243,8 +246,8 @@ impl LocalLog {
             )?
             .execute(params![space.0, document.as_bytes()])?;
             let Some(upstream) = whose.row(tx)? else { return Ok(Received::default()) };
-            superseded::unpark(tx, upstream, row)?;
-            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
+            superseded::retry_rejected(tx, upstream, row)?;
+            let mut writing = ReceiveTransaction::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
             fresh.all();
             writing.try_again(document, fresh);

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use landfall_protocol::DocumentId;
-use landfall_protocol::digest::Leaf;
+use landfall_protocol::digest::DigestEntry;
 use landfall_protocol::intervals::IntervalSet;
 use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::leaves::set_leaf;
-use super::ledger::Ledger;
+use super::digests::set_digest_entry;
+use super::log_transaction::LogTransaction;
 use super::rows::{
-    DocumentRow, Parts, SpaceRow, UpstreamRow, document_row, parts, set_parts, sweep_through,
+    DocumentCounts, DocumentRow, SpaceRow, UpstreamRow, document_row, parts, set_parts,
+    sweep_through,
 };
-use super::{Done, LocalLog, SpaceCount, ViewError, held, links, snapshots};
+use super::{Done, LocalLog, SpaceCount, ViewError, acked, links, snapshots};
 
 /// The values of a tombstone.
 pub(super) struct Tombstone<'a> {
@@ -43,15 +44,15 @@ pub(super) fn local(conn: &Connection, document: DocumentRow) -> rusqlite::Resul
 /// Deletes a document. Returns how many of its changes are orphaned: made here and not known to be at
 /// the upstream that sent the deletion. `None` if it was already deleted.
 pub(super) fn delete(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     document: &DocumentId,
     tombstone: &Tombstone<'_>,
 ) -> rusqlite::Result<Option<u64>> {
-    let row = ledger.settle(document)?;
-    let (conn, space) = (ledger.conn, ledger.space);
+    let row = log_transaction.settle(document)?;
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     if let Some(local) = local(conn, row)? {
         if let Some(upstream) = tombstone.from {
-            held::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
+            acked::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
         }
         return Ok(None);
     }
@@ -60,8 +61,8 @@ pub(super) fn delete(
         Some(upstream) => unsent(conn, upstream, space, row)?,
         None => tombstone.unaware,
     };
-    let local = ledger.next_local();
-    let locals = held::locals(conn, row)?;
+    let local = log_transaction.next_local();
+    let locals = acked::locals(conn, row)?;
     // The counts of acked changes include live changes only, so that every upstream's lose the
     // document.
     for upstream in links::linked(conn, space)? {
@@ -80,18 +81,18 @@ pub(super) fn delete(
         (unsent > 0).then_some(before.base),
         unsent
     ])?;
-    let after = Parts { base: local, ..Parts::default() };
-    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
-    ledger.totals.changes += 1;
-    ledger.totals.added += 1;
+    let after = DocumentCounts { base: local, ..DocumentCounts::default() };
+    set_parts(conn, &mut log_transaction.totals, row, &before, &after)?;
+    log_transaction.totals.changes += 1;
+    log_transaction.totals.added += 1;
     conn.prepare_cached("DELETE FROM head WHERE document = ?1")?.execute([row.0])?;
-    set_leaf(conn, space, (row, document), Some(Leaf::of_tombstone(document)))?;
+    set_digest_entry(conn, space, (row, document), Some(DigestEntry::of_tombstone(document)))?;
     forget_rest(conn, space, row, document)?;
     if unsent == 0 {
         free(conn, row)?;
     }
     if let Some(upstream) = tombstone.from {
-        held::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
+        acked::hold(conn, upstream, space, &IntervalSet::from_iter([(local, local)]))?;
     }
     Ok(Some(unsent))
 }
@@ -102,20 +103,20 @@ fn uncount(
     upstream: UpstreamRow,
     space: SpaceRow,
     row: DocumentRow,
-    before: &Parts,
+    before: &DocumentCounts,
     locals: &IntervalSet,
 ) -> rusqlite::Result<()> {
-    for (first, last) in held::held_of(conn, upstream, space, locals)?.iter() {
-        let alive = held::alive_between(conn, space, first, last)?;
-        held::add_held(conn, upstream, space, alive, -1)?;
+    for (first, last) in acked::acked_of(conn, upstream, space, locals)?.iter() {
+        let alive = acked::alive_between(conn, space, first, last)?;
+        acked::add_acked(conn, upstream, space, alive, -1)?;
     }
-    if before.compacted_changes > 0 && !held::is_owed(conn, upstream, row)? {
+    if before.compacted_changes > 0 && !acked::has_unacked_snapshot(conn, upstream, row)? {
         let compacted = (before.compacted_changes, before.snapshot_bytes);
-        held::add_held(conn, upstream, space, compacted, -1)?;
+        acked::add_acked(conn, upstream, space, compacted, -1)?;
     }
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
         .execute(params![upstream.0, row.0])?;
-    held::cover(conn, upstream, space, locals)
+    acked::cover(conn, upstream, space, locals)
 }
 
 /// How many of a document's changes an upstream is not known to hold.
@@ -174,7 +175,7 @@ fn free(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
 
 /// A deleted document with orphaned edits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lost {
+pub(crate) struct OrphanedDocument {
     pub(crate) document: DocumentId,
     /// How many of its changes were never sent.
     pub(crate) unsent: u64,
@@ -200,10 +201,10 @@ impl LocalLog {
     ) {
         let indexes = Arc::clone(&self.indexes);
         let job = move |tx: &rusqlite::Transaction<'_>| {
-            let mut ledger = Ledger::new(tx, &indexes, space)?;
+            let mut log_transaction = LogTransaction::new(tx, &indexes, space)?;
             let tombstone = Tombstone { author: None, at_ms, from: None, unaware: 0 };
-            let new = delete(&mut ledger, &document, &tombstone)?.is_some();
-            ledger.finish()?;
+            let new = delete(&mut log_transaction, &document, &tombstone)?.is_some();
+            log_transaction.finish()?;
             Ok(new)
         };
         self.submit_in_space(Durability::Full, space, job, done);
@@ -235,11 +236,11 @@ impl LocalLog {
 
     /// Deleted documents of a space with orphaned edits, which the application has neither exported nor
     /// discarded.
-    pub(crate) fn lost(&self, space: SpaceRow) -> Result<Vec<Lost>, ViewError> {
+    pub(crate) fn lost(&self, space: SpaceRow) -> Result<Vec<OrphanedDocument>, ViewError> {
         self.view(|conn| {
             let lost = |row: &rusqlite::Row<'_>| {
                 let document = DocumentId::from_bytes(row.get(0)?);
-                Ok(Lost { document, unsent: row.get(1)? })
+                Ok(OrphanedDocument { document, unsent: row.get(1)? })
             };
             conn.prepare_cached(
                 "SELECT d.document, x.unsent FROM deleted x JOIN document d ON d.id = x.document

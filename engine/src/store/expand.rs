@@ -13,11 +13,11 @@ use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
 use super::install::renumber;
-use super::ledger::Ledger;
+use super::log_transaction::LogTransaction;
 use super::rows::{
-    DocumentRow, NewChange, Parts, SpaceRow, document_id, insert_change, parts, set_parts,
+    DocumentCounts, DocumentRow, NewChange, SpaceRow, document_id, insert_change, parts, set_parts,
 };
-use super::{LocalLog, ViewError, WriteFailure, held, links, snapshots, superseded};
+use super::{LocalLog, ViewError, WriteFailure, acked, links, snapshots, superseded};
 
 /// The author of a change from a snapshot: a snapshot does not store authors, so it may be any replica.
 const UNKNOWN_AUTHOR: &[u8] = &[];
@@ -74,9 +74,9 @@ impl LocalLog {
             if !same || parts(tx, task.row)?.compacted_changes != changes.len() as u64 {
                 return Ok(false);
             }
-            let mut ledger = Ledger::new(tx, &indexes, task.space)?;
-            replace(&mut ledger, task.row, &changes)?;
-            ledger.finish()?;
+            let mut log_transaction = LogTransaction::new(tx, &indexes, task.space)?;
+            replace(&mut log_transaction, task.row, &changes)?;
+            log_transaction.finish()?;
             Ok::<_, rusqlite::Error>(true)
         };
         self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
@@ -118,34 +118,34 @@ fn changes_of(snapshot: &[u8]) -> Result<Vec<CheckedChange>, String> {
 /// Appends the changes, dependencies first, and after them the tail. Each upstream's acked ranges
 /// follow them.
 fn replace(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     row: DocumentRow,
     changes: &[CheckedChange],
 ) -> rusqlite::Result<()> {
-    let (conn, space) = (ledger.conn, ledger.space);
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     let before = parts(conn, row)?;
-    let tail = held::locals(conn, row)?;
+    let tail = acked::locals(conn, row)?;
     // Rows of compacted changes that are not swept yet have the hashes of the new rows.
     conn.prepare_cached("DELETE FROM change WHERE document = ?1 AND local <= ?2")?
         .execute(params![row.0, before.base])?;
     let mut holders = Vec::new();
     for upstream in links::linked(conn, space)? {
-        if !held::is_owed(conn, upstream, row)? {
+        if !acked::has_unacked_snapshot(conn, upstream, row)? {
             let compacted = (before.compacted_changes, before.snapshot_bytes);
-            held::add_held(conn, upstream, space, compacted, -1)?;
+            acked::add_acked(conn, upstream, space, compacted, -1)?;
             holders.push(upstream);
         }
     }
     snapshots::remove(conn, row)?;
     let (mut locals, mut bytes) = (IntervalSet::new(), 0);
     for change in changes {
-        let local = ledger.next_local();
+        let local = log_transaction.next_local();
         let (author, at_ms) = (Some(UNKNOWN_AUTHOR), 0);
         insert_change(conn, &NewChange { space, local, document: row, change, author, at_ms })?;
         locals.insert(local, local);
         bytes += change.bytes.len() as u64;
     }
-    let after = Parts {
+    let after = DocumentCounts {
         base: 0,
         tail_changes: before.tail_changes + changes.len() as u64,
         tail_bytes: before.tail_bytes + bytes,
@@ -155,20 +155,20 @@ fn replace(
         counter: before.counter,
         compacted_counter: 0,
     };
-    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    set_parts(conn, &mut log_transaction.totals, row, &before, &after)?;
     for upstream in holders {
-        held::hold(conn, upstream, space, &locals)?;
+        acked::hold(conn, upstream, space, &locals)?;
     }
     let moved: Vec<u64> = tail.iter().flat_map(|(first, last)| first..=last).collect();
-    renumber(ledger, row, &moved)?;
-    ledger.totals.moved = ledger.totals.last;
+    renumber(log_transaction, row, &moved)?;
+    log_transaction.totals.moved = log_transaction.totals.last;
     // The old numbers of the tail are vacant now.
     for upstream in links::linked(conn, space)? {
-        held::cover(conn, upstream, space, &tail)?;
+        acked::cover(conn, upstream, space, &tail)?;
     }
     // A relay may have rejected it for its size.
     for upstream in links::linked(conn, space)? {
-        superseded::unpark(conn, upstream, row)?;
+        superseded::retry_rejected(conn, upstream, row)?;
     }
     conn.prepare_cached(
         "UPDATE document SET sweep_through = 0, fold_failed = NULL, fold_version = NULL,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::report::count;
 use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
-use super::view::{Parked, parked};
+use super::view::{Rejected, rejected};
 use super::{LocalLog, SpaceCount, ViewError, deletion, links};
 
 /// A position in the history of the store's file.
@@ -34,7 +34,7 @@ pub(crate) struct FollowedSpace {
     pub(crate) name: SpaceName,
     pub(crate) row: SpaceRow,
     pub(crate) count: SpaceCount,
-    pub(crate) parked: Vec<Parked>,
+    pub(crate) rejected: Vec<Rejected>,
     /// Documents that changed since the last look, with their heads; `None` if deleted.
     pub(crate) touched: Vec<(DocumentId, Option<Vec<ChangeHash>>)>,
 }
@@ -88,8 +88,8 @@ fn spaces(
             Some(last) if last < count.totals.last => touched(conn, row, last)?,
             _ => Vec::new(),
         };
-        let parked = parked(conn, upstream, row)?;
-        spaces.push(FollowedSpace { name, row, count, parked, touched });
+        let rejected = rejected(conn, upstream, row)?;
+        spaces.push(FollowedSpace { name, row, count, rejected, touched });
     }
     Ok(spaces)
 }

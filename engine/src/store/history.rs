@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use landfall_protocol::admission::{DocumentSize, History, Known};
+use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -75,11 +75,11 @@ impl History for StoredHistory<'_> {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> rusqlite::Result<Option<Known>> {
+    ) -> rusqlite::Result<Option<KnownChange>> {
         let Some(document) = self.row(document)? else { return Ok(None) };
         let Some(row) = actor_row(self.conn, actor)? else { return Ok(None) };
         let known = |row: &rusqlite::Row<'_>| {
-            Ok(Known { hash: hash_of(row.get(0)?), position: Offset(row.get(1)?) })
+            Ok(KnownChange { hash: hash_of(row.get(0)?), position: Offset(row.get(1)?) })
         };
         let in_tail = self
             .conn
@@ -94,14 +94,14 @@ impl History for StoredHistory<'_> {
         let Some((last, hash)) = self.last_compacted(document, row)? else { return Ok(None) };
         let position = Offset(parts(self.conn, document)?.base);
         if sequence == last {
-            return Ok(Some(Known { hash, position }));
+            return Ok(Some(KnownChange { hash, position }));
         }
         if sequence > last {
             return Ok(None);
         }
         let index = self.indexes.of(self.conn, document)?;
         let hash = index.and_then(|index| index.at(actor, sequence));
-        Ok(hash.map(|hash| Known { hash, position }))
+        Ok(hash.map(|hash| KnownChange { hash, position }))
     }
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> rusqlite::Result<Option<u64>> {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::deletion::{self, Tombstone};
 use super::indexes::Indexes;
-use super::ledger::Ledger;
+use super::log_transaction::LogTransaction;
 use super::rows::{document_row, merges, parts};
 use super::{LocalLog, SpaceRow, ViewError, WriteFailure};
 
@@ -67,12 +67,12 @@ impl LocalLog {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?;
-            let mut ledger = Ledger::new(tx, &indexes, space)?;
-            let row = ledger.row(&document)?;
+            let mut log_transaction = LogTransaction::new(tx, &indexes, space)?;
+            let row = log_transaction.row(&document)?;
             let pending = super::outbox::pending_of_document(tx, upstream, space, row)?;
             let tombstone = Tombstone { author: None, at_ms, from: None, unaware: pending.changes };
-            let kept = deletion::delete(&mut ledger, &document, &tombstone)?;
-            ledger.finish()?;
+            let kept = deletion::delete(&mut log_transaction, &document, &tombstone)?;
+            log_transaction.finish()?;
             Ok(ImportDeletion { is_new: kept.is_some(), kept: kept.unwrap_or_default() })
         };
         self.write_in_space(Durability::Full, space, job).map(|committed| committed.value.1)
@@ -92,9 +92,9 @@ impl LocalLog {
             if parts(conn, row)?.changes() == 0 || merges(conn, space, document)? {
                 return Ok(true);
             }
-            let ledger = Ledger::new(conn, &indexes, space)?;
+            let log_transaction = LogTransaction::new(conn, &indexes, space)?;
             for root in roots {
-                if ledger.knows(document, root)? {
+                if log_transaction.knows(document, root)? {
                     return Ok(true);
                 }
             }
@@ -110,7 +110,7 @@ fn take(
     changes: Vec<ImportChange>,
 ) -> rusqlite::Result<ImportBatch> {
     let mut batch = ImportBatch::default();
-    let mut ledger = Ledger::new(conn, indexes, space)?;
+    let mut log_transaction = LogTransaction::new(conn, indexes, space)?;
     for item in changes {
         let ImportChange { document, change, at_ms, roots } = &item;
         let is_root = change.dependencies.is_empty();
@@ -118,13 +118,13 @@ fn take(
             true => Roots::Several,
             false => *roots,
         };
-        match ledger.admit(document, change, roots, Origin::Received)? {
+        match log_transaction.admit(document, change, roots, Origin::Received)? {
             Ok(Verdict::Duplicate(_)) => {
                 batch.taken += 1;
                 batch.known += 1;
             }
             Ok(Verdict::New) => {
-                ledger.append(*document, change, None, *at_ms)?;
+                log_transaction.append(*document, change, None, *at_ms)?;
                 batch.taken += 1;
             }
             Err(error) => {
@@ -134,11 +134,11 @@ fn take(
         }
         if is_root && roots == Roots::Several {
             // The outbox marks second roots of such documents, or the relay would reject them.
-            let row = ledger.row(document)?;
+            let row = log_transaction.row(document)?;
             conn.prepare_cached("UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0")?
                 .execute(params![row.0])?;
         }
     }
-    ledger.finish()?;
+    log_transaction.finish()?;
     Ok(batch)
 }

@@ -27,7 +27,7 @@ struct Key {
 }
 
 #[derive(Default)]
-struct Kept {
+struct CachedIndexes {
     /// The least recently used one is at the front.
     indexes: VecDeque<(Key, Arc<PackedIndex>)>,
     bytes: usize,
@@ -36,7 +36,7 @@ struct Kept {
 /// A cache of recently used indexes.
 #[derive(Default)]
 pub(super) struct Indexes {
-    kept: Mutex<Kept>,
+    kept: Mutex<CachedIndexes>,
 }
 
 impl Indexes {

@@ -6,13 +6,13 @@ use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{ChangeHash, DocumentId};
 use rusqlite::{Connection, params};
 
+use super::acked;
+use super::digests::set_heads;
 use super::graph;
-use super::held;
-use super::leaves::set_heads;
-use super::ledger::Ledger;
 use super::links;
+use super::log_transaction::LogTransaction;
 use super::rows::{
-    DocumentRow, Parts, UpstreamRow, hash_of, heads, parts, set_parts, sweep_through,
+    DocumentCounts, DocumentRow, UpstreamRow, hash_of, heads, parts, set_parts, sweep_through,
 };
 use super::snapshots::{Opened, put};
 
@@ -20,8 +20,8 @@ use super::snapshots::{Opened, put};
 pub(super) enum Source {
     /// A local compaction of everything up to this local sequence number.
     Compaction { through: u64 },
-    /// An upstream. `held`: it holds everything that is in the snapshot.
-    Upstream { upstream: UpstreamRow, held: bool },
+    /// An upstream. `acked`: it holds everything that is in the snapshot.
+    Upstream { upstream: UpstreamRow, acked: bool },
 }
 
 /// A row of the tail.
@@ -33,13 +33,13 @@ struct TailRow {
 
 /// Installs a snapshot. It must contain everything that the snapshot before it contained.
 pub(super) fn install(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     document: &DocumentId,
     opened: &Opened,
     source: &Source,
 ) -> rusqlite::Result<()> {
-    let row = ledger.settle(document)?;
-    let (conn, space) = (ledger.conn, ledger.space);
+    let row = log_transaction.settle(document)?;
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     let before = parts(conn, row)?;
     let (compacted, rest): (Vec<TailRow>, Vec<TailRow>) = tail(conn, row, before.base)?
         .into_iter()
@@ -48,9 +48,9 @@ pub(super) fn install(
     // behind which whatever it lacks is renumbered.
     let base = match source {
         Source::Compaction { through } => *through,
-        Source::Upstream { .. } => ledger.next_local(),
+        Source::Upstream { .. } => log_transaction.next_local(),
     };
-    let after = Parts {
+    let after = DocumentCounts {
         base,
         tail_changes: rest.len() as u64,
         tail_bytes: rest.iter().map(|change| change.bytes).sum(),
@@ -69,26 +69,26 @@ pub(super) fn install(
     // Acked ranges name rows of the log, which are dead now: each upstream's counts move to the
     // snapshot.
     for upstream in links::linked(conn, space)? {
-        count(conn, ledger, upstream, &change, source)?;
+        count(conn, log_transaction, upstream, &change, source)?;
     }
     put(conn, row, opened)?;
-    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    set_parts(conn, &mut log_transaction.totals, row, &before, &after)?;
     let moved: Vec<u64> =
         rest.iter().map(|change| change.local).filter(|local| *local <= base).collect();
-    renumber(ledger, row, &moved)?;
+    renumber(log_transaction, row, &moved)?;
     let covered = match source {
         Source::Compaction { .. } => None,
         Source::Upstream { upstream, .. } => Some(*upstream),
     };
     links::note_vacant(conn, space, covered)?;
     if let Source::Upstream { upstream, .. } = source {
-        ledger.totals.moved = ledger.totals.last;
+        log_transaction.totals.moved = log_transaction.totals.last;
         // These numbers are vacant now, and this upstream is the one in use: its acked ranges cover
         // them.
         let mut vacant = change.compacted;
         vacant.insert(base, base);
         moved.iter().for_each(|local| drop(vacant.insert(*local, *local)));
-        held::cover(conn, *upstream, space, &vacant)?;
+        acked::cover(conn, *upstream, space, &vacant)?;
         let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
         set_heads(conn, space, (row, document), &old, &new)?;
     }
@@ -99,7 +99,7 @@ pub(super) fn install(
     .execute([row.0])?;
     // Every row that is not in the snapshot has a number greater than `base` by now.
     sweep_through(conn, row, base)?;
-    ledger.indexes.add(row, opened.hash, std::sync::Arc::clone(&opened.index));
+    log_transaction.indexes.add(row, opened.hash, std::sync::Arc::clone(&opened.index));
     Ok(())
 }
 
@@ -141,8 +141,8 @@ fn bytes(rows: &[TailRow]) -> u64 {
 /// A document before and after a snapshot is installed.
 struct Change {
     row: DocumentRow,
-    before: Parts,
-    after: Parts,
+    before: DocumentCounts,
+    after: DocumentCounts,
     /// The numbers of the rows that the snapshot contains.
     compacted: IntervalSet,
     bytes: u64,
@@ -151,38 +151,39 @@ struct Change {
 /// Updates an upstream's counts, and whether the snapshot is unacked there.
 fn count(
     conn: &Connection,
-    ledger: &Ledger<'_>,
+    log_transaction: &LogTransaction<'_>,
     upstream: UpstreamRow,
     change: &Change,
     source: &Source,
 ) -> rusqlite::Result<()> {
     let Change { row, before, after, compacted, bytes } = change;
-    let space = ledger.space;
-    let held_rows = held::held_of(conn, upstream, space, compacted)?;
-    let mut held_bytes = 0;
-    for (first, last) in held_rows.iter() {
-        held_bytes += body_bytes(conn, *row, first, last)?;
+    let space = log_transaction.space;
+    let acked_rows = acked::acked_of(conn, upstream, space, compacted)?;
+    let mut acked_bytes = 0;
+    for (first, last) in acked_rows.iter() {
+        acked_bytes += body_bytes(conn, *row, first, last)?;
     }
-    let base_held = before.compacted_changes > 0 && !held::is_owed(conn, upstream, *row)?;
-    held::add_held(conn, upstream, space, (held_rows.len(), held_bytes), -1)?;
-    if base_held {
+    let base_acked =
+        before.compacted_changes > 0 && !acked::has_unacked_snapshot(conn, upstream, *row)?;
+    acked::add_acked(conn, upstream, space, (acked_rows.len(), acked_bytes), -1)?;
+    if base_acked {
         let base = (before.compacted_changes, before.snapshot_bytes);
-        held::add_held(conn, upstream, space, base, -1)?;
+        acked::add_acked(conn, upstream, space, base, -1)?;
     }
     // Every change in the snapshot was here before, and the upstream held all of them.
     let nothing_new = after.compacted_changes == before.compacted_changes + compacted.len();
-    let parts_held = (before.compacted_changes == 0 || base_held)
-        && held_rows.len() == compacted.len()
-        && held_bytes == *bytes;
-    let held = match source {
-        Source::Upstream { upstream: from, held } if *from == upstream => *held,
+    let parts_held = (before.compacted_changes == 0 || base_acked)
+        && acked_rows.len() == compacted.len()
+        && acked_bytes == *bytes;
+    let acked = match source {
+        Source::Upstream { upstream: from, acked } if *from == upstream => *acked,
         _ => nothing_new && parts_held,
     };
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND document = ?2")?
         .execute(params![upstream.0, row.0])?;
-    if held {
+    if acked {
         let base = (after.compacted_changes, after.snapshot_bytes);
-        held::add_held(conn, upstream, space, base, 1)
+        acked::add_acked(conn, upstream, space, base, 1)
     } else {
         conn.prepare_cached(
             "INSERT INTO owed (upstream, space, local, document) VALUES (?1, ?2, ?3, ?4)",
@@ -203,26 +204,26 @@ fn body_bytes(conn: &Connection, row: DocumentRow, first: u64, last: u64) -> rus
 /// Gives changes new local numbers, in their order, so that they follow the snapshot. Each upstream's
 /// acked ranges follow them.
 pub(super) fn renumber(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     row: DocumentRow,
     moved: &[u64],
 ) -> rusqlite::Result<()> {
-    let (conn, space) = (ledger.conn, ledger.space);
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     let upstreams = links::linked(conn, space)?;
     let old: IntervalSet = moved.iter().map(|local| (*local, *local)).collect();
-    let mut held = Vec::with_capacity(upstreams.len());
+    let mut acked = Vec::with_capacity(upstreams.len());
     for upstream in upstreams {
-        held.push((upstream, held::held_of(conn, upstream, space, &old)?, IntervalSet::new()));
+        acked.push((upstream, acked::acked_of(conn, upstream, space, &old)?, IntervalSet::new()));
     }
     for &local in moved {
-        let new = ledger.next_local();
+        let new = log_transaction.next_local();
         conn.prepare_cached("UPDATE change SET local = ?3 WHERE document = ?1 AND local = ?2")?
             .execute(params![row.0, local, new])?;
-        for (_, before, after) in &mut held {
+        for (_, before, after) in &mut acked {
             if before.contains(local) {
                 after.insert(new, new);
             }
         }
     }
-    held.iter().try_for_each(|(upstream, _, after)| held::cover(conn, *upstream, space, after))
+    acked.iter().try_for_each(|(upstream, _, after)| acked::cover(conn, *upstream, space, after))
 }

@@ -6,8 +6,8 @@ use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::acked::{gaps_between, hold};
 use super::damaged;
-use super::held::{gaps_between, hold};
 use super::rows::{SpaceRow, UpstreamRow, space_totals};
 
 /// The upstream that was connected last, if any.

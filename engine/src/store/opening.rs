@@ -5,7 +5,7 @@ use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use rusqlite::Connection;
 
 use super::quarantined::quarantined;
-use super::view::{Parked, parked};
+use super::view::{Rejected, rejected};
 use super::{LocalLog, SpaceCount, SpaceRow, ViewError, links, report};
 
 /// The state of a store when it is opened.
@@ -23,7 +23,7 @@ pub(crate) struct OpenedSpace {
     pub(crate) row: SpaceRow,
     pub(crate) count: SpaceCount,
     /// The documents whose changes the upstream rejects.
-    pub(crate) parked: Vec<Parked>,
+    pub(crate) rejected: Vec<Rejected>,
     /// The unreadable documents, with the reasons.
     pub(crate) unreadable: Vec<(DocumentId, String)>,
 }
@@ -49,7 +49,7 @@ fn opened(conn: &Connection) -> rusqlite::Result<OpenedStore> {
             name,
             row: space,
             count: report::count(conn, row, space)?,
-            parked: parked(conn, row, space)?,
+            rejected: rejected(conn, row, space)?,
             unreadable: quarantined(conn, space)?,
         });
     }
@@ -65,7 +65,7 @@ impl LocalLog {
         path: &std::path::Path,
     ) -> Result<u64, rusqlite::Error> {
         let (conn, operations) = super::counting::connection(path)?;
-        super::leaves::fill(&conn)?;
+        super::digests::fill(&conn)?;
         super::expand::oversized(&conn, self.document_bytes())?;
         opened(&conn)?;
         Ok(operations())

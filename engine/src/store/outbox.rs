@@ -8,7 +8,7 @@ use landfall_protocol::replica::{OutboxChange, OutboxKind};
 use landfall_protocol::{DocumentId, Local, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::held::{gaps_between, next_gap};
+use super::acked::{gaps_between, next_gap};
 use super::rows::{
     DocumentRow, SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, parts, space_totals,
 };
@@ -32,7 +32,7 @@ pub(super) fn pending(
     totals: SpaceTotals,
     waiting: &SpaceWaiting,
 ) -> rusqlite::Result<Pending> {
-    let held: Option<(u64, u64)> = match upstream {
+    let acked: Option<(u64, u64)> = match upstream {
         None => None,
         Some(upstream) => conn
             .prepare_cached(
@@ -41,7 +41,7 @@ pub(super) fn pending(
             .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?,
     };
-    let (changes, bytes) = held.unwrap_or_default();
+    let (changes, bytes) = acked.unwrap_or_default();
     // Superseded changes are not in the log any more, and on no relay.
     Ok(Pending {
         changes: totals.changes.saturating_sub(changes) + waiting.superseded_changes,
@@ -61,7 +61,9 @@ pub(super) fn pending_of_document(
         return Ok(Pending { changes: parts.changes(), bytes: parts.bytes() });
     };
     let mut pending = superseded::pending(conn, document)?;
-    if super::held::is_owed(conn, upstream, document)? || !is_linked(conn, upstream, space)? {
+    if super::acked::has_unacked_snapshot(conn, upstream, document)?
+        || !is_linked(conn, upstream, space)?
+    {
         pending.changes += parts.compacted_changes;
         pending.bytes += parts.snapshot_bytes;
     }
@@ -93,34 +95,34 @@ pub(super) fn first_gap(
     waiting: &SpaceWaiting,
 ) -> rusqlite::Result<Option<u64>> {
     let gap = next_gap(conn, upstream, space, 1, totals.last)?.map(|gap| gap.0);
-    let owed: Option<u64> = conn
+    let unacked: Option<u64> = conn
         .prepare_cached("SELECT min(local) FROM owed WHERE upstream = ?1 AND space = ?2")?
         .query_row(params![upstream.0, space.0], |row| row.get(0))?;
     // Superseded changes count as older than everything in the log.
     let superseded = (waiting.superseded_changes > 0).then_some(1);
-    Ok(gap.into_iter().chain(owed).chain(superseded).min())
+    Ok(gap.into_iter().chain(unacked).chain(superseded).min())
 }
 
 /// The first local sequence number that is not acked and not of a rejected document. It searches from
-/// the link's `unheld_from` on, so that rejected changes are skipped once and not at each commit.
-pub(super) fn first_unheld(
+/// the link's `unacked_from` on, so that rejected changes are skipped once and not at each commit.
+pub(super) fn first_unacked(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
     totals: SpaceTotals,
 ) -> rusqlite::Result<Option<u64>> {
-    let from = unheld_from(conn, upstream, space)?;
-    first_unheld_after(conn, upstream, space, (from, totals.last))
+    let from = unacked_from(conn, upstream, space)?;
+    first_unacked_after(conn, upstream, space, (from, totals.last))
 }
 
-/// As [`first_unheld`], between two numbers, both included.
-pub(super) fn first_unheld_after(
+/// As [`first_unacked`], between two numbers, both included.
+pub(super) fn first_unacked_after(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
     (from, last): (u64, u64),
 ) -> rusqlite::Result<Option<u64>> {
-    let owed: Option<u64> = conn
+    let unacked: Option<u64> = conn
         .prepare_cached(
             "SELECT o.local FROM owed o WHERE o.upstream = ?1 AND o.space = ?2 AND o.local >= ?3
                  AND NOT EXISTS
@@ -131,16 +133,16 @@ pub(super) fn first_unheld_after(
         .optional()?;
     let mut at = from;
     while let Some((first, end)) = next_gap(conn, upstream, space, at, last)? {
-        if let Some(found) = first_offered(conn, upstream, space, (first, end))? {
-            return Ok(Some(owed.map_or(found, |owed| owed.min(found))));
+        if let Some(found) = first_pushed(conn, upstream, space, (first, end))? {
+            return Ok(Some(unacked.map_or(found, |unacked| unacked.min(found))));
         }
         at = end + 1;
     }
-    Ok(owed)
+    Ok(unacked)
 }
 
 /// The first change or deletion of a range that is alive and not of a rejected document.
-fn first_offered(
+fn first_pushed(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -170,7 +172,7 @@ fn first_offered(
 }
 
 /// A number before which there is no change to send: all unacked ones there are rejected.
-pub(super) fn unheld_from(
+pub(super) fn unacked_from(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -182,12 +184,12 @@ pub(super) fn unheld_from(
     Ok(found.unwrap_or(1))
 }
 
-/// How many numbers a count may skip again before `unheld_from` is written: most commits need not write
+/// How many numbers a count may skip again before `unacked_from` is written: most commits need not write
 /// it.
-const UNHELD_SLACK: u64 = 16;
+const UNACKED_SLACK: u64 = 16;
 
 /// Records how far a count searched, so that the next one begins there.
-pub(super) fn note_unheld_from(
+pub(super) fn note_unacked_from(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -197,12 +199,12 @@ pub(super) fn note_unheld_from(
         // A count without pending changes searches nothing.
         return Ok(());
     }
-    let reached = count.first_unheld.unwrap_or(count.totals.last + 1);
+    let reached = count.first_unacked.unwrap_or(count.totals.last + 1);
     conn.prepare_cached(
         "UPDATE link SET unheld_from = ?3
          WHERE upstream = ?1 AND space = ?2 AND unheld_from + ?4 < ?3",
     )?
-    .execute(params![upstream.0, space.0, reached, UNHELD_SLACK])?;
+    .execute(params![upstream.0, space.0, reached, UNACKED_SLACK])?;
     Ok(())
 }
 
@@ -301,7 +303,7 @@ impl Page {
 /// The weight of a snapshot upload or a deletion in a page.
 fn weight(what: &OutboxKind) -> usize {
     match what {
-        OutboxKind::Snapshot { heads, .. } => heads.len() * limits::OFFERED_HEAD_WEIGHT,
+        OutboxKind::Snapshot { heads, .. } => heads.len() * limits::UPLOAD_HEAD_WEIGHT,
         OutboxKind::Change(..) | OutboxKind::Tombstone => 0,
     }
 }
@@ -331,11 +333,11 @@ fn snapshots(
     let rows = find.query_map(params![upstream.0, space.0, after.0, most + 1], snapshot)?;
     let (mut found, mut heads) = (BTreeMap::new(), 0);
     for row in rows {
-        let (local, offer) = row?;
+        let (local, upload) = row?;
         // One more than fits shows that the page was cut.
         let fits = heads <= bytes;
-        heads += weight(&offer.what);
-        found.insert(local, offer);
+        heads += weight(&upload.what);
+        found.insert(local, upload);
         if !fits {
             break;
         }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 
 use super::rows::document_row;
 use super::view::rejected_document;
-use super::{LocalLog, SpaceRow, UpstreamRow, ViewError, deletion, held, leaves, outbox};
+use super::{LocalLog, SpaceRow, UpstreamRow, ViewError, acked, deletion, digests, outbox};
 
 /// Compared data, with the documents for which a difference is expected.
 #[derive(Debug)]
@@ -32,10 +32,10 @@ impl LocalLog {
         let whose = self.whose;
         self.view(|conn| {
             let (upstream, mut expected) = (whose.row(conn)?, BTreeSet::new());
-            let found = leaves::branches(conn, space, prefixes)?;
+            let found = digests::branches(conn, space, prefixes)?;
             for branch in &found {
-                let Node::Leaves(leaves) = &branch.node else { continue };
-                for (document, _) in leaves {
+                let Node::DigestEntries(digest_entries) = &branch.node else { continue };
+                for (document, _) in digest_entries {
                     if is_refused(conn, upstream, space, document)?
                         || is_pending(conn, upstream, space, document)?
                     {
@@ -73,7 +73,7 @@ impl LocalLog {
                     expected.insert(*document);
                 }
             }
-            Ok(Compared { found: leaves::heads_of(conn, space, documents)?, expected })
+            Ok(Compared { found: digests::heads_of(conn, space, documents)?, expected })
         })
     }
 
@@ -124,7 +124,7 @@ fn is_pending(
 ) -> rusqlite::Result<bool> {
     let Some(row) = document_row(conn, space, document)? else { return Ok(false) };
     match (deletion::local(conn, row)?, upstream) {
-        (Some(local), Some(upstream)) => Ok(!held::is_held(conn, upstream, space, local)?),
+        (Some(local), Some(upstream)) => Ok(!acked::is_acked(conn, upstream, space, local)?),
         (Some(_), None) => Ok(true),
         (None, _) => Ok(outbox::pending_of_document(conn, upstream, space, row)?.changes > 0),
     }

@@ -17,12 +17,12 @@ use super::deferred::{self, Wait};
 use super::excess::{Excess, excesses};
 use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
-use super::ledger::Ledger;
+use super::log_transaction::LogTransaction;
 use super::prepare::{JoinError, PrepareError, Prepared, Ready, ReadySnapshot};
 use super::report::Came;
 use super::rows::{document_row, heads, local_of, merges, parts};
 use super::{
-    LocalLog, SpaceCount, SpaceRow, UpstreamRow, deletion, fitting, held, links, partial,
+    LocalLog, SpaceCount, SpaceRow, UpstreamRow, acked, compatibility, deletion, links, partial,
     superseded,
 };
 
@@ -45,7 +45,7 @@ pub(crate) enum ReceiveError {
 
 /// A document that a batch added to.
 #[derive(Debug)]
-pub(crate) struct Touched {
+pub(crate) struct TouchedDocument {
     pub(crate) document: DocumentId,
     pub(crate) heads: Vec<ChangeHash>,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Superseded {
 /// The effects of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) touched: Vec<Touched>,
+    pub(crate) touched: Vec<TouchedDocument>,
     /// Entries that were deferred, with the reason.
     pub(crate) deferred: Vec<(DocumentId, String)>,
     /// Documents of which an unrelated history was deferred.
@@ -130,7 +130,7 @@ impl LocalLog {
                 return Err(ReceiveError::NotNext { at, after: batch.after });
             }
             // Entries are admitted in the order of the log, so that each finds its dependencies.
-            let mut writing = Writing::new(tx, &indexes, upstream, space, limits)?;
+            let mut writing = ReceiveTransaction::new(tx, &indexes, upstream, space, limits)?;
             for entry in ready.entries {
                 writing.take(entry)?;
             }
@@ -143,23 +143,23 @@ impl LocalLog {
 }
 
 /// The result of a job that wrote a batch, with the count of its space.
-type Counted<E> = Result<Committed<(SpaceCount, Received)>, WriteError<E>>;
+type CountedResult<E> = Result<Committed<(SpaceCount, Received)>, WriteError<E>>;
 
 /// Calls `done` without the count, which was reported.
 pub(super) fn received_only<E>(
     done: impl FnOnce(Result<Committed<Received>, WriteError<E>>) + Send + 'static,
-) -> impl FnOnce(Counted<E>) + Send + 'static {
+) -> impl FnOnce(CountedResult<E>) + Send + 'static {
     move |result| {
         done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
     }
 }
 
 /// The state of one transaction that writes received entries.
-pub(super) struct Writing<'a> {
-    pub(super) ledger: Ledger<'a>,
+pub(super) struct ReceiveTransaction<'a> {
+    pub(super) log_transaction: LogTransaction<'a>,
     pub(super) upstream: UpstreamRow,
     /// Local numbers that this transaction adds to the upstream's acked ranges.
-    pub(super) held: IntervalSet,
+    pub(super) acked: IntervalSet,
     touched: BTreeSet<DocumentId>,
     /// Changes that were added to each document: deferred changes may depend on them.
     fresh: BTreeMap<DocumentId, deferred::Fresh>,
@@ -170,7 +170,7 @@ pub(super) struct Writing<'a> {
     pub(super) limits: CompactionLimits,
 }
 
-impl<'a> Writing<'a> {
+impl<'a> ReceiveTransaction<'a> {
     pub(super) fn new(
         conn: &'a Connection,
         indexes: &'a Indexes,
@@ -178,12 +178,12 @@ impl<'a> Writing<'a> {
         space: SpaceRow,
         limits: CompactionLimits,
     ) -> rusqlite::Result<Self> {
-        let ledger = Ledger::new(conn, indexes, space)?;
+        let log_transaction = LogTransaction::new(conn, indexes, space)?;
         Ok(Self {
-            added_before: ledger.totals.added,
-            ledger,
+            added_before: log_transaction.totals.added,
+            log_transaction,
             upstream,
-            held: IntervalSet::new(),
+            acked: IntervalSet::new(),
             touched: BTreeSet::new(),
             fresh: BTreeMap::new(),
             received: Received::default(),
@@ -195,7 +195,11 @@ impl<'a> Writing<'a> {
         match entry {
             Prepared::Snapshot(ready) => self.snapshot(ready),
             Prepared::Rejected { entry, reason } => {
-                partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
+                partial::forget(
+                    self.log_transaction.conn,
+                    self.upstream,
+                    self.log_transaction.space,
+                )?;
                 Ok(self.defer(&entry, Wait::Never, reason)?)
             }
             Prepared::Plain(Incoming::Change {
@@ -221,15 +225,24 @@ impl<'a> Writing<'a> {
             }
             Prepared::Plain(Incoming::Echo { document, hash }) => self.echo(&document, hash),
             Prepared::Plain(Incoming::SnapshotEcho { document, .. }) => {
-                let row = self.ledger.settle(&document)?;
-                Ok(held::settle(self.ledger.conn, self.upstream, self.ledger.space, row)?)
+                let row = self.log_transaction.settle(&document)?;
+                Ok(acked::settle(
+                    self.log_transaction.conn,
+                    self.upstream,
+                    self.log_transaction.space,
+                    row,
+                )?)
             }
             Prepared::Plain(Incoming::Tombstone { document, author, at_ms, .. }) => {
                 Ok(self.tombstone(document, Some(&author), at_ms)?)
             }
             Prepared::Plain(Incoming::Deferred { entry, reason }) => {
                 if entry.kind == entry_kind::SNAPSHOT {
-                    partial::forget(self.ledger.conn, self.upstream, self.ledger.space)?;
+                    partial::forget(
+                        self.log_transaction.conn,
+                        self.upstream,
+                        self.log_transaction.space,
+                    )?;
                 }
                 Ok(self.defer(&entry, Wait::Never, reason.to_string())?)
             }
@@ -240,23 +253,23 @@ impl<'a> Writing<'a> {
 
     /// Notes that the document holds several histories that an application has merged.
     pub(super) fn note_merge(&mut self, document: &DocumentId) -> rusqlite::Result<()> {
-        let row = self.ledger.settle(document)?;
+        let row = self.log_transaction.settle(document)?;
         let sql = "UPDATE document SET merges = 1 WHERE id = ?1 AND merges = 0";
-        self.ledger.conn.prepare_cached(sql)?.execute([row.0])?;
+        self.log_transaction.conn.prepare_cached(sql)?.execute([row.0])?;
         Ok(())
     }
 
     fn echo(&mut self, document: &DocumentId, hash: ChangeHash) -> Result<(), ReceiveError> {
-        let row = self.ledger.settle(document)?;
-        let conn = self.ledger.conn;
+        let row = self.log_transaction.settle(document)?;
+        let conn = self.log_transaction.conn;
         // The relay stored a change of this replica: it is acknowledged by its place in the log.
         if let Some(local) = local_of(conn, row, &hash)? {
-            self.held.insert(local, local);
+            self.acked.insert(local, local);
             return Ok(());
         }
         // Not in the log: it was compacted, superseded or deleted after it was pushed. The echo of a
         // change that this store never had is an error.
-        let known = self.ledger.knows(document, &hash)?
+        let known = self.log_transaction.knows(document, &hash)?
             || deletion::is_deleted(conn, row)?
             || superseded::contains(conn, row, &hash)?;
         if known { Ok(()) } else { Err(ReceiveError::UnknownEcho(hash)) }
@@ -272,31 +285,33 @@ impl<'a> Writing<'a> {
         roots: Roots,
     ) -> rusqlite::Result<Result<(), (CheckedChange, Wait, HistoryError)>> {
         let mut roots = roots;
-        if change.dependencies.is_empty() && merges(self.ledger.conn, self.ledger.space, &document)?
+        if change.dependencies.is_empty()
+            && merges(self.log_transaction.conn, self.log_transaction.space, &document)?
         {
             roots = Roots::Several;
         }
         // Two changes with one actor and sequence number cannot both be in a document. The relay's log
         // decides, so the local one is superseded and admission is tried again.
-        let mut verdict = self.ledger.admit(&document, &change, roots, Origin::Received)?;
+        let mut verdict =
+            self.log_transaction.admit(&document, &change, roots, Origin::Received)?;
         if let Err(HistoryError::ConflictingSequence { held, .. }) = &verdict
             && self.make_room(document, *held)?
         {
-            verdict = self.ledger.admit(&document, &change, roots, Origin::Received)?;
+            verdict = self.log_transaction.admit(&document, &change, roots, Origin::Received)?;
         }
         let wait = match &verdict {
             Ok(Verdict::Duplicate(known)) => {
-                let row = self.ledger.row(&document)?;
+                let row = self.log_transaction.row(&document)?;
                 // A compacted change has no row of its own, and implies nothing about the rest of its
                 // snapshot.
-                if let Some(local) = local_of(self.ledger.conn, row, &known.hash)? {
-                    self.held.insert(local, local);
+                if let Some(local) = local_of(self.log_transaction.conn, row, &known.hash)? {
+                    self.acked.insert(local, local);
                 }
                 return Ok(Ok(()));
             }
             Ok(Verdict::New) => {
-                let local = self.ledger.append(document, &change, Some(author), at_ms)?;
-                self.held.insert(local, local);
+                let local = self.log_transaction.append(document, &change, Some(author), at_ms)?;
+                self.acked.insert(local, local);
                 self.touched.insert(document);
                 self.fresh.entry(document).or_default().add(change.hash);
                 return Ok(Ok(()));
@@ -317,7 +332,7 @@ impl<'a> Writing<'a> {
     }
 
     fn snapshot(&mut self, ready: ReadySnapshot) -> Result<(), ReceiveError> {
-        let (conn, space) = (self.ledger.conn, self.ledger.space);
+        let (conn, space) = (self.log_transaction.conn, self.log_transaction.space);
         // The parts are assembled by now: they only take space.
         partial::forget(conn, self.upstream, space)?;
         if let Err((ready, wait, reason)) = self.join_snapshot(ready, true)? {
@@ -331,20 +346,20 @@ impl<'a> Writing<'a> {
     }
 
     /// Installs a received snapshot under its document's tail. Returns it with the reason if it cannot
-    /// be installed now. `held`: the upstream in use has all of it.
+    /// be installed now. `acked`: the upstream in use has all of it.
     pub(super) fn join_snapshot(
         &mut self,
         mut ready: ReadySnapshot,
-        held: bool,
+        acked: bool,
     ) -> rusqlite::Result<Result<(), (ReadySnapshot, Wait, String)>> {
         let document = ready.document;
-        let row = self.ledger.settle(&document)?;
-        if deletion::is_deleted(self.ledger.conn, row)? {
+        let row = self.log_transaction.settle(&document)?;
+        if deletion::is_deleted(self.log_transaction.conn, row)? {
             return Ok(Ok(()));
         }
         // Related histories only, and no actor and sequence number twice: the same rules as for single
         // changes.
-        match fitting::check(self, &ready, row) {
+        match compatibility::check(self, &ready, row) {
             Ok(Ok(())) => {}
             Ok(Err((wait, reason))) => return Ok(Err((ready, wait, reason))),
             // The store's own snapshot cannot be read: that affects only this document.
@@ -354,8 +369,8 @@ impl<'a> Writing<'a> {
             Err(error) => return Err(error),
         }
         // The preparation joined it with an earlier state; a compaction may have been committed since.
-        match ready.join(self.ledger.conn, Some(row), &self.limits) {
-            Ok(()) if ready.apart.is_some() => return self.take_apart(ready, held),
+        match ready.join(self.log_transaction.conn, Some(row), &self.limits) {
+            Ok(()) if ready.apart.is_some() => return self.take_apart(ready, acked),
             Ok(()) => {}
             Err(JoinError::Sql(error)) => return Err(error),
             Err(JoinError::Compaction(error)) => {
@@ -365,11 +380,13 @@ impl<'a> Writing<'a> {
         }
         // A joined snapshot has changes that the upstream did not send: it counts as acknowledged only
         // if the upstream had acknowledged the store's own part.
-        let held = held && (ready.pure || !held::is_owed(self.ledger.conn, self.upstream, row)?);
-        let source = Source::Upstream { upstream: self.upstream, held };
+        let acked = acked
+            && (ready.pure
+                || !acked::has_unacked_snapshot(self.log_transaction.conn, self.upstream, row)?);
+        let source = Source::Upstream { upstream: self.upstream, acked };
         // Local numbers noted so far must be counted before their rows are dead.
         self.hold_now()?;
-        install(&mut self.ledger, &document, &ready.opened, &source)?;
+        install(&mut self.log_transaction, &document, &ready.opened, &source)?;
         self.touched.insert(document);
         self.fresh.entry(document).or_default().all();
         Ok(Ok(()))
@@ -380,21 +397,21 @@ impl<'a> Writing<'a> {
     fn take_apart(
         &mut self,
         mut ready: ReadySnapshot,
-        held: bool,
+        acked: bool,
     ) -> rusqlite::Result<Result<(), (ReadySnapshot, Wait, String)>> {
-        let before = std::mem::take(&mut self.held);
+        let before = std::mem::take(&mut self.acked);
         let mut refused = None;
         for change in ready.apart.take().unwrap_or_default() {
-            // `fitting::check` found that its histories belong together.
+            // `compatibility::check` found that its histories belong together.
             let admitted = self.change(ready.document, change, &[], 0, Roots::Several)?;
             if let Err((_, wait, reason)) = admitted {
                 refused = Some((wait, reason.to_string()));
                 break;
             }
         }
-        let came = std::mem::replace(&mut self.held, before);
-        if held {
-            came.iter().for_each(|(first, last)| drop(self.held.insert(first, last)));
+        let came = std::mem::replace(&mut self.acked, before);
+        if acked {
+            came.iter().for_each(|(first, last)| drop(self.acked.insert(first, last)));
         }
         Ok(match refused {
             Some((wait, reason)) => Err((ready, wait, reason)),
@@ -409,7 +426,8 @@ impl<'a> Writing<'a> {
         document: DocumentId,
         taken: ChangeHash,
     ) -> rusqlite::Result<bool> {
-        let changes = superseded::supersede(&mut self.ledger, self.upstream, &document, taken)?;
+        let changes =
+            superseded::supersede(&mut self.log_transaction, self.upstream, &document, taken)?;
         if changes > 0 {
             self.received.superseded.push(Superseded { document, changes });
             self.touched.insert(document);
@@ -424,11 +442,11 @@ impl<'a> Writing<'a> {
         at_ms: u64,
     ) -> rusqlite::Result<()> {
         self.hold_now()?;
-        let row = self.ledger.settle(&document)?;
-        let is_known = parts(self.ledger.conn, row)?.changes() > 0;
+        let row = self.log_transaction.settle(&document)?;
+        let is_known = parts(self.log_transaction.conn, row)?.changes() > 0;
         let tombstone =
             deletion::Tombstone { author, at_ms, from: Some(self.upstream), unaware: 0 };
-        if let Some(unsent) = deletion::delete(&mut self.ledger, &document, &tombstone)? {
+        if let Some(unsent) = deletion::delete(&mut self.log_transaction, &document, &tombstone)? {
             self.received.deleted.push(Deleted { document, unsent });
             self.received.known_deleted += u64::from(is_known);
             self.touched.remove(&document);
@@ -437,13 +455,13 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Makes [`Writing::finish`] retry the document's deferred changes.
+    /// Makes [`ReceiveTransaction::finish`] retry the document's deferred changes.
     pub(super) fn try_again(&mut self, document: DocumentId, fresh: deferred::Fresh) {
         self.fresh.insert(document, fresh);
     }
 
     fn defer(&mut self, entry: &Entry, wait: Wait, reason: String) -> rusqlite::Result<()> {
-        let (conn, space) = (self.ledger.conn, self.ledger.space);
+        let (conn, space) = (self.log_transaction.conn, self.log_transaction.space);
         // After a reset the relay sends the same entries again: an entry that is already there is not
         // reported.
         if deferred::put(conn, self.upstream, space, entry, wait, &reason)? {
@@ -457,9 +475,9 @@ impl<'a> Writing<'a> {
 
     /// Writes the acked ranges collected so far.
     pub(super) fn hold_now(&mut self) -> rusqlite::Result<()> {
-        let held = std::mem::take(&mut self.held);
-        self.ledger.settle_all()?;
-        held::hold(self.ledger.conn, self.upstream, self.ledger.space, &held)
+        let acked = std::mem::take(&mut self.acked);
+        self.log_transaction.settle_all()?;
+        acked::hold(self.log_transaction.conn, self.upstream, self.log_transaction.space, &acked)
     }
 
     /// Retries the deferred changes that may now apply, and writes everything.
@@ -470,17 +488,17 @@ impl<'a> Writing<'a> {
             self.received.recovered += deferred::retry(&mut self, document, &fresh)?;
         }
         self.hold_now()?;
-        let added = self.ledger.totals.added.saturating_sub(self.added_before);
+        let added = self.log_transaction.totals.added.saturating_sub(self.added_before);
         // A deletion counts as one added change.
         self.received.changes = added.saturating_sub(self.received.deleted.len() as u64);
-        let Self { ledger, touched, mut received, limits, .. } = self;
-        let (conn, space) = (ledger.conn, ledger.space);
-        ledger.finish()?;
+        let Self { log_transaction, touched, mut received, limits, .. } = self;
+        let (conn, space) = (log_transaction.conn, log_transaction.space);
+        log_transaction.finish()?;
         for document in touched {
             if let Some(row) = document_row(conn, space, &document)? {
                 let exceeded = excesses(conn, row, limits.snapshot_bytes as u64)?;
                 received.oversized.extend(exceeded.into_iter().map(|excess| (document, excess)));
-                received.touched.push(Touched { document, heads: heads(conn, row)? });
+                received.touched.push(TouchedDocument { document, heads: heads(conn, row)? });
             }
         }
         Ok(received)

@@ -10,7 +10,7 @@ use landfall_storage::{Committed, Database, Durability, WriteError};
 use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction};
 
-use super::view::{self, Parked};
+use super::view::{self, Rejected};
 use super::{LocalLog, SpaceCount, SpaceRow, UpstreamRow, links, outbox, rows};
 
 /// A space's state after a commit. Every value is absolute.
@@ -19,7 +19,7 @@ pub(crate) struct SpaceReport {
     pub(crate) space: SpaceRow,
     pub(crate) count: SpaceCount,
     /// The documents whose changes are rejected, if the list differs from the one reported last.
-    pub(crate) parked: Option<Vec<Parked>>,
+    pub(crate) rejected: Option<Vec<Rejected>>,
     /// The entries that the commit received from a relay.
     pub(crate) came: Came,
     /// The commit's number, and the last one that is on disk.
@@ -43,7 +43,7 @@ pub(crate) type Observer = Box<dyn Fn(SpaceReport) + Send + Sync>;
 
 /// Identifies the list of rejected documents in a report: the upstream's row (0 for none) and the
 /// space's `refusals`.
-type Listed = (i64, u64);
+type RejectedListKey = (i64, u64);
 
 /// The receiver of reports.
 #[derive(Default)]
@@ -51,15 +51,15 @@ pub(super) struct Reports {
     observer: OnceLock<Observer>,
     /// The list that was reported last, for each space. It is updated after the commit, so it can only
     /// be behind the store; a list is then reported once more.
-    listed: Mutex<BTreeMap<SpaceRow, Listed>>,
+    listed: Mutex<BTreeMap<SpaceRow, RejectedListKey>>,
 }
 
 /// A report as its transaction read it.
 struct Draft {
     space: SpaceRow,
     count: SpaceCount,
-    parked: Option<Vec<Parked>>,
-    listed: Listed,
+    rejected: Option<Vec<Rejected>>,
+    listed: RejectedListKey,
     came: Came,
 }
 
@@ -70,15 +70,15 @@ impl Reports {
         let upstream = links::last_met(conn)?.map(|(row, _)| row);
         let count = count(conn, upstream, space)?;
         if let Some(upstream) = upstream {
-            outbox::note_unheld_from(conn, upstream, space, &count)?;
+            outbox::note_unacked_from(conn, upstream, space, &count)?;
         }
         let listed = (upstream.map_or(0, |row| row.0), view::refusals(conn, space)?);
         let known = self.listed.lock().get(&space) == Some(&listed);
-        let parked = match known {
+        let rejected = match known {
             true => None,
-            false => Some(view::parked(conn, upstream, space)?),
+            false => Some(view::rejected(conn, upstream, space)?),
         };
-        Ok(Draft { space, count, parked, listed, came: Came::default() })
+        Ok(Draft { space, count, rejected, listed, came: Came::default() })
     }
 
     /// A space was removed.
@@ -92,10 +92,10 @@ impl Reports {
     }
 
     fn publish(&self, draft: Draft, number: u64, synced: u64) {
-        let Draft { space, count, parked, listed, came } = draft;
+        let Draft { space, count, rejected, listed, came } = draft;
         self.listed.lock().insert(space, listed);
         if let Some(observer) = self.observer.get() {
-            observer(SpaceReport { space, count, parked, came, number, synced });
+            observer(SpaceReport { space, count, rejected, came, number, synced });
         }
     }
 }
@@ -232,12 +232,12 @@ pub(super) fn count(
     let totals = rows::space_totals(conn, space)?;
     let waiting = rows::space_waiting(conn, space)?;
     let pending = outbox::pending(conn, upstream, space, totals, &waiting)?;
-    let (first_gap, first_unheld) = match upstream {
+    let (first_gap, first_unacked) = match upstream {
         _ if pending.changes == 0 => (None, None),
         None => (Some(1), Some(1)),
         Some(upstream) => (
             outbox::first_gap(conn, upstream, space, totals, &waiting)?,
-            outbox::first_unheld(conn, upstream, space, totals)?,
+            outbox::first_unacked(conn, upstream, space, totals)?,
         ),
     };
     let damaged = match upstream {
@@ -246,5 +246,5 @@ pub(super) fn count(
     };
     // Entries that another relay could not read do not count for this one.
     let deferred = (waiting.deferred_entries + damaged).saturating_sub(waiting.deferred_damaged);
-    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unheld, deferred, damaged })
+    Ok(SpaceCount { upstream, totals, pending, first_gap, first_unacked, deferred, damaged })
 }

@@ -1,7 +1,7 @@
 //! Rows and their values: the statements that several jobs share.
 
 use landfall_protocol::admission::CheckedChange;
-use landfall_protocol::digest::Leaf;
+use landfall_protocol::digest::DigestEntry;
 use landfall_protocol::weight::{Weight, document_bytes};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -92,7 +92,7 @@ pub(crate) struct SpaceTotals {
 
 impl SpaceTotals {
     /// Updates the totals for a document that changed from `before` to `after`.
-    fn follow(&mut self, before: &Parts, after: &Parts) {
+    fn follow(&mut self, before: &DocumentCounts, after: &DocumentCounts) {
         self.added += after.changes().saturating_sub(before.changes());
         self.changes = (self.changes + after.changes()).saturating_sub(before.changes());
         self.bytes = (self.bytes + after.bytes()).saturating_sub(before.bytes());
@@ -164,7 +164,7 @@ pub(super) fn set_space_totals(
 
 /// The counts of a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Parts {
+pub(super) struct DocumentCounts {
     /// Rows of `change` at or below this local number are dead.
     pub(super) base: u64,
     pub(super) tail_changes: u64,
@@ -179,7 +179,7 @@ pub(super) struct Parts {
     pub(super) compacted_counter: u64,
 }
 
-impl Parts {
+impl DocumentCounts {
     pub(super) fn changes(&self) -> u64 {
         self.tail_changes + self.compacted_changes
     }
@@ -200,8 +200,8 @@ impl Parts {
     }
 }
 
-fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
-    Ok(Parts {
+fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<DocumentCounts> {
+    Ok(DocumentCounts {
         base: row.get(0)?,
         tail_changes: row.get(1)?,
         tail_bytes: row.get(2)?,
@@ -213,7 +213,7 @@ fn parts_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parts> {
     })
 }
 
-pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<Parts> {
+pub(super) fn parts(conn: &Connection, document: DocumentRow) -> rusqlite::Result<DocumentCounts> {
     conn.prepare_cached(
         "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations,
              counter, folded_counter FROM document WHERE id = ?1",
@@ -226,7 +226,7 @@ pub(super) fn document_or_new(
     conn: &Connection,
     space: SpaceRow,
     document: &DocumentId,
-) -> rusqlite::Result<(DocumentRow, Parts, Option<Leaf>)> {
+) -> rusqlite::Result<(DocumentRow, DocumentCounts, Option<DigestEntry>)> {
     let found = conn
         .prepare_cached(
             "SELECT base, tail_changes, tail_bytes, folded_changes, folded_bytes, operations,
@@ -234,13 +234,13 @@ pub(super) fn document_or_new(
              FROM document WHERE space = ?1 AND document = ?2",
         )?
         .query_row(params![space.0, document.as_bytes()], |row| {
-            let leaf = row.get::<_, Option<[u8; 16]>>(8)?.map(Leaf::from_bytes);
-            Ok((DocumentRow(row.get(9)?), parts_of(row)?, leaf))
+            let digest_entry = row.get::<_, Option<[u8; 16]>>(8)?.map(DigestEntry::from_bytes);
+            Ok((DocumentRow(row.get(9)?), parts_of(row)?, digest_entry))
         })
         .optional()?;
     match found {
         Some(found) => Ok(found),
-        None => Ok((document_row_or_new(conn, space, document)?, Parts::default(), None)),
+        None => Ok((document_row_or_new(conn, space, document)?, DocumentCounts::default(), None)),
     }
 }
 
@@ -249,8 +249,8 @@ pub(super) fn set_parts(
     conn: &Connection,
     totals: &mut SpaceTotals,
     document: DocumentRow,
-    before: &Parts,
-    after: &Parts,
+    before: &DocumentCounts,
+    after: &DocumentCounts,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE document SET base = ?2, tail_changes = ?3, tail_bytes = ?4, folded_changes = ?5,
@@ -291,8 +291,8 @@ pub(super) fn set_tail(
     conn: &Connection,
     totals: &mut SpaceTotals,
     document: DocumentRow,
-    (before, after): (&Parts, &Parts),
-    leaf: Option<Leaf>,
+    (before, after): (&DocumentCounts, &DocumentCounts),
+    digest_entry: Option<DigestEntry>,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE document SET tail_changes = ?2, tail_bytes = ?3, leaf = ?4, operations = ?5,
@@ -303,7 +303,7 @@ pub(super) fn set_tail(
         document.0,
         after.tail_changes,
         after.tail_bytes,
-        leaf.map(Leaf::to_bytes),
+        digest_entry.map(DigestEntry::to_bytes),
         after.operations,
         after.counter,
     ])?;

@@ -141,7 +141,7 @@ pub(super) fn body(conn: &Connection, document: DocumentRow) -> rusqlite::Result
 
 /// A document's snapshot, which is loaded before its other changes.
 #[derive(Debug)]
-pub(crate) struct Base {
+pub(crate) struct SnapshotBase {
     /// Its local number: changes after it are applied to it.
     pub(crate) local: u64,
     /// An automerge document chunk.
@@ -155,13 +155,13 @@ pub(super) fn base_after(
     conn: &Connection,
     document: DocumentRow,
     after: u64,
-) -> rusqlite::Result<Option<Base>> {
+) -> rusqlite::Result<Option<SnapshotBase>> {
     conn.prepare_cached(
         "SELECT d.base, s.body, s.hash FROM document d JOIN snapshot s ON s.document = d.id
          WHERE d.id = ?1 AND d.folded_changes > 0 AND d.base > ?2",
     )?
     .query_row(params![document.0, after], |row| {
-        Ok(Base { local: row.get(0)?, body: row.get(1)?, hash: row.get(2)? })
+        Ok(SnapshotBase { local: row.get(0)?, body: row.get(1)?, hash: row.get(2)? })
     })
     .optional()
 }

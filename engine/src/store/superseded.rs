@@ -10,15 +10,15 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
 use super::append::LocalChange;
+use super::digests::set_heads;
 use super::graph::{self, Node};
 use super::indexes::Indexes;
-use super::leaves::set_heads;
-use super::ledger::Ledger;
+use super::log_transaction::LogTransaction;
 use super::rows::{
     DocumentRow, SpaceRow, UpstreamRow, document_row, heads, merges, parts, set_parts,
 };
-use super::view::Parked;
-use super::{Done, LocalLog, Pending, SpaceCount, ViewError, held, links};
+use super::view::Rejected;
+use super::{Done, LocalLog, Pending, SpaceCount, ViewError, acked, links};
 
 pub(super) fn contains(
     conn: &Connection,
@@ -39,13 +39,13 @@ pub(super) fn pending(conn: &Connection, document: DocumentRow) -> rusqlite::Res
 }
 
 /// The refusal under which a document with superseded changes is reported.
-pub(super) fn refusal(document: DocumentId) -> Parked {
+pub(super) fn refusal(document: DocumentId) -> Rejected {
     let what = "another change has the place of changes made here; make them anew".to_owned();
-    Parked { document, code: Code::CONFLICTING_SEQUENCE, what }
+    Rejected { document, code: Code::CONFLICTING_SEQUENCE, what }
 }
 
 /// The documents of a space with superseded changes, reported like those that a relay rejects.
-pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Parked>> {
+pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Vec<Rejected>> {
     let refused = |row: &rusqlite::Row<'_>| Ok(refusal(DocumentId::from_bytes(row.get(0)?)));
     conn.prepare_cached(
         "SELECT DISTINCT d.document FROM displaced x CROSS JOIN document d ON d.id = x.document
@@ -57,7 +57,7 @@ pub(super) fn refused(conn: &Connection, space: SpaceRow) -> rusqlite::Result<Ve
 }
 
 /// Lets the outbox send the document again: forgets the upstream's earlier refusals.
-pub(super) fn unpark(
+pub(super) fn retry_rejected(
     conn: &Connection,
     upstream: UpstreamRow,
     document: DocumentRow,
@@ -73,13 +73,13 @@ pub(super) fn unpark(
 /// sequence number can be admitted. Returns how many; 0, and no change, if the upstream holds one of
 /// them or it is in the snapshot.
 pub(super) fn supersede(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     upstream: UpstreamRow,
     document: &DocumentId,
     hash: ChangeHash,
 ) -> rusqlite::Result<u64> {
-    let row = ledger.settle(document)?;
-    let (conn, space) = (ledger.conn, ledger.space);
+    let row = log_transaction.settle(document)?;
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     let gone = graph::dependents(&graph::tail(conn, row)?, &[hash]);
     let locals: IntervalSet = gone.iter().map(|node| (node.local, node.local)).collect();
     // Changes of this same batch are held too, though that is not written yet.
@@ -89,7 +89,7 @@ pub(super) fn supersede(
             return Ok(0);
         }
     }
-    if gone.is_empty() || !held::held_of(conn, upstream, space, &locals)?.is_empty() {
+    if gone.is_empty() || !acked::acked_of(conn, upstream, space, &locals)?.is_empty() {
         return Ok(0);
     }
     for node in &gone {
@@ -99,7 +99,7 @@ pub(super) fn supersede(
         )?
         .execute(params![row.0, node.hash.0])?;
     }
-    drop_rows(ledger, document, row, &gone)?;
+    drop_rows(log_transaction, document, row, &gone)?;
     Ok(gone.len() as u64)
 }
 
@@ -111,20 +111,20 @@ fn is_received(conn: &Connection, row: DocumentRow, node: &Node) -> rusqlite::Re
 
 /// Removes changes from a document's tail. No remaining change may depend on them.
 pub(super) fn drop_rows(
-    ledger: &mut Ledger<'_>,
+    log_transaction: &mut LogTransaction<'_>,
     document: &DocumentId,
     row: DocumentRow,
     gone: &[Node],
 ) -> rusqlite::Result<()> {
-    let (conn, space) = (ledger.conn, ledger.space);
+    let (conn, space) = (log_transaction.conn, log_transaction.space);
     let before = parts(conn, row)?;
     let locals: IntervalSet = gone.iter().map(|node| (node.local, node.local)).collect();
     for upstream in links::linked(conn, space)? {
-        for (first, last) in held::held_of(conn, upstream, space, &locals)?.iter() {
-            let alive = held::alive_between(conn, space, first, last)?;
-            held::add_held(conn, upstream, space, alive, -1)?;
+        for (first, last) in acked::acked_of(conn, upstream, space, &locals)?.iter() {
+            let alive = acked::alive_between(conn, space, first, last)?;
+            acked::add_acked(conn, upstream, space, alive, -1)?;
         }
-        held::cover(conn, upstream, space, &locals)?;
+        acked::cover(conn, upstream, space, &locals)?;
     }
     let mut after = before;
     for node in gone {
@@ -137,7 +137,7 @@ pub(super) fn drop_rows(
         let operations = preflight(&body).map_or(0, |change| change.stored_operations);
         after.operations = after.operations.saturating_sub(operations);
     }
-    set_parts(conn, &mut ledger.totals, row, &before, &after)?;
+    set_parts(conn, &mut log_transaction.totals, row, &before, &after)?;
     let (old, new) = (heads(conn, row)?, graph::heads(conn, row)?);
     set_heads(conn, space, (row, document), &old, &new)
 }
@@ -172,7 +172,7 @@ impl LocalLog {
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
-            unpark(tx, upstream, row)
+            retry_rejected(tx, upstream, row)
         });
     }
 
@@ -234,7 +234,7 @@ impl LocalLog {
         self.view(|conn| {
             let upstream = whose.row(conn)?;
             let mut unsent = Vec::new();
-            for (first, last) in unheld(conn, upstream, space, document)?.iter() {
+            for (first, last) in unacked(conn, upstream, space, document)?.iter() {
                 unsent.extend(
                     conn.prepare_cached(
                         "SELECT hash, body FROM change
@@ -280,19 +280,19 @@ impl LocalLog {
 }
 
 /// The local numbers of a document's tail that the upstream in use is not known to hold.
-fn unheld(
+fn unacked(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
     space: SpaceRow,
     document: DocumentRow,
 ) -> rusqlite::Result<IntervalSet> {
-    let mut unheld = held::locals(conn, document)?;
+    let mut unacked = acked::locals(conn, document)?;
     if let Some(upstream) = upstream {
-        for (first, last) in held::held_of(conn, upstream, space, &unheld)?.iter() {
-            unheld.remove(first, last);
+        for (first, last) in acked::acked_of(conn, upstream, space, &unacked)?.iter() {
+            unacked.remove(first, last);
         }
     }
-    Ok(unheld)
+    Ok(unacked)
 }
 
 fn unsent_of(row: &rusqlite::Row<'_>, in_log: bool) -> rusqlite::Result<Unsent> {
@@ -322,9 +322,9 @@ fn refused_nodes(
         return Ok(Vec::new());
     }
     let nodes = graph::dependents(&graph::tail(conn, document)?, &refused);
-    let unheld = unheld(conn, Some(upstream), space, document)?;
+    let unacked = unacked(conn, Some(upstream), space, document)?;
     // They may have reached the upstream by another way since, with their dependents.
-    match nodes.iter().all(|node| unheld.contains(node.local)) {
+    match nodes.iter().all(|node| unacked.contains(node.local)) {
         true => Ok(nodes),
         false => Ok(Vec::new()),
     }
@@ -344,18 +344,18 @@ fn replace(
     if !there.eq(old.iter().copied()) {
         return Err(ReplaceError::Changed);
     }
-    let mut ledger = Ledger::new(conn, indexes, space)?;
-    drop_rows(&mut ledger, document, row, &gone)?;
+    let mut log_transaction = LogTransaction::new(conn, indexes, space)?;
+    drop_rows(&mut log_transaction, document, row, &gone)?;
     conn.prepare_cached("DELETE FROM displaced WHERE document = ?1")?.execute([row.0])?;
     if let Some(upstream) = upstream {
-        unpark(conn, upstream, row)?;
+        retry_rejected(conn, upstream, row)?;
     }
     let roots = if merges(conn, space, document)? { Roots::Several } else { Roots::One };
     for LocalChange { change, at_ms, .. } in new {
         // Admitted as a local change: a relay need not have room beyond the local limits.
-        ledger.admit(document, change, roots, Origin::Local)??;
-        ledger.append(*document, change, None, *at_ms)?;
+        log_transaction.admit(document, change, roots, Origin::Local)??;
+        log_transaction.append(*document, change, None, *at_ms)?;
     }
-    ledger.totals.moved = ledger.totals.last;
-    Ok(ledger.finish()?)
+    log_transaction.totals.moved = log_transaction.totals.last;
+    Ok(log_transaction.finish()?)
 }

@@ -75,10 +75,10 @@ pub enum Fault {
     Heads,
     /// The digest entry does not match the heads.
     #[error("the leaf is not that of the heads")]
-    Leaf,
+    DigestEntry,
     /// The mark between compacted and other changes is wrong.
     #[error("rows of changes are on the wrong side of the compacted history's end")]
-    Base,
+    SnapshotBase,
     /// The recorded counts are not those of the changes.
     #[error("the counts are not those of the changes")]
     Counts,

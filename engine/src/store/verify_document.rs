@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::compacted::PackedIndex;
-use landfall_protocol::digest::{Digest as LeafSum, Leaf};
+use landfall_protocol::digest::{Digest as DigestEntrySum, DigestEntry};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::rows::{DocumentRow, Parts, SpaceRow, hash_of, heads, parts};
+use super::rows::{DocumentCounts, DocumentRow, SpaceRow, hash_of, heads, parts};
 use super::snapshots::{Opened, unpack_heads};
 use super::verify::Fault;
-use super::{deletion, leaves, snapshots};
+use super::{deletion, digests, snapshots};
 
 /// The faults of a document.
 pub(super) fn document_faults(
@@ -26,13 +26,13 @@ pub(super) fn document_faults(
     let mut faults = Vec::new();
     faults.extend(sweep_fault(conn, row)?);
     if deletion::is_deleted(conn, row)? {
-        if parts != (Parts { base: parts.base, ..Parts::default() }) {
+        if parts != (DocumentCounts { base: parts.base, ..DocumentCounts::default() }) {
             faults.push(Fault::Counts);
         }
         if !heads(conn, row)?.is_empty() {
             faults.push(Fault::Heads);
         }
-        faults.extend(leaf_fault(conn, space, row, id, Some(Leaf::of_tombstone(id)))?);
+        faults.extend(digest_fault(conn, space, row, id, Some(DigestEntry::of_tombstone(id)))?);
         return Ok(faults);
     }
     let index = match snapshot_faults(conn, row, &parts, &mut faults)? {
@@ -43,7 +43,7 @@ pub(super) fn document_faults(
     let index = index.as_ref();
     if !base_is_right(&sides(conn, row, index)?, parts.base, index.is_some()) {
         // Other findings would be consequences of this one.
-        return Ok(vec![Fault::Base]);
+        return Ok(vec![Fault::SnapshotBase]);
     }
     tail_faults(conn, space, (row, id), &parts, index, &mut faults)?;
     Ok(faults)
@@ -88,7 +88,7 @@ fn base_is_right(sides: &[(u64, bool)], base: u64, has_snapshot: bool) -> bool {
 fn snapshot_faults(
     conn: &Connection,
     row: DocumentRow,
-    parts: &Parts,
+    parts: &DocumentCounts,
     faults: &mut Vec<Fault>,
 ) -> rusqlite::Result<Option<PackedIndex>> {
     let stored = conn
@@ -126,11 +126,11 @@ fn snapshot_faults(
         })?
         .collect::<rusqlite::Result<_>>()?;
     actors.sort();
-    let mut held: Vec<(ActorId, u64, ChangeHash)> =
+    let mut acked: Vec<(ActorId, u64, ChangeHash)> =
         opened.index.actors().map(|last| (last.actor, last.seq, last.hash)).collect();
-    held.sort();
+    acked.sort();
     let counted = (parts.compacted_changes, parts.snapshot_bytes) == (opened.changes(), length);
-    if actors != held || unpack_heads(&noted) != opened.heads() || !counted {
+    if actors != acked || unpack_heads(&noted) != opened.heads() || !counted {
         faults.push(Fault::SnapshotNotes);
     }
     Ok(Some((*opened.index).clone()))
@@ -184,7 +184,7 @@ fn tail_faults(
     conn: &Connection,
     space: SpaceRow,
     (row, id): (DocumentRow, &DocumentId),
-    parts: &Parts,
+    parts: &DocumentCounts,
     index: Option<&PackedIndex>,
     faults: &mut Vec<Fault>,
 ) -> rusqlite::Result<()> {
@@ -245,32 +245,37 @@ fn tail_faults(
     }
     // Where changes are damaged, the recorded heads supply their hashes.
     let heads = if damaged { noted } else { computed.into_iter().collect() };
-    let leaf = (!heads.is_empty()).then(|| Leaf::of_heads(id, &heads));
-    faults.extend(leaf_fault(conn, space, row, id, leaf)?);
+    let digest_entry = (!heads.is_empty()).then(|| DigestEntry::of_heads(id, &heads));
+    faults.extend(digest_fault(conn, space, row, id, digest_entry)?);
     Ok(())
 }
 
 /// Whether a digest entry is correct; and if not, whether the entry or the document's id is damaged,
 /// which the sum shows.
-fn leaf_fault(
+fn digest_fault(
     conn: &Connection,
     space: SpaceRow,
     row: DocumentRow,
     id: &DocumentId,
-    expected: Option<Leaf>,
+    expected: Option<DigestEntry>,
 ) -> rusqlite::Result<Option<Fault>> {
-    let leaf = conn
+    let digest_entry = conn
         .prepare_cached("SELECT leaf FROM document WHERE id = ?1")?
         .query_row([row.0], |row| row.get::<_, Option<[u8; 16]>>(0))?
-        .map(Leaf::from_bytes);
-    if leaf == expected {
+        .map(DigestEntry::from_bytes);
+    if digest_entry == expected {
         return Ok(None);
     }
-    let total =
-        |sums: Vec<LeafSum>| sums.into_iter().fold(LeafSum::default(), |sum, one| sum.plus(one));
-    let kept = total(leaves::kept_sums(conn, space)?);
-    let now = total(leaves::sums(conn, space)?);
-    tracing::debug!(%id, ?leaf, ?expected, "a leaf differs");
+    let total = |sums: Vec<DigestEntrySum>| {
+        sums.into_iter().fold(DigestEntrySum::default(), |sum, one| sum.plus(one))
+    };
+    let kept = total(digests::kept_sums(conn, space)?);
+    let now = total(digests::sums(conn, space)?);
+    tracing::debug!(%id, ?digest_entry, ?expected, "a leaf differs");
     // The sum was made with this very entry: the entry is unchanged, so the id is damaged.
-    Ok(Some(if kept == now && leaf.is_some() { Fault::Identity } else { Fault::Leaf }))
+    Ok(Some(if kept == now && digest_entry.is_some() {
+        Fault::Identity
+    } else {
+        Fault::DigestEntry
+    }))
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use super::outbox::outbox_page;
 use super::rows::{SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, space_totals, space_waiting};
 use super::verify::Fault;
-use super::{held, leaves, links, outbox};
+use super::{acked, digests, links, outbox};
 
 /// The faults of a space, without those of its documents.
 pub(super) fn space_faults(
@@ -25,7 +25,7 @@ pub(super) fn space_faults(
     {
         faults.push(Fault::Counts);
     }
-    let (kept, sums) = (leaves::kept_sums(conn, space)?, leaves::sums(conn, space)?);
+    let (kept, sums) = (digests::kept_sums(conn, space)?, digests::sums(conn, space)?);
     for (bucket, (kept, sum)) in (0u8..=255).zip(kept.iter().zip(&sums)) {
         if kept != sum {
             faults.push(Fault::Digest(bucket));
@@ -37,13 +37,13 @@ pub(super) fn space_faults(
             faults.push(Fault::Held("its ranges overlap, or go beyond the log"));
             continue;
         }
-        if !owed_is_right(conn, upstream, space)? {
+        if !unacked_is_right(conn, upstream, space)? {
             faults.push(Fault::Held("it is owed what is no compacted history"));
         }
         if links::damaged(conn, upstream, space)? != damaged(conn, upstream, space)? {
             faults.push(Fault::Counts);
         }
-        let (changes, bytes) = held_counts(conn, upstream, space, &ranges)?;
+        let (changes, bytes) = acked_counts(conn, upstream, space, &ranges)?;
         if (changes, bytes) != noted_counts(conn, upstream, space)? {
             faults.push(Fault::Held("it is wrongly counted"));
         } else if in_use == Some(upstream) && !outbox_is_right(conn, upstream, space, &noted)? {
@@ -153,7 +153,7 @@ fn ranges_are_possible(ranges: &[(u64, u64)], last: u64) -> bool {
         && ranges.iter().all(|(first, end)| 1 <= *first && first <= end && *end <= last)
 }
 
-fn owed_is_right(
+fn unacked_is_right(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -169,7 +169,7 @@ fn owed_is_right(
 }
 
 /// The acked changes of an upstream, computed from its ranges and its unacked snapshots.
-pub(super) fn held_counts(
+pub(super) fn acked_counts(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -183,7 +183,7 @@ pub(super) fn held_counts(
         )?
         .query_row(params![upstream.0, space.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     for (first, last) in ranges {
-        let (more, more_bytes) = held::alive_between(conn, space, *first, *last)?;
+        let (more, more_bytes) = acked::alive_between(conn, space, *first, *last)?;
         (changes, bytes) = (changes + more, bytes + more_bytes);
     }
     Ok((changes, bytes))
@@ -208,9 +208,9 @@ fn outbox_is_right(
     space: SpaceRow,
     noted: &SpaceTotals,
 ) -> rusqlite::Result<bool> {
-    let gaps = held::gaps_between(conn, upstream, space, 1, noted.last)?;
+    let gaps = acked::gaps_between(conn, upstream, space, 1, noted.last)?;
     for (first, last) in &gaps {
-        if held::alive_between(conn, space, *first, *last)?.0 != last - first + 1 {
+        if acked::alive_between(conn, space, *first, *last)?.0 != last - first + 1 {
             return Ok(false);
         }
     }
@@ -218,6 +218,6 @@ fn outbox_is_right(
     let pending = outbox::pending(conn, Some(upstream), space, *noted, &waiting)?;
     let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
     let first = page.first().map(|change| change.local.0);
-    let from = outbox::unheld_from(conn, upstream, space)?;
+    let from = outbox::unacked_from(conn, upstream, space)?;
     Ok((pending.changes > 0 || page.is_empty()) && first.is_none_or(|first| from <= first))
 }

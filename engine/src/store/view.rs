@@ -7,9 +7,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::excess::{Excess, excesses};
 use super::rows::{document_row, heads, parts, space_totals};
-use super::snapshots::{Base, base_after};
+use super::snapshots::{SnapshotBase, base_after};
 use super::{
-    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, actors, deletion, held,
+    DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow, acked, actors, deletion,
     outbox, report, superseded,
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct Stored {
 
 /// A document whose changes the upstream rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parked {
+pub(crate) struct Rejected {
     pub(crate) document: DocumentId,
     pub(crate) code: Code,
     pub(crate) what: String,
@@ -49,7 +49,7 @@ pub(crate) struct DocumentFacts {
     /// Those of them that the upstream is not known to hold.
     pub(crate) pending: Pending,
     /// Why its changes are rejected, if they are.
-    pub(crate) parked: Option<Parked>,
+    pub(crate) rejected: Option<Rejected>,
     /// How many actors have made changes of it.
     pub(crate) actors: u64,
     /// The last local sequence number of its space.
@@ -140,7 +140,7 @@ impl LocalLog {
     ) -> Result<(Vec<Stored>, bool), ViewError> {
         self.view(|conn| {
             let (mut pieces, mut bytes, mut after) = (Vec::new(), 0, after);
-            if let Some(Base { local, body, hash }) = base_after(conn, document, after)? {
+            if let Some(SnapshotBase { local, body, hash }) = base_after(conn, document, after)? {
                 (bytes, after) = (body.len(), local);
                 pieces.push(Stored { local, body, compacted: true, hash });
             }
@@ -189,20 +189,20 @@ impl LocalLog {
             let last = space_totals(conn, space)?.last;
             let facts = DocumentFacts { last, ..DocumentFacts::default() };
             let Some(row) = document_row(conn, space, document)? else { return Ok(facts) };
-            let parked = rejected_document(conn, upstream, row, document)?;
+            let rejected = rejected_document(conn, upstream, row, document)?;
             if let Some(local) = deletion::local(conn, row)? {
-                let held = match upstream {
-                    Some(upstream) => held::is_held(conn, upstream, space, local)?,
+                let acked = match upstream {
+                    Some(upstream) => acked::is_acked(conn, upstream, space, local)?,
                     None => false,
                 };
-                let pending = Pending { changes: u64::from(!held), bytes: 0 };
-                return Ok(DocumentFacts { changes: 1, pending, parked, ..facts });
+                let pending = Pending { changes: u64::from(!acked), bytes: 0 };
+                return Ok(DocumentFacts { changes: 1, pending, rejected, ..facts });
             }
             let changes = parts(conn, row)?.changes();
             let pending = outbox::pending_of_document(conn, upstream, space, row)?;
             let actors = actors::count(conn, row)?;
             let exceeded = excesses(conn, row, most_bytes)?;
-            Ok(DocumentFacts { changes, pending, parked, actors, exceeded, ..facts })
+            Ok(DocumentFacts { changes, pending, rejected, actors, exceeded, ..facts })
         })
     }
 
@@ -219,12 +219,12 @@ impl LocalLog {
     }
 
     /// The documents of a space whose changes the upstream in use rejects.
-    pub(crate) fn parked(&self, space: SpaceRow) -> Result<Vec<Parked>, ViewError> {
-        self.view(|conn| parked(conn, self.whose.row(conn)?, space))
+    pub(crate) fn rejected(&self, space: SpaceRow) -> Result<Vec<Rejected>, ViewError> {
+        self.view(|conn| rejected(conn, self.whose.row(conn)?, space))
     }
 }
 
-/// Increases whenever the list of [`parked`] documents changes.
+/// Increases whenever the list of [`rejected`] documents changes.
 pub(super) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
     conn.prepare_cached("SELECT refusals FROM space WHERE id = ?1")?
         .query_row([space.0], |row| row.get(0))
@@ -236,16 +236,16 @@ pub(super) fn rejected_document(
     upstream: Option<UpstreamRow>,
     row: DocumentRow,
     document: &DocumentId,
-) -> rusqlite::Result<Option<Parked>> {
+) -> rusqlite::Result<Option<Rejected>> {
     let Some(upstream) = upstream else { return Ok(None) };
     let found = conn
         .prepare_cached("SELECT code, what FROM parked WHERE upstream = ?1 AND document = ?2")?
         .query_row(params![upstream.0, row.0], |row| {
-            Ok(Parked { document: *document, code: Code(row.get(0)?), what: row.get(1)? })
+            Ok(Rejected { document: *document, code: Code(row.get(0)?), what: row.get(1)? })
         })
         .optional()?;
     match found {
-        Some(parked) => Ok(Some(parked)),
+        Some(rejected) => Ok(Some(rejected)),
         None if superseded::pending(conn, row)?.changes > 0 => {
             Ok(Some(superseded::refusal(*document)))
         }
@@ -254,25 +254,25 @@ pub(super) fn rejected_document(
 }
 
 /// The documents of a space whose changes an upstream rejects, or which have superseded changes.
-pub(super) fn parked(
+pub(super) fn rejected(
     conn: &Connection,
     upstream: Option<UpstreamRow>,
     space: SpaceRow,
-) -> rusqlite::Result<Vec<Parked>> {
+) -> rusqlite::Result<Vec<Rejected>> {
     let Some(upstream) = upstream else { return Ok(Vec::new()) };
-    let parked = |row: &rusqlite::Row<'_>| {
+    let rejected = |row: &rusqlite::Row<'_>| {
         let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
-        Ok(Parked { document: DocumentId::from_bytes(document), code, what })
+        Ok(Rejected { document: DocumentId::from_bytes(document), code, what })
     };
-    let mut all: Vec<Parked> = conn
+    let mut all: Vec<Rejected> = conn
         .prepare_cached(
             "SELECT d.document, p.code, p.what FROM parked p CROSS JOIN document d ON d.id = p.document
              WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
         )?
-        .query_map(params![upstream.0, space.0], parked)?
+        .query_map(params![upstream.0, space.0], rejected)?
         .collect::<rusqlite::Result<_>>()?;
     for refused in superseded::refused(conn, space)? {
-        if !all.iter().any(|parked| parked.document == refused.document) {
+        if !all.iter().any(|rejected| rejected.document == refused.document) {
             all.push(refused);
         }
     }

@@ -180,8 +180,8 @@ fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
     let refused: BTreeSet<_> = local[1..].iter().map(Change::hash).collect();
     let made = reauthor(&local, &refused).unwrap();
     let acknowledged = theirs.get_changes(&[]);
-    let healed = apply_parsed(theirs, made.changes, &mut PatchLog::inactive()).unwrap();
-    assert_eq!(visible(&healed), "base=Int(1)|;mine=Int(2)|;theirs=Int(1)|;");
+    let repaired = apply_parsed(theirs, made.changes, &mut PatchLog::inactive()).unwrap();
+    assert_eq!(visible(&repaired), "base=Int(1)|;mine=Int(2)|;theirs=Int(1)|;");
     // Or exported: the change that superseded it cannot be in the same document.
     let bytes = export(&acknowledged, &local).unwrap();
     assert_eq!(visible(&Automerge::load(&bytes).unwrap()), visible(&mine));

@@ -16,8 +16,8 @@ pub(super) fn stored(store: &Store) -> Status {
     let notifier = crate::notify::Notifier::start(std::sync::Arc::default()).unwrap();
     let hub = crate::status::StatusHub::new(None, false, notifier);
     for (name, row, count) in core.log.spaces().unwrap() {
-        let parked = core.log.parked(row).unwrap();
-        hub.add_space(crate::status::SpaceFacts { name, row, count, parked });
+        let rejected = core.log.rejected(row).unwrap();
+        hub.add_space(crate::status::SpaceFacts { name, row, count, rejected });
     }
     hub.watch().now()
 }
@@ -68,7 +68,7 @@ fn the_status_is_right_when_nobody_writes_any_more() {
                         let what = "no".to_owned();
                         let id = document.id();
                         wait(|done| {
-                            core.log.submit_park(
+                            core.log.submit_reject(
                                 row,
                                 id,
                                 Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -148,17 +148,17 @@ fn compacting_and_deleting_what_is_refused_show_in_the_status() {
     meet(&core.log, 1, row);
     let (id, what) = (document.id(), "no".to_owned());
     wait(|done| {
-        core.log.submit_park(
+        core.log.submit_reject(
             row,
             id,
             Refused { code: Code::FORBIDDEN, what, deletion: false },
             done,
         )
     });
-    assert_eq!(document.status().unwrap().parked.unwrap().code, Code::FORBIDDEN);
-    assert_eq!(store.status().spaces["default"].parked.len(), 1);
+    assert_eq!(document.status().unwrap().rejected.unwrap().code, Code::FORBIDDEN);
+    assert_eq!(store.status().spaces["default"].rejected.len(), 1);
     space.delete(id).unwrap();
-    assert_eq!(store.status().spaces["default"].parked, []);
+    assert_eq!(store.status().spaces["default"].rejected, []);
     assert_eq!(told(&store), stored(&store));
 }
 

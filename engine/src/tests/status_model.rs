@@ -202,11 +202,11 @@ impl Relay {
         let (core, name) = (Arc::clone(&self.core), self.space.name().clone());
         let (tell, told) = mpsc::channel();
         let done = Box::new(move |result: Result<_, crate::store::WriteFailure>| {
-            let kind = EventKind::Parked { code: Code::FORBIDDEN, what: String::new() };
+            let kind = EventKind::Rejected { code: Code::FORBIDDEN, what: String::new() };
             core.events.send(&name, document, kind);
             tell.send(result.is_ok()).unwrap();
         });
-        self.core.log.submit_park(
+        self.core.log.submit_reject(
             self.row,
             document,
             Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -242,7 +242,7 @@ fn check_events(events: &mut Events, space: &Space, before: usize, refused: u64,
         let event = event.expect("the listener keeps up");
         match event.kind {
             EventKind::Deleted { .. } => *deleted.entry(event.document).or_insert(0) += 1,
-            EventKind::Parked { .. } => told_refused += 1,
+            EventKind::Rejected { .. } => told_refused += 1,
             _ => {}
         }
     }

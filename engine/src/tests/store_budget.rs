@@ -183,19 +183,19 @@ fn changes_that_leave_the_log_are_not_counted_any_more() {
     // A count that is too high is found and repaired.
     pretend(&bench, limits::DOCUMENT_OPERATIONS);
     assert_eq!(bench.log.verify().unwrap().len(), 1);
-    assert_eq!(bench.log.heal().unwrap().left, []);
+    assert_eq!(bench.log.repair().unwrap().left, []);
     assert!(counted(&bench) < 100);
 }
 
 fn refuse(bench: &Bench, locals: impl IntoIterator<Item = u64>) {
     let (tell, told) = std::sync::mpsc::channel();
-    let parked = tell.clone();
+    let rejected = tell.clone();
     let done = Box::new(move |done: Result<_, _>| tell.send(Result::is_ok(&done)).unwrap());
     let locals = locals.into_iter().map(Local).collect();
     bench.log.submit_refused(bench.space, id(1), locals, done);
-    let done = Box::new(move |done: Result<_, _>| parked.send(Result::is_ok(&done)).unwrap());
+    let done = Box::new(move |done: Result<_, _>| rejected.send(Result::is_ok(&done)).unwrap());
     let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
-    bench.log.submit_park(bench.space, id(1), refused, done);
+    bench.log.submit_reject(bench.space, id(1), refused, done);
     assert!(told.recv().unwrap() && told.recv().unwrap());
 }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::{CompactionReport, Compactor};
-use crate::store::{CompactionInput, CompactionOptions, LocalLog, Opened, Place};
+use crate::store::{CompactionInput, CompactionOptions, LocalLog, OpenMode, Opened};
 
 fn until(compactor: &Compactor, wanted: impl Fn(&CompactionReport) -> bool) -> CompactionReport {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -94,18 +94,18 @@ fn closing_does_not_wait_for_what_is_due() {
 fn closing_does_not_wait_for_a_compaction_and_the_store_opens_again_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
-    let bench = Bench::at(Place::File(&path));
+    let bench = Bench::at(OpenMode::File(&path));
     bench.append_all(id(1), &Author::new(1, 1).puts(20));
     let (began, begun) = mpsc::channel();
     let (go_on, gone_on) = mpsc::channel::<()>();
     let (ended, end) = mpsc::channel();
-    let held = Mutex::new((gone_on, ended));
+    let acked = Mutex::new((gone_on, ended));
     let compaction = move |input: CompactionInput, _: &CompactionLimits| {
         began.send(input.changes.len()).unwrap();
-        let held = held.lock();
-        held.0.recv().unwrap();
+        let acked = acked.lock();
+        acked.0.recv().unwrap();
         let compacted = landfall_compaction::compact(&[], input.changes)?;
-        held.1.send(()).unwrap();
+        acked.1.send(()).unwrap();
         Ok(Opened::of(compacted)?)
     };
     let log = bench.log.clone();
@@ -116,7 +116,8 @@ fn closing_does_not_wait_for_a_compaction_and_the_store_opens_again_meanwhile() 
     bench.log.database().close().unwrap();
     // The file and its lock are free while the compaction is still in progress.
     let options = landfall_storage::Options::default();
-    let log = LocalLog::open(Place::File(&path), options, ReplicaId::from_bytes([8; 16])).unwrap();
+    let log =
+        LocalLog::open(OpenMode::File(&path), options, ReplicaId::from_bytes([8; 16])).unwrap();
     let again = Bench::with(log);
     again.append_all(id(2), &Author::new(2, 2).puts(3));
     go_on.send(()).unwrap();

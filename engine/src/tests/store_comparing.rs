@@ -1,7 +1,7 @@
 //! Comparison with an upstream: digests, documents that arrive outside the log's order, and the acked
 //! ranges after a comparison.
 
-use landfall_protocol::digest::{Digest, Leaf, Node, Prefix};
+use landfall_protocol::digest::{Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::Holding;
 use landfall_protocol::{Code, DocumentId};
 
@@ -41,14 +41,14 @@ fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
     let asked = [(prefix, false), (prefix, true)];
     let branches = bench.log.branches(bench.space, &asked).unwrap();
     let mut whole = Digest::default();
-    let Node::Leaves(leaves) = &branches[1].node else { panic!("no leaves") };
-    assert_eq!(leaves.len(), below.len());
-    for (id, leaf) in leaves {
-        assert_eq!(*leaf, Leaf::of_heads(id, &bench.heads(*id)));
-        whole.add(*leaf);
+    let Node::DigestEntries(digest_entries) = &branches[1].node else { panic!("no leaves") };
+    assert_eq!(digest_entries.len(), below.len());
+    for (id, digest_entry) in digest_entries {
+        assert_eq!(*digest_entry, DigestEntry::of_heads(id, &bench.heads(*id)));
+        whole.add(*digest_entry);
     }
     match &branches[0].node {
-        Node::Leaves(few) => assert_eq!((few, few.len() <= 16), (leaves, true)),
+        Node::DigestEntries(few) => assert_eq!((few, few.len() <= 16), (digest_entries, true)),
         Node::Children(children) => {
             assert!(below.len() > 16);
             for (nibble, child) in (0..16).zip(children) {
@@ -150,9 +150,9 @@ fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) {
     assert!(told.recv().unwrap());
 }
 
-fn park(bench: &Bench, document: DocumentId) {
+fn reject(bench: &Bench, document: DocumentId) {
     let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
-    wait(|done| bench.log.submit_park(bench.space, document, refused, done));
+    wait(|done| bench.log.submit_reject(bench.space, document, refused, done));
 }
 
 /// The documents that a check reads, and for which a difference is expected.
@@ -183,7 +183,7 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
     // here.
     bench.append_all(id(2), &authors[1].puts(1));
     bench.append_all(id(3), &authors[2].puts(1));
-    park(&bench, id(3));
+    reject(&bench, id(3));
     wait(|done| bench.log.submit_delete(bench.space, id(4), 1, done));
     let mut orphan = Author::new(9, 9);
     let changes = orphan.puts(2);
@@ -298,7 +298,7 @@ fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
     let wrong = "UPDATE link SET damaged = damaged + 1";
     let database = bench.log.database();
     database.write(landfall_storage::Durability::Full, |tx| tx.execute(wrong, [])).unwrap();
-    assert_eq!(bench.log.heal().unwrap().left, []);
+    assert_eq!(bench.log.repair().unwrap().left, []);
     assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
 }
 

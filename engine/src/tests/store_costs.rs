@@ -7,7 +7,7 @@ use landfall_protocol::Code;
 use landfall_storage::Durability;
 
 use super::store_support::{Author, Bench, id};
-use crate::store::{LocalChange, Place, Refused};
+use crate::store::{LocalChange, OpenMode, Refused};
 
 /// How many more operations a commit beside many may cost. SQLite's own bookkeeping varies by a few.
 const SLACK: u64 = 60;
@@ -26,7 +26,7 @@ fn costs_the_same(beside: impl Fn(&mut Bench, usize)) {
     let [few, many] = [3, 300].map(|count| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let mut bench = Bench::at(Place::File(&path));
+        let mut bench = Bench::at(OpenMode::File(&path));
         bench.meet(1);
         beside(&mut bench, count);
         bench.check();
@@ -66,11 +66,11 @@ fn a_commit_costs_the_same_beside_many_waiting_deletions() {
 #[test]
 fn a_commit_costs_the_same_beside_many_refused_changes() {
     costs_the_same(|bench, count| {
-        let (mut refused, mut held) = (Author::new(3, 3), Author::new(4, 4));
+        let (mut refused, mut acked) = (Author::new(3, 3), Author::new(4, 4));
         bench.append(id(3), &refused.puts(1)[0]);
         let what = "no".to_owned();
         wait(|done| {
-            bench.log.submit_park(
+            bench.log.submit_reject(
                 bench.space,
                 id(3),
                 Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -79,10 +79,10 @@ fn a_commit_costs_the_same_beside_many_refused_changes() {
         });
         for _ in 0..count {
             bench.append(id(3), &refused.puts(1)[0]);
-            let local = bench.append(id(4), &held.puts(1)[0]);
+            let local = bench.append(id(4), &acked.puts(1)[0]);
             bench.acknowledge([local]);
         }
-        assert_eq!(bench.count().first_unheld, None);
+        assert_eq!(bench.count().first_unacked, None);
     });
 }
 
@@ -103,7 +103,7 @@ fn opening_a_store_costs_the_same_however_many_documents_it_has() {
     let [few, many] = [4, 400].map(|count| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let mut bench = Bench::at(Place::File(&path));
+        let mut bench = Bench::at(OpenMode::File(&path));
         bench.meet(1);
         for n in 0..count {
             bench.append_all(document(n), &Author::new(2, 2).puts(1 + n % 2));
@@ -115,7 +115,7 @@ fn opening_a_store_costs_the_same_however_many_documents_it_has() {
         let database = bench.log.database();
         database.write(Durability::Relaxed, |tx| tx.execute_batch(sql)).unwrap();
         let opened = bench.log.opened().unwrap();
-        assert_eq!((opened.spaces[0].parked.len(), opened.spaces[0].unreadable.len()), (1, 1));
+        assert_eq!((opened.spaces[0].rejected.len(), opened.spaces[0].unreadable.len()), (1, 1));
         bench.log.operations_of_opening(&path).unwrap()
     });
     assert!(many <= few + SLACK, "{few} operations with 4 documents, {many} with 400");

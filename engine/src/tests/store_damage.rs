@@ -74,12 +74,14 @@ fn what_is_derived_is_derived_again() {
         }),
         ("UPDATE head SET hash = zeroblob(32) WHERE document = 2", |f| *f == Fault::Heads),
         ("DELETE FROM head WHERE document = 1", |fault| *fault == Fault::Heads),
-        ("UPDATE document SET leaf = zeroblob(16) WHERE id = 4", |fault| *fault == Fault::Leaf),
+        ("UPDATE document SET leaf = zeroblob(16) WHERE id = 4", |fault| {
+            *fault == Fault::DigestEntry
+        }),
         ("UPDATE digest SET count = 9 WHERE bucket = 2", |fault| *fault == Fault::Digest(2)),
         ("UPDATE digest SET sum = zeroblob(16)", |fault| matches!(fault, Fault::Digest(_))),
         ("UPDATE document SET tail_bytes = 1 WHERE id = 2", |fault| *fault == Fault::Counts),
-        ("UPDATE document SET base = 20 WHERE id = 2", |fault| *fault == Fault::Base),
-        ("UPDATE document SET base = 50 WHERE id = 3", |fault| *fault == Fault::Base),
+        ("UPDATE document SET base = 20 WHERE id = 2", |fault| *fault == Fault::SnapshotBase),
+        ("UPDATE document SET base = 50 WHERE id = 3", |fault| *fault == Fault::SnapshotBase),
         ("UPDATE space SET changes = 3, bytes = 2", |fault| *fault == Fault::Counts),
         ("UPDATE space SET last = 3", |fault| *fault == Fault::Counts),
         ("UPDATE snapshot SET heads = zeroblob(40)", |fault| *fault == Fault::SnapshotNotes),
@@ -94,13 +96,13 @@ fn what_is_derived_is_derived_again() {
         damage(&bench, sql);
         let found: Vec<Finding> = bench.log.verify().unwrap();
         assert!(found.iter().any(|finding| expected(&finding.fault)), "{sql}: {found:#?}");
-        let healed = bench.log.heal().unwrap();
+        let repaired = bench.log.repair().unwrap();
         assert_eq!(
-            (healed.left.as_slice(), healed.dropped.as_slice()),
+            (repaired.left.as_slice(), repaired.dropped.as_slice()),
             (&[][..], &[][..]),
             "{sql}"
         );
-        assert_eq!(healed.repaired, found);
+        assert_eq!(repaired.repaired, found);
         all_is_back(&bench, &authors);
     }
 }
@@ -126,10 +128,10 @@ fn what_is_lost_goes_and_comes_back() {
         let found = bench.log.verify().unwrap();
         assert!(!found.is_empty(), "{sql}");
         let named = |number| found.iter().any(|finding| finding.document == Some(id(number)));
-        let healed = bench.log.heal().unwrap();
-        assert_eq!(healed.left, [], "{sql}");
-        let (_, of, changes) = &healed.dropped[0];
-        assert_eq!((healed.dropped.len(), changes), (1, dropped), "{sql}: {found:#?}");
+        let repaired = bench.log.repair().unwrap();
+        assert_eq!(repaired.left, [], "{sql}");
+        let (_, of, changes) = &repaired.dropped[0];
+        assert_eq!((repaired.dropped.len(), changes), (1, dropped), "{sql}: {found:#?}");
         assert!(of.as_bytes()[0] == *document && (*document == 0x22 || named(*document)));
         bench.check();
         bring_back(&bench, &authors);
@@ -145,10 +147,10 @@ fn what_the_upstream_does_not_hold_is_never_dropped() {
     damage(&bench, "UPDATE change SET body = zeroblob(50) WHERE document = 2 AND local = 16");
     let (rows, found) = (bench.rows(), bench.log.verify().unwrap());
     assert!(found.iter().any(|finding| matches!(finding.fault, Fault::Change { .. })));
-    let healed = bench.log.heal().unwrap();
-    assert_eq!((healed.dropped.len(), bench.rows()), (0, rows));
-    assert!(healed.left.iter().any(|finding| matches!(finding.fault, Fault::Change { .. })));
-    assert!(healed.left.iter().all(|finding| finding.document == Some(id(2))));
+    let repaired = bench.log.repair().unwrap();
+    assert_eq!((repaired.dropped.len(), bench.rows()), (0, rows));
+    assert!(repaired.left.iter().any(|finding| matches!(finding.fault, Fault::Change { .. })));
+    assert!(repaired.left.iter().all(|finding| finding.document == Some(id(2))));
 }
 
 #[test]
@@ -156,6 +158,6 @@ fn what_was_dropped_is_asked_for_again() {
     let (mut bench, _) = store();
     assert!(bench.meet(1).cursor.is_some());
     damage(&bench, "DELETE FROM snapshot WHERE document = 1");
-    bench.log.heal().unwrap();
+    bench.log.repair().unwrap();
     assert_eq!(bench.meet(1).cursor, None);
 }

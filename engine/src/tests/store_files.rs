@@ -6,14 +6,14 @@ use std::path::Path;
 use landfall_protocol::{DocumentId, ReplicaId};
 
 use super::store_support::{Author, Bench, id};
+use crate::admin;
 use crate::compactor::compact;
-use crate::maintain;
-use crate::store::{CompactionOptions, LocalLog, Place};
+use crate::store::{CompactionOptions, LocalLog, OpenMode};
 
 #[test]
 fn a_compacted_store_is_little_longer_than_its_documents() {
     let folder = tempfile::tempdir().unwrap();
-    let bench = Bench::at(Place::File(&folder.path().join("s")));
+    let bench = Bench::at(OpenMode::File(&folder.path().join("s")));
     let used = || {
         let number = |sql| {
             let read = bench.log.database().read(|conn| conn.query_row(sql, [], |row| row.get(0)));
@@ -38,7 +38,7 @@ fn a_compacted_store_is_little_longer_than_its_documents() {
 
 /// A store with compacted documents, tails and a tombstone; and the contents of its documents.
 fn write(path: &Path) -> BTreeMap<DocumentId, Vec<(String, String)>> {
-    let mut bench = Bench::at(Place::File(path));
+    let mut bench = Bench::at(OpenMode::File(path));
     bench.meet(1);
     let mut shows = BTreeMap::new();
     for n in 1..=8u8 {
@@ -78,7 +78,7 @@ fn a_flipped_bit_is_found_or_harmless() {
     let whole = std::fs::read(&path).unwrap();
     let flips = std::env::var("LANDFALL_FLIPS").map_or(500, |flips| flips.parse().unwrap());
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let (mut refused, mut found, mut harmless, mut healed) = (0, 0, 0, 0);
+    let (mut refused, mut found, mut harmless, mut repaired) = (0, 0, 0, 0);
     for _ in 0..flips {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let bit = (state >> 20) as usize % (whole.len() * 8);
@@ -88,7 +88,7 @@ fn a_flipped_bit_is_found_or_harmless() {
         std::fs::write(&path, &damaged).unwrap();
         std::fs::remove_file(folder.path().join("damaged-wal")).ok();
         let options = landfall_storage::Options::default();
-        let opened = LocalLog::open(Place::File(&path), options, ReplicaId::from_bytes([7; 16]));
+        let opened = LocalLog::open(OpenMode::File(&path), options, ReplicaId::from_bytes([7; 16]));
         let Ok(log) = opened else {
             refused += 1;
             continue;
@@ -117,8 +117,8 @@ fn a_flipped_bit_is_found_or_harmless() {
             }
             false => {
                 found += 1;
-                let after = log.heal().unwrap_or_default();
-                healed += u64::from(after.left.is_empty());
+                let after = log.repair().unwrap_or_default();
+                repaired += u64::from(after.left.is_empty());
                 for (document, shown) in &shows {
                     let dropped = after.dropped.iter().any(|(_, dropped, _)| dropped == document);
                     if let Some(now) = read(&log, &bench, *document).filter(|_| !dropped) {
@@ -130,7 +130,7 @@ fn a_flipped_bit_is_found_or_harmless() {
         compact(&log, &CompactionOptions::EVERYTHING).ok();
         log.database().close().ok();
     }
-    println!("refused {refused}, found {found} ({healed} healed), harmless {harmless}");
+    println!("refused {refused}, found {found} ({repaired} healed), harmless {harmless}");
     // Most of a small file is free space on pages.
     assert!(found >= flips / 20, "refused {refused}, found {found}, harmless {harmless}");
 }
@@ -159,21 +159,21 @@ fn maintenance_through_a_link_to_another_file_system_works_beside_the_file() {
         names.sort();
         names
     };
-    maintain::compact(&link, true).unwrap();
+    admin::compact(&link, true).unwrap();
     assert_eq!(names(folder.path()), ["link"]);
     assert_eq!(names(other.path()), ["s", "s.lock"]);
     let copy = folder.path().join("copy");
-    maintain::backup(&link, &copy).unwrap();
-    let kept = maintain::restore(&copy, &link, true, false).unwrap().kept.unwrap();
+    admin::backup(&link, &copy).unwrap();
+    let kept = admin::restore(&copy, &link, true, false).unwrap().kept.unwrap();
     assert_eq!(kept.parent(), Some(other.path()));
     assert_eq!(names(folder.path()), ["copy", "link"]);
     assert!(link.is_symlink());
     // A failed restore leaves nothing either.
     std::fs::write(&copy, b"no store").unwrap();
-    maintain::restore(&copy, &link, true, false).unwrap_err();
+    admin::restore(&copy, &link, true, false).unwrap_err();
     assert_eq!(names(folder.path()), ["copy", "link"]);
     assert_eq!(names(other.path()).len(), 3, "{:?}", names(other.path()));
-    let bench = Bench::at(Place::File(&link));
+    let bench = Bench::at(OpenMode::File(&link));
     bench.check();
     for (document, shown) in &shows {
         assert_eq!(read(&bench.log, &bench, *document).as_ref(), Some(shown));

@@ -28,10 +28,11 @@ pub(super) fn facts(store: &Store) -> String {
         let (changes, bytes) = (count.totals.changes, count.totals.bytes);
         writeln!(out, "space {name}: {changes} changes, {bytes} bytes").unwrap();
         writeln!(out, "  pending {:?}", count.pending).unwrap();
-        writeln!(out, "  gap {:?} unheld {:?}", count.first_gap, count.first_unheld).unwrap();
+        writeln!(out, "  gap {:?} unheld {:?}", count.first_gap, count.first_unacked).unwrap();
         writeln!(out, "  aside {}", count.deferred).unwrap();
-        for parked in log.parked(row).unwrap() {
-            writeln!(out, "  parked {} {} {}", parked.document, parked.code, parked.what).unwrap();
+        for rejected in log.rejected(row).unwrap() {
+            writeln!(out, "  parked {} {} {}", rejected.document, rejected.code, rejected.what)
+                .unwrap();
         }
         let (page, more) = log.outbox(row, Local(0), 1_000, 1 << 20).unwrap();
         assert!(!more);
@@ -231,7 +232,7 @@ fn write_a_store_of_this_version() {
     append(in_notes, documents[0], ours_on);
     receive(log, &notes, in_notes, (0, 41), entries);
     let (tell, told) = std::sync::mpsc::channel();
-    log.submit_park(
+    log.submit_reject(
         in_notes,
         documents[3],
         Refused { code: Code::FORBIDDEN, what: "no right to write".to_owned(), deletion: false },
@@ -287,15 +288,15 @@ fn a_store_of_version_2_keeps_everything() {
 
 #[test]
 fn a_migrated_store_has_leaves_and_digests() {
-    use landfall_protocol::digest::{Leaf, Node, Prefix};
+    use landfall_protocol::digest::{DigestEntry, Node, Prefix};
     let (_folder, store) = migrated("engine-v1.db");
     let log = &store.shared_core().log;
     let row = store.shared_core().space(&"notes".parse().unwrap()).unwrap();
     let branches = log.branches(row, &[(Prefix::ROOT, true)]).unwrap();
-    let Node::Leaves(leaves) = &branches[0].node else { panic!("no leaves") };
-    assert_eq!(leaves.len(), 4);
-    for (id, leaf) in leaves {
+    let Node::DigestEntries(digest_entries) = &branches[0].node else { panic!("no leaves") };
+    assert_eq!(digest_entries.len(), 4);
+    for (id, digest_entry) in digest_entries {
         let document = log.document(row, id).unwrap().unwrap();
-        assert_eq!(*leaf, Leaf::of_heads(id, &log.heads(document).unwrap()));
+        assert_eq!(*digest_entry, DigestEntry::of_heads(id, &log.heads(document).unwrap()));
     }
 }

@@ -10,8 +10,8 @@ use landfall_protocol::{Offset, ReplicaId};
 use landfall_storage::Durability;
 
 use super::store_support::{Author, Bench, id};
-use crate::maintain;
-use crate::store::{CompactionOptions, Fault, LocalLog, Opened, Place};
+use crate::admin;
+use crate::store::{CompactionOptions, Fault, LocalLog, OpenMode, Opened};
 
 /// The state of a compaction before the deletion.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,9 @@ const CASES: [CompactionReport; 4] = [
 
 fn open(path: &Path) -> Bench {
     let options = landfall_storage::Options::default();
-    Bench::with(LocalLog::open(Place::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap())
+    Bench::with(
+        LocalLog::open(OpenMode::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap(),
+    )
 }
 
 fn sweep(bench: &Bench) {
@@ -133,16 +135,16 @@ fn orphaned_edits_survive_maintenance() {
             ["s", "copy", "file", "restored"].map(|name| folder.path().join(name));
         let (bench, author) = orphaned(&path, compacted);
         bench.log.database().close().unwrap();
-        maintain::backup(&path, &copy).unwrap();
-        maintain::restore(&copy, &restored, false, false).unwrap();
-        let exported = maintain::export(&path, &bench.name, &file).unwrap();
+        admin::backup(&path, &copy).unwrap();
+        admin::restore(&copy, &restored, false, false).unwrap();
+        let exported = admin::export(&path, &bench.name, &file).unwrap();
         assert_eq!((exported.documents, exported.tombstones), (1, 1));
         for all in [false, true] {
-            maintain::compact(&path, all).unwrap();
-            maintain::compact(&restored, all).unwrap();
+            admin::compact(&path, all).unwrap();
+            admin::compact(&restored, all).unwrap();
         }
-        maintain::import(&path, &file, None).unwrap();
-        assert_eq!(maintain::repair(&path).unwrap().left, []);
+        admin::import(&path, &file, None).unwrap();
+        assert_eq!(admin::repair(&path).unwrap().left, []);
         for path in [&path, &restored] {
             let bench = open(path);
             sweep(&bench);
@@ -220,13 +222,13 @@ fn a_mark_that_reaches_too_far_is_found_and_a_repair_keeps_the_edits() {
     damage("UPDATE document SET sweep_through = base");
     let faults: Vec<Fault> = bench.log.verify().unwrap().into_iter().map(|f| f.fault).collect();
     assert_eq!(faults, [Fault::SweepMark]);
-    assert_eq!(bench.log.heal().unwrap().left, []);
+    assert_eq!(bench.log.repair().unwrap().left, []);
     sweep(&bench);
     check_kept(&bench, &author, "healed");
     // Damaged bytes of a deleted document are never received again; its orphaned edits must stay.
     damage("UPDATE document SET document = zeroblob(16)");
-    bench.log.heal().unwrap();
+    bench.log.repair().unwrap();
     damage("UPDATE document SET document = x'01010101010101010101010101010101'");
-    bench.log.heal().unwrap();
+    bench.log.repair().unwrap();
     check_kept(&bench, &author, "healed again");
 }

@@ -13,13 +13,15 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, Offset, ReplicaId};
 
 use super::random::{Noise, edit};
 use super::store_support::{Author, Bench, id};
+use crate::admin::{self, OutsideReason};
 use crate::compactor::compact;
-use crate::maintain::{self, Kept};
-use crate::store::{CompactionOptions, LocalLog, Place};
+use crate::store::{CompactionOptions, LocalLog, OpenMode};
 
 fn open(path: &Path) -> Bench {
     let options = landfall_storage::Options::default();
-    Bench::with(LocalLog::open(Place::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap())
+    Bench::with(
+        LocalLog::open(OpenMode::File(path), options, ReplicaId::from_bytes([7; 16])).unwrap(),
+    )
 }
 
 /// A document of several actors who edit, merge and make empty commits, at random. Some begin with the
@@ -112,7 +114,7 @@ fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut 
             let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
             let (code, what) = (Code::FORBIDDEN, "no".to_owned());
             let refused = crate::store::Refused { code, what, deletion: false };
-            bench.log.submit_park(bench.space, document, refused, done);
+            bench.log.submit_reject(bench.space, document, refused, done);
             told.recv().unwrap().unwrap();
         }
         3 => {
@@ -160,7 +162,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
         }
         let (documents, deleted) = state(&bench);
         let name = bench.name.clone();
-        let exported = maintain::export(&path, &name, &file).unwrap();
+        let exported = admin::export(&path, &name, &file).unwrap();
         assert_eq!(exported.documents as usize, documents.len() + deleted.len(), "seed {seed}");
         // An empty store, and one with an earlier state of some of the documents.
         open(&fresh).log.database().close().unwrap();
@@ -172,16 +174,16 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
         }
         earlier.log.database().close().unwrap();
         for target in [&fresh, &again] {
-            let imported = maintain::import(target, &file, None).unwrap();
+            let imported = admin::import(target, &file, None).unwrap();
             assert_eq!(imported.refused, [], "seed {seed}");
             let imported = open(target);
             assert_eq!(state(&imported), (documents.clone(), deleted.clone()), "seed {seed}");
             imported.log.database().close().unwrap();
         }
         // The copy's file has the same contents, and nothing that is new to the original.
-        maintain::export(&fresh, &name, &back).unwrap();
+        admin::export(&fresh, &name, &back).unwrap();
         bench.log.database().close().unwrap();
-        let imported = maintain::import(&path, &back, None).unwrap();
+        let imported = admin::import(&path, &back, None).unwrap();
         assert_eq!((imported.refused, imported.deletions), (vec![], 0), "seed {seed}");
         assert_eq!(state(&open(&path)), (documents, deleted), "seed {seed}");
     }
@@ -209,9 +211,9 @@ fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
         }
         let name = bench.name.clone();
         bench.log.database().close().unwrap();
-        maintain::export(&path, &name, &file).unwrap();
+        admin::export(&path, &name, &file).unwrap();
         open(&fresh).log.database().close().unwrap();
-        assert_eq!(maintain::import(&fresh, &file, None).unwrap().refused, []);
+        assert_eq!(admin::import(&fresh, &file, None).unwrap().refused, []);
         let mut imported = open(&fresh);
         imported.meet(3);
         let roots = imported.outbox().into_iter().filter(|change| {
@@ -240,14 +242,14 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     told.recv().unwrap().unwrap();
     let name = bench.name.clone();
     bench.log.database().close().unwrap();
-    maintain::export(&path, &name, &file).unwrap();
+    admin::export(&path, &name, &file).unwrap();
     let mut bench = open(&other);
     bench.meet(1);
     let mut author = Author::new(2, 1);
     bench.append_all(id(1), &author.puts(3));
     bench.acknowledge(1..=2);
     bench.log.database().close().unwrap();
-    let imported = maintain::import(&other, &file, None).unwrap();
+    let imported = admin::import(&other, &file, None).unwrap();
     assert_eq!((imported.deletions, imported.kept), (1, 1));
     let bench = open(&other);
     while bench.log.sweep(100).unwrap() {}
@@ -259,7 +261,7 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     bench.log.database().close().unwrap();
     // A file does not contain them, and the result lists them.
     std::fs::remove_file(&file).unwrap();
-    let exported = maintain::export(&other, &name, &file).unwrap();
+    let exported = admin::export(&other, &name, &file).unwrap();
     let left: Vec<_> = exported.left_out.iter().map(|left| (left.kept, left.changes)).collect();
-    assert_eq!(left, [(Kept::OrphanedEdits, 1)]);
+    assert_eq!(left, [(OutsideReason::OrphanedEdits, 1)]);
 }

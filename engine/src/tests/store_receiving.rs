@@ -210,7 +210,7 @@ fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String
 fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
-    let mut bench = Bench::at(crate::store::Place::File(&path));
+    let mut bench = Bench::at(crate::store::OpenMode::File(&path));
     bench.meet(1);
     let mut author = Author::new(1, 1);
     author.puts(60);
@@ -222,7 +222,7 @@ fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
     part(&bench, &[&body[..], &[0]].concat(), 150, 160).unwrap_err();
     bench.log.database().close().unwrap();
     drop(bench);
-    let mut bench = Bench::at(crate::store::Place::File(&path));
+    let mut bench = Bench::at(crate::store::OpenMode::File(&path));
     assert_eq!(bench.meet(1).partial, Some(Partial { hash, bytes: 150 }));
     assert_eq!(bench.meet(2).partial, None);
     assert_eq!(bench.meet(1).partial, Some(Partial { hash, bytes: 150 }));
@@ -308,10 +308,10 @@ fn what_a_snapshot_gives_new_numbers_is_still_waited_for() {
     let mut theirs = author.fork(2);
     bench.append(id(1), &author.put("own", "2"));
     let target = bench.count().totals.last;
-    assert_eq!(bench.count().first_unheld, Some(target));
+    assert_eq!(bench.count().first_unacked, Some(target));
     theirs.puts(3);
     bench.receive(vec![theirs.snapshot()]);
     let count = bench.count();
     assert_eq!(count.pending.changes, 1, "it is on no relay");
-    assert!(count.first_unheld.unwrap() <= count.totals.moved.max(target), "{count:?}");
+    assert!(count.first_unacked.unwrap() <= count.totals.moved.max(target), "{count:?}");
 }

@@ -29,11 +29,11 @@ fn delete(bench: &Bench, document: DocumentId) -> bool {
     told.recv().unwrap().unwrap().value.1
 }
 
-fn park(bench: &Bench, document: DocumentId) {
+fn reject(bench: &Bench, document: DocumentId) {
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
     let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
-    bench.log.submit_park(bench.space, document, refused, done);
+    bench.log.submit_reject(bench.space, document, refused, done);
     told.recv().unwrap().unwrap();
 }
 
@@ -44,7 +44,7 @@ fn refuse(bench: &Bench, document: DocumentId, locals: impl IntoIterator<Item = 
     let locals = locals.into_iter().map(Local).collect();
     bench.log.submit_refused(bench.space, document, locals, done);
     told.recv().unwrap().unwrap();
-    park(bench, document);
+    reject(bench, document);
 }
 
 fn not_taken(bench: &Bench, document: DocumentId) -> Vec<ChangeHash> {
@@ -75,8 +75,8 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
     assert_eq!(bench.heads(id(1)), copy.heads());
     // They are on no relay, and only the application can resolve that.
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (7, 5));
-    assert_eq!((bench.outbox_kinds().as_str(), bench.count().first_unheld), ("", None));
-    assert_eq!(bench.log.parked(bench.space).unwrap()[0].document, id(1));
+    assert_eq!((bench.outbox_kinds().as_str(), bench.count().first_unacked), ("", None));
+    assert_eq!(bench.log.rejected(bench.space).unwrap()[0].document, id(1));
     let row = bench.log.document(bench.space, &id(1)).unwrap().unwrap();
     let unsent = bench.log.unsent(bench.space, row).unwrap();
     assert_eq!(unsent.len(), 5);
@@ -124,7 +124,7 @@ fn refused_changes_are_offered_again_or_replaced() {
     told.recv().unwrap().unwrap();
     assert_eq!(bench.outbox_kinds(), "ccc");
     // Pushed again, their state is unknown until the answer.
-    park(&bench, id(1));
+    reject(&bench, id(1));
     assert_eq!(not_taken(&bench, id(1)), []);
     // The relay cannot have accepted a dependent of a rejected change either.
     refuse(&bench, id(1), [5]);
@@ -137,7 +137,7 @@ fn refused_changes_are_offered_again_or_replaced() {
     bench.log.replace_unsent(bench.space, id(1), old, new, || ()).unwrap();
     bench.check();
     assert_eq!(bench.heads(id(1)), acknowledged.heads());
-    assert_eq!(bench.log.parked(bench.space).unwrap(), []);
+    assert_eq!(bench.log.rejected(bench.space).unwrap(), []);
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
     bench.receive(vec![]);
     bench.acknowledge([8, 9]);
@@ -269,7 +269,7 @@ fn unrelated_histories_are_merged_when_somebody_says() {
     let received = bench.receive(theirs.incomings(changes));
     assert_eq!((received.unrelated.as_slice(), received.deferred.len()), (&[id(1)][..], 4));
     bench.check();
-    park(&bench, id(1));
+    reject(&bench, id(1));
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |done| tell.send(done).unwrap());
     bench.log.submit_allow_merge(bench.space, id(1), done);
@@ -332,9 +332,9 @@ fn a_compacted_history_takes_the_place_of_what_was_not_sent() {
     assert_eq!(bench.heads(id(1)), copy.heads());
     assert_eq!(bench.outbox_kinds(), "cc");
     // If the relay holds the conflicting change, the snapshot is deferred, and nothing blocks.
-    let mut held = copy.fork(1);
+    let mut acked = copy.fork(1);
     let mut way = copy.fork(1);
-    bench.append_all(id(1), &[held.put("held", "there")]);
+    bench.append_all(id(1), &[acked.put("held", "there")]);
     let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
     bench.acknowledge(locals);
     way.put("way", "in the");

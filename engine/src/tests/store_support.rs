@@ -15,8 +15,8 @@ use landfall_storage::{Committed, Durability, WriteError};
 
 use crate::compactor::{CompactionReport, compact};
 use crate::store::{
-    CompactionOptions, Finding, LocalChange, LocalLog, Place, ReceiveError, Received, SpaceCount,
-    SpaceRow,
+    CompactionOptions, Finding, LocalChange, LocalLog, OpenMode, ReceiveError, Received,
+    SpaceCount, SpaceRow,
 };
 
 pub(super) fn id(number: u8) -> DocumentId {
@@ -33,10 +33,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        Self::at(Place::Memory)
+        Self::at(OpenMode::Memory)
     }
 
-    pub(super) fn at(place: Place<'_>) -> Self {
+    pub(super) fn at(place: OpenMode<'_>) -> Self {
         let options = landfall_storage::Options::default();
         Self::with(LocalLog::open(place, options, ReplicaId::from_bytes([7; 16])).unwrap())
     }

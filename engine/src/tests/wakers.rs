@@ -41,7 +41,7 @@ enum Source {
     Deletion,
     Status,
     /// The answer to a flush.
-    Answer,
+    ReplyReceiver,
 }
 
 struct Acts(Mutex<Box<dyn FnMut() + Send>>);
@@ -117,7 +117,7 @@ impl World {
                 self.receive(author.incomings(changes));
             }
             // It times out.
-            Source::Answer => {}
+            Source::ReplyReceiver => {}
         }
     }
 
@@ -129,7 +129,7 @@ impl World {
                 watch.until_blocking(|_| true).unwrap();
                 Box::pin(async move { drop(watch.changed().await) })
             }
-            Source::Answer => {
+            Source::ReplyReceiver => {
                 // No relay is there.
                 self.store.connect("ws://127.0.0.1:9").unwrap();
                 let store = self.store.clone();
@@ -226,7 +226,7 @@ fn a_waker_may_change_block_panic_and_close_and_harms_no_other() {
         Source::RemoteClosed,
         Source::Deletion,
         Source::Status,
-        Source::Answer,
+        Source::ReplyReceiver,
     ];
     for source in sources {
         for act in [Act::Change, Act::Block, Act::Panic, Act::Close] {

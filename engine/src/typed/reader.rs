@@ -8,18 +8,18 @@ use autosurgeon::ReadDoc;
 use super::seen::Seen;
 
 /// A document with values shown as the kinds that `seen` has learnt.
-pub(super) struct Reader<'a, D> {
+pub(super) struct TypedReader<'a, D> {
     doc: &'a D,
     seen: &'a Seen,
 }
 
-impl<'a, D: ReadDoc> Reader<'a, D> {
+impl<'a, D: ReadDoc> TypedReader<'a, D> {
     pub(super) fn new(doc: &'a D, seen: &'a Seen) -> Self {
         Self { doc, seen }
     }
 }
 
-impl<D: ReadDoc> ReadDoc for Reader<'_, D> {
+impl<D: ReadDoc> ReadDoc for TypedReader<'_, D> {
     type Parents<'b>
         = D::Parents<'b>
     where

@@ -6,7 +6,7 @@ mod adapter;
 use automerge::transaction::{Transactable, Transaction};
 use automerge::{AutomergeError, ObjId, ObjType, Prop, ReadDoc, ScalarValue, Value};
 
-use super::fitting;
+use super::compatibility;
 use super::seen::{Seen, says_the_same};
 
 /// Texts that differ in more bytes than this are not compared character by character, which takes time
@@ -63,7 +63,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
                 other => return self.tx.put(obj, prop, other),
             },
             None | Some((Value::Object(_), _)) => {
-                return self.tx.put(obj, prop, fitting::signed(value));
+                return self.tx.put(obj, prop, compatibility::signed(value));
             }
             Some((Value::Scalar(standing), _)) => standing.into_owned(),
         };
@@ -83,7 +83,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
                 self.tx.put(obj, prop, ScalarValue::Timestamp(value))
             }
             (ScalarValue::Uint(_), value) => self.tx.put(obj, prop, value),
-            (_, value) => self.tx.put(obj, prop, fitting::signed(value)),
+            (_, value) => self.tx.put(obj, prop, compatibility::signed(value)),
         }
     }
 

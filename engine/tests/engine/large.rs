@@ -1,7 +1,7 @@
 //! Large documents: the limit for local changes, and the storage of a large change.
 
 use landfall::automerge::{ObjType, ROOT, ReadDoc, ScalarValue, transaction::Transactable};
-use landfall::{ChangeError, Document, Durability, Options, Store, maintain};
+use landfall::{ChangeError, Document, Durability, Options, Store, admin};
 
 /// Bytes that do not compress.
 fn noise(seed: u64, bytes: usize) -> ScalarValue {
@@ -85,11 +85,11 @@ fn a_pasted_text_is_kept_compacted_by_a_program_that_closes_at_once() {
         })
         .unwrap();
     store.close().unwrap();
-    let inspection = maintain::inspect(&path).unwrap();
+    let inspection = admin::inspect(&path).unwrap();
     let kept = &inspection.spaces[0].documents[0];
     assert_eq!((kept.tail_changes, kept.compacted_changes), (0, 2));
     assert!(kept.snapshot_bytes < 100_000, "{} bytes", kept.snapshot_bytes);
-    assert_eq!(maintain::verify(&path).unwrap().len(), 0);
+    assert_eq!(admin::verify(&path).unwrap().len(), 0);
     let store = Store::open(&path, options()).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
     assert_eq!(document.read(|doc| doc.length(&text)).unwrap(), 1_000_010);
@@ -107,7 +107,7 @@ fn a_store_compacted_beyond_the_limit_heals_when_it_is_opened() {
     }
     let heads = document.heads().unwrap();
     store.close().unwrap();
-    assert_eq!(maintain::compact(&path, true).unwrap().changes, 31);
+    assert_eq!(admin::compact(&path, true).unwrap().changes, 31);
     let lower = Options { document_bytes: 200_000, compaction: false, ..options() };
     let store = Store::open(&path, lower).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
@@ -118,12 +118,12 @@ fn a_store_compacted_beyond_the_limit_heals_when_it_is_opened() {
     assert!(matches!(refused, Err(ChangeError::DocumentTooLarge { .. })), "a deletion is a change");
     drop(document);
     store.close().unwrap();
-    let kept = &maintain::inspect(&path).unwrap().spaces[0].documents[0];
+    let kept = &admin::inspect(&path).unwrap().spaces[0].documents[0];
     assert_eq!((kept.tail_changes, kept.compacted_changes), (31, 0));
-    assert_eq!(maintain::verify(&path).unwrap().len(), 0);
+    assert_eq!(admin::verify(&path).unwrap().len(), 0);
     let (file, other) = (folder.path().join("file"), folder.path().join("other"));
-    maintain::export(&path, &"default".parse().unwrap(), &file).unwrap();
+    admin::export(&path, &"default".parse().unwrap(), &file).unwrap();
     Store::open(&other, options()).unwrap().close().unwrap();
-    let imported = maintain::import(&other, &file, None).unwrap();
+    let imported = admin::import(&other, &file, None).unwrap();
     assert_eq!((imported.changes, imported.refused.len()), (31, 0));
 }

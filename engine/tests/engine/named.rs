@@ -3,7 +3,7 @@
 use landfall::automerge::{
     ObjType, ROOT, ReadDoc, transaction::Transactable, transaction::Transaction,
 };
-use landfall::{BoxError, EventKind, Options, Origin, Store, maintain};
+use landfall::{BoxError, EventKind, Options, Origin, Store, admin};
 
 fn template(tx: &mut Transaction<'_>) -> Result<(), BoxError> {
     tx.put_object(ROOT, "text", ObjType::Text)?;
@@ -90,7 +90,7 @@ fn a_large_one_is_not_left_in_memory_and_is_compacted_at_close() {
         made.push(heads);
         drop(document);
         store.close().unwrap();
-        let found = maintain::inspect(&path).unwrap();
+        let found = admin::inspect(&path).unwrap();
         // The compactor may have run before the edit, which alone is not worth a compaction.
         assert!(found.spaces[0].documents[0].compacted_changes >= 1, "{name}");
         let store = Store::open(&path, Options::default()).unwrap();
@@ -100,7 +100,7 @@ fn a_large_one_is_not_left_in_memory_and_is_compacted_at_close() {
         let expected = if name == "read" { &prose[13..] } else { &prose[..] };
         assert!(shown.unwrap() == expected, "{name}");
         store.close().unwrap();
-        assert!(maintain::verify(&path).unwrap().is_empty());
+        assert!(admin::verify(&path).unwrap().is_empty());
     }
     assert_eq!(made[0], made[1]);
 }

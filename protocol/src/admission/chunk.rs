@@ -7,7 +7,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest, Sha256};
 
 use super::form::FormError;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::ids::ChangeHash;
 use crate::limits;
 
@@ -42,7 +42,7 @@ impl<'a> Chunk<'a> {
         if actual > limit {
             return Err(FormError::TooLarge { limit, actual });
         }
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let found = reader.array("magic")?;
         if found != MAGIC {
             return Err(FormError::Magic { found });

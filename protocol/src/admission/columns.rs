@@ -9,7 +9,7 @@
 
 use super::form::FormError;
 use super::predecessors::{Group, Predecessors};
-use super::reader::Reader;
+use super::reader::ByteReader;
 use super::references::Actors;
 use super::runs::{Booleans, Deltas, Line, Runs};
 use super::work::Work;
@@ -35,7 +35,7 @@ type Bytes<'a> = [&'a [u8]; KNOWN.len()];
 /// Counts and checks the operations of a change whose header has been read. Ignores the bytes after
 /// the columns: automerge preserves them as extra bytes of the change (an author, for example).
 pub(super) fn count_operations(
-    body: &mut Reader<'_>,
+    body: &mut ByteReader<'_>,
     start_op: u64,
     actors: &mut Actors<'_>,
 ) -> Result<Counted, FormError> {
@@ -66,7 +66,7 @@ pub(super) struct Counted {
 }
 
 /// Reads the columns' metadata and splits their data.
-fn split<'a>(body: &mut Reader<'a>) -> Result<Bytes<'a>, FormError> {
+fn split<'a>(body: &mut ByteReader<'a>) -> Result<Bytes<'a>, FormError> {
     const PART: &str = "column metadata";
     let count = body.unsigned(PART)?;
     if count > KNOWN.len() as u64 {

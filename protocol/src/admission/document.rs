@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::chunk::MAGIC;
 use super::form::FormError;
 use super::history::Origin;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::limits;
 use columns::Columns;
 
@@ -164,7 +164,7 @@ impl DocumentSize {
 /// # Errors
 /// If the bytes are not one document chunk, or exceed one of the budgets.
 pub fn measure(chunk: &[u8]) -> Result<DocumentSize, DocumentError> {
-    let mut body = Reader::new(body(chunk)?);
+    let mut body = ByteReader::new(body(chunk)?);
     let actors = skip_actors(&mut body)?;
     let heads = body.unsigned("number of heads")?;
     within(Budget::Heads, heads, limits::DOCUMENT_HEADS as u64)?;
@@ -198,7 +198,7 @@ fn body(chunk: &[u8]) -> Result<&[u8], DocumentError> {
     if kind != DOCUMENT {
         return Err(not("it is a chunk of another type"));
     }
-    let mut rest = Reader::new(rest);
+    let mut rest = ByteReader::new(rest);
     let length = rest.unsigned("length").map_err(|_| not("its length is no number"))?;
     match length == rest.rest().len() as u64 {
         true => Ok(rest.rest()),
@@ -207,7 +207,7 @@ fn body(chunk: &[u8]) -> Result<&[u8], DocumentError> {
 }
 
 /// Skips the actors and returns their number.
-fn skip_actors(body: &mut Reader<'_>) -> Result<u64, FormError> {
+fn skip_actors(body: &mut ByteReader<'_>) -> Result<u64, FormError> {
     let count = body.unsigned("number of actors")?;
     for _ in 0..count {
         let length = body.unsigned("actor id's length")?;

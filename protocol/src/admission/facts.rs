@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CheckedChange, DocumentSize, History, Known};
+use super::{CheckedChange, DocumentSize, History, KnownChange};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
 
 /// The changes and actors that a set of changes names and does not itself contain.
@@ -116,7 +116,7 @@ impl<H: History> History for Foreknown<'_, H> {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, H::Error> {
+    ) -> Result<Option<KnownChange>, H::Error> {
         self.history.at_sequence(document, actor, sequence)
     }
 

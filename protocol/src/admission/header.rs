@@ -2,7 +2,7 @@
 //! the columns.
 
 use super::form::FormError;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::ids::{ActorId, ChangeHash};
 use crate::limits;
 
@@ -18,7 +18,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads the header and leaves `body` at the columns' metadata.
-    pub(super) fn read(body: &mut Reader<'_>) -> Result<Self, FormError> {
+    pub(super) fn read(body: &mut ByteReader<'_>) -> Result<Self, FormError> {
         let dependencies = dependencies(body)?;
         let actor = actor(body)?;
         let seq = body.unsigned("sequence number")?;
@@ -42,7 +42,7 @@ impl Header {
 }
 
 /// Reads the dependencies and rejects duplicates. automerge accepts duplicates and any order.
-fn dependencies(body: &mut Reader<'_>) -> Result<Vec<ChangeHash>, FormError> {
+fn dependencies(body: &mut ByteReader<'_>) -> Result<Vec<ChangeHash>, FormError> {
     let count = body.unsigned("number of dependencies")?;
     let limit = limits::CHANGE_DEPENDENCIES;
     let length = usize::try_from(count).ok().filter(|&length| length <= limit);
@@ -61,7 +61,7 @@ fn dependencies(body: &mut Reader<'_>) -> Result<Vec<ChangeHash>, FormError> {
     Ok(dependencies)
 }
 
-fn actor(body: &mut Reader<'_>) -> Result<ActorId, FormError> {
+fn actor(body: &mut ByteReader<'_>) -> Result<ActorId, FormError> {
     let length = body.unsigned("actor id's length")?;
     let limit = limits::ACTOR_BYTES;
     if length == 0 || length > limit as u64 {
@@ -72,7 +72,7 @@ fn actor(body: &mut Reader<'_>) -> Result<ActorId, FormError> {
 
 /// The other actors ascend and do not include the author: automerge writes them so, and rebuilds
 /// the change so when it loads a saved document.
-fn other_actors(body: &mut Reader<'_>, author: &ActorId) -> Result<Vec<ActorId>, FormError> {
+fn other_actors(body: &mut ByteReader<'_>, author: &ActorId) -> Result<Vec<ActorId>, FormError> {
     let count = body.unsigned("number of other actors")?;
     let limit = limits::CHANGE_OTHER_ACTORS;
     let length = usize::try_from(count).ok().filter(|&length| length <= limit);

@@ -10,7 +10,7 @@ use crate::limits;
 
 /// A stored change, as a history reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownChange {
     /// Its hash.
     pub hash: ChangeHash,
     /// Its position: the log's offset at a relay, the local sequence number at an engine.
@@ -40,7 +40,7 @@ pub trait History {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, Self::Error>;
+    ) -> Result<Option<KnownChange>, Self::Error>;
 
     /// The last operation counter of a change; `None` if the document does not have it.
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error>;
@@ -107,7 +107,7 @@ pub enum Verdict {
     /// It is the next change of its actor, and all of its dependencies are present.
     New,
     /// It is already stored.
-    Duplicate(Known),
+    Duplicate(KnownChange),
 }
 
 /// Why a well-formed change does not fit the document's history.

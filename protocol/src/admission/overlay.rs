@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{CheckedChange, DocumentSize, History, Known};
+use super::{CheckedChange, DocumentSize, History, KnownChange};
 use crate::ids::{ActorId, ChangeHash, DocumentId, Offset};
 
 /// Admitted changes that the store's view does not show yet.
 #[derive(Debug, Default)]
 pub struct Overlay {
     last_sequence: BTreeMap<(DocumentId, ActorId), u64>,
-    at_sequence: BTreeMap<(DocumentId, ActorId, u64), Known>,
+    at_sequence: BTreeMap<(DocumentId, ActorId, u64), KnownChange>,
     max_op: BTreeMap<(DocumentId, ChangeHash), u64>,
     deleted: BTreeMap<DocumentId, Offset>,
     /// Admitted changes by document.
@@ -67,7 +67,7 @@ impl Overlay {
     pub fn add(&mut self, document: DocumentId, change: &CheckedChange, position: Offset) {
         let actor = change.actor.clone();
         self.last_sequence.insert((document, actor.clone()), change.seq);
-        let known = Known { hash: change.hash, position };
+        let known = KnownChange { hash: change.hash, position };
         self.at_sequence.insert((document, actor, change.seq), known);
         self.max_op.insert((document, change.hash), change.max_op);
         self.pending.entry(document).or_default().add(change);
@@ -137,7 +137,7 @@ impl<H: History> History for Layered<'_, H> {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, H::Error> {
+    ) -> Result<Option<KnownChange>, H::Error> {
         match self.overlay.at_sequence.get(&(*document, actor.clone(), sequence)) {
             Some(known) => Ok(Some(*known)),
             None => self.stored.at_sequence(document, actor, sequence),

@@ -15,7 +15,7 @@ use super::chunk::Chunk;
 use super::columns::{Counted, count_operations};
 use super::form::FormError;
 use super::header::Header;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use super::references::Actors;
 use super::work::Work;
 use crate::ids::{ActorId, ChangeHash};
@@ -137,7 +137,7 @@ struct Form {
 
 impl Form {
     fn read(chunk: &Chunk<'_>) -> Result<Self, FormError> {
-        let mut body = Reader::new(chunk.body());
+        let mut body = ByteReader::new(chunk.body());
         let header = Header::read(&mut body)?;
         let mut actors = Actors::new(&header.actor, &header.other_actors);
         let counted = count_operations(&mut body, header.start_op, &mut actors)?;

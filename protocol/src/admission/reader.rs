@@ -4,11 +4,11 @@ use super::form::FormError;
 
 /// The unread rest of a byte slice.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(super) struct ByteReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -125,7 +125,7 @@ pub(super) mod tests {
             let mut bytes = Vec::new();
             put_signed(value, &mut bytes);
             put_unsigned(value as u64, &mut bytes);
-            let mut reader = Reader::new(&bytes);
+            let mut reader = ByteReader::new(&bytes);
             prop_assert_eq!(reader.signed("signed"), Ok(value));
             prop_assert_eq!(reader.unsigned("unsigned"), Ok(value as u64));
             prop_assert!(reader.is_empty());
@@ -133,13 +133,13 @@ pub(super) mod tests {
 
         #[test]
         fn whatever_is_read_is_in_its_shortest_form(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
-            let mut reader = Reader::new(&bytes);
+            let mut reader = ByteReader::new(&bytes);
             if let Ok(value) = reader.unsigned("n") {
                 let mut again = Vec::new();
                 put_unsigned(value, &mut again);
                 prop_assert_eq!(&again[..], &bytes[..bytes.len() - reader.rest().len()]);
             }
-            let mut reader = Reader::new(&bytes);
+            let mut reader = ByteReader::new(&bytes);
             if let Ok(value) = reader.signed("n") {
                 let mut again = Vec::new();
                 put_signed(value, &mut again);
@@ -150,7 +150,7 @@ pub(super) mod tests {
 
     #[test]
     fn edges_of_numbers() {
-        let unsigned = |bytes: &[u8]| Reader::new(bytes).unsigned("n");
+        let unsigned = |bytes: &[u8]| ByteReader::new(bytes).unsigned("n");
         let bad = Err(FormError::Number { part: "n" });
         let longest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(unsigned(&[&longest[..], &[1]].concat()), Ok(u64::MAX));
@@ -159,7 +159,7 @@ pub(super) mod tests {
         assert_eq!(unsigned(&[0x80, 0]), bad);
         assert_eq!(unsigned(&[0x80]), Err(FormError::Truncated { part: "n" }));
         assert_eq!(
-            Reader::new(&[1, 2]).take(u64::MAX, "n"),
+            ByteReader::new(&[1, 2]).take(u64::MAX, "n"),
             Err(FormError::Truncated { part: "n" })
         );
     }

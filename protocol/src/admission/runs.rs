@@ -6,27 +6,27 @@
 //! another encoding gives a document that saves but never loads again.
 
 use super::form::FormError;
-use super::reader::Reader;
+use super::reader::ByteReader;
 
 /// The value type of a run-length encoded column.
 pub(super) trait Cell<'a>: Copy + PartialEq {
-    fn read(reader: &mut Reader<'a>, column: &'static str) -> Result<Self, FormError>;
+    fn read(reader: &mut ByteReader<'a>, column: &'static str) -> Result<Self, FormError>;
 }
 
 impl Cell<'_> for u64 {
-    fn read(reader: &mut Reader<'_>, column: &'static str) -> Result<Self, FormError> {
+    fn read(reader: &mut ByteReader<'_>, column: &'static str) -> Result<Self, FormError> {
         reader.unsigned(column)
     }
 }
 
 impl Cell<'_> for i64 {
-    fn read(reader: &mut Reader<'_>, column: &'static str) -> Result<Self, FormError> {
+    fn read(reader: &mut ByteReader<'_>, column: &'static str) -> Result<Self, FormError> {
         reader.signed(column)
     }
 }
 
 impl<'a> Cell<'a> for &'a [u8] {
-    fn read(reader: &mut Reader<'a>, column: &'static str) -> Result<Self, FormError> {
+    fn read(reader: &mut ByteReader<'a>, column: &'static str) -> Result<Self, FormError> {
         let length = reader.unsigned(column)?;
         reader.take(length, column)
     }
@@ -45,7 +45,7 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct Runs<'a, V> {
     column: &'static str,
-    reader: Reader<'a>,
+    reader: ByteReader<'a>,
     absent: bool,
     kind: Kind,
     /// Values of a literal run that are still unread.
@@ -60,7 +60,7 @@ impl<'a, V: Cell<'a>> Runs<'a, V> {
         let absent = bytes.is_empty();
         Self {
             column,
-            reader: Reader::new(bytes),
+            reader: ByteReader::new(bytes),
             absent,
             kind: Kind::Start,
             literals: 0,
@@ -236,7 +236,7 @@ impl<'a> Deltas<'a> {
 #[derive(Debug)]
 pub(super) struct Booleans<'a> {
     column: &'static str,
-    reader: Reader<'a>,
+    reader: ByteReader<'a>,
     absent: bool,
     started: bool,
     was_true: bool,
@@ -249,7 +249,7 @@ impl<'a> Booleans<'a> {
         let absent = bytes.is_empty();
         Self {
             column,
-            reader: Reader::new(bytes),
+            reader: ByteReader::new(bytes),
             absent,
             started: false,
             was_true: false,

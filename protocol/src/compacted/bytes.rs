@@ -4,12 +4,12 @@ use super::BadIndex;
 
 /// The unread rest of a byte slice. Every step is checked, nothing is allocated.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(super) struct IndexReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> IndexReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }

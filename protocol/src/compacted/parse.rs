@@ -1,6 +1,6 @@
 //! Reads a packed index, and checks once everything that its users rely on later.
 
-use super::bytes::Reader;
+use super::bytes::IndexReader;
 use super::{
     BadIndex, CHECKSUM_BYTES, HASH_BYTES, MAGIC, PackedIndex, ROW_LEAST_BYTES, VERSION, checksum,
 };
@@ -13,7 +13,7 @@ pub(super) fn parse(blob: Vec<u8>) -> Result<PackedIndex, BadIndex> {
     let (body, stated) = blob
         .split_last_chunk::<CHECKSUM_BYTES>()
         .ok_or(BadIndex::Truncated { part: "checksum" })?;
-    let mut reader = Reader::new(body);
+    let mut reader = IndexReader::new(body);
     if reader.take(MAGIC.len(), "magic")? != MAGIC {
         return Err(BadIndex::Magic);
     }
@@ -53,14 +53,18 @@ pub(super) fn parse(blob: Vec<u8>) -> Result<PackedIndex, BadIndex> {
 }
 
 /// A count of items of at least `least` bytes each, compared with the rest of the input before use.
-fn count(reader: &mut Reader<'_>, least: usize, part: &'static str) -> Result<usize, BadIndex> {
+fn count(
+    reader: &mut IndexReader<'_>,
+    least: usize,
+    part: &'static str,
+) -> Result<usize, BadIndex> {
     let stated = reader.number(part)?;
     let count = usize::try_from(stated).ok().filter(|&count| count <= reader.left() / least);
     count.ok_or(BadIndex::Truncated { part })
 }
 
 /// The offset of each actor.
-fn actors(reader: &mut Reader<'_>) -> Result<Vec<u32>, BadIndex> {
+fn actors(reader: &mut IndexReader<'_>) -> Result<Vec<u32>, BadIndex> {
     let count = count(reader, 2, "actors")?;
     let (mut actors, mut before) = (Vec::with_capacity(count), &[][..]);
     for number in 0..count {
@@ -120,7 +124,7 @@ impl Rows {
         }
     }
 
-    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), BadIndex> {
+    fn read(&mut self, reader: &mut IndexReader<'_>) -> Result<(), BadIndex> {
         const PART: &str = "rows";
         let position = self.begins.len();
         let impossible = |what| BadIndex::Change { position, what };

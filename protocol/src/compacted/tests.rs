@@ -116,7 +116,7 @@ proptest! {
         sketches in sketches(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
-        mend in any::<bool>(),
+        repair in any::<bool>(),
     ) {
         let packed = PackedIndex::pack(&drawn(&sketches)).unwrap();
         let mut bytes = packed.clone();
@@ -129,7 +129,7 @@ proptest! {
             }
         }
         let mut harmed = bytes != packed;
-        if mend && bytes.len() > CHECKSUM_BYTES {
+        if repair && bytes.len() > CHECKSUM_BYTES {
             // A forged checksum lets the bytes reach the later checks.
             let end = bytes.len() - CHECKSUM_BYTES;
             let sum = checksum(&bytes[..end]);

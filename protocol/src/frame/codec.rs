@@ -121,11 +121,11 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
         Frame::Ephemeral(body) => write_optional(message, kind::EPHEMERAL, body),
         Frame::Resend(body) => write_optional(message, kind::RESEND, body),
         Frame::Resent(body) => write_optional(message, kind::RESENT, body),
-        Frame::Mended(body) => write_optional(message, kind::MENDED, body),
+        Frame::Repaired(body) => write_optional(message, kind::REPAIRED, body),
         Frame::SubscribeFrom(body) => write(message, kind::SUBSCRIBE_FROM, body),
         Frame::Part(body) => write(message, kind::PART, body),
         Frame::PushSnapshot(body) => write(message, kind::PUSH_SNAPSHOT, body),
-        Frame::Wanted(body) => write(message, kind::WANTED, body),
+        Frame::UploadFrom(body) => write(message, kind::WANTED, body),
         Frame::PushEntry(body) => write(message, kind::PUSH_ENTRY, body),
         Frame::Digest(body) => write(message, kind::DIGEST, body),
         Frame::Difference(body) => write(message, kind::DIFFERENCE, body),
@@ -275,7 +275,7 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::SUBSCRIBE_FROM => Frame::SubscribeFrom(read(kind, body)?),
         kind::PART => Frame::Part(read(kind, body)?),
         kind::PUSH_SNAPSHOT => Frame::PushSnapshot(read(kind, body)?),
-        kind::WANTED => Frame::Wanted(read(kind, body)?),
+        kind::WANTED => Frame::UploadFrom(read(kind, body)?),
         kind::PUSH_ENTRY => Frame::PushEntry(read(kind, body)?),
         kind::DIGEST => Frame::Digest(read(kind, body)?),
         kind::DIFFERENCE => Frame::Difference(read(kind, body)?),
@@ -285,7 +285,7 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::RECONCILED => Frame::Reconciled(read(kind, body)?),
         kind::RESEND => Frame::Resend(read(kind, body)?),
         kind::RESENT => Frame::Resent(read(kind, body)?),
-        kind::MENDED => Frame::Mended(read(kind, body)?),
+        kind::REPAIRED => Frame::Repaired(read(kind, body)?),
         _ if flags & FLAG_OPTIONAL != 0 => return Ok(None),
         kind => return Err(FrameError::UnknownKind { kind }),
     };
@@ -359,11 +359,11 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
         | Frame::Pong(_)
         | Frame::Features(_)
         | Frame::Part(_)
-        | Frame::Wanted(_)
+        | Frame::UploadFrom(_)
         | Frame::PushEntry(_)
         | Frame::Reconciled(_)
         | Frame::Resent(_)
-        | Frame::Mended(_) => Ok(()),
+        | Frame::Repaired(_) => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ids::DocumentId;
 
 /// A piece of a snapshot. From a relay, it belongs to the next snapshot entry of this subscription
 /// that has no body; a part of another snapshot, or one at offset 0, discards the previous one. It
-/// does not move the cursor. From a client, it answers `Wanted`.
+/// does not move the cursor. From a client, it answers `UploadFrom`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// The subscription.
@@ -44,7 +44,7 @@ pub struct PushSnapshot {
 
 /// The bytes of a snapshot upload that the relay wants next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct UploadFrom {
     /// The upload.
     pub id: u64,
     /// Offset of the next part: earlier bytes need not be sent again.

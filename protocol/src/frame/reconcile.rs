@@ -26,7 +26,7 @@ pub mod features {
     pub const ENTRIES: u64 = 8;
     /// `Ephemeral`.
     pub const EPHEMERAL: u64 = 16;
-    /// `Resend`, `Resent`, `Mended`.
+    /// `Resend`, `Resent`, `Repaired`.
     pub const RESEND: u64 = 32;
     /// All features of this version.
     pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL | RESEND;

@@ -33,7 +33,7 @@ pub struct Resent {
 /// From a relay: a damaged document is readable again. A client that received the damage may fetch
 /// the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mended {
+pub struct Repaired {
     /// The subscription.
     pub subscription: SubscriptionId,
     /// The document.

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::receive::{check, too_large, weight};
 use super::{DocumentBatch, DocumentHeads, Replica, ReplicaEffect};
-use crate::digest::{Branch, Digest, Leaf, Node, Prefix};
+use crate::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use crate::frame::{
     Difference, DigestQuery, DocumentEntries, Entry, Fetch, Filter, Frame, Holding, Want,
     entry_kind,
@@ -177,21 +177,27 @@ impl Compare {
                     }
                 }
             }
-            (Node::Leaves(theirs), Node::Leaves(ours)) => self.hold_leaves(theirs, ours),
+            (Node::DigestEntries(theirs), Node::DigestEntries(ours)) => {
+                self.hold_digest_entries(theirs, ours)
+            }
             // The relay lists documents, but our store returned digests although it was asked for
             // documents: descend one step.
-            (Node::Leaves(_), Node::Children(_)) => {
+            (Node::DigestEntries(_), Node::Children(_)) => {
                 self.prefixes.extend((0..16).map(|nibble| theirs.prefix.child(nibble)));
             }
         }
     }
 
-    fn hold_leaves(&mut self, theirs: &[(DocumentId, Leaf)], ours: &[(DocumentId, Leaf)]) {
-        let ours: BTreeMap<DocumentId, Leaf> = ours.iter().copied().collect();
-        let theirs: BTreeMap<DocumentId, Leaf> = theirs.iter().copied().collect();
+    fn hold_digest_entries(
+        &mut self,
+        theirs: &[(DocumentId, DigestEntry)],
+        ours: &[(DocumentId, DigestEntry)],
+    ) {
+        let ours: BTreeMap<DocumentId, DigestEntry> = ours.iter().copied().collect();
+        let theirs: BTreeMap<DocumentId, DigestEntry> = theirs.iter().copied().collect();
         // A document that the relay has and we lack or hold differently must be fetched.
-        for (document, leaf) in &theirs {
-            if ours.get(document) != Some(leaf) {
+        for (document, digest_entry) in &theirs {
+            if ours.get(document) != Some(digest_entry) {
                 self.wanted.insert(*document);
                 match ours.contains_key(document) {
                     true => self.unequal.push(*document),
@@ -282,7 +288,9 @@ fn is_within(branch: &Branch) -> bool {
     let is_below = |document: &DocumentId| (first..=last).contains(document.as_bytes());
     let below = match &branch.node {
         Node::Children(_) => branch.prefix.depth < Prefix::DEEPEST,
-        Node::Leaves(leaves) => leaves.iter().all(|(document, _)| is_below(document)),
+        Node::DigestEntries(digest_entries) => {
+            digest_entries.iter().all(|(document, _)| is_below(document))
+        }
     };
     below && branch.node.is_valid()
 }
@@ -291,10 +299,10 @@ fn is_within(branch: &Branch) -> bool {
 fn children(prefix: Prefix, node: &Node) -> Vec<Digest> {
     match node {
         Node::Children(children) => children.clone(),
-        Node::Leaves(leaves) => {
+        Node::DigestEntries(digest_entries) => {
             let mut children = vec![Digest::default(); 16];
-            for (document, leaf) in leaves {
-                children[usize::from(prefix.child_of(document))].add(*leaf);
+            for (document, digest_entry) in digest_entries {
+                children[usize::from(prefix.child_of(document))].add(*digest_entry);
             }
             children
         }
@@ -408,9 +416,12 @@ impl Replica {
                 return self.interrupt_check(now, &space);
             }
         }
-        let wants_leaves = |branch: &Branch| matches!(branch.node, Node::Leaves(_));
-        let prefixes =
-            found.branches.iter().map(|branch| (branch.prefix, wants_leaves(branch))).collect();
+        let wants_digest_entries = |branch: &Branch| matches!(branch.node, Node::DigestEntries(_));
+        let prefixes = found
+            .branches
+            .iter()
+            .map(|branch| (branch.prefix, wants_digest_entries(branch)))
+            .collect();
         compare.awaiting = Awaiting::Ours(found.branches);
         self.effects.push_back(ReplicaEffect::LoadBranches { space, prefixes });
     }

@@ -167,7 +167,7 @@ pub enum ReplicaEffect {
     },
     /// The relay rejects this document's changes: keep them, report that, and push none until the
     /// application asks. No answer.
-    Park {
+    Reject {
         /// The space.
         space: SpaceName,
         /// The document.
@@ -205,7 +205,7 @@ pub enum ReplicaEffect {
     },
     /// The application can now send ephemeral messages about the documents of this filter; with
     /// `None`, about none.
-    Speaking {
+    SendsEphemeral {
         /// The space.
         space: SpaceName,
         /// The documents.
@@ -246,7 +246,7 @@ pub enum ReplicaEffect {
     },
     /// The relay can read a damaged document again. If the relay reported it as damaged, compare the
     /// space. No answer.
-    Mended {
+    Repaired {
         /// The space.
         space: SpaceName,
         /// The document.

@@ -18,7 +18,7 @@ impl Replica {
         data: Vec<u8>,
     ) -> bool {
         let Some(link) = self.spaces.get(space) else { return false };
-        if !self.is_ready() || !link.speaks || !link.filter.wants(&document) {
+        if !self.is_ready() || !link.sends_ephemeral || !link.filter.wants(&document) {
             return false;
         }
         // The relay fills in the sender.
@@ -52,13 +52,13 @@ impl Replica {
 
     /// A subscription was answered, changed its filter, or ended: reports the documents about which
     /// messages can now be sent.
-    pub(super) fn tell_speaking(&mut self, space: &SpaceName, stands: bool) {
+    pub(super) fn announce_ephemeral(&mut self, space: &SpaceName, stands: bool) {
         let knows = self.features & features::EPHEMERAL != 0;
         let Some(link) = self.spaces.get_mut(space) else { return };
-        let before = std::mem::replace(&mut link.speaks, stands && knows);
-        if before || link.speaks {
-            let filter = link.speaks.then(|| link.filter.clone());
-            self.effects.push_back(ReplicaEffect::Speaking { space: space.clone(), filter });
+        let before = std::mem::replace(&mut link.sends_ephemeral, stands && knows);
+        if before || link.sends_ephemeral {
+            let filter = link.sends_ephemeral.then(|| link.filter.clone());
+            self.effects.push_back(ReplicaEffect::SendsEphemeral { space: space.clone(), filter });
         }
     }
 }

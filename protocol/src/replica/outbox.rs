@@ -14,7 +14,7 @@ use crate::admission::Roots;
 use crate::code::{Code, NackClass};
 use crate::digest::tombstone_id;
 use crate::frame::{
-    Ack, Frame, Nack, Part, Push, PushEntry, PushSnapshot, SubscriptionId, Wanted, entry_flags,
+    Ack, Frame, Nack, Part, Push, PushEntry, PushSnapshot, SubscriptionId, UploadFrom, entry_flags,
     entry_kind, features,
 };
 use crate::ids::{ChangeHash, DocumentId, Local, SpaceName};
@@ -93,14 +93,14 @@ struct InFlight {
     /// The relay requested it for repair: the answer does not change the acked ranges.
     resent: bool,
     bytes: usize,
-    offer: Option<Offer>,
+    upload: Option<Upload>,
     /// It is the document's deletion.
     deletion: bool,
 }
 
 /// The progress of a snapshot upload.
 #[derive(Debug, Clone, Copy)]
-struct Offer {
+struct Upload {
     hash: [u8; 32],
     total: u64,
     /// The offset of the next part.
@@ -152,7 +152,7 @@ pub(super) struct Outbox {
     requeueing: usize,
     requeued: BTreeSet<DocumentId>,
     /// Documents whose changes the relay rejects; `true` if it rejects their deletion too.
-    parked: BTreeMap<DocumentId, bool>,
+    rejected: BTreeMap<DocumentId, bool>,
 }
 
 impl Outbox {
@@ -171,7 +171,7 @@ impl Outbox {
     /// Whether the relay rejects this item.
     fn is_rejected(&self, change: &OutboxChange) -> bool {
         let deletion = matches!(change.what, OutboxKind::Tombstone);
-        self.parked.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
+        self.rejected.get(&change.document).is_some_and(|deletion_too| !deletion || *deletion_too)
     }
 
     /// The relay rejects a push for now: the outbox begins again after a wait. Returns whether the
@@ -241,7 +241,7 @@ impl Outbox {
         // Items that need a feature which this relay lacks wait for the relay's upgrade.
         for change in page.iter().filter(|change| change.what.needs() & !features != 0) {
             let deletion = matches!(change.what, OutboxKind::Tombstone);
-            *self.parked.entry(change.document).or_default() |= deletion;
+            *self.rejected.entry(change.document).or_default() |= deletion;
         }
         let wanted: Vec<_> = page.into_iter().filter(|change| !self.is_rejected(change)).collect();
         self.ready.extend(group(wanted.into_iter(), limits.changes));
@@ -252,14 +252,14 @@ impl Outbox {
             return None;
         }
         // Changes that depend on a snapshot wait until the relay has accepted the snapshot.
-        let index = self.ready.iter().position(|group| !self.is_offering(&group.document))?;
+        let index = self.ready.iter().position(|group| !self.is_uploading(&group.document))?;
         self.ready.remove(index)
     }
 
     /// Whether an upload of the document's snapshot is unanswered.
-    pub(super) fn is_offering(&self, document: &DocumentId) -> bool {
+    pub(super) fn is_uploading(&self, document: &DocumentId) -> bool {
         let mut in_flight = self.in_flight.values();
-        in_flight.any(|push| push.offer.is_some() && push.document == *document)
+        in_flight.any(|push| push.upload.is_some() && push.document == *document)
     }
 
     /// Whether every known item has been answered.
@@ -323,7 +323,7 @@ fn alone(local: Local, document: DocumentId, what: OutboxKind) -> Group {
             (Load::Root(ByteBuf::from(bytes)), weight)
         }
         OutboxKind::Snapshot { hash, total, heads } => {
-            let weight = heads.len() * limits::OFFERED_HEAD_WEIGHT;
+            let weight = heads.len() * limits::UPLOAD_HEAD_WEIGHT;
             (Load::Snapshot { hash, total, heads }, weight)
         }
         OutboxKind::Tombstone => (Load::Tombstone, 0),
@@ -337,7 +337,7 @@ fn push_frame(
     subscription: SubscriptionId,
     document: DocumentId,
     load: Load,
-) -> (Frame, Option<Offer>) {
+) -> (Frame, Option<Upload>) {
     let entry = |kind, flags, entry, body| {
         Frame::PushEntry(PushEntry { id, subscription, document, kind, flags, entry, body })
     };
@@ -354,8 +354,8 @@ fn push_frame(
         Load::Snapshot { hash, total, heads } => {
             let heads = heads.into_iter().map(|head| head.0).collect();
             let push = PushSnapshot { id, subscription, document, hash, total, heads };
-            let offer = Offer { hash, total, next: 0, up_to: 0, told: 0, reading: false };
-            (Frame::PushSnapshot(push), Some(offer))
+            let upload = Upload { hash, total, next: 0, up_to: 0, told: 0, reading: false };
+            (Frame::PushSnapshot(push), Some(upload))
         }
     }
 }
@@ -482,9 +482,9 @@ impl Replica {
         self.next_push += 1;
         let (id, subscription) = (self.next_push, link.subscription);
         let deletion = matches!(load, Load::Tombstone);
-        let (frame, offer) = push_frame(id, subscription, document, load);
+        let (frame, upload) = push_frame(id, subscription, document, load);
         let acknowledged = 0;
-        let push = InFlight { document, locals, acknowledged, bytes, offer, deletion, resent };
+        let push = InFlight { document, locals, acknowledged, bytes, upload, deletion, resent };
         link.outbox.window += bytes;
         link.outbox.in_flight.insert(id, push);
         self.window += bytes;
@@ -541,12 +541,12 @@ impl Replica {
         }
         let document = push.document;
         let locals = push.locals[..count].to_vec();
-        let offer = push.offer.map(|offer| (push.document, offer.hash));
+        let upload = push.upload.map(|upload| (push.document, upload.hash));
         if count == push.locals.len() {
             self.end_push(&space, ack.id);
         }
         let (name, mark) = (space.clone(), ack.through);
-        self.effects.push_back(match offer {
+        self.effects.push_back(match upload {
             None => ReplicaEffect::Acknowledged { space, locals, mark },
             Some((document, hash)) => {
                 ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark }
@@ -569,37 +569,37 @@ impl Replica {
     }
 
     /// The relay requests more of a snapshot upload.
-    pub(super) fn handle_wanted(&mut self, wanted: Wanted) {
-        let Wanted { id, from, up_to } = wanted;
+    pub(super) fn handle_wanted(&mut self, wanted: UploadFrom) {
+        let UploadFrom { id, from, up_to } = wanted;
         let Some(space) = self.space_of_push(id) else { return };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(push) = link.outbox.in_flight.get_mut(&id) else { return };
-        let Some(offer) = &mut push.offer else {
+        let Some(upload) = &mut push.upload else {
             return self.broken("it wants parts of a push that has none".to_owned());
         };
         let window = limits::SNAPSHOT_WINDOW_BYTES as u64;
-        if from > offer.total || up_to > offer.total || up_to < from || up_to - from > window {
-            let total = offer.total;
+        if from > upload.total || up_to > upload.total || up_to < from || up_to - from > window {
+            let total = upload.total;
             return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
         }
         // An offset below the last one means that the relay has dropped bytes it had; another
         // session may have begun again meanwhile.
-        let is_again = from == 0 || from < offer.told;
-        offer.next = if is_again { from } else { offer.next.max(from) };
-        (offer.told, offer.up_to) = (from, up_to);
+        let is_again = from == 0 || from < upload.told;
+        upload.next = if is_again { from } else { upload.next.max(from) };
+        (upload.told, upload.up_to) = (from, up_to);
         self.read_part(&space, id);
     }
 
     fn read_part(&mut self, space: &SpaceName, id: u64) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Some(push) = link.outbox.in_flight.get_mut(&id) else { return };
-        let Some(offer) = &mut push.offer else { return };
-        if offer.reading || offer.next >= offer.up_to {
+        let Some(upload) = &mut push.upload else { return };
+        if upload.reading || upload.next >= upload.up_to {
             return;
         }
-        offer.reading = true;
+        upload.reading = true;
         let (space, document) = (space.clone(), push.document);
-        let (hash, from) = (offer.hash, offer.next);
+        let (hash, from) = (upload.hash, upload.next);
         self.effects.push_back(ReplicaEffect::LoadSnapshotPart { space, document, hash, from });
     }
 
@@ -614,11 +614,11 @@ impl Replica {
         bytes: Option<Vec<u8>>,
     ) {
         let Some(link) = self.spaces.get_mut(space) else { return };
-        let is_of = |push: &InFlight| push.offer.is_some() && push.document == document;
+        let is_of = |push: &InFlight| push.upload.is_some() && push.document == document;
         let found = link.outbox.in_flight.iter_mut().find(|(_, push)| is_of(push));
         let Some((&id, push)) = found else { return };
-        let Some(offer) = &mut push.offer else { return };
-        offer.reading = false;
+        let Some(upload) = &mut push.upload else { return };
+        upload.reading = false;
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
             let resent = push.resent;
             link.outbox.restart |= !resent;
@@ -629,9 +629,9 @@ impl Replica {
             };
         };
         // Otherwise the relay restarted the upload while the store was reading.
-        if offer.next == from {
-            offer.next = from + bytes.len() as u64;
-            let (subscription, hash, total) = (link.subscription, offer.hash, offer.total);
+        if upload.next == from {
+            upload.next = from + bytes.len() as u64;
+            let (subscription, hash, total) = (link.subscription, upload.hash, upload.total);
             let bytes = ByteBuf::from(bytes);
             self.send(Frame::Part(Part { subscription, document, hash, total, from, bytes }));
         }
@@ -639,9 +639,9 @@ impl Replica {
     }
 
     /// A document with rejected changes may be pushed again.
-    pub fn handle_unparked(&mut self, now: Moment, space: &SpaceName, document: &DocumentId) {
+    pub fn handle_retried(&mut self, now: Moment, space: &SpaceName, document: &DocumentId) {
         if let Some(link) = self.spaces.get_mut(space) {
-            link.outbox.parked.remove(document);
+            link.outbox.rejected.remove(document);
             link.outbox.requeued.remove(document);
             link.outbox.restart = true;
             self.pump(now, space);
@@ -658,7 +658,7 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let outbox = &mut link.outbox;
         let (document, deletion) = (push.document, push.deletion);
-        let repeats = outbox.restart || outbox.parked.contains_key(&document);
+        let repeats = outbox.restart || outbox.rejected.contains_key(&document);
         let name = space.clone();
         match nack.class {
             // The relay accepts only so much at once; it has accepted the first part of this push.
@@ -689,14 +689,14 @@ impl Replica {
                 let locals = push.locals[push.acknowledged..].to_vec();
                 let refused = ReplicaEffect::Refused { space: name.clone(), document, locals };
                 self.effects.push_back(refused);
-                self.park(&space, document, deletion, (nack.code, nack.what));
+                self.reject(&space, document, deletion, (nack.code, nack.what));
             }
         }
         self.pump(now, &name);
         self.try_check(now, &name);
     }
 
-    fn park(
+    fn reject(
         &mut self,
         space: &SpaceName,
         document: DocumentId,
@@ -707,10 +707,10 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(space) else { return };
         // A rejected change must not hold back the document's deletion. Report a document once, and
         // again only if its deletion is rejected as well.
-        let before = link.outbox.parked.insert(document, deletion);
+        let before = link.outbox.rejected.insert(document, deletion);
         if before.is_some_and(|before| before || !deletion) {
-            let parked = before.unwrap_or_default() || deletion;
-            link.outbox.parked.insert(document, parked);
+            let rejected = before.unwrap_or_default() || deletion;
+            link.outbox.rejected.insert(document, rejected);
             return;
         }
         let stays = |group: &Group| {
@@ -718,6 +718,6 @@ impl Replica {
         };
         link.outbox.ready.retain(stays);
         let space = space.clone();
-        self.effects.push_back(ReplicaEffect::Park { space, document, code, what, deletion });
+        self.effects.push_back(ReplicaEffect::Reject { space, document, code, what, deletion });
     }
 }

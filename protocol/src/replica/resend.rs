@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::outbox::{Group, OutboxChange, OutboxKind, group};
 use super::{Phase, Replica, ReplicaEffect};
 use crate::admission::Roots;
-use crate::frame::{Frame, Mended, Resend, Resent};
+use crate::frame::{Frame, Repaired, Resend, Resent};
 use crate::ids::{ChangeHash, DocumentId, Local, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
@@ -62,11 +62,11 @@ pub(super) struct Resends {
     /// The budget of bytes to read and send. It outlives connections.
     budget: TokenBucket,
     /// Repaired documents that the store has not been notified of: at most
-    /// [`limits::MENDED_WAITING`].
-    mended: BTreeSet<(SpaceName, DocumentId)>,
+    /// [`limits::REPAIRED_WAITING`].
+    repaired: BTreeSet<(SpaceName, DocumentId)>,
     /// The budget of these notifications. It is separate, because a client that answered a request
     /// has used up the other one and must still be notified of the repair.
-    mended_budget: TokenBucket,
+    repaired_budget: TokenBucket,
     /// When a budget suffices for the next waiting item.
     wakes_at: Option<Moment>,
 }
@@ -78,8 +78,8 @@ impl Default for Resends {
             now: None,
             waiting: VecDeque::new(),
             budget: full(limits::RESEND_RATE, limits::RESEND_BURST),
-            mended: BTreeSet::new(),
-            mended_budget: full(limits::MENDED_RATE, limits::MENDED_WAITING as u64),
+            repaired: BTreeSet::new(),
+            repaired_budget: full(limits::REPAIRED_RATE, limits::REPAIRED_WAITING as u64),
             wakes_at: None,
         }
     }
@@ -88,8 +88,8 @@ impl Default for Resends {
 impl Resends {
     /// The connection is gone, and its requests with it.
     pub(super) fn end(&mut self) {
-        let (budget, mended_budget) = (self.budget, self.mended_budget);
-        *self = Self { budget, mended_budget, ..Self::default() };
+        let (budget, repaired_budget) = (self.budget, self.repaired_budget);
+        *self = Self { budget, repaired_budget, ..Self::default() };
     }
 
     pub(super) fn wakes_at(&self) -> Option<Moment> {
@@ -241,7 +241,7 @@ impl Replica {
             && self.pushes.len() + 1 < most.in_flight
             && self.window < limits::WINDOWS_BYTES
             && let Some(link) = self.spaces.get_mut(&question.space)
-            && !link.outbox.is_offering(&question.asked.document)
+            && !link.outbox.is_uploading(&question.asked.document)
             && let Some(group) = question.ready.pop_front()
         {
             question.in_flight += 1;
@@ -270,27 +270,27 @@ impl Replica {
     }
 
     /// The relay can read a damaged document again: a client that received the damage compares.
-    pub(super) fn handle_mended(&mut self, now: Moment, mended: Mended) {
-        if let Some(space) = self.space_of(mended.subscription)
-            && self.resends.mended.len() < limits::MENDED_WAITING
+    pub(super) fn handle_repaired(&mut self, now: Moment, repaired: Repaired) {
+        if let Some(space) = self.space_of(repaired.subscription)
+            && self.resends.repaired.len() < limits::REPAIRED_WAITING
         {
-            self.resends.mended.insert((space, mended.document));
-            self.tell_mended(now);
+            self.resends.repaired.insert((space, repaired.document));
+            self.send_repaired(now);
         }
     }
 
     /// Notifies the store of repaired documents, within the rate limit: each one costs a read.
-    fn tell_mended(&mut self, now: Moment) {
-        while !self.resends.mended.is_empty() {
-            let wait = self.resends.mended_budget.wait(now);
+    fn send_repaired(&mut self, now: Moment) {
+        while !self.resends.repaired.is_empty() {
+            let wait = self.resends.repaired_budget.wait(now);
             if !wait.is_zero() {
                 return self.resends.wake(now.after(wait));
             }
-            if let Some((space, document)) = self.resends.mended.pop_first()
+            if let Some((space, document)) = self.resends.repaired.pop_first()
                 && self.spaces.contains_key(&space)
             {
-                self.resends.mended_budget.spend(now, 1);
-                self.effects.push_back(ReplicaEffect::Mended { space, document });
+                self.resends.repaired_budget.spend(now, 1);
+                self.effects.push_back(ReplicaEffect::Repaired { space, document });
             }
         }
     }
@@ -299,7 +299,7 @@ impl Replica {
     pub(super) fn handle_resend_timeout(&mut self, now: Moment) {
         if self.resends.wakes_at.take_if(|at| *at <= now).is_some() && self.is_ready() {
             self.take_question(now);
-            self.tell_mended(now);
+            self.send_repaired(now);
         }
     }
 }

@@ -24,7 +24,7 @@ impl SpaceLink {
             hungry: false,
             refiltering: false,
             resumes: 0,
-            speaks: false,
+            sends_ephemeral: false,
         }
     }
 
@@ -51,7 +51,7 @@ impl Replica {
     /// The application has removed this space: the subscription ends, and later frames for it are
     /// ignored.
     pub fn handle_space_removed(&mut self, now: Moment, space: &SpaceName) {
-        self.tell_speaking(space, false);
+        self.announce_ephemeral(space, false);
         self.stop_pushing(space);
         self.refuse_questions(space);
         let Some(mut link) = self.spaces.remove(space) else { return };
@@ -121,7 +121,7 @@ impl Replica {
             link.compare = Some(Compare::of_scope(&before, &filter));
             link.refiltering = true;
             self.send(Frame::Refilter(Refilter { subscription, filter }));
-            return self.tell_speaking(space, true);
+            return self.announce_ephemeral(space, true);
         }
         // A subscription or comparison is in progress.
         self.subscribe_again(space);
@@ -132,7 +132,7 @@ impl Replica {
         if !matches!(self.phase, Phase::Ready { .. }) {
             return;
         }
-        self.tell_speaking(space, false);
+        self.announce_ephemeral(space, false);
         self.stop_pushing(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         let (old, new) = (link.subscription, self.next_subscription);
@@ -151,7 +151,7 @@ impl Replica {
     }
 
     pub(super) fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
-        self.tell_speaking(space, false);
+        self.announce_ephemeral(space, false);
         self.stop_pushing(space);
         self.refuse_questions(space);
         let Some(link) = self.spaces.get_mut(space) else { return };

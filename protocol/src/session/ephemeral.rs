@@ -26,12 +26,12 @@ impl Session {
         if entry.position.is_some() && entry.filter.wants(&message.document) {
             let (space, sender) = (entry.space.clone(), sender_of(&identity.replica));
             let message = Ephemeral { sender, ..message };
-            self.effects.push_back(SessionEffect::Said { space, message });
+            self.effects.push_back(SessionEffect::Ephemeral { space, message });
         }
     }
 
     /// Sends another client's message, if the message's subscription exists and wants the document.
-    pub fn handle_said(&mut self, message: Ephemeral) {
+    pub fn send_ephemeral(&mut self, message: Ephemeral) {
         let Some(entry) = self.subscriptions.get(&message.subscription) else { return };
         // The peer may support only repair requests.
         let knows = self.features & features::EPHEMERAL != 0;

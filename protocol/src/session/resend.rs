@@ -2,7 +2,7 @@
 //! Does not know which data is damaged: the caller reports it.
 
 use super::{Session, SessionEffect};
-use crate::frame::{Frame, Mended, Resend, Resent, SubscriptionId, features};
+use crate::frame::{Frame, Repaired, Resend, Resent, SubscriptionId, features};
 use crate::ids::{ChangeHash, DocumentId};
 
 impl Session {
@@ -14,7 +14,7 @@ impl Session {
         document: DocumentId,
         changes: &[ChangeHash],
     ) -> bool {
-        if !self.mends(subscription, &document) {
+        if !self.repairs(subscription, &document) {
             return false;
         }
         let changes = changes.iter().map(|hash| hash.0).collect();
@@ -24,13 +24,13 @@ impl Session {
 
     /// Notifies the peer that a damaged document is readable again, if it follows the document and
     /// supports the frame.
-    pub fn handle_mended(&mut self, subscription: SubscriptionId, document: DocumentId) {
-        if self.mends(subscription, &document) {
-            self.send(Frame::Mended(Mended { subscription, document }));
+    pub fn handle_repaired(&mut self, subscription: SubscriptionId, document: DocumentId) {
+        if self.repairs(subscription, &document) {
+            self.send(Frame::Repaired(Repaired { subscription, document }));
         }
     }
 
-    fn mends(&self, subscription: SubscriptionId, document: &DocumentId) -> bool {
+    fn repairs(&self, subscription: SubscriptionId, document: &DocumentId) -> bool {
         let knows = self.features & features::RESEND != 0 && !self.has_ended();
         let entry = self.subscriptions.get(&subscription);
         knows && entry.is_some_and(|entry| entry.filter.wants(document))

@@ -7,9 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use landfall_protocol::ChangeHash;
-use landfall_protocol::repo::chunks::{Carried, carried};
-use landfall_protocol::repo::message::{Ephemeral, Message, PeerMetadata, RemoteHeads, Sync};
-use landfall_protocol::repo::sync::{Have, Reply, SyncMessage};
+use landfall_protocol::automerge_repo::chunks::{Carried, carried};
+use landfall_protocol::automerge_repo::message::{
+    Ephemeral, Message, PeerMetadata, RemoteHeads, Sync,
+};
+use landfall_protocol::automerge_repo::sync::{Have, Reply, SyncMessage};
 
 /// The decoded contents of each file, as `read` writes them.
 const FILES: &str = include_str!("automerge_repo/said.txt");

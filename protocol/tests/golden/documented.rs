@@ -166,7 +166,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("MERGED_HEADS", limits::MERGED_HEADS as u64),
         ("HEADS_PAGE", limits::HEADS_PAGE as u64),
         ("HEADS_TOLD", limits::HEADS_TOLD as u64),
-        ("SESSION_OFFERED_HEADS", limits::SESSION_OFFERED_HEADS as u64),
+        ("SESSION_OFFERED_HEADS", limits::SESSION_UPLOAD_HEADS as u64),
         ("FETCH_HASHES", limits::FETCH_HASHES as u64),
         ("DOCUMENT_CLOCK_ENTRIES", limits::DOCUMENT_CLOCK_ENTRIES),
         ("SEQUENCE", limits::SEQUENCE),
@@ -183,7 +183,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("ENTRIES_COUNT", limits::ENTRIES_COUNT as u64),
         ("OWN_RANGES", limits::OWN_RANGES as u64),
         ("BRANCHES", limits::BRANCHES as u64),
-        ("BRANCH_LEAVES", limits::BRANCH_LEAVES as u64),
+        ("BRANCH_LEAVES", limits::BRANCH_ENTRIES as u64),
         ("FETCH_DOCUMENTS", limits::FETCH_DOCUMENTS as u64),
         ("FILTER_DOCUMENTS", limits::FILTER_DOCUMENTS as u64),
         ("QUERIES", limits::QUERIES as u64),
@@ -226,7 +226,7 @@ fn every_limit_of_automerge_repo_sessions_is_looked_for() {
 /// Each type of message that is read or written has its row.
 #[test]
 fn every_message_of_automerge_repo_is_in_the_page() {
-    let read = include_str!("../../src/repo/message/read.rs");
+    let read = include_str!("../../src/automerge_repo/message/read.rs");
     let (_, arms) = read.split_once("Ok(match kind {").unwrap();
     let (arms, _) = arms.split_once("kind => Message::Unknown").unwrap();
     let arms = arms.lines().filter_map(|line| line.trim().strip_prefix('"'));

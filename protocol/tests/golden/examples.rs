@@ -1,11 +1,11 @@
 //! One example of every frame, with values that show which byte is which.
 
-use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix, tombstone_id};
+use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix, tombstone_id};
 use landfall_protocol::frame::{
     Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, Ephemeral, ErrorFrame,
-    Features, Fetch, Filter, Frame, Hello, Holding, Mark, Mended, Nack, Part, Partial, Push,
-    PushEntry, PushSnapshot, Refilter, Resend, Resent, Subscribe, SubscribeFrom, Subscribed,
-    Unsubscribed, Want, Wanted, Welcome, entry_flags, entry_kind, features,
+    Features, Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry,
+    PushSnapshot, Refilter, Repaired, Resend, Resent, Subscribe, SubscribeFrom, Subscribed,
+    Unsubscribed, UploadFrom, Want, Welcome, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{
     ChangeHash, Code, Cursor, DocumentId, Epoch, NackClass, Offset, ReplicaId, Scope, SessionId,
@@ -44,14 +44,14 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Refilter(_) => "Refilter",
         Frame::PushEntry(_) => "PushEntry",
         Frame::Fetch(_) => "Fetch",
-        Frame::Wanted(_) => "Wanted",
+        Frame::UploadFrom(_) => "Wanted",
         Frame::SubscribeFrom(_) => "SubscribeFrom",
         Frame::Document(_) => "Document",
         Frame::Reconciled(_) => "Reconciled",
         Frame::Ephemeral(_) => "Ephemeral",
         Frame::Resend(_) => "Resend",
         Frame::Resent(_) => "Resent",
-        Frame::Mended(_) => "Mended",
+        Frame::Repaired(_) => "Mended",
     }
 }
 
@@ -183,8 +183,8 @@ fn compacted() -> Vec<(&'static str, Frame)> {
     let part =
         Part { subscription, document, hash, total, from: 0x0004_0000, bytes: bytes(b"piece") };
     let heads = vec![[0xde; 32], [0xdf; 32]];
-    let offer = PushSnapshot { id: 6, subscription, document, hash, total, heads };
-    let wanted = Wanted { id: 6, from: 0x0004_0000, up_to: 0x0005_0000 };
+    let upload = PushSnapshot { id: 6, subscription, document, hash, total, heads };
+    let wanted = UploadFrom { id: 6, from: 0x0004_0000, up_to: 0x0005_0000 };
     let tombstone = PushEntry {
         id: 7,
         subscription,
@@ -204,8 +204,8 @@ fn compacted() -> Vec<(&'static str, Frame)> {
     };
     vec![
         ("part", Frame::Part(part)),
-        ("push-snapshot", Frame::PushSnapshot(offer)),
-        ("wanted", Frame::Wanted(wanted)),
+        ("push-snapshot", Frame::PushSnapshot(upload)),
+        ("wanted", Frame::UploadFrom(wanted)),
         ("push-tombstone", Frame::PushEntry(tombstone)),
         ("push-second-root", Frame::PushEntry(root)),
         ("entries-snapshot", entries(vec![snapshot(true), tombstone_after(43)])),
@@ -237,10 +237,10 @@ fn reconciliation() -> Vec<(&'static str, Frame)> {
     let query = DigestQuery { subscription: 3, prefixes: vec![Prefix::ROOT, below_d] };
     let mut children = vec![Digest::default(); 16];
     children[0xd] = Digest { count: 2, sum: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10 };
-    let leaves = vec![(DOCUMENT, Leaf(0x11)), (OTHER, Leaf(0x12))];
+    let digest_entries = vec![(DOCUMENT, DigestEntry(0x11)), (OTHER, DigestEntry(0x12))];
     let branches = vec![
         Branch { prefix: Prefix::ROOT, node: Node::Children(children) },
-        Branch { prefix: below_d, node: Node::Leaves(leaves) },
+        Branch { prefix: below_d, node: Node::DigestEntries(digest_entries) },
     ];
     let bits = features::SNAPSHOTS | features::RECONCILE | features::FILTERS | features::ENTRIES;
     vec![
@@ -295,7 +295,7 @@ fn resends() -> Vec<(&'static str, Frame)> {
         ("resend", Frame::Resend(Resend { changes, ..whole.clone() })),
         ("resend-whole", Frame::Resend(whole)),
         ("resent", Frame::Resent(Resent { subscription, document, count: 2 })),
-        ("mended", Frame::Mended(Mended { subscription, document })),
+        ("mended", Frame::Repaired(Repaired { subscription, document })),
     ]
 }
 

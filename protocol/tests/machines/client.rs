@@ -139,7 +139,7 @@ impl Client {
     pub fn merge_histories(&mut self, now: Moment, document: DocumentId) {
         self.store.merge_histories(self.upstream.expect("an upstream was met"), document);
         self.documents.remove(&document);
-        self.replica.handle_unparked(now, &self.space.clone(), &document);
+        self.replica.handle_retried(now, &self.space.clone(), &document);
         self.collect();
     }
 
@@ -151,7 +151,7 @@ impl Client {
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
                 // These tests send no ephemeral messages.
-                ReplicaEffect::Speaking { .. } | ReplicaEffect::Heard { .. } => {}
+                ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Heard { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
                     let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });
@@ -247,10 +247,10 @@ impl Client {
                 store.acknowledge_snapshot(upstream, &document, hash, mark);
             }
             ReplicaEffect::Refused { .. } => {}
-            ReplicaEffect::Park { document, deletion, .. } => {
+            ReplicaEffect::Reject { document, deletion, .. } => {
                 // The deletion may be present already.
                 if deletion || !store.tombstones.contains_key(&document) {
-                    store.link(upstream).parked.insert(document);
+                    store.link(upstream).rejected.insert(document);
                 }
             }
             ReplicaEffect::Requeue { space, document } => {
@@ -258,7 +258,7 @@ impl Client {
                 replica.handle_requeued(now, &space);
             }
             ReplicaEffect::Delayed { .. }
-            | ReplicaEffect::Mended { .. }
+            | ReplicaEffect::Repaired { .. }
             | ReplicaEffect::DropMade { .. } => {}
             ReplicaEffect::LoadResend { space, document, changes } => {
                 let found = store.resendable(&document, &changes);

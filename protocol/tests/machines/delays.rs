@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use landfall_protocol::admission::Roots;
 use landfall_protocol::code::NackClass;
-use landfall_protocol::frame::{Ack, Frame, Mark, Nack, Push, Wanted};
+use landfall_protocol::frame::{Ack, Frame, Mark, Nack, Push, UploadFrom};
 use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::{Code, DocumentId, Epoch, Local, Moment, Offset, SpaceName, limits};
 
@@ -157,11 +157,11 @@ fn an_offer_goes_on_where_the_relay_says_even_if_that_is_further_back() {
     let document = DocumentId::from_bytes([1; 16]);
     let (mut link, name) =
         pushing(vec![OutboxChange { local: Local(1), document, what: snapshot }]);
-    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    let Some(Frame::PushSnapshot(upload)) = link.next_sent() else { panic!("no offer") };
     let part = limits::PART_BYTES as u64;
     let wanted = |link: &mut Scripted, from: u64| {
         let up_to = from + limits::SNAPSHOT_WINDOW_BYTES as u64;
-        link.say(&Frame::Wanted(Wanted { id: offer.id, from, up_to }));
+        link.say(&Frame::UploadFrom(UploadFrom { id: upload.id, from, up_to }));
         let mut sent = Vec::new();
         while let Some(effect) = link.effects.pop_front() {
             let ReplicaEffect::LoadSnapshotPart { from, .. } = effect else { continue };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use landfall_protocol::admission::{CheckedChange, DocumentSize, History, Known, preflight};
-use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::admission::{CheckedChange, DocumentSize, History, KnownChange, preflight};
+use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Holding, Partial};
 use landfall_protocol::lineage::{EpochRecord, Lineage};
 use landfall_protocol::ring::{Chunk, Page, SnapshotPart};
@@ -86,10 +86,12 @@ impl Document {
         self.tombstone.is_some()
     }
 
-    fn leaf(&self, id: &DocumentId) -> Leaf {
+    fn digest_entry(&self, id: &DocumentId) -> DigestEntry {
         match self.is_deleted() {
-            true => Leaf::of_tombstone(id),
-            false => Leaf::of_heads(id, &model::heads(self.changes().map(|(_, change)| change))),
+            true => DigestEntry::of_tombstone(id),
+            false => {
+                DigestEntry::of_heads(id, &model::heads(self.changes().map(|(_, change)| change)))
+            }
         }
     }
 }
@@ -282,8 +284,9 @@ impl Disk {
     }
 
     pub fn branch(&self, prefix: Prefix) -> Branch {
-        let leaves = self.documents.iter().map(|(id, document)| (*id, document.leaf(id)));
-        Branch { prefix, node: node(prefix, leaves, limits::BRANCH_LEAVES) }
+        let digest_entries =
+            self.documents.iter().map(|(id, document)| (*id, document.digest_entry(id)));
+        Branch { prefix, node: node(prefix, digest_entries, limits::BRANCH_ENTRIES) }
     }
 
     /// Every change of the relay, repeated if it is stored repeatedly.
@@ -304,16 +307,21 @@ impl Disk {
 }
 
 /// The node of a prefix: the documents themselves, if there are at most `most`.
-pub fn node(prefix: Prefix, leaves: impl Iterator<Item = (DocumentId, Leaf)>, most: usize) -> Node {
+pub fn node(
+    prefix: Prefix,
+    digest_entries: impl Iterator<Item = (DocumentId, DigestEntry)>,
+    most: usize,
+) -> Node {
     let (first, last) = prefix.range();
     let below = |id: &DocumentId| first <= *id.as_bytes() && *id.as_bytes() <= last;
-    let below: Vec<(DocumentId, Leaf)> = leaves.filter(|(id, _)| below(id)).collect();
+    let below: Vec<(DocumentId, DigestEntry)> =
+        digest_entries.filter(|(id, _)| below(id)).collect();
     if below.len() <= most {
-        return Node::Leaves(below);
+        return Node::DigestEntries(below);
     }
     let mut children = vec![Digest::default(); 16];
-    for (id, leaf) in below {
-        children[usize::from(prefix.child_of(&id))].add(leaf);
+    for (id, digest_entry) in below {
+        children[usize::from(prefix.child_of(&id))].add(digest_entry);
     }
     Node::Children(children)
 }
@@ -331,10 +339,10 @@ impl History for Disk {
         d: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, Infallible> {
+    ) -> Result<Option<KnownChange>, Infallible> {
         let mut changes = self.documents.get(d).into_iter().flat_map(Document::changes);
         let found = changes.find(|(_, c)| c.actor == *actor && c.seq == sequence);
-        Ok(found.map(|(position, change)| Known { hash: change.hash, position }))
+        Ok(found.map(|(position, change)| KnownChange { hash: change.hash, position }))
     }
 
     fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {

@@ -21,7 +21,7 @@ struct Pair {
     space: SpaceName,
     filter: Filter,
     heard: Vec<(SpaceName, DocumentId, String, String, u64, Vec<u8>)>,
-    speaking: Vec<Option<Filter>>,
+    sends_ephemeral: Vec<Option<Filter>>,
     listens: Vec<Filter>,
     said: Vec<Ephemeral>,
     /// Messages that the relay sent.
@@ -40,7 +40,7 @@ impl Pair {
             space,
             filter: Filter::of_documents([INSIDE]),
             heard: Vec::new(),
-            speaking: Vec::new(),
+            sends_ephemeral: Vec::new(),
             listens: Vec::new(),
             said: Vec::new(),
             sent: Vec::new(),
@@ -86,7 +86,7 @@ impl Pair {
                 let point = ResumePoint { filter: self.filter.clone(), ..ResumePoint::default() };
                 self.replica.handle_resume(&space, point);
             }
-            ReplicaEffect::Speaking { filter, .. } => self.speaking.push(filter),
+            ReplicaEffect::SendsEphemeral { filter, .. } => self.sends_ephemeral.push(filter),
             ReplicaEffect::Heard { space, document, sender, session, count, data } => {
                 self.heard.push((space, document, sender, session, count, data));
             }
@@ -108,7 +108,7 @@ impl Pair {
                 self.session.handle_attached(subscription, None, Offset(0), Some(Offset(0)));
             }
             SessionEffect::Listen { filter, .. } => self.listens.push(filter),
-            SessionEffect::Said { space, message } => {
+            SessionEffect::Ephemeral { space, message } => {
                 assert_eq!(space, self.space);
                 self.said.push(message);
             }
@@ -161,7 +161,7 @@ fn who_can_be_asked_listens_once_it_is_subscribed() {
     assert!(effects.iter().any(|effect| matches!(effect, SessionEffect::Attach { .. })));
     assert!(!effects.iter().any(is_listen), "before it is answered");
     session.handle_attached(0, None, Offset(0), Some(Offset(0)));
-    session.handle_said(message(INSIDE, 1));
+    session.send_ephemeral(message(INSIDE, 1));
     let effects: Vec<_> = std::iter::from_fn(|| session.poll_effect()).collect();
     assert!(matches!(effects[0], SessionEffect::Send(Frame::Subscribed(_))));
     assert!(is_listen(&effects[1]));
@@ -172,7 +172,7 @@ fn who_can_be_asked_listens_once_it_is_subscribed() {
 fn what_a_replica_says_leaves_its_session_under_its_own_name() {
     let mut pair = Pair::connected(0);
     assert_eq!(pair.listens, [pair.filter.clone()]);
-    assert_eq!(pair.speaking, [Some(pair.filter.clone())]);
+    assert_eq!(pair.sends_ephemeral, [Some(pair.filter.clone())]);
     assert!(pair.broadcast(INSIDE, 1));
     assert!(!pair.broadcast(OUTSIDE, 2));
     // Hand-made: one with a false sender, and one outside the filter.
@@ -193,9 +193,9 @@ fn what_a_replica_says_leaves_its_session_under_its_own_name() {
 fn what_others_say_is_heard_once_and_only_inside_the_filter() {
     let mut pair = Pair::connected(0);
     for (document, count) in [(INSIDE, 1), (INSIDE, 1), (OUTSIDE, 2), (INSIDE, 3)] {
-        pair.session.handle_said(message(document, count));
+        pair.session.send_ephemeral(message(document, count));
     }
-    pair.session.handle_said(Ephemeral { subscription: 7, ..message(INSIDE, 4) });
+    pair.session.send_ephemeral(Ephemeral { subscription: 7, ..message(INSIDE, 4) });
     pair.run();
     let of = |count| {
         let (sender, session) = ("bob".to_owned(), "b1".to_owned());
@@ -212,8 +212,8 @@ fn what_others_say_is_heard_once_and_only_inside_the_filter() {
     pair.session = Pair::new(0).session;
     pair.replica.handle_connected(NOW, None);
     pair.run();
-    pair.session.handle_said(message(INSIDE, 3));
-    pair.session.handle_said(message(INSIDE, 4));
+    pair.session.send_ephemeral(message(INSIDE, 3));
+    pair.session.send_ephemeral(message(INSIDE, 4));
     pair.run();
     assert_eq!(pair.heard.iter().map(|heard| heard.4).collect::<Vec<_>>(), [4]);
 }
@@ -227,7 +227,7 @@ fn another_filter_is_in_force_at_once_on_both_ends() {
     assert!(!pair.broadcast(INSIDE, 2));
     assert_eq!(pair.said.iter().map(|said| said.document).collect::<Vec<_>>(), [OUTSIDE]);
     assert_eq!(pair.listens.last(), Some(&filter));
-    assert_eq!(pair.speaking.last(), Some(&Some(filter)));
+    assert_eq!(pair.sends_ephemeral.last(), Some(&Some(filter)));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn nothing_is_said_without_a_subscription() {
     assert!(pair.broadcast(INSIDE, 3));
     pair.replica.handle_disconnected();
     assert!(!pair.broadcast(INSIDE, 4));
-    assert_eq!(pair.speaking.last(), Some(&None));
+    assert_eq!(pair.sends_ephemeral.last(), Some(&None));
     assert_eq!(pair.said.len(), 1);
 }
 
@@ -250,7 +250,7 @@ fn nothing_is_said_without_a_subscription() {
 fn an_older_peer_is_sent_no_ephemeral_message() {
     let mut pair = Pair::connected(features::EPHEMERAL | features::RESEND);
     assert!(!pair.broadcast(INSIDE, 1));
-    assert!(pair.listens.is_empty() && pair.speaking.is_empty());
+    assert!(pair.listens.is_empty() && pair.sends_ephemeral.is_empty());
     // A peer that does not know the frame skips it.
     let optional = encode(&Frame::Ephemeral(message(INSIDE, 1)));
     assert_eq!(optional[2] & 1, 1);

@@ -1,6 +1,6 @@
 //! Documents with thousands of heads: requested in frames of bounded size, and received in several.
 
-use landfall_protocol::digest::{Branch, Leaf, Node};
+use landfall_protocol::digest::{Branch, DigestEntry, Node};
 use landfall_protocol::frame::{Difference, DocumentEntries, Fetch, Frame, Holding};
 use landfall_protocol::replica::{DocumentBatch, DocumentHeads, ReplicaEffect};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
@@ -27,14 +27,14 @@ fn comparing(documents: &[DocumentId]) -> (Scripted, SpaceName) {
     link.connect();
     link.check(&name, 1);
     let Some(Frame::Digest(query)) = link.next_sent() else { panic!("no question") };
-    let leaves = |with: u128| {
-        let leaves = documents.iter().map(|id| (*id, Leaf(with))).collect();
-        vec![Branch { prefix: query.prefixes[0], node: Node::Leaves(leaves) }]
+    let digest_entries = |with: u128| {
+        let digest_entries = documents.iter().map(|id| (*id, DigestEntry(with))).collect();
+        vec![Branch { prefix: query.prefixes[0], node: Node::DigestEntries(digest_entries) }]
     };
     let (subscription, head) = (query.subscription, Offset(0));
-    link.say(&Frame::Difference(Difference { subscription, head, branches: leaves(1) }));
+    link.say(&Frame::Difference(Difference { subscription, head, branches: digest_entries(1) }));
     assert!(matches!(link.effects.pop_front(), Some(ReplicaEffect::LoadBranches { .. })));
-    link.replica.handle_branches(link.now, &name, &leaves(2));
+    link.replica.handle_branches(link.now, &name, &digest_entries(2));
     link.drain();
     (link, name)
 }

@@ -1,8 +1,8 @@
 //! Lying relays: the memory that they can make an engine use is bounded, and the session ends.
 
-use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{
-    Difference, DigestQuery, DocumentEntries, Entries, Entry, Fetch, Frame, Holding, Wanted,
+    Difference, DigestQuery, DocumentEntries, Entries, Entry, Fetch, Frame, Holding, UploadFrom,
 };
 use landfall_protocol::replica::{DocumentHeads, OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Local, Offset, SpaceName, limits};
@@ -40,7 +40,7 @@ fn tell(
         };
         let ours: Vec<Branch> = prefixes
             .iter()
-            .map(|(prefix, _)| Branch { prefix: *prefix, node: Node::Leaves(vec![]) })
+            .map(|(prefix, _)| Branch { prefix: *prefix, node: Node::DigestEntries(vec![]) })
             .collect();
         link.replica.handle_branches(link.now, name, &ours);
         link.drain();
@@ -49,7 +49,7 @@ fn tell(
 
 fn digest(rng: &mut Rng) -> Digest {
     let mut digest = Digest::default();
-    digest.add(Leaf::of_tombstone(&DocumentId::from_bytes(rng.bytes())));
+    digest.add(DigestEntry::of_tombstone(&DocumentId::from_bytes(rng.bytes())));
     digest
 }
 
@@ -63,7 +63,7 @@ fn digests_that_lead_nowhere_end_the_session() {
         questions += 1;
         tell(&mut link, &name, &query, |prefix| match prefix.depth {
             // A prefix of one document has no children.
-            Prefix::DEEPEST => Node::Leaves(vec![]),
+            Prefix::DEEPEST => Node::DigestEntries(vec![]),
             _ => Node::Children((0..16).map(|_| digest(&mut rng)).collect()),
         });
     }
@@ -96,7 +96,10 @@ fn documents_that_are_told_and_not_sent_end_the_session() {
                         _ => {
                             let document = below(prefix, &mut rng);
                             told += 1;
-                            Node::Leaves(vec![(document, Leaf::of_tombstone(&document))])
+                            Node::DigestEntries(vec![(
+                                document,
+                                DigestEntry::of_tombstone(&document),
+                            )])
                         }
                     });
                 }
@@ -137,7 +140,7 @@ fn documents_outside_the_prefix_that_was_asked_for_end_the_session() {
     let Some(Frame::Digest(query)) = link.next_sent() else { panic!("no question") };
     let document = DocumentId::from_bytes([0xff; 16]);
     tell(&mut link, &name, &query, |_| {
-        Node::Leaves(vec![(document, Leaf::of_tombstone(&document))])
+        Node::DigestEntries(vec![(document, DigestEntry::of_tombstone(&document))])
     });
     assert!(link.ended.is_some());
 }
@@ -181,8 +184,8 @@ fn a_relay_gets_no_more_of_a_snapshot_at_once_than_its_window() {
     link.connect();
     let Some(Frame::PushSnapshot(push)) = link.next_sent() else { panic!("no offer") };
     let up_to = limits::SNAPSHOT_WINDOW_BYTES as u64;
-    link.say(&Frame::Wanted(Wanted { id: push.id, from: 0, up_to }));
+    link.say(&Frame::UploadFrom(UploadFrom { id: push.id, from: 0, up_to }));
     assert_eq!(link.ended, None);
-    link.say(&Frame::Wanted(Wanted { id: push.id, from: 0, up_to: total }));
+    link.say(&Frame::UploadFrom(UploadFrom { id: push.id, from: 0, up_to: total }));
     assert!(link.ended.is_some(), "it sends the whole of it at once");
 }

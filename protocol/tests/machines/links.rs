@@ -14,7 +14,7 @@ fn answer_digest(link: &mut Scripted, name: &SpaceName) {
     let branches: Vec<Branch> = query
         .prefixes
         .iter()
-        .map(|prefix| Branch { prefix: *prefix, node: Node::Leaves(vec![]) })
+        .map(|prefix| Branch { prefix: *prefix, node: Node::DigestEntries(vec![]) })
         .collect();
     let (subscription, head) = (query.subscription, Offset(0));
     link.say(&Frame::Difference(Difference { subscription, head, branches: branches.clone() }));
@@ -85,8 +85,9 @@ fn a_check_of_a_space_that_never_rests_is_given_up() {
     while let Some(Frame::Digest(query)) = link.next_sent() {
         asked += 1;
         let prefixes = query.prefixes.iter();
-        let branches =
-            prefixes.map(|prefix| Branch { prefix: *prefix, node: Node::Leaves(vec![]) }).collect();
+        let branches = prefixes
+            .map(|prefix| Branch { prefix: *prefix, node: Node::DigestEntries(vec![]) })
+            .collect();
         // The relay's log has grown meanwhile.
         let (subscription, head) = (query.subscription, Offset(asked));
         link.say(&Frame::Difference(Difference { subscription, head, branches }));
@@ -173,7 +174,7 @@ fn a_deletion_of_a_refused_document_is_offered() {
     };
     let Some(Frame::Push(push)) = link.next_sent() else { panic!("it is pushed") };
     refuse(&mut link, push.id);
-    assert!(matches!(link.effects.pop_back(), Some(ReplicaEffect::Park { deletion: false, .. })));
+    assert!(matches!(link.effects.pop_back(), Some(ReplicaEffect::Reject { deletion: false, .. })));
     // Another change of it stays here, its deletion does not.
     let tombstone = OutboxChange { local: Local(3), what: OutboxKind::Tombstone, ..change(3) };
     link.outbox.insert(name.clone(), vec![change(2), tombstone]);
@@ -181,7 +182,7 @@ fn a_deletion_of_a_refused_document_is_offered() {
     link.drain();
     let Some(Frame::PushEntry(deletion)) = link.next_sent() else { panic!("it is not sent") };
     refuse(&mut link, deletion.id);
-    assert!(matches!(link.effects.pop_back(), Some(ReplicaEffect::Park { deletion: true, .. })));
+    assert!(matches!(link.effects.pop_back(), Some(ReplicaEffect::Reject { deletion: true, .. })));
     link.replica.handle_local(link.now, &name);
     link.drain();
     assert_eq!(link.next_sent(), None, "a refused deletion is not offered again");

@@ -142,7 +142,7 @@ fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
         world.settle();
         let upstream = world.relay.disk.upstream;
         let refused = &world.clients[1].store;
-        assert!(refused.links[&upstream].parked.contains(&document), "it is told apart");
+        assert!(refused.links[&upstream].rejected.contains(&document), "it is told apart");
         assert_eq!(refused.deferred.len(), 5, "what came is kept aside");
         assert_eq!(world.relay.disk.holds().len(), 5);
         assert_eq!(world.clients[2].store.holds().len(), 5);

@@ -9,10 +9,10 @@ use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
 use landfall_protocol::rights::Everything;
 use landfall_protocol::ring::{Chunk, Ring};
-use landfall_protocol::session::{Offered, Patience, Session, SessionEffect, UncheckedPush};
+use landfall_protocol::session::{Patience, Session, SessionEffect, SnapshotUpload, UncheckedPush};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{
-    Answer, CheckedPush, Commit, PendingPush, PushVerdict, PushedEntry, Refusal, Space,
+    CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
     StoreFailure,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
@@ -137,13 +137,13 @@ impl Relay {
                 let push = pushed(id, entry.id, entry.document);
                 self.push(now, Job::Deletion(push));
             }
-            SessionEffect::Offered { offer, .. } => self.tell_wanted(now, id, &offer),
-            SessionEffect::Part { offer, from, bytes, .. } => {
-                let upload = self.uploads.entry((offer.document, offer.hash)).or_default();
-                if upload.len() as u64 == from {
-                    upload.extend_from_slice(&bytes);
+            SessionEffect::SnapshotUpload { upload, .. } => self.tell_wanted(now, id, &upload),
+            SessionEffect::Part { upload, from, bytes, .. } => {
+                let stored = self.uploads.entry((upload.document, upload.hash)).or_default();
+                if stored.len() as u64 == from {
+                    stored.extend_from_slice(&bytes);
                 }
-                self.tell_wanted(now, id, &offer);
+                self.tell_wanted(now, id, &upload);
             }
             SessionEffect::Digest { subscription, ticket, prefixes, .. } => {
                 let branches = prefixes.iter().map(|prefix| self.disk.branch(*prefix)).collect();
@@ -156,25 +156,25 @@ impl Relay {
             // These tests send no ephemeral messages.
             SessionEffect::Listen { .. }
             | SessionEffect::Refiltered { .. }
-            | SessionEffect::Said { .. }
+            | SessionEffect::Ephemeral { .. }
             | SessionEffect::Resent { .. } => {}
             SessionEffect::End(_) => unreachable!("handled before"),
         }
     }
 
     /// Asks for more of an upload, or accepts a complete one.
-    fn tell_wanted(&mut self, now: Moment, id: SessionId, offer: &Offered) {
-        let key = (offer.document, offer.hash);
+    fn tell_wanted(&mut self, now: Moment, id: SessionId, upload: &SnapshotUpload) {
+        let key = (upload.document, upload.hash);
         let there = self.uploads.get(&key).map_or(0, |upload| upload.len() as u64);
-        if there < offer.total {
+        if there < upload.total {
             let connection = self.sessions.get_mut(&id).expect("it asked");
-            return connection.session.handle_wanted(offer.id, there);
+            return connection.session.handle_wanted(upload.id, there);
         }
         let bytes = self.uploads.remove(&key).expect("all of it is there");
         let connection = self.sessions.get_mut(&id).expect("it asked");
-        assert!(connection.session.handle_whole(offer.id), "it was awaited");
-        let push = pushed(id, offer.id, offer.document);
-        if model::sha256(&bytes) != offer.hash {
+        assert!(connection.session.handle_whole(upload.id), "it was awaited");
+        let push = pushed(id, upload.id, upload.document);
+        if model::sha256(&bytes) != upload.hash {
             let what = "other bytes than its hash says".to_owned();
             let refusal = Refusal::new(Code::SNAPSHOT, NackClass::REFUSED, what);
             return self.answer(now, [push.refused(refusal)]);
@@ -265,7 +265,7 @@ impl Relay {
         self.push_verdict(now, push_verdict);
     }
 
-    fn answer(&mut self, now: Moment, answers: impl IntoIterator<Item = Answer>) {
+    fn answer(&mut self, now: Moment, answers: impl IntoIterator<Item = PushAnswer>) {
         for answer in answers {
             let id = answer.session;
             if let Some(connection) = self.sessions.get_mut(&id) {

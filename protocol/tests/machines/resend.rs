@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use landfall_protocol::code::{Code, NackClass};
-use landfall_protocol::frame::{Ack, Features, Filter, Frame, Mark, Mended, Nack, Resend, Resent};
-use landfall_protocol::frame::{Hello, Subscribe, Subscribed, Wanted, encode, features};
+use landfall_protocol::frame::{
+    Ack, Features, Filter, Frame, Mark, Nack, Repaired, Resend, Resent,
+};
+use landfall_protocol::frame::{Hello, Subscribe, Subscribed, UploadFrom, encode, features};
 use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect, Resendable};
 use landfall_protocol::rights::Everything;
 use landfall_protocol::session::{Patience, Session, SessionEffect};
@@ -139,24 +141,24 @@ fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
     assert_eq!(loads(&mut link), Some(0));
     let (hash, heads) = ([4; 32], vec![ChangeHash([5; 32])]);
     give(&mut link, &name, Resendable::Snapshot { hash, total: 3, heads });
-    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
-    assert_eq!((offer.hash, offer.total), (hash, 3));
-    link.say(&Frame::Wanted(Wanted { id: offer.id, from: 0, up_to: 3 }));
+    let Some(Frame::PushSnapshot(upload)) = link.next_sent() else { panic!("no offer") };
+    assert_eq!((upload.hash, upload.total), (hash, 3));
+    link.say(&Frame::UploadFrom(UploadFrom { id: upload.id, from: 0, up_to: 3 }));
     let Some(ReplicaEffect::LoadSnapshotPart { from: 0, .. }) = link.effects.pop_front() else {
         panic!("no part is read")
     };
     link.replica.handle_snapshot_part(link.now, &name, DOCUMENT, 0, Some(vec![1, 2, 3]));
     link.drain();
     assert!(matches!(link.next_sent(), Some(Frame::Part(part)) if part.bytes.len() == 3));
-    ack(&mut link, offer.id, 1);
+    ack(&mut link, upload.id, 1);
     assert_eq!((link.next_sent(), dropped(&mut link)), (resent(1), Some(hash)));
     assert!(link.effects.is_empty(), "{:?}", link.effects);
     // A snapshot that is gone from memory ends the answer.
     ask(&mut link, DOCUMENT, 0);
     loads(&mut link).unwrap();
     give(&mut link, &name, Resendable::Snapshot { hash, total: 3, heads: Vec::new() });
-    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
-    link.say(&Frame::Wanted(Wanted { id: offer.id, from: 0, up_to: 3 }));
+    let Some(Frame::PushSnapshot(upload)) = link.next_sent() else { panic!("no offer") };
+    link.say(&Frame::UploadFrom(UploadFrom { id: upload.id, from: 0, up_to: 3 }));
     link.effects.clear();
     link.replica.handle_snapshot_part(link.now, &name, DOCUMENT, 0, None);
     link.drain();
@@ -174,12 +176,12 @@ fn an_answer_waits_for_an_offer_of_its_document() {
     let owed = OutboxChange { local: Local(1), document: DOCUMENT, what };
     link.outbox.insert(name.clone(), vec![owed]);
     link.connect();
-    let Some(Frame::PushSnapshot(offer)) = link.next_sent() else { panic!("no offer") };
+    let Some(Frame::PushSnapshot(upload)) = link.next_sent() else { panic!("no offer") };
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), Some(1));
     give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
     assert_eq!(link.next_sent(), None, "it would withdraw the offer");
-    ack(&mut link, offer.id, 1);
+    ack(&mut link, upload.id, 1);
     let (id, _) = pushed(&mut link);
     ack(&mut link, id, 1);
     assert_eq!(link.next_sent(), resent(1));
@@ -191,19 +193,19 @@ fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
     let (mut link, name) = connected();
     let (hash, total) = ([4; 32], 3);
     let made = || Resendable::Snapshot { hash, total, heads: Vec::new() };
-    let offer = |link: &mut Scripted| {
+    let upload = |link: &mut Scripted| {
         ask(link, DOCUMENT, 0);
         assert_eq!(loads(link), Some(0));
         give(link, &name, made());
         match link.next_sent() {
-            Some(Frame::PushSnapshot(offer)) => offer.id,
+            Some(Frame::PushSnapshot(upload)) => upload.id,
             other => panic!("no offer: {other:?}"),
         }
     };
-    let id = offer(&mut link);
+    let id = upload(&mut link);
     ack(&mut link, id, 1);
     assert_eq!((link.next_sent(), dropped(&mut link)), (resent(1), Some(hash)));
-    let id = offer(&mut link);
+    let id = upload(&mut link);
     let (code, what, retry_after_ms) = (Code::DAMAGED, "no".to_owned(), 1);
     let class = NackClass::REFUSED;
     link.say(&Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
@@ -211,7 +213,7 @@ fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
     // One that no request waits for.
     give(&mut link, &name, made());
     assert_eq!((link.next_sent(), dropped(&mut link)), (None, Some(hash)));
-    offer(&mut link);
+    upload(&mut link);
     link.replica.handle_space_removed(link.now, &name);
     link.drain();
     assert_eq!(dropped(&mut link), Some(hash));
@@ -275,8 +277,8 @@ fn a_compaction_counts_by_what_it_is_made_of() {
                 if !link.effects.is_empty() {
                     assert_eq!(loads(&mut link), Some(0));
                     give_compacted(&mut link, &name, found.clone(), compacted);
-                    if let Some(Frame::PushSnapshot(offer)) = link.next_sent() {
-                        ack(&mut link, offer.id, 1);
+                    if let Some(Frame::PushSnapshot(upload)) = link.next_sent() {
+                        ack(&mut link, upload.id, 1);
                     }
                     link.effects.clear();
                     link.sent.clear();
@@ -301,7 +303,7 @@ fn what_a_relay_asks_of_the_wrong_place_is_not_read() {
     link.effects.clear();
     ask(&mut link, DOCUMENT, 1);
     link.say(&Frame::Resend(Resend { subscription: 9, document: DOCUMENT, changes: vec![] }));
-    link.say(&Frame::Mended(Mended { subscription: 9, document: DOCUMENT }));
+    link.say(&Frame::Repaired(Repaired { subscription: 9, document: DOCUMENT }));
     assert_eq!((link.next_sent(), link.next_sent()), (resent(0), None));
     assert!(link.effects.is_empty() && link.ended.is_none(), "{:?}", link.effects);
 }
@@ -332,36 +334,36 @@ fn a_space_that_goes_away_or_a_cut_ends_the_answer() {
 #[test]
 fn what_can_be_read_again_is_told_to_the_store() {
     let (mut link, name) = connected();
-    let mended = |link: &mut Scripted, document| {
-        link.say(&Frame::Mended(Mended { subscription: 0, document }));
+    let repaired = |link: &mut Scripted, document| {
+        link.say(&Frame::Repaired(Repaired { subscription: 0, document }));
     };
-    mended(&mut link, DOCUMENT);
+    repaired(&mut link, DOCUMENT);
     let told = link.effects.pop_front();
-    let Some(ReplicaEffect::Mended { space, document }) = told else { panic!("{told:?}") };
+    let Some(ReplicaEffect::Repaired { space, document }) = told else { panic!("{told:?}") };
     assert_eq!((space, document), (name, DOCUMENT));
     // Bounded: each notification costs a read. Those beyond the rate come later, and once.
-    (0..10_000).for_each(|_| mended(&mut link, DOCUMENT));
-    assert_eq!(link.effects.len(), limits::MENDED_WAITING - 1);
+    (0..10_000).for_each(|_| repaired(&mut link, DOCUMENT));
+    assert_eq!(link.effects.len(), limits::REPAIRED_WAITING - 1);
     link.effects.clear();
-    mended(&mut link, OTHER);
+    repaired(&mut link, OTHER);
     assert!(link.effects.is_empty(), "{:?}", link.effects);
     let mut told = Vec::new();
     while told.len() < 2 {
         wait(&mut link);
         told.extend(link.effects.drain(..).map(|effect| match effect {
-            ReplicaEffect::Mended { document, .. } => document,
+            ReplicaEffect::Repaired { document, .. } => document,
             other => panic!("{other:?}"),
         }));
     }
     assert_eq!(told, [DOCUMENT, OTHER]);
     // No more are remembered than a relay may have damaged.
-    let many = 2 * limits::MENDED_WAITING as u128;
-    (0..many).for_each(|n| mended(&mut link, DocumentId::from_bytes(n.to_be_bytes())));
+    let many = 2 * limits::REPAIRED_WAITING as u128;
+    (0..many).for_each(|n| repaired(&mut link, DocumentId::from_bytes(n.to_be_bytes())));
     link.now = Moment(link.now.0 + Duration::from_secs(1_000));
     link.replica.handle_alive(link.now);
     link.replica.handle_timeout(link.now);
     link.drain();
-    assert_eq!(link.effects.len(), limits::MENDED_WAITING);
+    assert_eq!(link.effects.len(), limits::REPAIRED_WAITING);
 }
 
 /// A session whose client has these features, and follows one document.
@@ -398,7 +400,7 @@ fn a_session_asks_only_whom_it_can() {
     assert!(!session_that_knows.handle_lost(5, DOCUMENT, &lost), "no such subscription");
     let mut older = session(features::ALL & !features::RESEND);
     assert!(!older.handle_lost(4, DOCUMENT, &lost));
-    older.handle_mended(4, DOCUMENT);
+    older.handle_repaired(4, DOCUMENT);
     assert_eq!(older.poll_effect(), None);
     // The answer carries its space; one over no subscription has no effect.
     for (subscription, told) in [(5, None), (4, Some(()))] {
@@ -419,7 +421,7 @@ fn a_session_asks_only_whom_it_can() {
 #[test]
 fn who_healed_a_document_hears_that_it_is_mended() {
     let (mut link, name) = connected();
-    // Documents of 4 MiB, in sequence, as soon as the rate allows; the relay sends `Mended` a
+    // Documents of 4 MiB, in sequence, as soon as the rate allows; the relay sends `Repaired` a
     // second after each.
     for _ in 0..100 {
         ask(&mut link, DOCUMENT, 1);
@@ -432,9 +434,9 @@ fn who_healed_a_document_hears_that_it_is_mended() {
         ack(&mut link, id, 1);
         assert_eq!(link.next_sent(), resent(1));
         link.now = Moment(link.now.0 + Duration::from_secs(1));
-        link.say(&Frame::Mended(Mended { subscription: 0, document: DOCUMENT }));
+        link.say(&Frame::Repaired(Repaired { subscription: 0, document: DOCUMENT }));
         let told = link.effects.pop_front();
-        assert!(matches!(told, Some(ReplicaEffect::Mended { .. })), "{told:?}");
+        assert!(matches!(told, Some(ReplicaEffect::Repaired { .. })), "{told:?}");
     }
 }
 

@@ -90,7 +90,7 @@ fn a_relay_wiped_under_the_same_identity_is_healed_too() {
 }
 
 #[test]
-fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
+fn an_old_copy_that_grows_past_the_cursors_is_detected() {
     for seed in seeds(30) {
         let mut world = World::new(seed, 3, HOSTILE);
         (0..500).for_each(|_| world.step());

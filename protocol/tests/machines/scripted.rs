@@ -116,7 +116,7 @@ impl Scripted {
                     self.unchecked.push((space, ticket, why));
                 }
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
-                ReplicaEffect::Welcomed(_) | ReplicaEffect::Speaking { .. } => {}
+                ReplicaEffect::Welcomed(_) | ReplicaEffect::SendsEphemeral { .. } => {}
                 other => self.effects.push_back(other),
             }
         }

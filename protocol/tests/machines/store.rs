@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use landfall_protocol::admission::{
-    CheckedChange, DocumentSize, History, HistoryError, Known, Roots, Verdict, admit,
+    CheckedChange, DocumentSize, History, HistoryError, KnownChange, Roots, Verdict, admit,
 };
-use landfall_protocol::digest::{Branch, Leaf, Prefix};
+use landfall_protocol::digest::{Branch, DigestEntry, Prefix};
 use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
 use landfall_protocol::replica::{
     Batch, DocumentBatch, DocumentHeads, Incoming, OutboxChange, OutboxKind, Resendable,
@@ -23,7 +23,7 @@ pub struct Link {
     pub mark: Option<Mark>,
     /// Acked ranges, as local numbers.
     pub held: BTreeSet<u64>,
-    pub parked: BTreeSet<DocumentId>,
+    pub rejected: BTreeSet<DocumentId>,
     arriving: Option<Arriving>,
 }
 
@@ -86,7 +86,7 @@ impl ModelStore {
         let link = self.links.get(&upstream).cloned().unwrap_or_default();
         let changes = self.log.iter().map(|(local, (document, _))| (local, document));
         let tombstones = self.tombstones.iter().map(|(document, local)| (local, document));
-        let wanted = changes.chain(tombstones).filter(|(_, d)| !link.parked.contains(d));
+        let wanted = changes.chain(tombstones).filter(|(_, d)| !link.rejected.contains(d));
         wanted.filter(|(local, _)| !link.held.contains(local)).count()
     }
 
@@ -113,7 +113,7 @@ impl ModelStore {
         self.last += 1;
         self.tombstones.insert(d, self.last);
         for link in self.links.values_mut() {
-            link.parked.remove(&d);
+            link.rejected.remove(&d);
         }
         self.last
     }
@@ -183,7 +183,7 @@ impl ModelStore {
         after: Local,
         most: usize,
     ) -> (Vec<OutboxChange>, bool) {
-        let Link { held, parked, .. } = self.link(upstream).clone();
+        let Link { held, rejected, .. } = self.link(upstream).clone();
         let mut found = Vec::new();
         for (d, local) in &self.tombstones {
             let what = OutboxKind::Tombstone;
@@ -214,7 +214,7 @@ impl ModelStore {
         found.retain(|change| {
             let is_held =
                 matches!(change.what, OutboxKind::Change(..)) && held.contains(&change.local.0);
-            change.local > after && !is_held && !parked.contains(&change.document)
+            change.local > after && !is_held && !rejected.contains(&change.document)
         });
         found.sort_by_key(|change| change.local);
         let more = found.len() > most.min(3);
@@ -284,14 +284,14 @@ impl ModelStore {
     pub fn branches(&self, prefixes: &[(Prefix, bool)]) -> Vec<Branch> {
         let present = self.documents.keys().map(|d| {
             let heads = model::heads(self.changes(d));
-            (*d, Leaf::of_heads(d, &heads))
+            (*d, DigestEntry::of_heads(d, &heads))
         });
-        let deleted = self.tombstones.keys().map(|d| (*d, Leaf::of_tombstone(d)));
-        let leaves: BTreeMap<DocumentId, Leaf> = present.chain(deleted).collect();
+        let deleted = self.tombstones.keys().map(|d| (*d, DigestEntry::of_tombstone(d)));
+        let digest_entries: BTreeMap<DocumentId, DigestEntry> = present.chain(deleted).collect();
         let of = |(prefix, whole): &(Prefix, bool)| {
             let most = if *whole { usize::MAX } else { 0 };
-            let leaves = leaves.iter().map(|(d, leaf)| (*d, *leaf));
-            Branch { prefix: *prefix, node: disk::node(*prefix, leaves, most) }
+            let digest_entries = digest_entries.iter().map(|(d, digest_entry)| (*d, *digest_entry));
+            Branch { prefix: *prefix, node: disk::node(*prefix, digest_entries, most) }
         };
         prefixes.iter().map(of).collect()
     }
@@ -492,7 +492,7 @@ impl ModelStore {
         for (document, change, _) in deferred {
             self.take_change(upstream, document, change, false);
         }
-        self.link(upstream).parked.remove(&d);
+        self.link(upstream).rejected.remove(&d);
     }
 }
 
@@ -508,9 +508,9 @@ impl History for ModelStore {
         d: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, Infallible> {
+    ) -> Result<Option<KnownChange>, Infallible> {
         let found = self.rows(d).find(|(_, c)| c.actor == *actor && c.seq == sequence);
-        Ok(found.map(|(local, change)| Known { hash: change.hash, position: Offset(local) }))
+        Ok(found.map(|(local, change)| KnownChange { hash: change.hash, position: Offset(local) }))
     }
 
     fn max_op(&self, d: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {

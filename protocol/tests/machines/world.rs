@@ -356,7 +356,7 @@ impl World {
         assert_eq!(client.store.pending(upstream), 0, "client {index} has an outbox");
         // A client learns of the deletion of a document outside its filter by a rejected push.
         let unknown = |d: &&DocumentId| !self.deleted.contains(d) || filter.wants(d);
-        let refused = client.store.links[&upstream].parked.iter().filter(unknown).count();
+        let refused = client.store.links[&upstream].rejected.iter().filter(unknown).count();
         assert_eq!(refused, 0, "client {index} was refused");
         for document in self.deleted.iter().filter(|document| filter.wants(document)) {
             assert!(client.store.tombstones.contains_key(document), "client {index}");
@@ -369,7 +369,7 @@ impl World {
             let store = &self.clients[*author].store;
             let is_told = store.told.contains(hash)
                 || store.acknowledged.contains(hash)
-                || store.links.values().any(|link| link.parked.contains(document));
+                || store.links.values().any(|link| link.rejected.contains(document));
             let is_deleted = self.deleted.contains(document);
             let is_counted = self.returned.contains(&(*document, *hash));
             assert!(!is_deleted || !is_counted || is_told, "nobody was told of {hash}");

@@ -103,15 +103,15 @@ export class List {
     const link = row.firstElementChild
     const [title, line] = link.children
     const { summary, orphan } = note
-    const waiting = note.state === "missing" ? "The relay does not give it." : "Not loaded yet"
-    const text = summary ? summary.title || (summary.problem ? "No note" : "Untitled") : "…"
-    const rest = orphan ? "Deleted elsewhere · your work is only here" : (summary?.line ?? waiting)
+    const waiting = note.state === "missing" ? "Not available from the relay" : "Not loaded yet"
+    const text = summary ? summary.title || (summary.problem ? "Not a note" : "Untitled") : "…"
+    const rest = orphan ? "Deleted elsewhere · your edits are only here" : (summary?.line ?? waiting)
     if (title.textContent !== text) title.textContent = text
     if (line.textContent !== rest) line.textContent = rest
     const owed = note.state === "ready" && !note.safe
     const className = [(!summary || summary.problem) && "odd", owed && "owed", orphan && "orphan"].filter(Boolean).join(" ")
     if (row.className !== className) row.className = className
-    link.title = owed ? "Not all of it is on the relay yet" : ""
+    link.title = owed ? "Some edits are not on the relay yet" : ""
     if (note === this.#selected) link.setAttribute("aria-current", "page")
     else link.removeAttribute("aria-current")
   }

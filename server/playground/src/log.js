@@ -101,6 +101,6 @@ export class Log {
     if (!known || known.epoch === epoch) return
     this.cursor = null
     this.#again = true
-    throw new Error("another log")
+    throw new Error("the relay's log was replaced")
   }
 }

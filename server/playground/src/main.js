@@ -53,9 +53,9 @@ function drawStatus() {
   const notes = owing === 1 ? "1 note" : `${owing} notes`
   const status = at("status")
   if (!online) say(status, owing ? "wait" : "off", owing ? `Offline · ${notes} not on the relay yet` : "Offline")
-  else if (link?.lost || notebook.deaf) say(status, "bad", owing ? `Relay not reached · ${notes} not there yet` : "Relay not reached")
+  else if (link?.lost || notebook.deaf) say(status, "bad", owing ? `Relay unreachable · ${notes} not on it yet` : "Relay unreachable")
   else if (!link?.up) say(status, "wait", "Connecting…")
-  else if (owing) say(status, "wait", `Connected · ${notes} on the way`)
+  else if (owing) say(status, "wait", `Connected · sending ${notes}`)
   else say(status, "good", "Connected · all on the relay")
 }
 
@@ -134,7 +134,7 @@ function deleteSelected() {
   // What had the focus is gone.
   at(at("finding").hidden ? "new" : "search").focus()
   const title = note.summary?.title || "Untitled"
-  notice(`“${title}” is going to be deleted for everybody.`, () => {
+  notice(`“${title}” will be deleted for everyone.`, () => {
     notebook.undelete(note)
     show(note)
   })
@@ -163,7 +163,7 @@ function listen() {
   at("notice-end").addEventListener("click", endNotice)
   at("save-new").addEventListener("click", () => show(notebook.saveAsNew(selected)))
   at("discard").addEventListener("click", () => {
-    if (!confirm("Discard what only this browser has of the note?")) return
+    if (!confirm("Discard the edits of this note that only this browser has?")) return
     void notebook.discard(selected)
     show(null)
   })

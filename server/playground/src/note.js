@@ -15,11 +15,11 @@ export const fresh = () => ({ landfallNotebook: VERSION, created: new Date(), ti
 /** What a document holds as a note, or `{ problem }` in words for a person. */
 export function read(doc) {
   const version = doc.landfallNotebook
-  if (version === undefined) return { problem: "This document is no note." }
-  if (typeof version !== "number" || version < 1) return { problem: "This document is no note." }
-  if (version > VERSION) return { problem: `This note has the shape of version ${version}; this page knows ${VERSION}.` }
+  if (version === undefined) return { problem: "This document is not a note." }
+  if (typeof version !== "number" || version < 1) return { problem: "This document is not a note." }
+  if (version > VERSION) return { problem: `This note has format version ${version}; this page supports up to ${VERSION}.` }
   for (const key of ["title", "body"]) {
-    if (typeof doc[key] !== "string") return { problem: `The note's ${key} is not a text that can be edited.` }
+    if (typeof doc[key] !== "string") return { problem: `The note's ${key} is not an editable text.` }
   }
   return {
     title: doc.title,

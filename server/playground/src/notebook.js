@@ -285,7 +285,7 @@ export class Notebook {
     if (relay === this.#relay) return
     this.#lastRelay.value = relay
     location.reload()
-    throw new Error("another relay")
+    throw new Error("the address leads to another relay")
   }
 
   /** The relay has listed all that there is. */

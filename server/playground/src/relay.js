@@ -25,7 +25,7 @@ export async function listing({ documents, space }, since, page) {
     found.documents = found.documents.map(({ url, ...rest }) => ({ id: url.slice(SCHEME.length), ...rest }))
     first ??= found
     // Another log meanwhile: what was read does not fit together.
-    if (found.relay !== first.relay || found.epoch !== first.epoch) throw new Error("the log is another one")
+    if (found.relay !== first.relay || found.epoch !== first.epoch) throw new Error("the relay's log was replaced")
     await page(found)
     before = found.next
     limit = PAGE

@@ -85,7 +85,7 @@ export class Sheet {
     if (list.dataset.now !== JSON.stringify(items)) list.replaceChildren(...items.map(made))
     list.dataset.now = JSON.stringify(items)
     const facts = []
-    if (view?.created) facts.push(`Made ${view.created.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}`)
+    if (view?.created) facts.push(`Created ${view.created.toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}`)
     if (view?.votes != null) facts.push(view.votes === 1 ? "1 vote" : `${view.votes} votes`)
     this.#at("facts").textContent = facts.join(" · ")
   }
@@ -110,7 +110,7 @@ export class Sheet {
     else if (state === "loading") say(saved, "off", "Loading…")
     else if (state !== "ready") say(saved, "off", "")
     else if (safe) say(saved, "good", "On the relay’s disk")
-    else if (notebook.link.up) say(saved, "wait", "On its way to the relay")
+    else if (notebook.link.up) say(saved, "wait", "Being sent to the relay")
     else if (!kept) say(saved, "wait", "Being stored in this browser")
     else say(saved, "wait", "In this browser, not on the relay yet")
   }
@@ -126,7 +126,7 @@ export class Sheet {
     const others = this.#people.others()
     at("self").dataset.hue = String(this.#people.hue)
     at("nobody").hidden = others.length > 0
-    say(at("nobody"), "", notebook.link?.up ? "Nobody else is here" : "Others are out of sight")
+    say(at("nobody"), "", notebook.link?.up ? "No one else is here" : "Others are not visible offline")
     for (const [key, field] of Object.entries(this.#fields)) {
       field.place(others.filter(({ caret }) => caret?.field === key).map(({ caret, ...who }) => ({ ...who, ...caret })))
     }
@@ -173,12 +173,12 @@ function personOf({ name, hue, isSelf }) {
 function whatIsWrong({ state, orphan, isKept, view }) {
   if (state === "gone" && orphan) {
     const where = isKept
-      ? "it is kept in this browser until you save or discard it."
-      : "and this browser has not stored it yet. Save it as a new note, or download it."
-    return `Somebody deleted this note, for good. What you wrote had not reached the relay${isKept ? ":" : ","} ${where}`
+      ? "they are kept in this browser until you save or discard them."
+      : "and this browser has not stored them yet. Save them as a new note, or download them."
+    return `This note was permanently deleted elsewhere. Your edits had not reached the relay${isKept ? ":" : ","} ${where}`
   }
-  if (state === "gone") return "Somebody deleted this note, for good. What you see is a last copy, which is not kept."
-  if (state === "missing") return "The relay does not have this note. It appears here as soon as it does."
+  if (state === "gone") return "This note was permanently deleted elsewhere. This is a last copy, which is not stored."
+  if (state === "missing") return "The relay does not have this note. It appears here once the relay receives it."
   return view?.problem ?? ""
 }
 

@@ -7,7 +7,7 @@ import { difference, shown, toShown, toText } from "../src/text.js"
 
 const apply = (text, { at, remove, insert }) => text.slice(0, at) + insert + text.slice(at + remove)
 
-test("a difference makes the one of the other", () => {
+test("a difference turns one text into the other", () => {
   const alphabet = ["a", "b", "\n", "🏝", "🏞", "é"]
   // A generator of its own, so that what fails can be run again.
   let state = 7
@@ -25,17 +25,17 @@ test("a difference makes the one of the other", () => {
   }
 })
 
-test("the caret says which of two equal letters is new", () => {
+test("the caret decides which of two equal letters is new", () => {
   assert.deepEqual(difference("aa", "aaa", 1), { at: 0, remove: 0, insert: "a" })
   assert.deepEqual(difference("aa", "aaa", 2), { at: 1, remove: 0, insert: "a" })
   assert.deepEqual(difference("aa", "aaa", 3), { at: 2, remove: 0, insert: "a" })
 })
 
-test("an edit elsewhere than at the caret stays small", () => {
+test("an edit away from the caret stays small", () => {
   assert.deepEqual(difference("one two three", "one 2 three", 11), { at: 4, remove: 3, insert: "2" })
 })
 
-test("line ends of two characters are one in an editor", () => {
+test("a two-character line end is one in an editor", () => {
   const text = "a\r\nb\rc\nd\r\n"
   assert.equal(shown(text), "a\nb\nc\nd\n")
   const places = [...shown(text)].map((_, at) => toText(text, at))
@@ -44,7 +44,7 @@ test("line ends of two characters are one in an editor", () => {
   for (const [at, place] of places.entries()) assert.equal(toShown(text, place), at)
 })
 
-test("places of a long text with line ends of two characters are found at once", () => {
+test("positions in a long text with two-character line ends are found quickly", () => {
   const text = "line\r\n".repeat(100_000)
   assert.equal(toText(text, 0), 0)
   assert.equal(toText(text, 4), 4)

@@ -30,13 +30,13 @@ pub(super) fn verify(
     let (damage, first) = match run(command, &copy) {
         Ok(found) => found,
         Err(error) => {
-            tracing::error!(%path, error, "the copy of the store could not be verified");
+            tracing::error!(%path, error, "cannot verify the backup");
             metrics.backups("unverified");
             return Some(copy);
         }
     };
     if damage == 0 {
-        tracing::info!(%path, "the copy of the store was verified: it is sound");
+        tracing::info!(%path, "the backup was verified: it is sound");
         metrics.backups("sound");
         Verification::now(0, name).record(data, Subject::Copy);
         return Some(copy);
@@ -44,7 +44,7 @@ pub(super) fn verify(
     let renamed = damaged(&copy);
     tracing::error!(
         path = %renamed.display(), damage, first,
-        "the copy of the store is damaged, and so may be the store: run `landfall-relay verify`"
+        "the backup is damaged, and the store may be too: run `landfall-relay verify`"
     );
     metrics.backups("damaged");
     // The name marks the damage; if renaming fails, only the recorded verification does.
@@ -62,7 +62,7 @@ fn name_of(copy: &Path) -> Option<String> {
 
 /// Runs the child; returns the number of damaged places, and the first of them.
 fn run(command: &[OsString], copy: &Path) -> Result<(u64, String), String> {
-    let (program, args) = command.split_first().ok_or("no command is given")?;
+    let (program, args) = command.split_first().ok_or("no command was given")?;
     let mut child = Command::new(program)
         .args(args)
         .arg(copy)
@@ -78,7 +78,8 @@ fn run(command: &[OsString], copy: &Path) -> Result<(u64, String), String> {
     let said = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let value: Value = serde_json::from_slice(&output.stdout)
         .map_err(|_| format!("the child ended with {}: {}", output.status, said()))?;
-    let damage = value["damage"].as_u64().ok_or("the child's answer says nothing of damage")?;
+    let damage =
+        value["damage"].as_u64().ok_or("the child's answer lacks the number of damaged places")?;
     Ok((damage, value["first"].as_str().unwrap_or_default().to_owned()))
 }
 

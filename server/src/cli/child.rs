@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::operator::failure;
 use super::{Failure, OTHER};
+use crate::admin::verify::verify_copy;
 use crate::limits;
-use crate::operate::verify::verify_copy;
 
 /// The hidden subcommand of the compaction child.
 pub const COMPACT_WORKER: &str = "compact-worker";
@@ -30,8 +30,13 @@ pub fn verify_copy_worker(file: &Path) -> ExitCode {
     let confined = landfall_compaction::worker::confine(limits::VERIFY_MEMORY_BYTES);
     let watching = std::thread::Builder::new().name("parent".to_owned()).spawn(end_with_the_parent);
     if let Err(error) = confined.and(watching.map(drop)) {
-        return Failure::new(OTHER, "the child cannot be confined", error, "look at its limits")
-            .tell();
+        return Failure::new(
+            OTHER,
+            "the child's limits cannot be set",
+            error,
+            "check the limits of the process",
+        )
+        .tell();
     }
     match verify_copy(file) {
         Ok(found) => {

@@ -7,24 +7,29 @@ use url::Url;
 pub(super) fn origin(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() || text.contains('*') || text.eq_ignore_ascii_case("null") {
-        return Err("name each origin by itself, such as https://app.example".to_owned());
+        return Err("name each origin in full, such as https://app.example".to_owned());
     }
     let parsed = match Url::parse(text) {
         Ok(parsed) if parsed.host_str().is_some_and(|host| !host.is_empty()) => parsed,
-        Err(error) if text.contains("://") => return Err(format!("it is no origin: {error}")),
-        _ if text.contains("://") => return Err("it names no host".to_owned()),
+        Err(error) if text.contains("://") => return Err(format!("it is not an origin: {error}")),
+        _ if text.contains("://") => return Err("it has no host".to_owned()),
         _ => {
             let likely = origin(&format!("https://{text}"))
                 .map_or(String::new(), |likely| format!("; did you mean {likely}?"));
-            return Err(format!("no scheme and host{likely}"));
+            return Err(format!("it has no scheme and host{likely}"));
         }
     };
     let host = parsed.host_str().unwrap_or_default();
     let port = parsed.port().map_or(String::new(), |port| format!(":{port}"));
     let origin = format!("{}://{host}{port}", parsed.scheme());
     match parsed.scheme() {
-        "ws" | "wss" => Err(format!("an origin is a page's: did you mean http{}?", &origin[2..])),
-        _ if has_more(&parsed) => Err(format!("an origin ends with its host: {origin}")),
+        "ws" | "wss" => Err(format!(
+            "an origin is a page's, not a WebSocket's: did you mean http{}?",
+            &origin[2..]
+        )),
+        _ if has_more(&parsed) => {
+            Err(format!("an origin has nothing after its host and port: {origin}"))
+        }
         _ => Ok(origin),
     }
 }
@@ -36,8 +41,10 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     let parsed = Url::parse(&format!("http://{named}/")).map_err(|error| error.to_string())?;
     let host = parsed.host_str().unwrap_or_default().trim_end_matches('.').to_owned();
     match () {
-        () if host.contains('*') => Err("name each host by itself".to_owned()),
-        () if has_more(&parsed) || named != text => Err(format!("a host is a name alone: {host}")),
+        () if host.contains('*') => Err("name each host in full".to_owned()),
+        () if has_more(&parsed) || named != text => {
+            Err(format!("a host is only a name or an address: {host}"))
+        }
         () => Ok(host),
     }
 }
@@ -74,12 +81,12 @@ mod tests {
             ("", "each origin"),
             ("https://*.example", "each origin"),
             ("https://app.example:99999", "invalid port"),
-            ("http://exa mple", "it is no origin: invalid"),
+            ("http://exa mple", "it is not an origin: invalid"),
             ("file://", "no host"),
             ("exa mple", "no scheme and host"),
             ("https://app.example/notes", "https://app.example"),
-            ("https://app.example?x", "ends with its host"),
-            ("https://me@app.example", "ends with its host"),
+            ("https://app.example?x", "nothing after its host"),
+            ("https://me@app.example", "nothing after its host"),
             ("wss://app.example", "https://app.example"),
         ] {
             let error = origin(given).unwrap_err();

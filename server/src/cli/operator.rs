@@ -1,4 +1,4 @@
-//! The operator's commands: their options, output and errors. `operate` implements them.
+//! The operator's commands: their options, output and errors. `admin` implements them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,48 +12,48 @@ use super::{
     CompactionArgs, DAMAGED, FILE, Failure, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE,
     store_failure,
 };
+use crate::admin::backup::backup;
+use crate::admin::compact::{CompactOptions, compact};
+use crate::admin::delete::delete;
+use crate::admin::export::export;
+use crate::admin::import::import;
+use crate::admin::import_repo::import_repo;
+use crate::admin::restore::{RestoreOptions, restore};
+use crate::admin::verify::{repair, verify};
+use crate::admin::{AdminError, must_have_store};
 use crate::logs;
-use crate::operate::backup::backup;
-use crate::operate::compact::{CompactOptions, compact};
-use crate::operate::delete::delete;
-use crate::operate::export::export;
-use crate::operate::import::import;
-use crate::operate::import_repo::import_repo;
-use crate::operate::restore::{RestoreOptions, restore};
-use crate::operate::verify::{repair, verify};
-use crate::operate::{OperateError, must_have_store};
 use crate::store::{BackupError, FailureClass, Inspection, StoreError, chain};
 
-/// What an operator does with a store.
+/// The operator's commands.
 #[derive(Debug, Subcommand)]
 pub enum OperatorCommand {
-    /// Say what is in the store: spaces, documents, sizes. Also beside the relay
+    /// Show the contents of the store: spaces, documents, sizes. The relay may be running
     Inspect(InspectArgs),
-    /// Check that the store holds what was written. Also beside the relay
+    /// Check every change, snapshot and count of the store. The relay may be running
     Verify(VerifyArgs),
-    /// Copy the store to a new file. Also beside the relay, while clients write
+    /// Copy the store to a new file. The relay may be running, while clients write
     Backup(BackupArgs),
-    /// Put a backup in the place of the store. The relay must be stopped
+    /// Replace the store with a backup. The relay must be stopped
     Restore(RestoreArgs),
-    /// Compact history and give room back to the disk. The relay must be stopped
+    /// Compact history and return free space to the disk. The relay must be stopped
     Compact(CompactArgs),
-    /// Write a space to a portable file. Also beside the relay
+    /// Write a space to a portable file. The relay may be running
     Export(ExportArgs),
-    /// Take in a portable file. The relay must be stopped
+    /// Import a portable file. The relay must be stopped
     Import(ImportArgs),
-    /// Delete documents for good, at every client too. The relay must be stopped
+    /// Delete documents permanently, on every client too. The relay must be stopped
     Delete(DeleteArgs),
-    /// Take over the data folder of an automerge-repo sync server. The relay must be stopped
+    /// Import the data folder of an automerge-repo sync server. The relay must be stopped
     ImportRepo(ImportRepoArgs),
 }
 
-/// What all of them take.
+/// Options that all of them have.
 #[derive(Debug, Args)]
 pub struct Common {
     /// The folder that holds the store
     #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
     data: PathBuf,
-    /// For a program to read
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -63,10 +63,10 @@ pub struct Common {
 pub struct InspectArgs {
     #[command(flatten)]
     common: Common,
-    /// This space with its documents
+    /// Show this space with its documents
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
-    /// This document with its heads and actors
+    /// Show this document with its heads and actors
     #[arg(long, value_name = "ID", requires = "space")]
     document: Option<DocumentId>,
 }
@@ -76,10 +76,10 @@ pub struct InspectArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     common: Common,
-    /// Report only what is found in this space
+    /// Report only findings in this space
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
-    /// Set right what can be; clients bring back what is lost. The relay must be stopped
+    /// Repair what can be repaired; clients send back lost changes. The relay must be stopped
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -91,7 +91,7 @@ pub struct VerifyArgs {
 pub struct BackupArgs {
     #[command(flatten)]
     common: Common,
-    /// The new file; one that is there is never overwritten
+    /// The new file; an existing one is never overwritten
     file: PathBuf,
 }
 
@@ -100,12 +100,12 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     common: Common,
-    /// The backup; it stays as it is
+    /// The backup; it is not changed
     file: PathBuf,
-    /// Replace the store that is there; it is kept beside the new one
+    /// Replace the existing store; it is kept beside the new one
     #[arg(long)]
     replace: bool,
-    /// Take a backup whatever is damaged in it
+    /// Restore the backup even if it is damaged
     #[arg(long)]
     unchecked: bool,
 }
@@ -135,7 +135,7 @@ pub struct ExportArgs {
     common: Common,
     /// The space
     space: SpaceName,
-    /// The new file; one that is there is never overwritten
+    /// The new file; an existing one is never overwritten
     file: PathBuf,
 }
 
@@ -146,7 +146,7 @@ pub struct ImportArgs {
     common: Common,
     /// The portable file
     file: PathBuf,
-    /// Take it into this space instead of the one that it names
+    /// Import into this space instead of the one that the file names
     #[arg(long, value_name = "NAME")]
     space: Option<SpaceName>,
     #[command(flatten)]
@@ -173,10 +173,10 @@ pub struct DeleteArgs {
 pub struct ImportRepoArgs {
     #[command(flatten)]
     common: Common,
-    /// The folder that the sync server's file storage was given
+    /// The folder that the sync server's file storage writes to
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Take it into this space
+    /// Import into this space
     #[arg(long, value_name = "NAME", default_value = "default")]
     space: SpaceName,
     #[command(flatten)]
@@ -184,7 +184,7 @@ pub struct ImportRepoArgs {
 }
 
 /// Runs an operator's command.
-pub fn operate(command: OperatorCommand) -> ExitCode {
+pub fn admin(command: OperatorCommand) -> ExitCode {
     let logging = logs::start(LogFormat::Auto);
     let done = match command {
         OperatorCommand::Inspect(args) => run_inspect(args),
@@ -202,7 +202,7 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
     let done = done.and_then(|()| match print::missing() {
         None => Ok(()),
         Some(why) => {
-            let remedy = "what the command does is done; ask again for what it shows";
+            let remedy = "the command's work is done; run `inspect` to see the result";
             Err(Failure::new(FILE, "the output could not be written", why, remedy))
         }
     });
@@ -215,7 +215,7 @@ pub fn operate(command: OperatorCommand) -> ExitCode {
 fn run_inspect(args: InspectArgs) -> Result<(), Failure> {
     let InspectArgs { common, space, document } = args;
     let out = Output::new(common.json);
-    let failed = |error| failure(OperateError::from(error), &common.data);
+    let failed = |error| failure(AdminError::from(error), &common.data);
     must_have_store(&common.data).map_err(|error| failure(error, &common.data))?;
     let inspection =
         Inspection::open(&common.data).map_err(|error| failure(error.into(), &common.data))?;
@@ -225,7 +225,7 @@ fn run_inspect(args: InspectArgs) -> Result<(), Failure> {
         return Ok(());
     };
     let found = store.spaces.iter().find(|report| report.space == space);
-    let missing = || failure(OperateError::NoSpace(space.clone()), &common.data);
+    let missing = || failure(AdminError::NoSpace(space.clone()), &common.data);
     let found = found.ok_or_else(missing)?;
     let Some(document) = document else {
         return out
@@ -233,7 +233,7 @@ fn run_inspect(args: InspectArgs) -> Result<(), Failure> {
             .map_err(failed);
     };
     let report = inspection.document(&space, &document).map_err(failed)?;
-    let missing = || failure(OperateError::NoDocument(space.clone(), document), &common.data);
+    let missing = || failure(AdminError::NoDocument(space.clone(), document), &common.data);
     let report = report.ok_or_else(missing)?;
     let actors = inspection.actors(&space, &document).map_err(failed)?;
     out.document(&report, &actors);
@@ -250,18 +250,18 @@ fn run_verify(args: VerifyArgs) -> Result<(), Failure> {
         let of_file = found.findings.iter().any(|finding| finding.damage.is_of_file());
         let hint = match of_file {
             true => FILE_DAMAGED,
-            false => "stop the relay and run `verify --repair`; keep a backup first",
+            false => "stop the relay, make a backup, and run `verify --repair`",
         };
         return clean(found.damage, hint);
     }
-    let mended = repair(&common.data, space.as_ref(), compaction.options()).map_err(failed)?;
-    out.mended(&mended);
-    clean(mended.after.damage, FILE_DAMAGED)
+    let repaired = repair(&common.data, space.as_ref(), compaction.options()).map_err(failed)?;
+    out.repaired(&repaired);
+    clean(repaired.after.damage, FILE_DAMAGED)
 }
 
 /// The remedy for a damaged file structure.
 const FILE_DAMAGED: &str = "stop the relay and restore a backup (`restore --replace`), or without \
-    one begin with an empty data folder: clients bring back what they have";
+    one start with an empty data folder: clients send back what they have";
 
 fn clean(damage: u64, hint: &str) -> Result<(), Failure> {
     if damage == 0 {
@@ -310,8 +310,8 @@ fn run_import(args: ImportArgs) -> Result<(), Failure> {
     Output::new(common.json).imported(&imported);
     let written = &imported.written;
     let Some((document, why)) = written.refusals.first() else { return Ok(()) };
-    let what = format!("{} of the file's entries were refused", written.refused);
-    let hint = "everything else was taken; see the list";
+    let what = format!("{} of the file's entries were rejected", written.refused);
+    let hint = "everything else was imported; see the list";
     Err(Failure::new(OTHER, what, format!("document {document}: {why}"), hint))
 }
 
@@ -319,7 +319,7 @@ fn run_delete(args: DeleteArgs) -> Result<(), Failure> {
     let DeleteArgs { common, space, documents, all } = args;
     if documents.is_empty() && !all {
         let why = "no document is named";
-        let remedy = "name documents by their ids, or say --all for every document of the space";
+        let remedy = "give document ids, or --all for every document of the space";
         return Err(Failure::new(USAGE, "nothing was deleted", why, remedy));
     }
     let deleted =
@@ -339,63 +339,65 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
         (None, Some((document, why))) => format!("document {document}: {why}"),
         (None, None) => return Ok(()),
     };
-    let what = format!("not taken: {}", counted(problems.count + written.refused, "place"));
-    let hint = "everything else was taken; see the list";
+    let what = format!("not imported: {}", counted(problems.count + written.refused, "place"));
+    let hint = "everything else was imported; see the list";
     Err(Failure::new(OTHER, what, why, hint))
 }
 
 /// Maps an error to a line and an exit code.
-pub(super) fn failure(error: OperateError, data: &Path) -> Failure {
+pub(super) fn failure(error: AdminError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(chain);
     let told = |code, hint| match &cause {
         Some(cause) => Failure::new(code, &why, cause, hint),
-        None => Failure::new(code, "that cannot be done", &why, hint),
+        None => Failure::new(code, "the command failed", &why, hint),
     };
     match &error {
-        OperateError::Open(error) => store_failure(error),
-        OperateError::Store(error) => of_store(error),
-        OperateError::NoStore(_) => told(STORE, "name the relay's folder with --data"),
-        OperateError::NoSpace(_) | OperateError::NoDocument(..) => {
+        AdminError::Open(error) => store_failure(error),
+        AdminError::Store(error) => of_store(error),
+        AdminError::NoStore(_) => told(STORE, "name the relay's folder with --data"),
+        AdminError::NoSpace(_) | AdminError::NoDocument(..) => {
             told(USAGE, "see `landfall-relay inspect`")
         }
-        OperateError::Backup(BackupError::Source(_)) => {
+        AdminError::Backup(BackupError::Source(_)) => {
             let why = cause.as_deref().unwrap_or_default();
             let what = format!("there is no store to copy in {}", data.display());
             Failure::new(STORE, what, why, "name the relay's folder with --data")
         }
-        OperateError::Backup(BackupError::Exists { .. }) => {
+        AdminError::Backup(BackupError::Exists { .. }) => {
             told(FILE, "choose another name; a backup never overwrites")
         }
-        OperateError::Backup(error) => match error.class() {
+        AdminError::Backup(error) => match error.class() {
             FailureClass::Corrupt => told(DAMAGED, "run `landfall-relay verify`"),
             FailureClass::DiskFull => told(FILE, "make room on the disk"),
-            FailureClass::Busy => told(FILE, "wait for the other one"),
-            _ => told(FILE, "see that the target's folder exists and can be written"),
+            FailureClass::Busy => told(FILE, "wait until the other backup is done"),
+            _ => told(FILE, "check that the target's folder exists and is writable"),
         },
-        OperateError::BadBackup(BackupError::Exists { .. } | BackupError::Busy { .. }) => {
-            told(IN_USE, "wait for the other command")
+        AdminError::BadBackup(BackupError::Exists { .. } | BackupError::Busy { .. }) => {
+            told(IN_USE, "wait until the other command is done")
         }
-        OperateError::BadBackup(_) => told(FILE, "choose another backup; nothing was changed"),
-        OperateError::DamagedBackup { .. } => told(
+        AdminError::BadBackup(_) => told(FILE, "choose another backup; nothing was changed"),
+        AdminError::DamagedBackup { .. } => told(
             DAMAGED,
-            "nothing was changed; choose another backup, or take it with --unchecked and repair",
+            "nothing was changed; choose another backup, or restore it with --unchecked and repair",
         ),
-        OperateError::HasStore(_) => told(FILE, "say --replace, and it is kept beside the new one"),
-        OperateError::Read(..) => told(FILE, "see that it exists and can be read"),
-        OperateError::NoRepo(_) => {
-            told(FILE, "name the folder that the server's storage adapter was given")
+        AdminError::HasStore(_) => {
+            told(FILE, "use --replace to replace it; the old store is kept beside the new one")
         }
-        OperateError::Write(..) | OperateError::NewFile(_) => {
-            told(FILE, "choose another name, and see that there is room")
+        AdminError::Read(..) => told(FILE, "check that it exists and is readable"),
+        AdminError::NoRepo(_) => {
+            told(FILE, "name the folder that the server's storage adapter writes to")
         }
-        OperateError::Portable(_, PortableError::NotPortable | PortableError::Version { .. }) => {
-            told(FILE, "nothing was changed; name a file that `export` made")
+        AdminError::Write(..) | AdminError::NewFile(_) => {
+            told(FILE, "choose another name, and check that the disk has room")
         }
-        OperateError::Portable(..) => told(DAMAGED, "nothing was changed; export it once more"),
-        OperateError::Unsound(_) => told(DAMAGED, "run `landfall-relay verify`"),
-        OperateError::Rewrite(_) => told(STORE, "make room on the disk and run it again"),
-        OperateError::NoWorker | OperateError::Randomness(_) => told(OTHER, "please report this"),
+        AdminError::Portable(_, PortableError::NotPortable | PortableError::Version { .. }) => {
+            told(FILE, "nothing was changed; name a file that `export` wrote")
+        }
+        AdminError::Portable(..) => told(DAMAGED, "nothing was changed; export the space again"),
+        AdminError::Unsound(_) => told(DAMAGED, "run `landfall-relay verify`"),
+        AdminError::Rewrite(_) => told(STORE, "make room on the disk and run the command again"),
+        AdminError::NoWorker | AdminError::Randomness(_) => told(OTHER, "please report this"),
     }
 }
 
@@ -405,8 +407,8 @@ fn of_store(error: &StoreError) -> Failure {
         FailureClass::DiskFull => (STORE, "make room on the disk"),
         FailureClass::Corrupt => (DAMAGED, FILE_DAMAGED),
         FailureClass::Gone => (GONE, "put the store's files back, or restore a backup"),
-        FailureClass::Busy => (IN_USE, "end what else reads the store"),
-        _ => (STORE, "look at the disk and try again"),
+        FailureClass::Busy => (IN_USE, "stop the other program that reads the store"),
+        _ => (STORE, "check the disk and try again"),
     };
     let why = std::error::Error::source(error).map_or_else(String::new, chain);
     Failure::new(code, error, why, hint)

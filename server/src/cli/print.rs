@@ -9,13 +9,13 @@ use std::sync::OnceLock;
 use landfall_protocol::{ActorId, DocumentId, SpaceName};
 use serde_json::{Value, json};
 
-use crate::operate::Written;
-use crate::operate::compact::CompactionReport;
-use crate::operate::export::Exported;
-use crate::operate::import::Imported;
-use crate::operate::import_repo::{RepoImported, Told};
-use crate::operate::restore::Restored;
-use crate::operate::verify::{Found, Mended};
+use crate::admin::WriteCounts;
+use crate::admin::compact::CompactionReport;
+use crate::admin::export::Exported;
+use crate::admin::import::Imported;
+use crate::admin::import_repo::{Findings, RepoImported};
+use crate::admin::restore::Restored;
+use crate::admin::verify::{RepairResult, VerifyFindings};
 use crate::store::StoreError;
 use crate::store::inspect::{DocumentReport, SpaceReport, StoreReport};
 use crate::store::repair::Repaired;
@@ -108,7 +108,7 @@ impl Output {
         self.say(value, || document_lines(document, actors));
     }
 
-    pub(super) fn found(&self, found: &Found) {
+    pub(super) fn found(&self, found: &VerifyFindings) {
         let value = || {
             let findings: Vec<Value> = found.findings.iter().map(finding_value).collect();
             json!({
@@ -126,10 +126,10 @@ impl Output {
         });
     }
 
-    pub(super) fn mended(&self, mended: &Mended) {
-        let Mended { before, rounds, after } = mended;
+    pub(super) fn repaired(&self, repaired: &RepairResult) {
+        let RepairResult { before, rounds, after } = repaired;
         let value = || {
-            let findings = |found: &Found| -> Vec<Value> {
+            let findings = |found: &VerifyFindings| -> Vec<Value> {
                 found.findings.iter().map(finding_value).collect()
             };
             let rounds: Vec<Value> = rounds.iter().map(repaired_value).collect();
@@ -146,7 +146,7 @@ impl Output {
             let mut lines = finding_lines(before);
             for repaired in rounds {
                 lines.push(format!(
-                    "repaired: {} reckoned anew, {} and {} dropped, {} made anew",
+                    "repaired: {} recomputed, {} and {} dropped, {} rebuilt",
                     counted(repaired.documents, "document"),
                     counted(repaired.dropped_changes, "change"),
                     counted(repaired.dropped_snapshots, "snapshot"),
@@ -154,7 +154,7 @@ impl Output {
                 ));
                 for space in &repaired.broken {
                     lines.push(format!(
-                        "space {space} has lost something: its clients bring back what they have"
+                        "space {space} lost changes: its clients send back those that they have"
                     ));
                 }
             }
@@ -184,7 +184,7 @@ impl Output {
         self.say(value, || {
             let mut lines: Vec<String> = restored.verified.iter().map(verified_line).collect();
             lines.push(format!("restored {}", file.display()));
-            lines.extend(kept.iter().map(|kept| format!("what was there before is {kept}")));
+            lines.extend(kept.iter().map(|kept| format!("the previous store is kept as {kept}")));
             lines
         });
     }
@@ -261,7 +261,7 @@ impl Output {
         };
         self.say(value, || {
             let refusal = |(document, why): &(DocumentId, String)| {
-                format!("refused: document {document}: {why}")
+                format!("rejected: document {document}: {why}")
             };
             let mut lines: Vec<String> = written.refusals.iter().map(refusal).collect();
             lines.push(format!(
@@ -275,13 +275,13 @@ impl Output {
             ));
             if written.deleted_here > 0 {
                 let count = written.deleted_here;
-                lines.push(format!("{count} not taken, of documents that are deleted here"));
+                lines.push(format!("{count} not imported: their documents are deleted here"));
             }
             lines
         });
     }
 
-    pub(super) fn deleted(&self, space: &SpaceName, written: &Written) {
+    pub(super) fn deleted(&self, space: &SpaceName, written: &WriteCounts) {
         let (deleted, before) = (written.tombstones, written.known + written.deleted_here);
         let value =
             || json!({"space": space.to_string(), "deleted": deleted, "deletedBefore": before});
@@ -289,17 +289,18 @@ impl Output {
             let mut lines =
                 vec![format!("space {space}: deleted {}", counted(deleted, "document"))];
             if before > 0 {
-                lines.push(format!("{before} deleted already"));
+                lines.push(format!("{before} already deleted"));
             }
-            lines
-                .push("their content is removed, and its room given back, by `compact`".to_owned());
+            lines.push(
+                "run `compact` to remove their content and free its space on the disk".to_owned(),
+            );
             lines
         });
     }
 
     pub(super) fn repo_imported(&self, imported: &RepoImported) {
         let written = &imported.written;
-        let told = |told: &Told| -> Vec<Value> {
+        let told = |told: &Findings| -> Vec<Value> {
             let one = |(path, why): &(PathBuf, String)| json!({"path": path, "why": why});
             told.first.iter().map(one).collect()
         };
@@ -323,10 +324,11 @@ impl Output {
 
 fn repo_lines(imported: &RepoImported) -> Vec<String> {
     let written = &imported.written;
-    let mut lines = told_lines("passed over", &imported.others);
-    lines.extend(told_lines("not taken", &imported.problems));
-    let refusal =
-        |(document, why): &(DocumentId, String)| format!("not taken: document {document}: {why}");
+    let mut lines = told_lines("skipped", &imported.others);
+    lines.extend(told_lines("not imported", &imported.problems));
+    let refusal = |(document, why): &(DocumentId, String)| {
+        format!("not imported: document {document}: {why}")
+    };
     lines.extend(written.refusals.iter().map(refusal));
     lines.push(format!(
         "space {}: {} in the folder; new here: {} and {} of {}",
@@ -338,12 +340,12 @@ fn repo_lines(imported: &RepoImported) -> Vec<String> {
     ));
     if imported.deleted_here > 0 {
         let documents = counted(imported.deleted_here, "document");
-        lines.push(format!("not taken, since deleted here: {documents}"));
+        lines.push(format!("not imported: {documents}, deleted here"));
     }
     lines
 }
 
-fn told_lines(word: &str, told: &Told) -> Vec<String> {
+fn told_lines(word: &str, told: &Findings) -> Vec<String> {
     let one = |(path, why): &(PathBuf, String)| format!("{word}: {}: {why}", path.display());
     let mut lines: Vec<String> = told.first.iter().map(one).collect();
     let more = told.count - told.first.len() as u64;
@@ -561,10 +563,10 @@ fn finding_value(finding: &Finding) -> Value {
     })
 }
 
-fn finding_lines(found: &Found) -> Vec<String> {
+fn finding_lines(found: &VerifyFindings) -> Vec<String> {
     let mut lines: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
     let more = found.verified.findings.saturating_sub(lines.len() as u64);
-    lines.extend((more > 0).then(|| format!("and {more} more, or of other spaces")));
+    lines.extend((more > 0).then(|| format!("and {more} more, some maybe of other spaces")));
     lines
 }
 

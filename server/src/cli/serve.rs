@@ -25,29 +25,29 @@ use crate::{allocator, http, limits, logs};
 /// Options of `serve`. Every option has a default and an environment variable.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Where to listen: address and port, or `localhost` and port. Port 0 takes a free one
+    /// The address to listen on: address and port, or `localhost` and port. Port 0 picks a free one
     #[arg(long, env = "LANDFALL_LISTEN", default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
     pub listen: String,
-    /// The folder that holds the store; made, for its owner only, if there is none
+    /// The folder of the store; created, accessible to its owner only, if it is missing
     #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
     pub data: PathBuf,
     /// An origin whose pages may connect, such as `https://app.example`; may be repeated
     #[arg(long, env = "LANDFALL_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN",
         value_parser = names::origin)]
     pub allow_origin: Vec<String>,
-    /// Serve every client that reaches the port, without asking who they are
+    /// Serve every client that reaches the port, without authentication
     #[arg(long, env = "LANDFALL_INSECURE_OPEN", value_parser = BoolishValueParser::new())]
     pub insecure_open: bool,
-    /// Memory for what clients make the relay keep, all together, in MiB. The process itself and
-    /// its children come on top
+    /// Memory budget for everything that clients make the relay hold, in MiB. The process itself
+    /// and its children need more
     #[arg(long, env = "LANDFALL_MEMORY", default_value_t = DEFAULT_MEMORY_MIB, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(LEAST_MEMORY_MIB..=1 << 20))]
     pub memory: u64,
-    /// A name under which the relay is reached, such as `relay.example`; may be repeated
+    /// A host name that clients may use for the relay, such as `relay.example`; may be repeated
     #[arg(long, env = "LANDFALL_ALLOW_HOST", value_delimiter = ',', value_name = "HOST",
         value_parser = names::host)]
     pub allow_host: Vec<String>,
-    /// Connections of one address at a time; behind a proxy all clients have the proxy's
+    /// Maximum connections of one address; behind a proxy all clients have the proxy's
     #[arg(long, env = "LANDFALL_CONNECTIONS_PER_ADDRESS", value_name = "COUNT",
         default_value_t = limits::CONNECTIONS_OF_ADDRESS as u64,
         value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
@@ -55,21 +55,21 @@ pub struct ServeArgs {
     /// How history is compacted.
     #[command(flatten)]
     pub compaction: CompactionArgs,
-    /// Compact nothing: every change is kept as it came
+    /// Disable compaction: every change is kept as it came
     #[arg(long, env = "LANDFALL_NO_COMPACT", value_parser = BoolishValueParser::new())]
     pub no_compact: bool,
-    /// A folder, best on another disk, into which the running relay copies its store now and then
+    /// A folder, preferably on another disk, into which the running relay backs up its store
     #[arg(long, env = "LANDFALL_BACKUP_TO", value_name = "FOLDER")]
     pub backup_to: Option<PathBuf>,
-    /// How old the newest of those copies may get, such as `90m`, `24h` or `7d`
+    /// Maximum age of the newest backup, such as `90m`, `24h` or `7d`
     #[arg(long, env = "LANDFALL_BACKUP_EVERY", value_name = "TIME", default_value = "24h",
         requires = "backup_to", value_parser = backup_every)]
     pub backup_every: Duration,
-    /// How many of those copies stay; older ones are removed
+    /// How many backups are kept; older ones are removed
     #[arg(long, env = "LANDFALL_BACKUP_KEEP", value_name = "COUNT", default_value_t = 7,
         requires = "backup_to", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub backup_keep: u64,
-    /// How log lines are written to standard error
+    /// The format of log lines on standard error
     #[arg(long, env = "LANDFALL_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
@@ -77,19 +77,19 @@ pub struct ServeArgs {
 /// How history is compacted: by `serve`, and by the operator's commands.
 #[derive(Debug, Clone, Args)]
 pub struct CompactionArgs {
-    /// Memory that the child process which compacts history may have, in MiB
+    /// Memory limit of the child process that compacts documents, in MiB
     #[arg(long, env = "LANDFALL_COMPACT_MEMORY", default_value_t = DEFAULT_COMPACT_MIB, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
     pub compact_memory: u64,
-    /// How long that child may take for one document, in seconds
+    /// Time limit of that child for one document, in seconds
     #[arg(long, env = "LANDFALL_COMPACT_TIME", default_value_t = limits::COMPACTION_TIME.as_secs(),
         value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub compact_time: u64,
-    /// The youngest changes of each space, which are never compacted
+    /// The number of youngest changes of each space that are not compacted
     #[arg(long, env = "LANDFALL_KEEP_RECENT", default_value_t = shared::RECENT_ENTRIES,
         value_name = "CHANGES")]
     pub keep_recent: u64,
-    /// How old a change must be to be compacted, in seconds
+    /// Changes younger than this are not compacted, in seconds
     #[arg(long, env = "LANDFALL_KEEP_RECENT_AGE", default_value_t = shared::RECENT_AGE.as_secs(),
         value_name = "SECONDS")]
     pub keep_recent_age: u64,
@@ -129,7 +129,7 @@ impl CompactionArgs {
 fn backup_every(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(every) if every >= Duration::from_secs(1) => Ok(every),
-        Ok(_) => Err("at least a second".to_owned()),
+        Ok(_) => Err("it must be at least a second".to_owned()),
         Err(error) => Err(format!("{error}; give a time such as 90m, 24h or 7d")),
     }
 }
@@ -147,12 +147,12 @@ fn backups(
             FILE,
             what,
             error,
-            "make the folder writable for the relay, or mount its disk, before it starts",
+            "make the folder writable for the relay, or mount its disk, before you start the relay",
         )
     };
     match std::fs::metadata(&folder) {
         Ok(found) if found.is_dir() => {}
-        Ok(_) => return Err(refused(&"it is no folder")),
+        Ok(_) => return Err(refused(&"it is not a folder")),
         Err(error) => return Err(refused(&error)),
     }
     // Fail at the start instead of at the first copy: a unit file may make all other folders read-only.
@@ -192,7 +192,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
             OTHER,
             "the relay's threads could not be started",
             error,
-            "look at the limits of processes and memory",
+            "check the limits of processes and memory",
         )),
     };
     // Drop the log writer first, so that the error is the last line.
@@ -225,8 +225,8 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
         }
     };
     let signal = signal().map_err(|error| {
-        let what = "signals could not be listened to";
-        Failure::new(OTHER, what, error, "look at the limits of the process")
+        let what = "the signal handlers could not be installed";
+        Failure::new(OTHER, what, error, "check the limits of the process")
     })?;
     let mut out = io::stdout();
     // The parent process may have closed standard output; the relay serves all the same.
@@ -244,15 +244,16 @@ fn code_and_hint(error: &ServeError) -> (u8, &'static str) {
     match error {
         ServeError::Drain { .. } => (OTHER, "nothing acknowledged is lost"),
         ServeError::Gone(_) => {
-            let hint = "put the store's files back or restore a backup before you start it again: \
-                        without them it begins an empty store";
+            let hint = "put the store's files back or restore a backup, then start the relay: \
+                        without them it creates an empty store";
             (GONE, hint)
         }
-        ServeError::Fsync(_) => {
-            (FSYNC, "look at the disk, and start it again: it opens what is on the disk")
-        }
+        ServeError::Fsync(_) => (
+            FSYNC,
+            "check the disk, and restart the relay: everything acknowledged before is on the disk",
+        ),
         ServeError::Ended(_) => {
-            (BUG, "start it again: nothing acknowledged is lost; report what the log says")
+            (BUG, "restart the relay: nothing acknowledged is lost; report the log lines")
         }
         _ => (OTHER, "see the log"),
     }
@@ -264,17 +265,17 @@ async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
     let found: Vec<SocketAddr> = match tokio::net::lookup_host(listen.as_str()).await {
         Ok(found) => found.collect(),
         Err(error) => {
-            let what = format!("`{listen}` is no address to listen on");
+            let what = format!("`{listen}` is not an address to listen on");
             let hint = "give address and port, such as 127.0.0.1:7600";
             return Err(Failure::new(USAGE, what, error, hint));
         }
     };
     let Some(address) = found.first() else {
-        let what = format!("`{listen}` is no address to listen on");
+        let what = format!("`{listen}` is not an address to listen on");
         return Err(Failure::new(
             USAGE,
             what,
-            "it resolves to nothing",
+            "it resolves to no address",
             "give an address and a port",
         ));
     };
@@ -292,7 +293,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                "stop who listens there, or choose another port with --listen"
+                "stop the program that listens there, or choose another port with --listen"
             }
             io::ErrorKind::PermissionDenied => "use a port from 1024 on",
             _ => "choose another address with --listen",

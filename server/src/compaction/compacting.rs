@@ -9,10 +9,10 @@ use landfall_compaction::{JobKind, Supervisor, WorkerError};
 use landfall_protocol::limits as shared;
 use landfall_protocol::space::StoreFailure;
 
-use super::Shared;
+use super::CompactorState;
 use super::memory::Granted;
 use super::merging::snapshot_of;
-use super::queue::Place;
+use super::queue::DocumentKey;
 use super::worker::{Looked, Worker, give};
 use crate::limits;
 use crate::store::{CompactionTask, StoreError};
@@ -21,19 +21,16 @@ impl Worker {
     /// Marks documents as due that an earlier version failed to compact.
     pub(super) fn retry_failed(&self) {
         if let Err(error) = self.store.retry_failed_compactions(VERSION) {
-            tracing::error!(
-                error = error.chain(),
-                "failed compactions could not be made due again"
-            );
+            tracing::error!(error = error.chain(), "cannot schedule failed compactions again");
         }
     }
 
     /// Compacts one document and prunes a few rows.
-    pub(super) fn look(&self, shared: &Shared) -> Looked {
+    pub(super) fn look(&self, shared: &CompactorState) -> Looked {
         let compaction = |supervisor: &Supervisor| self.compact_one(shared, supervisor);
         let compacted = self.supervisor.as_ref().map_or(Looked::Done, compaction);
         let more = self.store.prune(now_ms(), limits::PRUNE_ROWS).unwrap_or_else(|error| {
-            tracing::error!(error = error.chain(), "what is compacted could not be pruned");
+            tracing::error!(error = error.chain(), "cannot prune compacted changes");
             false
         });
         match compacted {
@@ -42,7 +39,7 @@ impl Worker {
         }
     }
 
-    fn compact_one(&self, shared: &Shared, supervisor: &Supervisor) -> Looked {
+    fn compact_one(&self, shared: &CompactorState, supervisor: &Supervisor) -> Looked {
         let task = match self.store.compaction_candidate(now_ms(), self.options.window) {
             Ok(Some(task)) => task,
             Ok(None) => {
@@ -50,7 +47,7 @@ impl Worker {
                 return Looked::Done;
             }
             Err(error) => {
-                tracing::error!(error = error.chain(), "no document could be found to compact");
+                tracing::error!(error = error.chain(), "cannot look for a document to compact");
                 self.leave_room();
                 return Looked::Done;
             }
@@ -61,7 +58,7 @@ impl Worker {
         // Reserved before the document is held, so that a merge of the document does not also wait for
         // memory.
         let Some(_room) = self.room_of(&task) else { return Looked::Done };
-        let Some(held) = Held::new(shared, &task) else { return Looked::Done };
+        let Some(held) = CompactionClaim::new(shared, &task) else { return Looked::Done };
         let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
         // A stop from here on also ends this compaction, through its own flag.
         if supervisor.stop.load(Ordering::Relaxed) {
@@ -86,13 +83,13 @@ impl Worker {
             }
             Err(CompactionFailure::Store(error)) => {
                 self.metrics.compacted("failed", began.elapsed());
-                tracing::error!(error = error.chain(), "a compaction could not be read or written");
+                tracing::error!(error = error.chain(), "cannot read or write a compaction");
                 Looked::Done
             }
             // Neither error is about the document.
             Err(CompactionFailure::Worker(error)) if error.is_no_worker() => {
                 self.metrics.compacted("postponed", began.elapsed());
-                tracing::error!(%error, "no child could be started; it is tried again");
+                tracing::error!(%error, "cannot start a compaction child; retrying later");
                 Looked::NoChild
             }
             Err(CompactionFailure::Worker(WorkerError::Stopped)) => {
@@ -140,9 +137,9 @@ impl Worker {
         self.metrics.compacted(outcome, Duration::ZERO);
         let (space, document, reason) = (&task.space, &task.document, why.to_string());
         let bytes = task.bytes;
-        tracing::warn!(%space, %document, bytes, reason, "a document cannot be compacted; it syncs on");
+        tracing::warn!(%space, %document, bytes, reason, "cannot compact a document; it still syncs");
         if let Err(error) = self.store.compaction_failed(task, version, &reason) {
-            tracing::error!(error = error.chain(), "a failed compaction could not be noted");
+            tracing::error!(error = error.chain(), "cannot record a failed compaction");
             return Looked::Done;
         }
         Looked::More
@@ -177,23 +174,23 @@ impl Worker {
 }
 
 /// A document that is being compacted: no merge of it runs meanwhile.
-struct Held<'a> {
-    shared: &'a Shared,
-    place: Place,
+struct CompactionClaim<'a> {
+    shared: &'a CompactorState,
+    place: DocumentKey,
     /// Set when the compaction is to end.
     end: Arc<AtomicBool>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> CompactionClaim<'a> {
     /// `None` while a merge of the document runs.
-    fn new(shared: &'a Shared, task: &CompactionTask) -> Option<Self> {
+    fn new(shared: &'a CompactorState, task: &CompactionTask) -> Option<Self> {
         let place = (task.space.clone(), task.document);
         let end = shared.queue.lock().hold(&place)?;
         Some(Self { shared, place, end })
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for CompactionClaim<'_> {
     fn drop(&mut self) {
         self.shared.queue.lock().release(&self.place);
         self.shared.wake.notify_one();
@@ -201,7 +198,7 @@ impl Drop for Held<'_> {
 }
 
 /// The reason recorded for a document whose compaction is not attempted.
-const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay single";
+const OVERSIZED: &str = "its snapshot would exceed the limit; its changes stay uncompacted";
 
 /// The version recorded for failures caused by damage: it differs from every version, so they are retried at
 /// the next start, and after a repair.

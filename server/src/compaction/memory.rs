@@ -13,10 +13,10 @@ use crate::memory::{Account, Class, Grant, Memory, ShareKey};
 pub(super) struct CompactionMemory {
     memory: Memory,
     /// The pending request of the last look. One thread looks at a time.
-    asked: Mutex<Option<Asked>>,
+    asked: Mutex<Option<PendingGrant>>,
 }
 
-struct Asked {
+struct PendingGrant {
     bytes: usize,
     told: Pin<Box<dyn Future<Output = Granted> + Send>>,
 }
@@ -48,13 +48,13 @@ impl CompactionMemory {
         }
     }
 
-    fn ask(&self, bytes: usize) -> Asked {
+    fn ask(&self, bytes: usize) -> PendingGrant {
         let account = self.memory.account(ShareKey::Relay);
         let told = async move {
             let grant = account.reserve(Class::Upload, bytes).await;
             Granted { _grant: grant, _account: account }
         };
-        Asked { bytes, told: Box::pin(told) }
+        PendingGrant { bytes, told: Box::pin(told) }
     }
 
     /// Withdraws the pending request: no document is due.

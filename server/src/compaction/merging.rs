@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use landfall_compaction::{Absorbed, Compacted, JobKind, News, Supervisor, WorkerError};
+use landfall_compaction::{Absorbed, Compacted, JobKind, NewContent, Supervisor, WorkerError};
 use landfall_protocol::admission::preflight;
 use landfall_protocol::snapshot::Snapshot;
 
 use super::worker::{Worker, give};
-use super::{Brought, Chunks, MergeError, Merged, Offer};
+use super::{Brought, Chunks, MergeError, Merged, Upload};
 
 impl Worker {
     /// Merges an uploaded snapshot with the stored document. If the two exceed the size limit, the new
     /// changes of the upload become single changes.
-    pub(crate) fn merge(&self, offer: &Offer) -> Result<Brought, MergeError> {
+    pub(crate) fn merge(&self, upload: &Upload) -> Result<Brought, MergeError> {
         let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
         let began = Instant::now();
-        let merged = self.merge_with(supervisor, offer);
+        let merged = self.merge_with(supervisor, upload);
         let outcome = match &merged {
             Ok(Brought::Apart(_)) => "oversized",
             Ok(_) => "compacted",
@@ -28,9 +28,9 @@ impl Worker {
     }
 
     /// The new changes of an uploaded snapshot of `theirs` changes, as single changes.
-    fn merge_apart(&self, offer: &Offer, theirs: u64) -> Result<Brought, MergeError> {
-        let (space, document) = (offer.space.clone(), offer.document);
-        let chunks = Chunks { space, document, parts: vec![Arc::clone(&offer.bytes)] };
+    fn merge_apart(&self, upload: &Upload, theirs: u64) -> Result<Brought, MergeError> {
+        let (space, document) = (upload.space.clone(), upload.document);
+        let chunks = Chunks { space, document, parts: vec![Arc::clone(&upload.bytes)] };
         match self.absorb(&chunks)? {
             // The stored document has changes, and the upload has none of them.
             Brought::Changes(changes) if changes.len() as u64 == theirs => {
@@ -42,17 +42,17 @@ impl Worker {
     }
 
     /// One child opens the uploaded snapshot and merges it.
-    fn merge_with(&self, supervisor: &Supervisor, offer: &Offer) -> Result<Brought, MergeError> {
+    fn merge_with(&self, supervisor: &Supervisor, upload: &Upload) -> Result<Brought, MergeError> {
         let worker = MergeError::Worker;
-        let (hash, heads) = (offer.hash, offer.heads.clone());
+        let (hash, heads) = (upload.hash, upload.heads.clone());
         let mut job = supervisor.start(JobKind::Merge { hash, heads }).map_err(worker)?;
-        let theirs = job.part(&offer.bytes).and_then(|()| job.sound()).map_err(worker)?;
+        let theirs = job.part(&upload.bytes).and_then(|()| job.sound()).map_err(worker)?;
         let (mut held, mut failed) = (false, None);
         let mut sink = |input| {
             held = true;
             give(&mut job, input, &mut failed)
         };
-        let whole = self.store.document_bases(&offer.space, &offer.document, &mut sink);
+        let whole = self.store.document_bases(&upload.space, &upload.document, &mut sink);
         let whole = whole.map_err(MergeError::Store)?;
         if let Some(error) = failed {
             // The worker's own error explains more than a broken pipe.
@@ -65,15 +65,15 @@ impl Worker {
             // Each of the two is valid, but a snapshot of both would exceed its limits on bytes, heads or
             // budget. Admission decides on the single changes.
             Err(error @ (WorkerError::TooLarge { .. } | WorkerError::Refused { .. })) => {
-                let (space, document) = (&offer.space, &offer.document);
+                let (space, document) = (&upload.space, &upload.document);
                 tracing::warn!(%space, %document, %error,
-                    "a document and a snapshot that was offered do not fit one; it syncs on");
-                return self.merge_apart(offer, theirs);
+                    "cannot merge an uploaded snapshot into its document; the document still syncs");
+                return self.merge_apart(upload, theirs);
             }
             both => snapshot_of(both.map_err(worker)?).map_err(worker)?,
         };
         match held {
-            true => self.judge_merge(offer, theirs, both).map(Brought::Merged),
+            true => self.judge_merge(upload, theirs, both).map(Brought::Merged),
             false => Ok(Brought::Merged(Merged::Snapshot(Arc::new(both)))),
         }
     }
@@ -81,12 +81,12 @@ impl Worker {
     /// Checks whether the two had changes in common, and whether the merge added any.
     fn judge_merge(
         &self,
-        offer: &Offer,
+        upload: &Upload,
         theirs: u64,
         both: Snapshot,
     ) -> Result<Merged, MergeError> {
         let store = MergeError::Store;
-        let ours = self.store.changes_held(&offer.space, &offer.document).map_err(store)?;
+        let ours = self.store.changes_held(&upload.space, &upload.document).map_err(store)?;
         if both.changes == ours {
             return Ok(Merged::Nothing);
         }
@@ -141,16 +141,16 @@ impl Worker {
 
 /// Converts a child's result. The child has parsed untrusted bytes, so the form of its changes is checked
 /// again.
-pub(crate) fn brought(news: News) -> Result<Brought, MergeError> {
+pub(crate) fn brought(news: NewContent) -> Result<Brought, MergeError> {
     match news {
-        News::Nothing => Ok(Brought::Merged(Merged::Nothing)),
-        News::Changes(changes) => {
+        NewContent::Nothing => Ok(Brought::Merged(Merged::Nothing)),
+        NewContent::Changes(changes) => {
             let checked: Result<Vec<_>, _> = changes.iter().map(|bytes| preflight(bytes)).collect();
             checked.map(Brought::Changes).map_err(|error| {
                 MergeError::Worker(WorkerError::Refused { reason: error.to_string() })
             })
         }
-        News::Snapshot(compacted) => {
+        NewContent::Snapshot(compacted) => {
             let snapshot = snapshot_of(*compacted).map_err(MergeError::Worker)?;
             Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))))
         }

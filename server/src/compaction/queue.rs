@@ -18,20 +18,20 @@ use crate::memory::{Key, ShareKey};
 use crate::turns::Round;
 
 /// A document of a space.
-pub(super) type Place = (SpaceName, DocumentId);
+pub(super) type DocumentKey = (SpaceName, DocumentId);
 
 /// A running job's claim: returned with [`Queue::done`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct Claim {
     share: ShareKey,
-    place: Place,
+    place: DocumentKey,
 }
 
 /// A thread's next task.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<J> {
     /// Run this job.
-    Job(Taken, J),
+    Job(Claim, J),
     /// Look for a document to compact, and report with [`Queue::looked`] when to look again.
     Look,
 }
@@ -39,7 +39,7 @@ pub(super) enum Next<J> {
 /// A running compaction of the relay's own.
 #[derive(Debug)]
 struct Compaction {
-    place: Place,
+    place: DocumentKey,
     /// Set when it is to end.
     end: Arc<AtomicBool>,
 }
@@ -47,9 +47,9 @@ struct Compaction {
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Queue<J> {
-    jobs: Round<(Place, J)>,
+    jobs: Round<(DocumentKey, J)>,
     busy_shares: BTreeSet<ShareKey>,
-    busy_places: BTreeSet<Place>,
+    busy_places: BTreeSet<DocumentKey>,
     /// At most one: one thread looks at a time.
     compaction: Option<Compaction>,
     /// Number of compactions ended in a row.
@@ -77,7 +77,7 @@ impl<J> Default for Queue<J> {
 
 impl<J> Queue<J> {
     /// Adds a job after its owner's others. A closed queue drops it.
-    pub(super) fn add(&mut self, owner: Key, place: Place, job: J) {
+    pub(super) fn add(&mut self, owner: Key, place: DocumentKey, job: J) {
         if self.closed {
             return;
         }
@@ -131,25 +131,25 @@ impl<J> Queue<J> {
         Next::Look
     }
 
-    fn take(&mut self) -> Option<(Taken, J)> {
+    fn take(&mut self) -> Option<(Claim, J)> {
         let Self { jobs, busy_shares, busy_places, .. } = self;
         let may = |share| !busy_shares.contains(&share);
         let (Key { share, .. }, (place, job)) =
             jobs.take(may, |(place, _)| !busy_places.contains(place))?;
         busy_shares.insert(share);
         busy_places.insert(place.clone());
-        Some((Taken { share, place }, job))
+        Some((Claim { share, place }, job))
     }
 
     /// A job is done.
-    pub(super) fn done(&mut self, taken: &Taken) {
+    pub(super) fn done(&mut self, taken: &Claim) {
         self.busy_shares.remove(&taken.share);
         self.busy_places.remove(&taken.place);
     }
 
     /// Claims a document for compaction, and returns the flag that is set when the compaction is to end;
     /// `None` if a job works on the document. Returned with [`Queue::release`].
-    pub(super) fn hold(&mut self, place: &Place) -> Option<Arc<AtomicBool>> {
+    pub(super) fn hold(&mut self, place: &DocumentKey) -> Option<Arc<AtomicBool>> {
         if !self.busy_places.insert(place.clone()) {
             return None;
         }
@@ -159,7 +159,7 @@ impl<J> Queue<J> {
     }
 
     /// A compaction finished or was ended.
-    pub(super) fn release(&mut self, place: &Place) {
+    pub(super) fn release(&mut self, place: &DocumentKey) {
         self.busy_places.remove(place);
         if let Some(compaction) = self.compaction.take()
             && !compaction.end.load(Ordering::Relaxed)
@@ -200,7 +200,7 @@ mod tests {
         Key { share: ShareKey::Session(address), account: number }
     }
 
-    fn place(number: u8) -> Place {
+    fn place(number: u8) -> DocumentKey {
         ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]))
     }
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn job(queue: &mut Queue<&'static str>) -> (Taken, &'static str) {
+    fn job(queue: &mut Queue<&'static str>) -> (Claim, &'static str) {
         match queue.next(Instant::now()) {
             Ok(Next::Job(taken, job)) => (taken, job),
             next => panic!("{next:?}"),

@@ -29,14 +29,14 @@ fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
     let (tell, told) = mpsc::channel();
     let upload = |session, number: u8| {
         let (space, document) = ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]));
-        let offer = Offer { space, document, hash: [0; 32], heads: None, bytes: Arc::default() };
+        let upload = Upload { space, document, hash: [0; 32], heads: None, bytes: Arc::default() };
         let tell = tell.clone();
         let done = Box::new(move |merged: Result<_, _>| {
             assert!(merged.is_err());
             tell.send(session).unwrap();
         });
         let share = crate::memory::ShareKey::Session(session);
-        compactor.merge(Key { share, account: session }, offer, done);
+        compactor.merge(Key { share, account: session }, upload, done);
     };
     (0..20).for_each(|number| upload(1, number));
     while !home.path().join("first").exists() {

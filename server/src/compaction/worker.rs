@@ -8,8 +8,8 @@ use landfall_compaction::{Job, Supervisor, WorkerError};
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::memory::CompactionMemory;
-use super::queue::{Next, Taken};
-use super::{Brought, CompactionOptions, MergeError, Merged, Shared, Work};
+use super::queue::{Claim, Next};
+use super::{Brought, CompactionOptions, CompactorState, MergeError, Merged, Work};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -53,22 +53,22 @@ impl Worker {
     }
 
     /// Works until the queue is closed.
-    pub(super) fn run(&self, shared: &Shared) {
+    pub(super) fn run(&self, shared: &CompactorState) {
         let mut pause = None;
         while let Some(next) = next(shared) {
             match next {
                 Next::Job(taken, work) => {
                     let _busy = Busy { shared, taken };
                     match work {
-                        Work::Merge(offer, done) => {
-                            let (place, part) = ((&offer.space, &offer.document), &offer.bytes);
-                            let is_mended = self.mend(shared, place, std::slice::from_ref(part));
-                            done(vouched(is_mended, self.merge(&offer)));
+                        Work::Merge(upload, done) => {
+                            let (place, part) = ((&upload.space, &upload.document), &upload.bytes);
+                            let is_repaired = self.mend(shared, place, std::slice::from_ref(part));
+                            done(vouched(is_repaired, self.merge(&upload)));
                         }
                         Work::Absorb(chunks, done) => {
                             let place = (&chunks.space, &chunks.document);
-                            let is_mended = self.mend(shared, place, &chunks.parts);
-                            done(vouched(is_mended, self.absorb(&chunks)));
+                            let is_repaired = self.mend(shared, place, &chunks.parts);
+                            done(vouched(is_repaired, self.absorb(&chunks)));
                         }
                         Work::Rebuild(space, document, done) => {
                             done(self.rebuild(&space, &document));
@@ -106,7 +106,7 @@ impl Worker {
             stored.map_err(|error| error.chain())
         });
         if let Err(reason) = &stored {
-            tracing::error!(%space, %document, reason, "a damaged index could not be made anew");
+            tracing::error!(%space, %document, reason, "cannot rebuild a damaged index");
         }
         stored.unwrap_or(false)
     }
@@ -114,9 +114,9 @@ impl Worker {
 
 /// "Nothing new" acknowledges that the store has everything uploaded. For a damaged document that is only
 /// known if the upload was compared with the stored bytes; else the result is `doubted`.
-fn vouched(is_mended: bool, brought: Result<Brought, MergeError>) -> Result<Brought, MergeError> {
+fn vouched(is_repaired: bool, brought: Result<Brought, MergeError>) -> Result<Brought, MergeError> {
     match brought {
-        Ok(Brought::Merged(Merged::Nothing)) if !is_mended => {
+        Ok(Brought::Merged(Merged::Nothing)) if !is_repaired => {
             Err(MergeError::Store(StoreError::doubted()))
         }
         brought => brought,
@@ -125,8 +125,8 @@ fn vouched(is_mended: bool, brought: Result<Brought, MergeError>) -> Result<Brou
 
 /// A running job's claim, returned on drop: another job may wait for it.
 struct Busy<'a> {
-    shared: &'a Shared,
-    taken: Taken,
+    shared: &'a CompactorState,
+    taken: Claim,
 }
 
 impl Drop for Busy<'_> {
@@ -171,7 +171,7 @@ pub(super) fn give(
 }
 
 /// Waits for a job, or for the time to look; `None` when the queue is closed.
-fn next(shared: &Shared) -> Option<Next<Work>> {
+fn next(shared: &CompactorState) -> Option<Next<Work>> {
     let mut queue = shared.queue.lock();
     loop {
         if queue.is_closed() {

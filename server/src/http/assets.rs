@@ -119,8 +119,8 @@ async fn file(Path((version, name)): Path<(String, String)>, asked: HeaderMap) -
         true => match inflated(asset.bytes) {
             Ok(bytes) => Body::from(bytes),
             Err(error) => {
-                error!(%error, name, "a file of the page could not be inflated");
-                let what = "the file could not be inflated; ask for it with gzip";
+                error!(%error, name, "cannot inflate a file of the page");
+                let what = "cannot inflate the file; request it with gzip";
                 return text(StatusCode::INTERNAL_SERVER_ERROR, what);
             }
         },

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::playground::asked_space;
 use super::{Door, Peer, describe, text};
-use crate::hub::{Attach, Event, Feed, Grown, Hub, Mailbox};
+use crate::hub::{Attach, Event, Feed, Grown, Hub, HubChannel};
 use crate::limits;
 use crate::memory::Grant;
 use crate::quota::One;
@@ -25,12 +25,12 @@ use crate::quota::One;
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::MIN;
 
 /// A session's registration in the hub, removed when it is dropped.
-pub(super) struct Seat {
+pub(super) struct HubRegistration {
     pub(super) hub: Hub,
     pub(super) session: SessionId,
 }
 
-impl Drop for Seat {
+impl Drop for HubRegistration {
     fn drop(&mut self) {
         self.hub.leave(self.session);
     }
@@ -44,7 +44,7 @@ struct Listener {
     told: Option<Offset>,
     until: Instant,
     stopping: watch::Receiver<bool>,
-    _seat: Seat,
+    _registration: HubRegistration,
     _events: mpsc::Receiver<Event>,
     _place: One,
     _room: Grant,
@@ -82,7 +82,7 @@ async fn listen(
     space: SpaceName,
 ) -> Result<Listener, (StatusCode, String)> {
     let full = || {
-        let what = "there is no place for another listener".to_owned();
+        let what = "the maximum number of live listeners is open".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, what)
     };
     let (session, shared) = (door.next_session(), &door.sessions);
@@ -91,8 +91,8 @@ async fn listen(
     let room = account.remember(limits::SUBSCRIPTION_BYTES).ok_or_else(full)?;
     let (events_in, mut events) = mpsc::channel(1);
     let grown = Arc::<Grown>::default();
-    let mailbox = Mailbox { events: events_in, overflow: Arc::default(), grown: grown.clone() };
-    let seat = Seat { hub: shared.hub.clone(), session };
+    let channel = HubChannel { events: events_in, overflow: Arc::default(), grown: grown.clone() };
+    let registration = HubRegistration { hub: shared.hub.clone(), session };
     let attach = Attach {
         session,
         subscription: SUBSCRIPTION,
@@ -102,7 +102,7 @@ async fn listen(
         acknowledged: None,
         filter: Filter::Everything,
         holds: false,
-        mailbox,
+        channel,
     };
     shared.hub.attach(account.key(), attach).await;
     let feed = match events.recv().await {
@@ -118,7 +118,7 @@ async fn listen(
         told: None,
         until: peer.until.checked_sub(limits::LIVE_MARGIN).unwrap_or(peer.until),
         stopping: shared.stopping.clone(),
-        _seat: seat,
+        _registration: registration,
         _events: events,
         _place: place,
         _room: room,

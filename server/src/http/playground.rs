@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::{DEFAULT_SPACE, Door, Peer, describe, live, text};
-use crate::hub::{Event, Mailbox, Pushed};
+use crate::hub::{Event, HubChannel, Pushed};
 use crate::limits;
 use crate::memory::Class;
 use crate::store::{RecentPage, StoreError};
@@ -101,8 +101,8 @@ async fn documents(
     let listed = match listed(&door, &peer, asked).await {
         Ok(listed) => listed,
         Err(error) => {
-            error!(error = error.chain(), "the documents could not be listed");
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "the documents could not be listed");
+            error!(error = error.chain(), "cannot list the documents");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "cannot list the documents");
         }
     };
     let Listed { epoch, head, page } = listed;
@@ -191,7 +191,7 @@ async fn delete_document(
             return text(StatusCode::NOT_FOUND, what);
         }
         Err(error) => {
-            error!(error = error.chain(), "a document could not be looked up to be deleted");
+            error!(error = error.chain(), "cannot look up a document to delete");
             return text(StatusCode::INTERNAL_SERVER_ERROR, error.told().1);
         }
     }
@@ -199,9 +199,9 @@ async fn delete_document(
     let account = door.sessions.account(session, peer.address);
     let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
     let (events, mut answers) = mpsc::channel(1);
-    let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
+    let mailbox = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
     let hub = &door.sessions.hub;
-    let _seat = live::Seat { hub: hub.clone(), session };
+    let _seat = live::HubRegistration { hub: hub.clone(), session };
     hub.join(account.key(), session, space.clone(), mailbox).await;
     let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
     hub.push(space.clone(), Pushed::Deletion(entry), room).await;
@@ -210,7 +210,7 @@ async fn delete_document(
     };
     match answer.refusal {
         None => {
-            info!(%space, %document, peer = %peer.address, "a document was deleted by HTTP");
+            info!(%space, %document, peer = %peer.address, "a document was deleted over HTTP");
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             response

@@ -71,7 +71,7 @@ pub(super) fn accept(key: &str, subprotocol: Option<&'static str>) -> Response<B
         response = response.header(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     let response = response.body(Body::empty());
-    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "no answer could be made"))
+    response.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "cannot build a response"))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl LookUps {
                 });
                 drop(turn);
                 if let Err(error) = read {
-                    tracing::debug!(%space, error = error.chain(), "nothing was looked up");
+                    tracing::debug!(%space, error = error.chain(), "the lookup was dropped");
                 }
                 found
             });

@@ -8,16 +8,16 @@ use parking_lot::Mutex;
 
 use super::Feed;
 use crate::memory::Memory;
-use crate::offers::Offers;
+use crate::partial_uploads::PartialUploads;
 
 /// The rings with entries.
 pub(crate) struct Rings {
     memory: Memory,
-    turns: Mutex<Turns>,
+    turns: Mutex<FeedTurns>,
 }
 
 #[derive(Default)]
-struct Turns {
+struct FeedTurns {
     last: u64,
     /// The feeds, by time of their last write.
     feeds: BTreeMap<u64, Weak<Feed>>,
@@ -63,15 +63,15 @@ impl Rings {
 
     /// Evicts rings whenever sessions wait for memory, and then snapshots that no session is uploading any
     /// more; never ends.
-    pub(crate) async fn give_way(&self, offers: &Offers) {
+    pub(crate) async fn give_way(&self, partial_uploads: &PartialUploads) {
         loop {
             self.memory.pressed().await;
             self.shrink();
             // One at a time: if that is not enough, the release of its memory wakes this loop again.
             if self.memory.is_short() {
-                offers.give_way();
+                partial_uploads.give_way();
             } else if let Some(share) = self.memory.short_share() {
-                offers.give_way_of(share);
+                partial_uploads.give_way_of(share);
             }
         }
     }
@@ -84,7 +84,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use landfall_protocol::DocumentId;
-    use landfall_protocol::session::Offered;
+    use landfall_protocol::session::SnapshotUpload;
 
     use super::*;
     use crate::memory::{Class, ShareKey};
@@ -94,20 +94,21 @@ mod tests {
     #[test]
     fn snapshots_that_no_session_sends_give_way_to_every_kind_of_reservation() {
         let memory = Memory::new(256 << 20);
-        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let (rings, partial_uploads) =
+            (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
         let total = 64_usize << 20;
         for number in 1..=2 {
             let room = memory.account(ShareKey::Session(number)).try_reserve(Class::Upload, total);
             let (document, hash) = (DocumentId::from_bytes([number as u8; 16]), [7; 32]);
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
-            let offer = Offered { id, subscription, document, hash, total, heads };
+            let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             let (share, space) = (ShareKey::Session(number), "s".parse().unwrap());
-            drop(offers.begin(share, &space, &offer, room.unwrap()));
+            drop(partial_uploads.begin(share, &space, &upload, room.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));
-        let mut gives = pin!(rings.give_way(&offers));
+        let mut gives = pin!(rings.give_way(&partial_uploads));
         let mut context = Context::from_waker(Waker::noop());
         assert!(message.as_mut().poll(&mut context).is_pending());
         assert!(gives.as_mut().poll(&mut context).is_pending());
@@ -120,7 +121,8 @@ mod tests {
     #[test]
     fn snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
         let memory = Memory::new(256 << 20);
-        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let (rings, partial_uploads) =
+            (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
         let total = 64_usize << 20;
         // The accounts stay open: the sessions continue.
         let holders = [1, 2].map(|number| memory.account(ShareKey::Session(number)));
@@ -130,13 +132,18 @@ mod tests {
             let (document, hash) = (DocumentId::from_bytes([number; 16]), [7; 32]);
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
-            let offer = Offered { id, subscription, document, hash, total, heads };
+            let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             let share = ShareKey::Session(number.into());
-            sending.push(offers.begin(share, &"s".parse().unwrap(), &offer, room.unwrap()));
+            sending.push(partial_uploads.begin(
+                share,
+                &"s".parse().unwrap(),
+                &upload,
+                room.unwrap(),
+            ));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));
-        let mut gives = pin!(rings.give_way(&offers));
+        let mut gives = pin!(rings.give_way(&partial_uploads));
         let mut context = Context::from_waker(Waker::noop());
         assert!(message.as_mut().poll(&mut context).is_pending());
         assert!(gives.as_mut().poll(&mut context).is_pending());
@@ -152,20 +159,25 @@ mod tests {
     #[test]
     fn what_waits_for_its_own_session_takes_nothing_from_others() {
         let memory = Memory::new(256 << 20);
-        let (rings, offers) = (Rings::new(memory.clone()), Arc::new(Offers::default()));
+        let (rings, partial_uploads) =
+            (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
         let phone = memory.account(ShareKey::Session(1));
         let room = phone.try_reserve(Class::Upload, 10 << 20).unwrap();
         let (document, hash, heads) = (DocumentId::from_bytes([1; 16]), [7; 32], [].into());
-        let offer = Offered { id: 1, subscription: 0, document, hash, total: 10 << 20, heads };
+        let upload =
+            SnapshotUpload { id: 1, subscription: 0, document, hash, total: 10 << 20, heads };
         let space = "s".parse().unwrap();
-        drop(offers.begin(phone.share(), &space, &offer, room));
+        drop(partial_uploads.begin(phone.share(), &space, &upload, room));
         let other = memory.account(ShareKey::Session(2));
         let _held = other.try_reserve(Class::Upload, 64 << 20).unwrap();
         let mut waits = pin!(other.reserve(Class::Upload, 32 << 20));
-        let mut gives = pin!(rings.give_way(&offers));
+        let mut gives = pin!(rings.give_way(&partial_uploads));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         assert!(gives.as_mut().poll(&mut context).is_pending());
-        assert!(offers.resume(phone.share(), &space, &offer).is_some(), "the phone begins again");
+        assert!(
+            partial_uploads.resume(phone.share(), &space, &upload).is_some(),
+            "the phone begins again"
+        );
     }
 }

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use landfall_protocol::admission::{DocumentSize, History, Known};
+use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{Answer, Outcome, PendingPush, PushVerdict, Space, StoreFailure};
+use landfall_protocol::space::{
+    Outcome, PendingPush, PushAnswer, PushVerdict, Space, StoreFailure,
+};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
 
+use super::deferred::Arrived;
+use super::deferred_pushes::DeferredPushes;
 use super::feed::Feed;
-use super::held::Arrived;
 use super::inbox::Inbox;
-use super::waiting::Held;
-use super::{Attach, Command, Event, Mailbox, Parts, Pushed};
+use super::{Attach, Command, Event, HubChannel, HubParts, Pushed};
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::StoreError;
@@ -26,12 +28,12 @@ pub(super) struct Slot {
     /// When the current commit went to the store.
     commit_began: Instant,
     /// Documents with deferred pushes.
-    pub(super) held: Held,
+    pub(super) held: DeferredPushes,
 }
 
 /// A session that has joined, or attached a subscription.
-struct Seat {
-    mailbox: Mailbox,
+struct Member {
+    channel: HubChannel,
     /// The space that it pushes to without a subscription.
     home: Option<SpaceName>,
     subscriptions: BTreeMap<SubscriptionId, Arc<Feed>>,
@@ -39,10 +41,10 @@ struct Seat {
 
 /// The thread's own state.
 pub(super) struct Sequencer {
-    pub(super) parts: Parts,
+    pub(super) parts: HubParts,
     pub(super) inbox: Arc<Inbox<Command>>,
     pub(super) spaces: HashMap<SpaceName, Slot>,
-    seats: HashMap<SessionId, Seat>,
+    seats: HashMap<SessionId, Member>,
     /// The memory of pushes until they are answered.
     pub(super) held: HashMap<(SessionId, u64), Grant>,
     next_probe: Option<Instant>,
@@ -50,7 +52,7 @@ pub(super) struct Sequencer {
 }
 
 impl Sequencer {
-    pub(super) fn new(parts: Parts, inbox: Arc<Inbox<Command>>) -> Self {
+    pub(super) fn new(parts: HubParts, inbox: Arc<Inbox<Command>>) -> Self {
         Self {
             parts,
             inbox,
@@ -99,8 +101,8 @@ impl Sequencer {
                 self.handle_index(&space, &document, result);
                 return Some(space);
             }
-            Command::Mended(space, document, result) => {
-                self.handle_mended(&space, &document, result);
+            Command::Repaired(space, document, result) => {
+                self.handle_repaired(&space, &document, result);
                 return Some(space);
             }
             Command::Merged(space, push, result) => {
@@ -114,8 +116,8 @@ impl Sequencer {
                 // The compaction may have given up waiting.
                 let _ = tell.try_send(());
             }
-            Command::Join(session, space, mailbox) => {
-                self.handle_join(session, mailbox).home = Some(space);
+            Command::Join(session, space, channel) => {
+                self.handle_join(session, channel).home = Some(space);
             }
             Command::Leave(session) => self.handle_leave(session),
             Command::Committed(space, result) => return Some(self.handle_commit(space, result)),
@@ -135,7 +137,10 @@ impl Sequencer {
             let inbox = Arc::clone(&self.inbox);
             let done = move |result| inbox.put(Command::Committed(space, result));
             self.parts.store.append(commit, Box::new(done));
-        } else if slot.is_idle() && !slot.feed.is_read() && !self.parts.rooms.is_followed(&space) {
+        } else if slot.is_idle()
+            && !slot.feed.is_read()
+            && !self.parts.fan_out.has_subscribers(&space)
+        {
             // Only an idle space may go: its machine has entries that the store does not show yet otherwise.
             self.spaces.remove(&space);
             self.parts.metrics.spaces.dec();
@@ -144,7 +149,7 @@ impl Sequencer {
 
     pub(super) fn open<'a>(
         spaces: &'a mut HashMap<SpaceName, Slot>,
-        parts: &Parts,
+        parts: &HubParts,
         space: &SpaceName,
     ) -> Result<&'a mut Slot, StoreError> {
         if !spaces.contains_key(space) {
@@ -152,7 +157,7 @@ impl Sequencer {
             let rings = Arc::clone(&parts.rings);
             let feed = Feed::new(space.clone(), lineage.head(), parts.ring_bytes, rings);
             let machine = Space::new(space.clone(), lineage, parts.epoch);
-            let held = Held::default();
+            let held = DeferredPushes::default();
             let slot = Slot { machine, feed, commit_began: Instant::now(), held };
             spaces.insert(space.clone(), slot);
             parts.metrics.spaces.inc();
@@ -163,14 +168,14 @@ impl Sequencer {
     }
 
     fn handle_attach(&mut self, attach: Attach) {
-        let Attach { session, subscription, ticket, space, mailbox, .. } = attach;
+        let Attach { session, subscription, ticket, space, channel, .. } = attach;
         let slot = match Self::open(&mut self.spaces, &self.parts, &space) {
             Ok(slot) => slot,
             Err(error) => {
-                tracing::error!(%space, error = error.chain(), "a space could not be opened");
+                tracing::error!(%space, error = error.chain(), "cannot open a space");
                 let (code, what) = error.told();
                 let event = Event::AttachFailed { subscription, ticket, code, what };
-                return tell(&mailbox, event);
+                return tell(&channel, event);
             }
         };
         let lineage = slot.machine.lineage();
@@ -187,16 +192,16 @@ impl Sequencer {
         };
         // Registered in the same step that read the head: no commit can be published in between, so the
         // subscription misses none.
-        slot.feed.attach(session, subscription, Arc::clone(&mailbox.grown));
+        slot.feed.attach(session, subscription, Arc::clone(&channel.grown));
         let feed = Arc::clone(&slot.feed);
-        tell(&mailbox, event);
-        self.handle_join(session, mailbox).subscriptions.insert(subscription, feed);
+        tell(&channel, event);
+        self.handle_join(session, channel).subscriptions.insert(subscription, feed);
     }
 
     /// Registers a session, so that it can be answered.
-    fn handle_join(&mut self, session: SessionId, mailbox: Mailbox) -> &mut Seat {
-        let seat = self.seats.entry(session);
-        seat.or_insert_with(|| Seat { mailbox, home: None, subscriptions: BTreeMap::new() })
+    fn handle_join(&mut self, session: SessionId, channel: HubChannel) -> &mut Member {
+        let member = self.seats.entry(session);
+        member.or_insert_with(|| Member { channel, home: None, subscriptions: BTreeMap::new() })
     }
 
     fn handle_detach(
@@ -210,12 +215,12 @@ impl Sequencer {
     }
 
     fn handle_leave(&mut self, session: SessionId) {
-        let Some(seat) = self.seats.remove(&session) else { return };
-        for (subscription, feed) in seat.subscriptions {
+        let Some(member) = self.seats.remove(&session) else { return };
+        for (subscription, feed) in member.subscriptions {
             feed.detach(session, subscription);
             self.settle(feed.space.clone());
         }
-        if let Some(space) = seat.home {
+        if let Some(space) = member.home {
             self.settle(space);
         }
     }
@@ -226,7 +231,7 @@ impl Sequencer {
         let slot = match Self::open(&mut self.spaces, &self.parts, space) {
             Ok(slot) => slot,
             Err(error) => {
-                tracing::error!(%space, error = error.chain(), "a push could not be judged");
+                tracing::error!(%space, error = error.chain(), "cannot admit a push");
                 // The error is about the whole space, not about the document.
                 return self.give_back(key, StoreFailure::Failed);
             }
@@ -235,7 +240,7 @@ impl Sequencer {
             return self.give_back(key, StoreFailure::Damaged);
         }
         // A session's pushes to a document are admitted in order, so this one must not overtake.
-        if slot.held.is_held(&document) {
+        if slot.held.is_deferred(&document) {
             let room = self.held.get(&key);
             // Chunks and snapshots have memory of their own.
             let bytes = room.filter(|_| !push.is_upload()).map_or(0, Grant::bytes);
@@ -249,7 +254,7 @@ impl Sequencer {
             Pushed::Changes(pending_push, loads) => {
                 // Repetitions are acknowledged from the store: its copy is checked, and repaired, first.
                 if self.parts.store.known_damage(space, &document).is_some() {
-                    return self.begin_mending(space, pending_push, loads);
+                    return self.begin_repair(space, pending_push, loads);
                 }
                 self.judge_changes(space, pending_push, loads, &BTreeSet::new());
             }
@@ -260,8 +265,8 @@ impl Sequencer {
                 let push_verdict = self.ask(space, &BTreeSet::new(), delete);
                 self.handle_verdict(space, key, 0, push_verdict);
             }
-            Pushed::Snapshot(entry, offer, bytes) => {
-                self.begin_merge(space, entry, Arrived::Snapshot(offer, bytes));
+            Pushed::Snapshot(entry, upload, bytes) => {
+                self.begin_merge(space, entry, Arrived::Snapshot(upload, bytes));
             }
             Pushed::Chunks(entry, bytes) => {
                 self.begin_merge(space, entry, Arrived::Chunks(bytes));
@@ -320,7 +325,7 @@ impl Sequencer {
         match (asked, deleted) {
             (_, Some(Ok(deleted))) => Ok(deleted),
             (_, Some(Err(error))) | (Err(error), None) => {
-                tracing::error!(%space, error = error.chain(), "an offer could not be judged");
+                tracing::error!(%space, error = error.chain(), "cannot admit a snapshot upload");
                 Err(error.failure)
             }
             (Ok(()), None) => Err(StoreFailure::Failed),
@@ -338,12 +343,12 @@ impl Sequencer {
             Ok(PushVerdict::Answered(answer)) => self.answer(answer),
             Ok(PushVerdict::Waits) => {}
             Ok(PushVerdict::Stopped(pending_push, error)) => {
-                self.handle_stopped(space, *pending_push, loads, &error);
+                self.handle_pending_push(space, *pending_push, loads, &error);
             }
             Err(error) => {
                 let failure = error.as_ref().map_or(StoreFailure::Failed, |error| error.failure);
                 let error = error.map_or_else(String::new, |error| error.chain());
-                tracing::error!(%space, error, "a push could not be judged");
+                tracing::error!(%space, error, "cannot admit a push");
                 self.give_back(key, failure);
             }
         }
@@ -353,7 +358,7 @@ impl Sequencer {
     pub(super) fn give_back(&mut self, (session, push): (SessionId, u64), failure: StoreFailure) {
         let refusal = Some(failure.refusal());
         let (count, through, added) = (0, None, None);
-        self.answer(Answer { session, push, count, through, added, refusal });
+        self.answer(PushAnswer { session, push, count, through, added, refusal });
     }
 
     fn handle_commit(&mut self, space: SpaceName, result: Result<(), StoreError>) -> SpaceName {
@@ -391,7 +396,7 @@ impl Sequencer {
         // Subscribers of documents first: an automerge-repo session that is answered then knows everything up
         // to its answer.
         if let Some(commit) = &commit {
-            self.parts.rooms.publish(commit);
+            self.parts.fan_out.publish(commit);
         }
         // The author before the feed: its session then knows which entries to leave out.
         answers.into_iter().for_each(|answer| self.answer(answer));
@@ -399,7 +404,7 @@ impl Sequencer {
             feed.publish(epoch, entries);
         }
         // Last: deferred documents may now have all their entries durable.
-        self.advance_held(space);
+        self.advance_deferred(space);
     }
 
     fn handle_lost(&mut self, space: &SpaceName, failure: StoreFailure) {
@@ -407,30 +412,30 @@ impl Sequencer {
         let answers = slot.machine.handle_commit_failed(failure);
         // Later entries may depend on the lost ones, so the machine has rejected everything admitted since.
         answers.into_iter().for_each(|answer| self.answer(answer));
-        self.advance_held(space);
+        self.advance_deferred(space);
     }
 
-    pub(super) fn answer(&mut self, answer: Answer) {
+    pub(super) fn answer(&mut self, answer: PushAnswer) {
         self.held.remove(&(answer.session, answer.push));
         if let Some(refusal) = &answer.refusal {
             self.parts.metrics.rejected(refusal.code);
         }
         // A session that has left needs no answer; its changes are stored all the same.
-        if let Some(seat) = self.seats.get(&answer.session) {
-            tell(&seat.mailbox, Event::Answered(answer));
+        if let Some(member) = self.seats.get(&answer.session) {
+            tell(&member.channel, Event::Answered(answer));
         }
     }
 
     fn store_works(&mut self) {
         if self.parts.health.store_is_ill() {
-            tracing::info!("the store takes writes again");
+            tracing::info!("the store accepts writes again");
         }
         self.parts.health.store_works();
         self.next_probe = None;
     }
 
     fn store_failed(&mut self, error: &StoreError) {
-        tracing::error!(error = error.chain(), "the store did not take a write");
+        tracing::error!(error = error.chain(), "the store rejected a write");
         self.parts.health.store_failed(error.failure);
         self.next_probe = Some(Instant::now() + limits::PROBE_EVERY);
     }
@@ -460,9 +465,9 @@ impl Slot {
     }
 }
 
-fn tell(mailbox: &Mailbox, event: Event) {
-    if mailbox.events.try_send(event).is_err() {
-        mailbox.overflow.notify_one();
+fn tell(channel: &HubChannel, event: Event) {
+    if channel.events.try_send(event).is_err() {
+        channel.overflow.notify_one();
     }
 }
 
@@ -499,7 +504,7 @@ impl History for Durable<'_> {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, StoreError> {
+    ) -> Result<Option<KnownChange>, StoreError> {
         let known = self.view.at_sequence(document, actor, sequence)?;
         // Admission looks up a pushed change by its own number to recognise a repetition.
         match known.as_ref().is_some_and(|known| self.doubted.contains(&known.hash)) {

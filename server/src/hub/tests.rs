@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use landfall_protocol::admission::{Roots, preflight};
 use landfall_protocol::frame::Filter;
-use landfall_protocol::space::{Answer, CheckedPush, PushedEntry};
+use landfall_protocol::space::{CheckedPush, PushAnswer, PushedEntry};
 use landfall_protocol::{Code, DocumentId, Epoch, NackClass, Offset, SessionId, SpaceName, limits};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Attach, Event, Hub, Mailbox, Parts, Pushed};
+use super::{Attach, Event, Hub, HubChannel, HubParts, Pushed};
 use crate::cli::COMPACT_WORKER;
 use crate::compaction::{CompactionOptions, Compactor};
+use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::rooms::Rooms;
-use crate::store::{CompactionWindow, LogStore, SqliteStore, Standing};
+use crate::store::{CompactionWindow, LogStore, SqliteStore, StoredDocument};
 
 mod joined;
 mod oversized;
@@ -90,9 +90,9 @@ impl Bench {
         let compactions =
             Compactor::start(Arc::clone(&over), Arc::clone(&metrics), compactions, memory);
         let (compactions, _) = compactions.unwrap();
-        let (hub, _) = Hub::start(Parts {
-            healing: Arc::default(),
-            rooms: Arc::new(Rooms::new(Arc::clone(&metrics))),
+        let (hub, _) = Hub::start(HubParts {
+            repairs: Arc::default(),
+            fan_out: Arc::new(FanOut::new(Arc::clone(&metrics))),
             store: over,
             health: Arc::new(Health::default()),
             metrics,
@@ -114,7 +114,7 @@ impl Bench {
             acknowledged: None,
             filter: Filter::Everything,
             holds: false,
-            mailbox: Mailbox { events: tell, overflow, grown },
+            channel: HubChannel { events: tell, overflow, grown },
         };
         assert!(hub.attach(room(1).key(), attach).await);
         assert!(matches!(events.recv().await, Some(Event::Attached { .. })));
@@ -145,7 +145,7 @@ impl Bench {
         self.push(Pushed::changes(push)).await;
     }
 
-    async fn answer(&mut self) -> Answer {
+    async fn answer(&mut self) -> PushAnswer {
         let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await;
         match event.unwrap() {
             Some(Event::Answered(answer)) => answer,
@@ -153,7 +153,7 @@ impl Bench {
         }
     }
 
-    async fn chunks(&mut self, bytes: Vec<u8>) -> Answer {
+    async fn chunks(&mut self, bytes: Vec<u8>) -> PushAnswer {
         self.push_chunks(bytes).await;
         self.answer().await
     }
@@ -249,7 +249,7 @@ async fn what_cannot_be_taken_is_refused_and_leaves_nothing() {
     damaged[60] ^= 1;
     let refusal = bench.chunks(damaged).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::SNAPSHOT, NackClass::REFUSED));
-    assert_eq!(bench.store.document_heads(&space(), &DOCUMENT).unwrap(), Standing::Absent);
+    assert_eq!(bench.store.document_heads(&space(), &DOCUMENT).unwrap(), StoredDocument::Absent);
     // Later pushes are not blocked.
     let whole_one = bench.chunks(whole(&all)).await;
     assert_eq!((whole_one.count, whole_one.refusal), (50, None));

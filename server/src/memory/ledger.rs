@@ -30,7 +30,7 @@ impl Key {
 
 /// A waiting reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct WaitingReservation {
     /// Ascending in the order of arrival.
     pub(super) ticket: u64,
     pub(super) class: Class,
@@ -41,7 +41,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Holding {
     classes: [usize; CLASSES],
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingReservation>,
     /// It may still request memory.
     is_open: bool,
 }
@@ -229,7 +229,7 @@ impl Ledger {
     /// account and share have room.
     pub(super) fn is_short(&self) -> bool {
         self.accounts_waiting().any(|(asks, waiting)| {
-            let Waiting { class, bytes, .. } = waiting;
+            let WaitingReservation { class, bytes, .. } = waiting;
             self.fits_account(asks, class, bytes)
                 && self.fits_share(asks, class, bytes)
                 && match self.fits_class(asks, class, bytes) {
@@ -262,7 +262,7 @@ impl Ledger {
     pub(super) fn wait(&mut self, key: Key, class: Class, bytes: usize) -> u64 {
         self.tickets += 1;
         let ticket = self.tickets;
-        let waiting = Waiting { ticket, class, bytes };
+        let waiting = WaitingReservation { ticket, class, bytes };
         let of = self.shares.entry(key.share).or_default();
         of.accounts.entry(key.account).or_default().waiting.push_back(waiting);
         of.waiting.insert(key.account);

@@ -10,7 +10,7 @@ use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
 use landfall_protocol::ring::{Chunk, Page};
 use tokio::task::JoinHandle;
 
-use super::Shared;
+use super::RelayState;
 use super::pages::Pages;
 use crate::hub::Feed;
 use crate::limits;
@@ -34,17 +34,17 @@ struct Source {
 /// The subscription that a page is read for. The ticket distinguishes it from a later subscription with the
 /// same number.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct PageTarget {
     pub(super) subscription: SubscriptionId,
     ticket: u64,
     pub(super) feed: Arc<Feed>,
 }
 
 /// A chunk read from the store, or the error.
-pub(super) type Read = (Target, Result<Option<Chunk>, StoreError>, Option<Grant>);
+pub(super) type Read = (PageTarget, Result<Option<Chunk>, StoreError>, Option<Grant>);
 
 /// A subscription's position and filter.
-pub(super) struct Standing {
+pub(super) struct FeedPosition {
     pub(super) after: Offset,
     pub(super) filter: Filter,
     pub(super) partial: Option<Partial>,
@@ -53,7 +53,7 @@ pub(super) struct Standing {
 /// Why a subscription is rejected.
 pub(super) enum NoRoom {
     /// The relay or the address has used up its quota.
-    Places(usize),
+    ConnectionSlots(usize),
     /// There is no memory for it now.
     Memory,
 }
@@ -63,23 +63,23 @@ pub(super) struct Feeds {
     pages: Pages,
     account: Account,
     /// The quota of subscriptions, for the whole relay.
-    places: Quota,
+    connection_slots: Quota,
     sources: BTreeMap<SubscriptionId, Source>,
     /// Subscriptions that may have entries to send; all others have none.
     due: BTreeSet<SubscriptionId>,
     /// The last subscription served.
     last: SubscriptionId,
     reading: Option<JoinHandle<Read>>,
-    read: Option<(Target, Chunk, Option<Grant>)>,
+    read: Option<(PageTarget, Chunk, Option<Grant>)>,
     tickets: u64,
 }
 
 impl Feeds {
-    pub(super) fn new(shared: &Shared, account: Account) -> Self {
+    pub(super) fn new(shared: &RelayState, account: Account) -> Self {
         Self {
             pages: Pages::new(shared, account.clone()),
             account,
-            places: shared.subscriptions.clone(),
+            connection_slots: shared.subscriptions.clone(),
             sources: BTreeMap::new(),
             due: BTreeSet::new(),
             last: 0,
@@ -95,8 +95,10 @@ impl Feeds {
         subscription: SubscriptionId,
         filter: &Filter,
     ) -> Result<u64, NoRoom> {
-        let place =
-            self.places.take(self.account.share()).map_err(|none| NoRoom::Places(none.0))?;
+        let place = self
+            .connection_slots
+            .take(self.account.share())
+            .map_err(|none| NoRoom::ConnectionSlots(none.0))?;
         let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;
@@ -134,7 +136,7 @@ impl Feeds {
     }
 
     /// Whether a target's subscription still exists.
-    pub(super) fn is_target(&self, target: &Target) -> bool {
+    pub(super) fn is_target(&self, target: &PageTarget) -> bool {
         self.is_current(target.subscription, target.ticket)
     }
 
@@ -150,7 +152,7 @@ impl Feeds {
     pub(super) fn next_live(
         &mut self,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
-    ) -> Option<Target> {
+    ) -> Option<PageTarget> {
         self.next(|source| !source.behind, position)
     }
 
@@ -170,7 +172,7 @@ impl Feeds {
     pub(super) fn read_if_behind(
         &mut self,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
-        standing: impl Fn(SubscriptionId) -> Option<Standing>,
+        standing: impl Fn(SubscriptionId) -> Option<FeedPosition>,
     ) {
         if self.reading.is_some() || self.read.is_some() {
             return;
@@ -180,7 +182,7 @@ impl Feeds {
         let pages = self.pages.clone();
         self.reading = Some(tokio::spawn(async move {
             let space = target.feed.space.clone();
-            let Standing { after, filter, partial } = standing;
+            let FeedPosition { after, filter, partial } = standing;
             let read = move |store: &dyn LogStore| store.next(&space, after, &filter, partial);
             match pages.read(read, chunk_bytes).await {
                 Ok((page, room)) => (target, Ok(page), Some(room)),
@@ -198,7 +200,7 @@ impl Feeds {
     }
 
     /// A chunk arrived from the store. The ring is tried again after it.
-    pub(super) fn handle_read(&mut self, target: Target, chunk: Chunk, room: Option<Grant>) {
+    pub(super) fn handle_read(&mut self, target: PageTarget, chunk: Chunk, room: Option<Grant>) {
         let Some(source) = self.sources.get_mut(&target.subscription) else { return };
         if source.ticket == target.ticket {
             source.behind = false;
@@ -217,7 +219,7 @@ impl Feeds {
     }
 
     /// The chunk from the store that is ready to send, if its subscription still exists.
-    pub(super) fn take_read(&mut self) -> Option<(Target, Chunk, Option<Grant>)> {
+    pub(super) fn take_read(&mut self) -> Option<(PageTarget, Chunk, Option<Grant>)> {
         let (target, chunk, room) = self.read.take()?;
         self.is_current(target.subscription, target.ticket).then_some((target, chunk, room))
     }
@@ -226,7 +228,7 @@ impl Feeds {
         &mut self,
         which: impl Fn(&Source) -> bool,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
-    ) -> Option<Target> {
+    ) -> Option<PageTarget> {
         let target = self.first_due(which, position)?;
         self.last = target.subscription;
         Some(target)
@@ -238,7 +240,7 @@ impl Feeds {
         &mut self,
         which: impl Fn(&Source) -> bool,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
-    ) -> Option<Target> {
+    ) -> Option<PageTarget> {
         // A chunk that waits to be sent goes first: the ring must not overtake it.
         let held = self.read.as_ref().map(|(target, ..)| target.subscription);
         let after = self.due.range((Bound::Excluded(self.last), Bound::Unbounded));
@@ -255,8 +257,11 @@ impl Feeds {
             if at >= feed.head() {
                 idle.push(subscription);
             } else if which(source) && held != Some(subscription) {
-                found =
-                    Some(Target { subscription, ticket: source.ticket, feed: Arc::clone(feed) });
+                found = Some(PageTarget {
+                    subscription,
+                    ticket: source.ticket,
+                    feed: Arc::clone(feed),
+                });
                 break;
             }
         }

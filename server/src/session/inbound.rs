@@ -6,9 +6,9 @@ use std::time::Instant;
 use landfall_protocol::Code;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use super::socket::Heard;
+use super::socket::SocketRead;
 use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
-use crate::intake::{MessageRoom, Room};
+use crate::incoming::{MessageMemory, Reservation};
 use crate::limits;
 
 /// A message with frames still to be handled.
@@ -17,33 +17,33 @@ pub(super) struct Inbound {
     /// The start of the next frame.
     at: usize,
     /// The memory of the rest of the message.
-    pub(super) room: MessageRoom,
+    pub(super) room: MessageMemory,
 }
 
 impl Driver {
-    pub(super) fn handle_heard(&mut self, heard: Heard) {
+    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
         let now = self.now();
         match heard {
-            Heard::Message(bytes) => {
+            SocketRead::Message(bytes) => {
                 self.machine.handle_alive(now);
-                let room = MessageRoom::new(self.meter.whole());
+                let room = MessageMemory::new(self.meter.whole());
                 self.inbound = Some(Inbound { bytes, at: 0, room });
             }
-            Heard::Text => self.machine.handle_alien("a text message"),
-            Heard::Control => self.machine.handle_alive(now),
-            Heard::Close => {
+            SocketRead::Text => self.machine.handle_alien("a text message"),
+            SocketRead::Control => self.machine.handle_alive(now),
+            SocketRead::Close => {
                 // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
                 self.outbox_bytes = 0;
                 self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
             }
-            Heard::TooLarge(what) => {
-                let hint = "the largest message is told in welcome; push less at once";
+            SocketRead::TooLarge(what) => {
+                let hint = "`welcome` states the largest message; push less at once";
                 self.machine.fail(Code::TOO_LARGE, what, hint);
                 self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
             }
-            Heard::Broken(what) => self.machine.handle_alien(&what),
-            Heard::Gone(why) => self.lose(Code::GOODBYE, &why),
+            SocketRead::Broken(what) => self.machine.handle_alien(&what),
+            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
         }
     }
 
@@ -51,7 +51,7 @@ impl Driver {
     pub(super) fn takes_frames(&self) -> bool {
         self.stopping.is_none()
             && self.machine.wants_message()
-            && self.intake.has_room()
+            && self.push_queue.has_room()
             && self.queries.has_room()
             && !self.is_outbox_full()
     }
@@ -72,20 +72,20 @@ impl Driver {
         if next.is_none() {
             self.inbound = None;
         }
-        self.let_offers_go();
+        self.let_uploads_go();
     }
 
     /// Releases the memory of snapshot uploads that were withdrawn or answered.
-    pub(super) fn let_offers_go(&mut self) {
+    pub(super) fn let_uploads_go(&mut self) {
         let machine = &self.machine;
-        self.uploads.retain(|id| machine.awaits(id), |id| machine.has_offer(id));
+        self.uploads.retain(|id| machine.awaits(id), |id| machine.has_upload(id));
     }
 
     /// The memory of a push with `bytes` bytes of changes.
-    pub(super) fn room_of(&mut self, bytes: usize) -> Room {
+    pub(super) fn room_of(&mut self, bytes: usize) -> Reservation {
         match &mut self.inbound {
             Some(inbound) => inbound.room.of_push(bytes),
-            None => MessageRoom::default().of_push(bytes),
+            None => MessageMemory::default().of_push(bytes),
         }
     }
 

@@ -45,7 +45,7 @@ struct State {
     /// Number of messages taken.
     taken: u64,
     /// The memory held for one of them, and the number of that message.
-    held: Option<(u64, Held)>,
+    held: Option<(u64, MessageGrant)>,
     /// Since when the last one has been waiting for its memory.
     waits: Option<Instant>,
     /// Bytes of pongs not written yet.
@@ -55,7 +55,7 @@ struct State {
 }
 
 /// The memory of an arriving message.
-struct Held {
+struct MessageGrant {
     grant: Grant,
     pace: Pace,
 }
@@ -223,7 +223,7 @@ impl Metered {
         let pace = Pace::from(state.wire.payload());
         state.waits = None;
         // An earlier message that was taken late keeps its own grant.
-        state.held = Some((message, Held { grant, pace }));
+        state.held = Some((message, MessageGrant { grant, pace }));
         drop(state);
         meter.holding.notify_one();
         Poll::Ready(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::Shared;
+use super::RelayState;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Key};
 use crate::store::{Known, LogStore, StoreError};
@@ -20,7 +20,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(shared: &Shared, account: Account) -> Self {
+    pub(super) fn new(shared: &RelayState, account: Account) -> Self {
         let (store, page_reads) = (Arc::clone(&shared.store), shared.page_reads.clone());
         Self { store, page_reads, account }
     }

@@ -2,16 +2,16 @@
 //! to pass on.
 
 use landfall_protocol::frame::{Frame, encode};
-use landfall_protocol::session::{Offered, SessionEffect};
+use landfall_protocol::session::{SessionEffect, SnapshotUpload};
 use landfall_protocol::{Code, SpaceName};
 use tracing::{Span, debug, warn};
 
 use super::feeds::NoRoom;
-use super::intake::Item;
+use super::push_queue::Item;
 use super::queries::Query;
 use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
 use crate::hub::Attach;
-use crate::offers::UploadProgress;
+use crate::partial_uploads::UploadProgress;
 
 impl Driver {
     /// Performs the machine's pending effects.
@@ -37,7 +37,7 @@ impl Driver {
                     }
                     let ticket = match self.feeds.add(subscription, &filter) {
                         Ok(ticket) => ticket,
-                        Err(NoRoom::Places(limit)) => {
+                        Err(NoRoom::ConnectionSlots(limit)) => {
                             self.machine.handle_no_room(subscription, limit);
                             continue;
                         }
@@ -46,7 +46,7 @@ impl Driver {
                             continue;
                         }
                     };
-                    let (session, mailbox) = (self.id, self.mailbox.clone());
+                    let (session, channel) = (self.id, self.channel.clone());
                     let attach = Attach {
                         session,
                         subscription,
@@ -56,14 +56,14 @@ impl Driver {
                         acknowledged,
                         filter,
                         holds,
-                        mailbox,
+                        channel,
                     };
-                    self.intake.add(Item::Attach(Box::new(attach)));
+                    self.push_queue.add(Item::Attach(Box::new(attach)));
                 }
                 SessionEffect::Detach(subscription) => {
                     self.feeds.remove(subscription);
                     self.ephemeral_feed.end(subscription);
-                    self.intake.add(Item::Detach(subscription));
+                    self.push_queue.add(Item::Detach(subscription));
                 }
                 SessionEffect::Refiltered { subscription, filter } => {
                     if !self.feeds.refilter(subscription, &filter) {
@@ -72,7 +72,7 @@ impl Driver {
                 }
                 SessionEffect::Listen { subscription, space, filter } => {
                     self.ephemeral_feed.listen(subscription, space.clone(), filter);
-                    self.shared.healing.listens(&space);
+                    self.shared.repairs.listens(&space);
                 }
                 SessionEffect::End(code) => {
                     let close = match code {
@@ -97,20 +97,24 @@ impl Driver {
         let identity = self.machine.identity().cloned();
         match (effect, identity) {
             (SessionEffect::Resent { space, document, count }, _) => {
-                self.shared.healing.answered(self.id, &space, &document, count);
+                self.shared.repairs.answered(self.id, &space, &document, count);
             }
-            (SessionEffect::Said { space, message }, _) => self.ephemeral_feed.say(&space, message),
+            (SessionEffect::Ephemeral { space, message }, _) => {
+                self.ephemeral_feed.say(&space, message)
+            }
             (SessionEffect::Push { space, push }, Some(identity)) => {
                 let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
-                self.intake.add(Item::Push(space, push, identity, room));
+                self.push_queue.add(Item::Push(space, push, identity, room));
             }
             (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
                 let room = self.room_of(entry.body.len());
-                self.intake.add(Item::Entry(space, entry, identity, room));
+                self.push_queue.add(Item::Entry(space, entry, identity, room));
             }
-            (SessionEffect::Offered { space, offer }, _) => self.handle_offer(space, offer),
-            (SessionEffect::Part { space, offer, from, bytes }, _) => {
-                self.handle_part(space, offer, from, &bytes);
+            (SessionEffect::SnapshotUpload { space, upload }, _) => {
+                self.handle_upload(space, upload)
+            }
+            (SessionEffect::Part { space, upload, from, bytes }, _) => {
+                self.handle_part(space, upload, from, &bytes);
             }
             (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
                 self.ask(Query::Digest((subscription, ticket), space, prefixes));
@@ -130,33 +134,33 @@ impl Driver {
         self.queries.add(query, room);
     }
 
-    fn handle_offer(&mut self, space: SpaceName, offer: Offered) {
-        let id = offer.id;
-        if !self.uploads.keep_heads(&offer) {
+    fn handle_upload(&mut self, space: SpaceName, upload: SnapshotUpload) {
+        let id = upload.id;
+        if !self.uploads.keep_heads(&upload) {
             let what = "the relay has no memory for the heads of a snapshot now";
             return self.machine.handle_no_room_for(id, what);
         }
-        if let Some(from) = self.uploads.add(space, offer) {
+        if let Some(from) = self.uploads.add(space, upload) {
             self.machine.handle_wanted(id, from);
         }
     }
 
-    fn handle_part(&mut self, space: SpaceName, offer: Offered, from: u64, bytes: &[u8]) {
-        match self.uploads.part(offer.id, from, bytes) {
+    fn handle_part(&mut self, space: SpaceName, upload: SnapshotUpload, from: u64, bytes: &[u8]) {
+        match self.uploads.part(upload.id, from, bytes) {
             UploadProgress::Upto(there) | UploadProgress::Stale(there) => {
-                self.machine.handle_wanted(offer.id, there)
+                self.machine.handle_wanted(upload.id, there)
             }
             UploadProgress::Whole(whole) => {
-                if self.machine.handle_whole(offer.id)
+                if self.machine.handle_whole(upload.id)
                     && let Some(identity) = self.machine.identity().cloned()
                 {
-                    self.intake.add(Item::Snapshot(space, offer, whole, identity));
+                    self.push_queue.add(Item::Snapshot(space, upload, whole, identity));
                 }
             }
             // An upload that was evicted starts again from its first byte.
             UploadProgress::Gone => {
-                let id = offer.id;
-                if let Some(from) = self.uploads.add(space, offer) {
+                let id = upload.id;
+                if let Some(from) = self.uploads.add(space, upload) {
                     self.machine.handle_wanted(id, from);
                 }
             }

@@ -13,7 +13,7 @@ use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Shared;
+use super::RelayState;
 use super::pages::Pages;
 use crate::limits;
 use crate::memory::{Account, Grant};
@@ -55,7 +55,7 @@ impl Query {
 }
 
 /// A piece of an answer.
-pub(super) enum Reply {
+pub(super) enum AnswerPart {
     /// The branches of the prefixes, and the log's head.
     Branches(Asker, Offset, Vec<Branch>),
     /// A message that is ready to send.
@@ -68,21 +68,21 @@ pub(super) enum Reply {
 
 /// The queries of one session.
 pub(super) struct Queries {
-    reader: Reader,
+    reader: QueryReader,
     waiting: VecDeque<(Query, Option<Grant>)>,
     /// Bytes of waiting queries without a memory grant: they arrived in small messages.
     small: usize,
     task: Option<JoinHandle<()>>,
-    replies: mpsc::Receiver<Reply>,
-    sender: mpsc::Sender<Reply>,
+    replies: mpsc::Receiver<AnswerPart>,
+    sender: mpsc::Sender<AnswerPart>,
 }
 
 impl Queries {
-    pub(super) fn new(shared: &Shared, account: Account) -> Self {
+    pub(super) fn new(shared: &RelayState, account: Account) -> Self {
         // A small queue: each reply may be a whole message.
         let (sender, replies) = mpsc::channel(2);
         let digests = shared.digests.clone();
-        let reader = Reader { pages: Pages::new(shared, account), digests };
+        let reader = QueryReader { pages: Pages::new(shared, account), digests };
         Self { reader, waiting: VecDeque::new(), small: 0, task: None, replies, sender }
     }
 
@@ -112,9 +112,12 @@ impl Queries {
     }
 
     /// Waits for the next piece of an answer; pends forever if there is no query.
-    pub(super) async fn reply(&mut self) -> Option<Reply> {
+    pub(super) async fn reply(&mut self) -> Option<AnswerPart> {
         let reply = self.replies.recv().await;
-        if matches!(reply, Some(Reply::Branches(..) | Reply::Fetched(..) | Reply::Failed(..))) {
+        if matches!(
+            reply,
+            Some(AnswerPart::Branches(..) | AnswerPart::Fetched(..) | AnswerPart::Failed(..))
+        ) {
             self.task = None;
             self.begin();
         }
@@ -131,7 +134,7 @@ impl Drop for Queries {
 }
 
 #[derive(Clone)]
-struct Reader {
+struct QueryReader {
     pages: Pages,
     /// Bounds concurrent digest reads by address, and charges addresses for the rows.
     digests: Turns,
@@ -144,16 +147,16 @@ enum Stop {
     Gone,
 }
 
-impl Reader {
-    async fn answer(&self, query: Query, replies: &mpsc::Sender<Reply>) {
+impl QueryReader {
+    async fn answer(&self, query: Query, replies: &mpsc::Sender<AnswerPart>) {
         let reply = match query {
             Query::Digest(asker, space, prefixes) => match self.branches(space, prefixes).await {
-                Ok((head, branches)) => Reply::Branches(asker, head, branches),
+                Ok((head, branches)) => AnswerPart::Branches(asker, head, branches),
                 Err(stop) => stop.reply(asker),
             },
             Query::Fetch(asker, space, wants) => {
                 match self.fetch(asker, &space, wants, replies).await {
-                    Ok(()) => Reply::Fetched(asker),
+                    Ok(()) => AnswerPart::Fetched(asker),
                     Err(stop) => stop.reply(asker),
                 }
             }
@@ -208,7 +211,7 @@ impl Reader {
         asker: Asker,
         space: &SpaceName,
         wants: Vec<Want>,
-        replies: &mpsc::Sender<Reply>,
+        replies: &mpsc::Sender<AnswerPart>,
     ) -> Result<(), Stop> {
         for want in wants {
             let document = want.document;
@@ -234,25 +237,25 @@ impl Stop {
         }
     }
 
-    fn reply(self, asker: Asker) -> Reply {
+    fn reply(self, asker: Asker) -> AnswerPart {
         match self {
             Self::Failed(error) => {
-                tracing::error!(error = error.chain(), "a question could not be answered");
+                tracing::error!(error = error.chain(), "cannot answer a query");
                 let (code, what) = error.told();
-                Reply::Failed(asker, code, what)
+                AnswerPart::Failed(asker, code, what)
             }
             // No session receives it.
-            Self::Gone => Reply::Fetched(asker),
+            Self::Gone => AnswerPart::Fetched(asker),
         }
     }
 }
 
 /// A fetch in progress.
 struct Fetching<'a> {
-    reader: &'a Reader,
+    reader: &'a QueryReader,
     asker: Asker,
     space: &'a SpaceName,
-    replies: &'a mpsc::Sender<Reply>,
+    replies: &'a mpsc::Sender<AnswerPart>,
 }
 
 impl Fetching<'_> {
@@ -404,7 +407,7 @@ impl Fetching<'_> {
     }
 
     async fn send(&self, message: Vec<u8>, room: Grant) -> Result<(), Stop> {
-        let message = Reply::Message(self.asker, message, room);
+        let message = AnswerPart::Message(self.asker, message, room);
         self.replies.send(message).await.map_err(|_| Stop::Gone)
     }
 }
@@ -450,7 +453,7 @@ mod tests {
         let account = Memory::new(0).account(ShareKey::Session(1));
         let turns = Turns::new(1);
         let pages = Pages::of(store, turns.clone(), account);
-        let reader = Reader { pages, digests: Turns::new(1) };
+        let reader = QueryReader { pages, digests: Turns::new(1) };
         let bucket = Prefix::ROOT.child(0).child(7);
         let Ok((head, _)) = reader.branches(space, vec![bucket]).await else { panic!("no answer") };
         assert_eq!(head, Offset(documents));
@@ -467,7 +470,7 @@ mod tests {
         let reader = |share| {
             let account = memory.account(ShareKey::Session(share));
             let pages = Pages::of(Arc::clone(&store), Turns::new(2), account);
-            Reader { pages, digests: digests.clone() }
+            QueryReader { pages, digests: digests.clone() }
         };
         let bucket = || vec![Prefix::ROOT.child(0).child(7)];
         assert!(reader(1).branches(space.clone(), bucket()).await.is_ok());

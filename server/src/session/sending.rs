@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Driver;
-use super::feeds::Target;
+use super::feeds::PageTarget;
 use super::socket::{self, Stream};
 use super::writer::{Outgoing, WriteEnd, Writing};
 use crate::limits;
@@ -30,7 +30,7 @@ impl Driver {
         }
         self.perform();
         let next = match self.join_outbox() {
-            Some((frames, Some(room))) => Some(Outgoing::Held(frames, room)),
+            Some((frames, Some(room))) => Some(Outgoing::MessageGrant(frames, room)),
             Some((frames, None)) => Some(Outgoing::Frames(frames)),
             None => self.next_page(),
         };
@@ -67,7 +67,7 @@ impl Driver {
             Some((target, Chunk::Part(part), room)) => {
                 let message = self.machine.handle_snapshot_part(target.subscription, part)?;
                 return Some(match room {
-                    Some(room) => Outgoing::Held(message, room),
+                    Some(room) => Outgoing::MessageGrant(message, room),
                     None => Outgoing::Frames(message),
                 });
             }
@@ -89,7 +89,7 @@ impl Driver {
 
     fn page_message(
         &mut self,
-        target: Target,
+        target: PageTarget,
         page: &Page,
         room: Option<Grant>,
     ) -> Option<Outgoing> {
@@ -121,7 +121,7 @@ impl Driver {
             }
             Ok(None) => debug!("the connection broke before it was closed"),
             Err(_) => {
-                debug!("the peer did not take the reason for the end in time");
+                debug!("the peer did not read the reason for the close in time");
                 abort.abort();
             }
         }

@@ -24,7 +24,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 
 /// The WebSocket.
-pub(crate) type Socket = WebSocketStream<Counted>;
+pub(crate) type Socket = WebSocketStream<CountedSocket>;
 /// Its write half.
 pub(crate) type Sink = SplitSink<Socket, Message>;
 /// Its read half.
@@ -32,7 +32,7 @@ pub(crate) type Stream = SplitStream<Socket>;
 
 /// The result of a read from the peer.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum SocketRead {
     /// A message.
     Message(Bytes),
     /// A text message: neither protocol has any.
@@ -49,7 +49,7 @@ pub(crate) enum Heard {
     Gone(String),
 }
 
-impl From<Option<Result<Message, Error>>> for Heard {
+impl From<Option<Result<Message, Error>>> for SocketRead {
     fn from(read: Option<Result<Message, Error>>) -> Self {
         match read {
             Some(Ok(Message::Binary(bytes))) => Self::Message(bytes),
@@ -115,11 +115,11 @@ async fn over(
 ) -> (Socket, Arc<AtomicU64>) {
     let written = Arc::new(AtomicU64::new(0));
     let (io, metered) = (TokioIo::new(upgraded), Metered::new(meter));
-    let io = Counted { io, written: Arc::clone(&written), metrics, metered };
+    let io = CountedSocket { io, written: Arc::clone(&written), metrics, metered };
     (websocket(io, bounds, buffer).await, written)
 }
 
-async fn websocket(io: Counted, (message, backlog): (usize, usize), buffer: usize) -> Socket {
+async fn websocket(io: CountedSocket, (message, backlog): (usize, usize), buffer: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(buffer)
         .write_buffer_size(buffer)
@@ -144,7 +144,7 @@ pub(crate) async fn linger(mut socket: Socket, limit: Duration) {
 }
 
 /// A connection with byte counters.
-pub(crate) struct Counted {
+pub(crate) struct CountedSocket {
     io: TokioIo<Upgraded>,
     /// Bytes that the system has accepted: distinguishes a slow reader from one that does not read.
     written: Arc<AtomicU64>,
@@ -152,7 +152,7 @@ pub(crate) struct Counted {
     metered: Metered,
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -185,7 +185,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl Counted {
+impl CountedSocket {
     /// Reads into a buffer the bytes to pass to the WebSocket. Returns how many to pass, and how many were
     /// read.
     fn poll_bytes(
@@ -220,7 +220,7 @@ fn violated(Violation(what): Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

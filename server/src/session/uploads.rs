@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::SpaceName;
-use landfall_protocol::session::Offered;
+use landfall_protocol::session::SnapshotUpload;
 use tokio::time::timeout;
 
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::offers::{Offers, Sending, UploadProgress};
+use crate::partial_uploads::{PartialUploads, Sending, UploadProgress};
 
 /// The result of waiting for memory.
-pub(super) enum Room {
+pub(super) enum UploadMemory {
     /// Memory is reserved: the client is to send the upload (its id) from this byte on.
     From(u64, u64),
     /// No memory became free in time for this upload.
@@ -24,13 +24,13 @@ pub(super) enum Room {
 }
 
 /// An upload and its memory, or `None` if none became free in time.
-type Reserved = (SpaceName, Offered, Option<Grant>);
+type Reserved = (SpaceName, SnapshotUpload, Option<Grant>);
 
 /// A session's uploads.
 pub(super) struct Uploads {
     account: Account,
-    offers: Arc<Offers>,
-    waiting: VecDeque<(SpaceName, Offered)>,
+    partial_uploads: Arc<PartialUploads>,
+    waiting: VecDeque<(SpaceName, SnapshotUpload)>,
     /// The uploads that wait for memory, including the current one: each waits once, even if parts of it
     /// arrive meanwhile.
     wanted: BTreeSet<u64>,
@@ -47,32 +47,32 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    pub(super) fn new(account: Account, offers: Arc<Offers>) -> Self {
+    pub(super) fn new(account: Account, partial_uploads: Arc<PartialUploads>) -> Self {
         let (waiting, wanted, sending, heads) = Default::default();
-        let (reserving, wait, is_wary) = (None, limits::OFFER_WAIT, false);
-        Self { account, offers, waiting, wanted, reserving, sending, heads, wait, is_wary }
+        let (reserving, wait, is_wary) = (None, limits::UPLOAD_WAIT, false);
+        Self { account, partial_uploads, waiting, wanted, reserving, sending, heads, wait, is_wary }
     }
 
     /// Reserves memory for an upload's heads until it is answered; false if there is none.
-    pub(super) fn keep_heads(&mut self, offer: &Offered) -> bool {
+    pub(super) fn keep_heads(&mut self, upload: &SnapshotUpload) -> bool {
         // Twice: its merge gets a copy.
-        let room = self.account.remember(2 * size_of_val(&offer.heads[..]));
-        room.map(|room| self.heads.insert(offer.id, room)).is_some()
+        let room = self.account.remember(2 * size_of_val(&upload.heads[..]));
+        room.map(|room| self.heads.insert(upload.id, room)).is_some()
     }
 
     /// Adds a new upload, or one whose parts arrive after its eviction. Returns the offset to resume at if
     /// a partial upload exists.
-    pub(super) fn add(&mut self, space: SpaceName, offer: Offered) -> Option<u64> {
-        if self.wanted.contains(&offer.id) {
+    pub(super) fn add(&mut self, space: SpaceName, upload: SnapshotUpload) -> Option<u64> {
+        if self.wanted.contains(&upload.id) {
             return None;
         }
-        let left = || self.offers.resume(self.account.share(), &space, &offer);
+        let left = || self.partial_uploads.resume(self.account.share(), &space, &upload);
         if let Some((from, sending)) = (!self.is_wary).then(left).flatten() {
-            self.sending.insert(offer.id, sending);
+            self.sending.insert(upload.id, sending);
             return Some(from);
         }
-        self.wanted.insert(offer.id);
-        self.waiting.push_back((space, offer));
+        self.wanted.insert(upload.id);
+        self.waiting.push_back((space, upload));
         self.begin();
         None
     }
@@ -81,15 +81,16 @@ impl Uploads {
         if self.reserving.is_some() {
             return;
         }
-        let Some((space, offer)) = self.waiting.pop_front() else { return };
-        let (account, offers, wait) = (self.account.clone(), Arc::clone(&self.offers), self.wait);
+        let Some((space, upload)) = self.waiting.pop_front() else { return };
+        let (account, partial_uploads, wait) =
+            (self.account.clone(), Arc::clone(&self.partial_uploads), self.wait);
         self.reserving = Some(Box::pin(async move {
-            let bytes = (offer.total as usize).max(limits::LEAST_UPLOAD_BYTES);
+            let bytes = (upload.total as usize).max(limits::LEAST_UPLOAD_BYTES);
             // Evict idle uploads first; if the own share is the bottleneck, only its own, since others
             // would not help.
             let give_way = || match account.outgrows(bytes) {
-                true => offers.give_way_of(account.share()),
-                false => offers.give_way(),
+                true => partial_uploads.give_way_of(account.share()),
+                false => partial_uploads.give_way(),
             };
             let mut room = account.try_reserve(Class::Upload, bytes);
             while room.is_none() && give_way() {
@@ -99,25 +100,26 @@ impl Uploads {
                 let waits = account.reserve(Class::Upload, bytes);
                 room = timeout(wait, waits).await.ok();
             }
-            (space, offer, room)
+            (space, upload, room)
         }));
     }
 
     /// Waits until an upload has its memory, or its time is over; pends forever if none waits.
-    pub(super) async fn room(&mut self) -> Room {
+    pub(super) async fn room(&mut self) -> UploadMemory {
         let Some(reserving) = self.reserving.as_mut() else { return std::future::pending().await };
-        let (space, offer, room) = reserving.await;
+        let (space, upload, room) = reserving.await;
         self.reserving = None;
         self.begin();
-        let id = offer.id;
+        let id = upload.id;
         self.wanted.remove(&id);
         match room {
             Some(room) => {
-                let sending = self.offers.begin(self.account.share(), &space, &offer, room);
+                let sending =
+                    self.partial_uploads.begin(self.account.share(), &space, &upload, room);
                 self.sending.insert(id, sending);
-                Room::From(id, 0)
+                UploadMemory::From(id, 0)
             }
-            None => Room::None(id),
+            None => UploadMemory::None(id),
         }
     }
 
@@ -142,7 +144,7 @@ impl Uploads {
         self.sending.retain(|id, _| awaits(*id));
         self.heads.retain(|id, _| keeps(*id));
         let wanted = &mut self.wanted;
-        self.waiting.retain(|(_, offer)| awaits(offer.id) || !wanted.remove(&offer.id));
+        self.waiting.retain(|(_, upload)| awaits(upload.id) || !wanted.remove(&upload.id));
     }
 
     /// The uploads that are too slow for the memory that they hold, while others wait for it. `reads`: the
@@ -180,15 +182,21 @@ mod tests {
         let mut uploads = Uploads::new(account, Arc::default());
         let (space, total): (SpaceName, u64) = ("default".parse().unwrap(), 60 << 20);
         let document = DocumentId::from_bytes([1; 16]);
-        let offer =
-            Offered { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() };
+        let upload = SnapshotUpload {
+            id: 1,
+            subscription: 0,
+            document,
+            hash: [7; 32],
+            total,
+            heads: [].into(),
+        };
         for _ in 0..1_000 {
-            if matches!(uploads.part(offer.id, 1 << 20, &[0; 8]), UploadProgress::Gone) {
-                assert_eq!(uploads.add(space.clone(), offer.clone()), None);
+            if matches!(uploads.part(upload.id, 1 << 20, &[0; 8]), UploadProgress::Gone) {
+                assert_eq!(uploads.add(space.clone(), upload.clone()), None);
             }
         }
         assert!(uploads.waiting.is_empty(), "{} wait", uploads.waiting.len());
-        assert!(matches!(uploads.room().await, Room::From(1, 0)));
+        assert!(matches!(uploads.room().await, UploadMemory::From(1, 0)));
         // No second reservation is left, which would time out and refuse the upload.
         assert!(uploads.reserving.is_none());
         assert_eq!(memory.used(Class::Upload), total as usize);
@@ -203,8 +211,8 @@ mod tests {
         let mut kept = 0;
         for id in 1.. {
             let (subscription, hash, heads) = (0, [7; 32], Arc::clone(&heads));
-            let offer = Offered { id, subscription, document, hash, total: 1, heads };
-            if !uploads.keep_heads(&offer) {
+            let upload = SnapshotUpload { id, subscription, document, hash, total: 1, heads };
+            if !uploads.keep_heads(&upload) {
                 break;
             }
             kept += 1;
@@ -221,45 +229,50 @@ mod tests {
     #[tokio::test]
     async fn what_others_left_behind_stays_while_an_offer_waits_for_its_own_session() {
         let memory = Memory::new(256 << 20);
-        let (offers, space) = (Arc::<Offers>::default(), "default".parse().unwrap());
-        let offer = |number: u8, total: u64| {
+        let (partial_uploads, space) =
+            (Arc::<PartialUploads>::default(), "default".parse().unwrap());
+        let upload = |number: u8, total: u64| {
             let (id, document) = (u64::from(number), DocumentId::from_bytes([number; 16]));
-            Offered { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+            SnapshotUpload { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
         };
-        let (phone, left) = (memory.account(ShareKey::Session(1)), offer(1, 10 << 20));
+        let (phone, left) = (memory.account(ShareKey::Session(1)), upload(1, 10 << 20));
         let room = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
-        drop(offers.begin(phone.share(), &space, &left, room));
+        drop(partial_uploads.begin(phone.share(), &space, &left, room));
         let other = memory.account(ShareKey::Session(2));
-        let mut uploads = Uploads::new(other, Arc::clone(&offers));
+        let mut uploads = Uploads::new(other, Arc::clone(&partial_uploads));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut add = |offer: Offered| {
-            uploads.add(space.clone(), offer);
+        let mut add = |upload: SnapshotUpload| {
+            uploads.add(space.clone(), upload);
             Box::pin(uploads.room()).as_mut().poll(&mut context).is_ready()
         };
-        assert!(add(offer(2, 64 << 20)));
-        assert!(!add(offer(3, 32 << 20)), "a session has half of what uploads may have");
+        assert!(add(upload(2, 64 << 20)));
+        assert!(!add(upload(3, 32 << 20)), "a session has half of what uploads may have");
         assert!(memory.used(Class::Upload) <= 74 << 20, "there is room for all three");
-        assert!(offers.resume(phone.share(), &space, &left).is_some(), "the phone begins again");
+        assert!(
+            partial_uploads.resume(phone.share(), &space, &left).is_some(),
+            "the phone begins again"
+        );
     }
 
     /// A laptop lost its connection and then offers another snapshot, beside clients of other addresses.
     #[tokio::test]
     async fn what_a_share_left_behind_gives_way_to_what_it_offers_now() {
         let memory = Memory::new(256 << 20);
-        let (offers, space) = (Arc::<Offers>::default(), "default".parse().unwrap());
+        let (partial_uploads, space) =
+            (Arc::<PartialUploads>::default(), "default".parse().unwrap());
         let _other = memory.account(ShareKey::Session(2));
-        let offer = |number: u8| {
+        let upload = |number: u8| {
             let (id, document, total) = (1, DocumentId::from_bytes([number; 16]), 40 << 20);
-            Offered { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+            SnapshotUpload { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
         };
         let before = memory.account(ShareKey::Session(1));
         let room = before.try_reserve(Class::Upload, 40 << 20).unwrap();
-        drop(offers.begin(before.share(), &space, &offer(1), room));
+        drop(partial_uploads.begin(before.share(), &space, &upload(1), room));
         drop(before);
-        let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), offers);
-        uploads.add(space, offer(2));
+        let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), partial_uploads);
+        uploads.add(space, upload(2));
         let room = uploads.room().now_or_never();
-        assert!(matches!(room, Some(Room::From(1, 0))), "it waits for what nobody sends");
+        assert!(matches!(room, Some(UploadMemory::From(1, 0))), "it waits for what nobody sends");
         assert_eq!(memory.used(Class::Upload), 40 << 20);
     }
 
@@ -274,13 +287,13 @@ mod tests {
         for id in 1..=2 {
             let (document, total) = (DocumentId::from_bytes([id as u8; 16]), 10 << 20);
             let (subscription, hash, heads) = (0, [7; 32], [].into());
-            let offer = Offered { id, subscription, document, hash, total, heads };
-            assert_eq!(uploads.add("default".parse().unwrap(), offer), None);
+            let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
+            assert_eq!(uploads.add("default".parse().unwrap(), upload), None);
         }
         let first = timeout(Duration::from_secs(20), uploads.room()).await;
-        assert!(matches!(first, Ok(Room::None(1))), "it waits for ever");
+        assert!(matches!(first, Ok(UploadMemory::None(1))), "it waits for ever");
         drop(held);
-        assert!(matches!(uploads.room().await, Room::From(2, 0)));
+        assert!(matches!(uploads.room().await, UploadMemory::From(2, 0)));
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 10 << 20));
     }
 }

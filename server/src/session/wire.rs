@@ -198,12 +198,10 @@ impl Wire {
         self.is_data = matches!(frame, Begun::Message { .. } | Begun::Continued);
         match frame {
             Begun::Ping { .. } | Begun::Control if length > CONTROL_BYTES || !is_last => {
-                return Err(Violation(
-                    "a control frame that is longer than 125 bytes, or in parts",
-                ));
+                return Err(Violation("a control frame longer than 125 bytes, or fragmented"));
             }
             Begun::Continued if !self.is_open => {
-                return Err(Violation("a continuation of no message"));
+                return Err(Violation("a continuation without a message"));
             }
             Begun::Message { .. } if self.is_open => {
                 return Err(Violation("a message within another"));

@@ -29,7 +29,7 @@ pub(crate) enum Outgoing {
     /// A message of frames.
     Frames(Vec<u8>),
     /// A message that holds memory until it is written.
-    Held(Vec<u8>, Grant),
+    MessageGrant(Vec<u8>, Grant),
     /// A WebSocket ping.
     Ping,
     /// A page of entries of a feed, up to this offset.
@@ -49,7 +49,7 @@ impl Outgoing {
     /// Its approximate length, to estimate its time on the wire.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Frames(message) | Self::Held(message, _) | Self::Page { message, .. } => {
+            Self::Frames(message) | Self::MessageGrant(message, _) | Self::Page { message, .. } => {
                 message.len()
             }
             Self::Close(..) | Self::Ping => 0,
@@ -97,7 +97,9 @@ async fn run(
     while let Some(next) = outgoing.recv().await {
         let (message, room, page) = match next {
             Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None, None),
-            Outgoing::Held(bytes, room) => (Message::Binary(bytes.into()), Some(room), None),
+            Outgoing::MessageGrant(bytes, room) => {
+                (Message::Binary(bytes.into()), Some(room), None)
+            }
             Outgoing::Ping => (Message::Ping(Bytes::new()), None, None),
             Outgoing::Page { message, entries, feed, up_to, room } => {
                 (Message::Binary(message.into()), room, Some((entries, feed, up_to)))

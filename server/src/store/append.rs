@@ -34,7 +34,7 @@ pub(super) fn append(
     if let Some(record) = &commit.opens {
         insert_epoch(tx, space, record)?;
     }
-    let mut touched = Touched { tx, space, documents: HashMap::new(), actors: Actors::new(tx) };
+    let mut touched = TouchedRows { tx, space, documents: HashMap::new(), actors: Actors::new(tx) };
     for new in &commit.entries {
         touched.add(new).inspect_err(|_| at(new.entry.document))?;
     }
@@ -74,14 +74,14 @@ struct Changed {
 }
 
 /// The rows that a commit touches. Dropped with it: after a rollback the row ids would be dangling.
-struct Touched<'a> {
+struct TouchedRows<'a> {
     tx: &'a Connection,
     space: i64,
     documents: HashMap<DocumentId, Changed>,
     actors: Actors<'a>,
 }
 
-impl Touched<'_> {
+impl TouchedRows<'_> {
     fn add(&mut self, new: &NewEntry) -> rusqlite::Result<()> {
         let NewEntry { entry, kind } = new;
         let Self { tx, space, documents, actors } = self;
@@ -98,7 +98,7 @@ impl Touched<'_> {
         changed.last = entry.offset;
         let document = &mut changed.document;
         if document.tombstone.is_some() {
-            return Err(broken("an entry of a document that is deleted"));
+            return Err(broken("an entry of a deleted document"));
         }
         match kind {
             NewKind::Change { actor, seq, max_op, operations } => {
@@ -119,11 +119,11 @@ impl Touched<'_> {
             NewKind::Tombstone => delete(tx, *space, document, entry),
             NewKind::Snapshot(snapshot) => {
                 if snapshot.changes < document.compacted_changes + document.tail_changes {
-                    return Err(broken("a snapshot of fewer changes than the document has"));
+                    return Err(broken("a snapshot with fewer changes than the document"));
                 }
                 document.heads = snapshot.heads.iter().map(|(hash, _)| hash.0).collect();
                 document.heads.sort_unstable();
-                let place = snapshots::Place { space: *space, offset: entry.offset };
+                let place = snapshots::SnapshotPosition { space: *space, offset: entry.offset };
                 snapshots::replace(tx, actors, document, place, snapshot, entry.at_ms)?;
                 (document.tail_changes, document.tail_bytes) = (0, 0);
                 document.reckon_due(tx)
@@ -135,10 +135,10 @@ impl Touched<'_> {
     fn save(self, at: &mut dyn FnMut(DocumentId)) -> rusqlite::Result<()> {
         let mut buckets = Buckets::new(self.tx, self.space);
         for Changed { mut document, last, added } in self.documents.into_values() {
-            let leaf = document.leaf_now();
+            let digest_entry = document.digest_entry_now();
             let id = document.id;
-            buckets.note(&id, document.leaf, leaf)?;
-            document.leaf = leaf;
+            buckets.note(&id, document.digest_entry, digest_entry)?;
+            document.digest_entry = digest_entry;
             document.note_due(self.tx, last, added)?;
             document.save(self.tx).inspect_err(|_| at(id))?;
         }

@@ -70,7 +70,7 @@ pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {
 /// Checks the columns of a change's row, apart from the body, against the values that a change can have.
 pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
     if entry.kind != entry_kind::CHANGE || entry.flags & !entry_flags::SECOND_ROOT != 0 {
-        let what = format!("a change of kind {} with flags {}", entry.kind, entry.flags);
+        let what = format!("a change with an invalid kind {} or flags {}", entry.kind, entry.flags);
         return Err(damaged_change(entry, what));
     }
     Ok(())
@@ -80,8 +80,8 @@ pub(super) fn form(entry: &Entry) -> rusqlite::Result<()> {
 pub(super) fn body(bytes: &[u8], hash: &[u8; 32]) -> Result<(), String> {
     match change_hash(bytes) {
         Ok(found) if found.0 == *hash => Ok(()),
-        Ok(found) => Err(format!("the bytes of change {found}, and not those of its row's hash,")),
-        Err(error) => Err(format!("a change's bytes that are damaged ({error})")),
+        Ok(found) => Err(format!("bytes of change {found} instead of the row's hash")),
+        Err(error) => Err(format!("damaged bytes of a change ({error})")),
     }
 }
 
@@ -93,7 +93,7 @@ pub(super) fn tombstone(entry: &Entry, hash: &[u8; 32]) -> rusqlite::Result<()> 
         false => Err(damaged(
             Some(entry.document),
             Some(entry.offset.0),
-            "a tombstone that is another document's",
+            "a tombstone with another document's id",
         )),
     }
 }
@@ -102,19 +102,19 @@ pub(super) fn tombstone(entry: &Entry, hash: &[u8; 32]) -> rusqlite::Result<()> 
 /// its snapshot and tombstone.
 pub(super) fn document(conn: &Connection, document: &Document) -> rusqlite::Result<()> {
     let tell = |what| Err(damaged(Some(document.id), None, what));
-    if document.leaf != document.leaf_now() {
-        return tell("heads or an id that are not those of the leaf");
+    if document.digest_entry != document.digest_entry_now() {
+        return tell("an id or heads that do not match the digest entry");
     }
     let sql = "SELECT \"offset\" FROM tombstone WHERE document = ?1";
     let offset = |row: &rusqlite::Row<'_>| number(row, 0);
     let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
     if stands != document.tombstone {
-        return tell("a tombstone of which the row of the document does not know");
+        return tell("a tombstone that does not match the row");
     }
     let sql = "SELECT \"offset\" FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
     let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
     if document.tombstone.is_none() && stands.unwrap_or(0) != document.compacted {
-        return tell("a snapshot that does not stand where the row of the document says");
+        return tell("a snapshot at another offset than in the row");
     }
     Ok(())
 }
@@ -129,13 +129,13 @@ pub(super) fn tail(
     let tail: BTreeSet<[u8; 32]> = hashes.collect();
     let tell = |what: &'static str| Err(damaged(Some(document.id), None, what));
     if tail.len() as u64 != document.tail_changes {
-        return tell("another number of changes than the row of the document says");
+        return tell("a tail with another number of changes than in the row");
     }
     let is_compacted =
         |head: &[u8; 32]| stored.is_some_and(|s| s.heads.iter().any(|(at, _)| at.0 == *head));
     match document.heads.iter().all(|head| tail.contains(head) || is_compacted(head)) {
         true => Ok(()),
-        false => tell("a head that is not among the changes"),
+        false => tell("a head that is not one of the changes"),
     }
 }
 
@@ -293,7 +293,7 @@ fn is_content_damage(error: &rusqlite::Error) -> bool {
 
 /// The error for a snapshot whose bytes differ from those written.
 pub(super) fn snapshot_damage(document: DocumentId, stored: &Stored) -> rusqlite::Error {
-    damaged(Some(document), Some(stored.offset), "a snapshot's bytes that are damaged")
+    damaged(Some(document), Some(stored.offset), "damaged bytes of a snapshot")
 }
 
 /// The checksum of a piece.
@@ -321,7 +321,7 @@ pub(super) fn head(conn: &Connection, space: i64, stated: Offset) -> rusqlite::R
             is_beyond => is_beyond?,
         };
         if is_beyond {
-            let what = format!("a log that is stated to end at {stated} and has more");
+            let what = format!("a log with entries behind its recorded end {stated}");
             return Err(damaged(None, None, what));
         }
     }
@@ -337,7 +337,7 @@ pub(super) fn log(conn: &Connection, space: i64) -> rusqlite::Result<()> {
     for (what, by_log, by_documents) in COUNTS {
         let (found, expected) = (count(by_log)?, count(by_documents)?);
         if found != expected {
-            let what = format!("an index of the log that knows {found} of {expected} {what}");
+            let what = format!("a log index with only {found} of {expected} {what}");
             return Err(damaged(None, None, what));
         }
     }
@@ -373,7 +373,7 @@ pub(super) fn spaces(conn: &Connection) -> rusqlite::Result<()> {
         let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
         let found: Option<i64> = find.query_row([&name], |row| row.get(0)).optional()?;
         if found != Some(id) {
-            return Err(broken("the name of a space in the store's file is not that of its index"));
+            return Err(broken("a space's name in its row differs from its index"));
         }
     }
     Ok(())

@@ -183,7 +183,7 @@ fn of_document(
     let name: String = name.query_row([space], |row| row.get(0))?;
     let name = SpaceName::try_from(name);
     Ok(Some(CompactionTask {
-        space: name.map_err(|_| broken("a space's name is impossible"))?,
+        space: name.map_err(|_| broken("a space's name is invalid"))?,
         document: document.id,
         through: Offset(through),
         changes,
@@ -359,9 +359,9 @@ pub(super) fn commit(
 ) -> rusqlite::Result<bool> {
     let Some((space, mut document)) = unchanged(tx, task)? else { return Ok(false) };
     if snapshot.changes != document.compacted_changes + task.changes {
-        return Err(broken("a snapshot of other changes than were read for it"));
+        return Err(broken("a snapshot with another number of changes than were read"));
     }
-    let place = snapshots::Place { space, offset: task.through };
+    let place = snapshots::SnapshotPosition { space, offset: task.through };
     snapshots::replace(tx, &mut Actors::new(tx), &mut document, place, snapshot, now_ms)?;
     document.tail_changes = document.tail_changes.saturating_sub(task.changes);
     document.tail_bytes = document.tail_bytes.saturating_sub(task.tail_bytes);
@@ -396,7 +396,7 @@ pub(super) fn retry(tx: &Connection, version: &str) -> rusqlite::Result<()> {
 }
 
 /// A document was repaired: retries its compaction if that had failed.
-pub(super) fn retry_mended(
+pub(super) fn retry_repaired(
     tx: &Connection,
     space: &SpaceName,
     document: &DocumentId,

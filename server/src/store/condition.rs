@@ -75,13 +75,13 @@ impl fmt::Display for DamagedPlace {
 
 /// The operation, and the space and document that it was about.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct Operation<'a> {
     pub(super) what: &'static str,
     space: Option<&'a SpaceName>,
     document: Option<&'a DocumentId>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Operation<'a> {
     pub(super) fn of_space(what: &'static str, space: &'a SpaceName) -> Self {
         Self { what, space: Some(space), document: None }
     }
@@ -95,18 +95,18 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Operation<'a> {
     /// The same for one document of the space.
-    pub(super) fn about<'b>(self, document: &'b DocumentId) -> Asked<'b>
+    pub(super) fn about<'b>(self, document: &'b DocumentId) -> Operation<'b>
     where
         'a: 'b,
     {
-        Asked { document: Some(document), ..self }
+        Operation { document: Some(document), ..self }
     }
 }
 
 /// An operation on the whole store.
-impl From<&'static str> for Asked<'_> {
+impl From<&'static str> for Operation<'_> {
     fn from(what: &'static str) -> Self {
         Self { what, space: None, document: None }
     }
@@ -115,7 +115,7 @@ impl From<&'static str> for Asked<'_> {
 /// Records damage and failures.
 #[derive(Default)]
 pub(super) struct Recorder {
-    found: Mutex<Found>,
+    found: Mutex<ConditionState>,
     /// Lets every push skip the mutex while no damage is known.
     has_damage: AtomicBool,
 }
@@ -132,7 +132,7 @@ pub struct Known {
 }
 
 #[derive(Default)]
-struct Found {
+struct ConditionState {
     damaged: BTreeMap<DamagedPlace, Known>,
     more: bool,
     /// The in-memory state differs from the one in the store.
@@ -142,7 +142,7 @@ struct Found {
 
 impl Recorder {
     /// Records why a read failed; returns the error.
-    pub(super) fn note(&self, asked: Asked<'_>, error: StoreError) -> StoreError {
+    pub(super) fn note(&self, asked: Operation<'_>, error: StoreError) -> StoreError {
         let class = FailureClass::of_chain(&error);
         match class {
             _ if error.needs_index.is_some() || error.damaged_index().is_some() => {}
@@ -160,7 +160,7 @@ impl Recorder {
         error
     }
 
-    fn note_damage(&self, asked: Asked<'_>, error: &StoreError) {
+    fn note_damage(&self, asked: Operation<'_>, error: &StoreError) {
         let content = error.content_damage();
         let document = content.and_then(|content| content.document);
         let beyond = content.is_none_or(|content| !content.of_change);
@@ -189,12 +189,14 @@ impl Recorder {
     }
 
     /// Replaces all known places: by the stored ones at opening, or by the result of a full check.
-    pub(super) fn set(&self, places: Vec<(DamagedPlace, bool)>, is_new: bool) {
+    pub(super) fn set(&self, connection_slots: Vec<(DamagedPlace, bool)>, is_new: bool) {
         let mut found = self.found.lock();
-        self.has_damage.store(!places.is_empty(), Ordering::Release);
+        self.has_damage.store(!connection_slots.is_empty(), Ordering::Release);
         let known = |takes_no_writes| Known { takes_no_writes, times: 1, beyond_changes: 1 };
-        found.damaged =
-            places.into_iter().map(|(place, no_writes)| (place, known(no_writes))).collect();
+        found.damaged = connection_slots
+            .into_iter()
+            .map(|(place, no_writes)| (place, known(no_writes)))
+            .collect();
         found.is_new = is_new;
     }
 
@@ -215,8 +217,8 @@ impl Recorder {
     /// All known places.
     pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
         let found = self.found.lock();
-        let places = found.damaged.iter();
-        places.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
+        let connection_slots = found.damaged.iter();
+        connection_slots.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
     }
 
     /// The known damage of a document; `None` if no read met any.
@@ -301,12 +303,13 @@ impl Recorder {
 const FAILING_SHOWN: Duration = limits::READ_FAILURE_SHOWN;
 
 /// The remedy for damage that SQLite itself meets: a repair restores only what can be read.
-pub(crate) const RESTORE: &str = "SQLite cannot read a part of the file, which no repair mends: stop the \
-    relay and restore a backup, or begin with an empty folder; clients bring back what they have";
+pub(crate) const RESTORE: &str = "SQLite cannot read a part of the file, and no repair restores \
+    it: stop the relay and restore a backup, or start with an empty folder; clients send back what \
+    they have";
 
 /// The remedy for damaged values.
-pub(crate) const REMEDY: &str = "clients that have it are asked for it; if none does, stop the relay \
-    and run `landfall-relay verify --repair`, or restore a backup";
+pub(crate) const REMEDY: &str = "the relay asks clients for the data; if none has it, stop the \
+    relay and run `landfall-relay verify --repair`, or restore a backup";
 
 impl StoreError {
     /// Whether the content of the file is damaged.
@@ -356,22 +359,22 @@ mod tests {
         let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());
         let note = |number| {
             let document = id(number);
-            let asked = Asked::of_document("read", &space, &document);
+            let asked = Operation::of_document("read", &space, &document);
             let source = Box::new(super::super::checked::damaged(Some(document), None, "a change"));
             let failure = StoreFailure::Damaged;
             let error = StoreError { what: "read", failure, needs_index: None, source };
             recorder.note(asked, error);
         };
-        let heal = |number| {
+        let repair = |number| {
             let known = recorder.known(&space, &id(number));
             assert!(known.is_some_and(|known| recorder.forget(&space, &id(number), known)));
         };
         (0..=limits::DAMAGED_PLACES).for_each(note);
         assert!(recorder.condition(None, None, None, None).more_damaged);
-        (0..limits::DAMAGED_PLACES).for_each(heal);
+        (0..limits::DAMAGED_PLACES).for_each(repair);
         // The last one is met again, and repaired.
         note(limits::DAMAGED_PLACES);
-        heal(limits::DAMAGED_PLACES);
+        repair(limits::DAMAGED_PLACES);
         let condition = recorder.condition(None, None, None, None);
         assert_eq!(condition, Condition::default(), "`/readyz` says 503 until a restart");
     }

@@ -85,13 +85,13 @@ impl Seized {
         let new = self.file_folder().join(REWRITTEN);
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(RewriteError::Place(failed(error.into())));
+                return Err(RewriteError::SnapshotPosition(failed(error.into())));
             }
             _ => {}
         }
         let made = copy_out(&self.folder, &new)
             .map_err(RewriteError::Copy)
-            .and_then(|()| self.put_file(&new, None).map_err(RewriteError::Place));
+            .and_then(|()| self.put_file(&new, None).map_err(RewriteError::SnapshotPosition));
         if made.is_err() {
             // The first error is the one returned.
             let _ = std::fs::remove_file(&new);
@@ -113,7 +113,7 @@ pub enum RewriteError {
     Copy(BackupError),
     /// The new file could not replace the old one.
     #[error(transparent)]
-    Place(StoreError),
+    SnapshotPosition(StoreError),
 }
 
 impl RewriteError {
@@ -121,7 +121,7 @@ impl RewriteError {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Copy(error) => error.class(),
-            Self::Place(error) => FailureClass::of_chain(error),
+            Self::SnapshotPosition(error) => FailureClass::of_chain(error),
         }
     }
 }

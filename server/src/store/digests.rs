@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -44,8 +44,8 @@ impl<'a> Buckets<'a> {
     pub(super) fn note(
         &mut self,
         document: &DocumentId,
-        before: Option<Leaf>,
-        after: Option<Leaf>,
+        before: Option<DigestEntry>,
+        after: Option<DigestEntry>,
     ) -> rusqlite::Result<()> {
         if before == after {
             return Ok(());
@@ -55,8 +55,8 @@ impl<'a> Buckets<'a> {
             slot.insert(bucket(self.conn, self.space, number)?);
         }
         if let Some(digest) = self.changed.get_mut(&number) {
-            before.into_iter().for_each(|leaf| digest.remove(leaf));
-            after.into_iter().for_each(|leaf| digest.add(leaf));
+            before.into_iter().for_each(|digest_entry| digest.remove(digest_entry));
+            after.into_iter().for_each(|digest_entry| digest.add(digest_entry));
         }
         Ok(())
     }
@@ -88,15 +88,16 @@ pub(super) fn check_bucket(conn: &Connection, space: i64, number: u8) -> rusqlit
     let mut rows = find.query(params![space, first, last])?;
     let mut is_row_of_index = true;
     while let Some(row) = rows.next()? {
-        let leaf: Option<[u8; 16]> = row.get(0)?;
-        leaf.into_iter().for_each(|leaf| sum.add(Leaf::from_bytes(leaf)));
+        let digest_entry: Option<[u8; 16]> = row.get(0)?;
+        digest_entry
+            .into_iter()
+            .for_each(|digest_entry| sum.add(DigestEntry::from_bytes(digest_entry)));
         is_row_of_index &= row.get::<_, Option<bool>>(1)? == Some(true);
     }
     match is_row_of_index && sum == bucket(conn, space, number)? {
         true => Ok(()),
         false => {
-            let what =
-                format!("documents that begin with {number:02x} and are not as their digest");
+            let what = format!("a wrong digest of the documents whose ids begin with {number:02x}");
             Err(damaged(None, None, what))
         }
     }
@@ -173,7 +174,7 @@ pub(super) fn branches(
         page.rows += PREFIX_ROWS;
         let node = match space {
             Some(space) => node(conn, space, prefix, &mut cursor, rows, &mut page.rows)?,
-            None => Some(Node::Leaves(Vec::new())),
+            None => Some(Node::DigestEntries(Vec::new())),
         };
         if let Some(node) = node {
             page.branches.push(Branch { prefix, node });
@@ -201,22 +202,22 @@ pub(super) fn tell_damage(
         if above.peek().is_none() {
             continue;
         }
-        let leaf = match Document::find(conn, space, id) {
+        let digest_entry = match Document::find(conn, space, id) {
             // The row cannot be read, so it is not in the sums either.
             Err(error) if is_damage(&error) => continue,
-            found => found?.and_then(|found| found.leaf),
+            found => found?.and_then(|found| found.digest_entry),
         };
-        let Some(leaf) = leaf else { continue };
-        let told = Leaf::of_damage(id);
+        let Some(digest_entry) = digest_entry else { continue };
+        let told = DigestEntry::of_damage(id);
         for branch in above {
             match &mut branch.node {
                 Node::Children(children) => {
                     let child = &mut children[usize::from(branch.prefix.child_of(id))];
-                    child.remove(leaf);
+                    child.remove(digest_entry);
                     child.add(told);
                 }
-                Node::Leaves(leaves) => {
-                    let its = leaves.iter_mut().find(|(of, _)| of == id);
+                Node::DigestEntries(digest_entries) => {
+                    let its = digest_entries.iter_mut().find(|(of, _)| of == id);
                     its.into_iter().for_each(|its| its.1 = told);
                 }
             }
@@ -244,7 +245,7 @@ fn node(
             *child = child.plus(digest);
             count += digest.count;
         }
-        if count > limits::BRANCH_LEAVES as u64 {
+        if count > limits::BRANCH_ENTRIES as u64 {
             return Ok(Some(Node::Children(children)));
         }
     }
@@ -263,12 +264,12 @@ fn node(
 struct Below {
     children: [Digest; CHILDREN],
     /// The first of the documents.
-    leaves: Vec<(DocumentId, Leaf)>,
+    digest_entries: Vec<(DocumentId, DigestEntry)>,
     count: usize,
 }
 
 /// The number of rows read, and where the rest begin.
-struct Found {
+struct DigestRead {
     rows: usize,
     next: Option<[u8; 16]>,
 }
@@ -282,18 +283,19 @@ impl Below {
         prefix: Prefix,
         from: Option<[u8; 16]>,
         most: usize,
-    ) -> rusqlite::Result<Found> {
+    ) -> rusqlite::Result<DigestRead> {
         let (first, last) = prefix.range();
         let mut find = conn.prepare_cached(BELOW)?;
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
         let mut rows = find.query(params![space, from.unwrap_or(first), last, limit])?;
         let (mut count, mut end) = (0, None);
         while let Some(row) = rows.next()? {
-            let (document, leaf) = (document_id(row, 0)?, Leaf::from_bytes(row.get(1)?));
-            self.children[usize::from(prefix.child_of(&document))].add(leaf);
+            let (document, digest_entry) =
+                (document_id(row, 0)?, DigestEntry::from_bytes(row.get(1)?));
+            self.children[usize::from(prefix.child_of(&document))].add(digest_entry);
             count += 1;
-            if self.leaves.len() < limits::BRANCH_LEAVES {
-                self.leaves.push((document, leaf));
+            if self.digest_entries.len() < limits::BRANCH_ENTRIES {
+                self.digest_entries.push((document, digest_entry));
             }
             end = Some(*document.as_bytes());
         }
@@ -302,13 +304,13 @@ impl Below {
             // `end` is below the last id of the prefix, so a next id exists.
             u128::from_be_bytes(end).wrapping_add(1).to_be_bytes()
         });
-        Ok(Found { rows: count, next })
+        Ok(DigestRead { rows: count, next })
     }
 
     fn node(self) -> Node {
-        match self.count > limits::BRANCH_LEAVES {
+        match self.count > limits::BRANCH_ENTRIES {
             true => Node::Children(self.children.to_vec()),
-            false => Node::Leaves(self.leaves),
+            false => Node::DigestEntries(self.digest_entries),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The current state of a document, as one row: read once by each commit that touches it, changed in memory,
 //! written once.
 
-use landfall_protocol::digest::Leaf;
+use landfall_protocol::digest::DigestEntry;
 use landfall_protocol::heads;
 use landfall_protocol::weight::{CompactionRule, Weight};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
@@ -24,7 +24,7 @@ pub(super) struct Document {
     /// Ascending; empty for a deleted document.
     pub(super) heads: Vec<[u8; 32]>,
     /// Its digest entry; `None` while it has neither heads nor a tombstone.
-    pub(super) leaf: Option<Leaf>,
+    pub(super) digest_entry: Option<DigestEntry>,
     /// Live changes after the snapshot.
     pub(super) tail_changes: u64,
     pub(super) tail_bytes: u64,
@@ -41,7 +41,7 @@ pub(super) struct Document {
     /// Operations of all its changes, as admission counts them; a lower bound.
     pub(super) operations: u64,
     /// The columns that a change alone does not modify, as stored.
-    kept: Kept,
+    kept: StableColumns,
 }
 
 /// The `due` of a heavy document: few changes with many operations, compacted at any age. No entry has this
@@ -60,16 +60,16 @@ pub(super) struct Added {
 }
 
 /// The columns that a change alone does not modify: compacted, compacted_changes, tombstone, compact_at, due, dead.
-type Kept = (u64, u64, Option<u64>, u64, Option<u64>, bool);
+type StableColumns = (u64, u64, Option<u64>, u64, Option<u64>, bool);
 
 impl Document {
     fn of_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let leaf: Option<[u8; 16]> = row.get(3)?;
+        let digest_entry: Option<[u8; 16]> = row.get(3)?;
         let mut document = Self {
             row: row.get(0)?,
             id: document_id(row, 1)?,
             heads: hashes(row, 2)?,
-            leaf: leaf.map(Leaf::from_bytes),
+            digest_entry: digest_entry.map(DigestEntry::from_bytes),
             tail_changes: number(row, 4)?,
             tail_bytes: number(row, 5)?,
             compacted: number(row, 6)?,
@@ -79,13 +79,13 @@ impl Document {
             due: optional_number(row, 10)?,
             dead: row.get(11)?,
             operations: number(row, 12)?,
-            kept: Kept::default(),
+            kept: StableColumns::default(),
         };
         document.kept = document.kept_now();
         Ok(document)
     }
 
-    fn kept_now(&self) -> Kept {
+    fn kept_now(&self) -> StableColumns {
         let Self { compacted, compacted_changes, tombstone, compact_at, due, dead, .. } = *self;
         (compacted, compacted_changes, tombstone, compact_at, due, dead)
     }
@@ -117,7 +117,7 @@ impl Document {
             row,
             id: *document,
             heads: Vec::new(),
-            leaf: None,
+            digest_entry: None,
             tail_changes: 0,
             tail_bytes: 0,
             compacted: 0,
@@ -127,7 +127,7 @@ impl Document {
             due: None,
             dead: false,
             operations: 0,
-            kept: Kept::default(),
+            kept: StableColumns::default(),
         })
     }
 
@@ -138,7 +138,7 @@ impl Document {
         conn.prepare_cached(sql)?.execute(params![
             self.row,
             self.heads.as_flattened(),
-            self.leaf.map(Leaf::to_bytes),
+            self.digest_entry.map(DigestEntry::to_bytes),
             column(self.tail_changes)?,
             column(self.tail_bytes)?,
             column(self.operations)?,
@@ -168,12 +168,12 @@ impl Document {
     }
 
     /// The digest entry that follows from the current state.
-    pub(super) fn leaf_now(&self) -> Option<Leaf> {
+    pub(super) fn digest_entry_now(&self) -> Option<DigestEntry> {
         if self.tombstone.is_some() {
-            return Some(Leaf::of_tombstone(&self.id));
+            return Some(DigestEntry::of_tombstone(&self.id));
         }
         let heads: Vec<ChangeHash> = self.heads.iter().copied().map(ChangeHash).collect();
-        (!heads.is_empty()).then(|| Leaf::of_heads(&self.id, &heads))
+        (!heads.is_empty()).then(|| DigestEntry::of_heads(&self.id, &heads))
     }
 
     /// Whether it has any change.

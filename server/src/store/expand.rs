@@ -30,7 +30,7 @@ pub(super) fn oversized(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let name = SpaceName::try_from(row.get::<_, String>(0)?);
-        let name = name.map_err(|_| broken("a space's name is impossible"))?;
+        let name = name.map_err(|_| broken("a space's name is invalid"))?;
         found.push((name, document_id(row, 1)?, number(row, 2)?));
     }
     Ok(found)

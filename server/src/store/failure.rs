@@ -24,7 +24,7 @@ pub struct StoreError {
 /// Disk: the packed index of a document's snapshot differs from the one written. It can be rebuilt from the
 /// snapshot.
 #[derive(Debug, Error)]
-#[error("the packed index of {document} is damaged; it can be made anew from its snapshot")]
+#[error("the packed index of {document} is damaged; it can be rebuilt from its snapshot")]
 pub struct DamagedIndex {
     /// The document.
     pub document: DocumentId,
@@ -46,13 +46,13 @@ struct Damaged;
 
 /// This store does not implement the method.
 #[derive(Debug, Error)]
-#[error("this store keeps no compacted history")]
+#[error("this store does not support it")]
 struct Unsupported;
 
 impl StoreError {
     /// The failure of a call that panicked.
     pub(crate) fn of_panic(source: impl Error + Send + Sync + 'static) -> Self {
-        Self::failed("finish a call, which panicked", source)
+        Self::failed("finish a call that panicked", source)
     }
 
     /// The damage, if the error is a damaged packed index.
@@ -64,8 +64,8 @@ impl StoreError {
     pub(crate) fn told(&self) -> (Code, String) {
         match self.failure {
             StoreFailure::Damaged => {
-                let what = "what the relay's store has there is damaged; its operator must repair \
-                            or restore it";
+                let what =
+                    "the relay's store is damaged there; its operator must repair or restore it";
                 (Code::DAMAGED, what.to_owned())
             }
             failure => {
@@ -86,7 +86,7 @@ impl StoreError {
     }
 
     pub(crate) fn unsupported() -> Self {
-        Self::failed("do what it was asked", Unsupported)
+        Self::failed("perform the operation", Unsupported)
     }
 
     /// The value was recorded as damaged.
@@ -97,11 +97,11 @@ impl StoreError {
     /// The store's copy of these changes may be damaged; the examination has not finished.
     pub(crate) fn doubted() -> Self {
         let failure = StoreFailure::Examining;
-        Self { failure, ..Self::failed("vouch for what is damaged", Damaged) }
+        Self { failure, ..Self::failed("confirm changes that may be damaged", Damaged) }
     }
 
     pub(super) fn needs_index(document: DocumentId) -> Self {
-        let error = Self::failed("look into compacted history", IndexNotLoaded(document));
+        let error = Self::failed("search compacted history", IndexNotLoaded(document));
         Self { needs_index: Some(document), ..error }
     }
 }

@@ -44,10 +44,10 @@ pub(super) fn slice(tx: &Connection, most: usize) -> rusqlite::Result<bool> {
 /// Fills one document; returns its number of entries.
 fn document(tx: &Connection, row: i64, space: i64) -> rusqlite::Result<u64> {
     let mut document = Document::at(tx, row)?;
-    let before = document.leaf;
+    let before = document.digest_entry;
     reckon(tx, &mut document)?;
     let mut buckets = Buckets::new(tx, space);
-    buckets.note(&document.id, before, document.leaf)?;
+    buckets.note(&document.id, before, document.digest_entry)?;
     buckets.save()?;
     document.save(tx)?;
     tx.prepare_cached("DELETE FROM unfilled WHERE document = ?1")?.execute([row])?;
@@ -70,6 +70,6 @@ pub(super) fn reckon(tx: &Connection, document: &mut Document) -> rusqlite::Resu
         document.tail_bytes += number(row, 2)?;
     }
     document.heads = heads.into_iter().collect();
-    document.leaf = document.leaf_now();
+    document.digest_entry = document.digest_entry_now();
     document.reckon_due(tx)
 }

@@ -7,13 +7,13 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use landfall_protocol::admission::{DocumentSize, History, Known};
+use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;
-use super::condition::{Asked, Recorder};
+use super::condition::{Operation, Recorder};
 use super::documents::{Document, space_row};
 use super::indexes::IndexCache;
 use super::schema::{column, number};
@@ -38,12 +38,12 @@ pub(super) struct SpaceView<'a> {
     name: &'a SpaceName,
     found: &'a Recorder,
     /// The last document queried: one push queries one document.
-    last: RefCell<Option<(DocumentId, Option<Arc<Found>>)>>,
+    last: RefCell<Option<(DocumentId, Option<Arc<LiveDocument>>)>>,
     last_actor: RefCell<Option<(ActorId, Option<i64>)>>,
 }
 
 /// A document that exists and is not deleted.
-struct Found {
+struct LiveDocument {
     document: Document,
     snapshot: Option<Stored>,
 }
@@ -66,7 +66,7 @@ impl<'a> SpaceView<'a> {
         Ok(Self { conn, space, indexes, name, found, last, last_actor })
     }
 
-    fn document(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
+    fn document(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<LiveDocument>>> {
         let mut last = self.last.borrow_mut();
         if let Some((_, found)) = last.as_ref().filter(|(id, _)| id == document) {
             return Ok(found.clone());
@@ -78,16 +78,16 @@ impl<'a> SpaceView<'a> {
         let found = match found {
             Some(document) if document.compacted > 0 => {
                 let snapshot = snapshots::current(self.conn, document.row)?;
-                Some(Arc::new(Found { document, snapshot }))
+                Some(Arc::new(LiveDocument { document, snapshot }))
             }
-            found => found.map(|document| Arc::new(Found { document, snapshot: None })),
+            found => found.map(|document| Arc::new(LiveDocument { document, snapshot: None })),
         };
         *last = Some((*document, found.clone()));
         Ok(found)
     }
 
     /// A document that is not deleted.
-    fn present(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<Found>>> {
+    fn present(&self, document: &DocumentId) -> rusqlite::Result<Option<Arc<LiveDocument>>> {
         Ok(self.document(document)?.filter(|found| found.document.tombstone.is_none()))
     }
 
@@ -102,7 +102,7 @@ impl<'a> SpaceView<'a> {
         Ok(row)
     }
 
-    fn compacted(&self, found: &Found, actor: i64) -> rusqlite::Result<Option<Compacted>> {
+    fn compacted(&self, found: &LiveDocument, actor: i64) -> rusqlite::Result<Option<Compacted>> {
         if found.document.compacted == 0 {
             return Ok(None);
         }
@@ -119,16 +119,25 @@ impl<'a> SpaceView<'a> {
         document: &'b DocumentId,
     ) -> impl Fn(rusqlite::Error) -> StoreError + 'b {
         let what = "look up a document's history";
-        let asked = Asked::of_document(what, self.name, document);
+        let asked = Operation::of_document(what, self.name, document);
         move |error| self.found.note(asked, StoreError::of_sqlite(what, error))
     }
 
-    fn index(&self, found: &Found, snapshot: &Stored) -> Result<Arc<PackedIndex>, StoreError> {
+    fn index(
+        &self,
+        found: &LiveDocument,
+        snapshot: &Stored,
+    ) -> Result<Arc<PackedIndex>, StoreError> {
         let key = (found.document.row, snapshot.hash);
         self.indexes.get(&key).ok_or_else(|| StoreError::needs_index(found.document.id))
     }
 
-    fn row_at(&self, found: &Found, actor: i64, seq: u64) -> rusqlite::Result<Option<Known>> {
+    fn row_at(
+        &self,
+        found: &LiveDocument,
+        actor: i64,
+        seq: u64,
+    ) -> rusqlite::Result<Option<KnownChange>> {
         let mut find = self.conn.prepare_cached(AT_SEQUENCE)?;
         let known = |row: &rusqlite::Row<'_>| {
             // A dead row that is not deleted yet has the position of the snapshot that replaces it.
@@ -138,7 +147,7 @@ impl<'a> SpaceView<'a> {
             } else {
                 offset
             });
-            Ok(Known { hash: ChangeHash(row.get(0)?), position })
+            Ok(KnownChange { hash: ChangeHash(row.get(0)?), position })
         };
         find.query_row(params![found.document.row, actor, column(seq)?], known).optional()
     }
@@ -176,7 +185,7 @@ impl History for SpaceView<'_> {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, StoreError> {
+    ) -> Result<Option<KnownChange>, StoreError> {
         let Some(found) = self.present(document).map_err(self.failed(document))? else {
             return Ok(None);
         };
@@ -191,10 +200,10 @@ impl History for SpaceView<'_> {
         let position = Offset(snapshot.offset);
         if sequence >= compacted.seq {
             let hash = compacted.hash;
-            return Ok((sequence == compacted.seq).then_some(Known { hash, position }));
+            return Ok((sequence == compacted.seq).then_some(KnownChange { hash, position }));
         }
         let hash = self.index(&found, snapshot)?.at(actor, sequence);
-        Ok(hash.map(|hash| Known { hash, position }))
+        Ok(hash.map(|hash| KnownChange { hash, position }))
     }
 
     fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {

@@ -40,13 +40,13 @@ impl Unloaded {
 /// The cached indexes.
 pub(super) struct IndexCache {
     budget: usize,
-    held: Mutex<Held>,
+    held: Mutex<LoadedIndexes>,
     loads: AtomicU64,
     damaged: AtomicU64,
 }
 
 #[derive(Default)]
-struct Held {
+struct LoadedIndexes {
     indexes: HashMap<Key, Slot>,
     bytes: usize,
     /// Counts uses, to find the least recently used.
@@ -109,7 +109,7 @@ impl IndexCache {
     }
 }
 
-impl Held {
+impl LoadedIndexes {
     fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
         self.indexes.retain(|key, _| keep(key));
         self.bytes = self.indexes.values().map(|slot| slot.index.memory_bytes()).sum();

@@ -13,7 +13,7 @@ use super::log::{epochs, head};
 use super::opening::OpenStoreError;
 use super::schema::{SCHEMA, broken, column, number, optional_number};
 use super::sqlite::{FILE, SqliteStore};
-use super::verify::{Damage, Finding};
+use super::verify::{Fault, Finding};
 use super::{StoreError, snapshots};
 
 /// A store that is open for inspection.
@@ -132,7 +132,7 @@ impl Inspection {
         // A running relay may be in the middle of a commit during one look: only damage that two looks find
         // alike counts.
         let damage = look().filter(|damage| look().as_ref() == Some(damage))?;
-        let damage = Damage::WriteAheadLog { what: damage.to_string() };
+        let damage = Fault::WriteAheadLog { what: damage.to_string() };
         Some(Finding { space: None, document: None, offset: None, damage })
     }
 
@@ -146,7 +146,7 @@ impl Inspection {
     pub fn store(&self) -> Result<StoreReport, StoreError> {
         let bytes = self.db.size_bytes();
         let bytes =
-            bytes.map_err(|error| StoreError::new("tell its size", error.class(), error))?;
+            bytes.map_err(|error| StoreError::new("read its size", error.class(), error))?;
         self.read(|conn| {
             let page = |name| conn.pragma_query_value(None, name, |row| number(row, 0));
             let free_bytes = page("freelist_count")? * page("page_size")?;
@@ -219,13 +219,13 @@ impl Inspection {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.db.read(query).map_err(|error| StoreError::of_read("be looked into", error))
+        self.db.read(query).map_err(|error| StoreError::of_read("be inspected", error))
     }
 }
 
 /// Reads a space's name from its row.
 pub(super) fn name(text: String) -> rusqlite::Result<SpaceName> {
-    SpaceName::try_from(text).map_err(|_| broken("a space's name is impossible"))
+    SpaceName::try_from(text).map_err(|_| broken("a space's name is invalid"))
 }
 
 fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceReport> {

@@ -5,7 +5,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Durability;
 use rusqlite::{Connection, Row, params};
 
-use super::condition::{Asked, DamagedPlace};
+use super::condition::{DamagedPlace, Operation};
 use super::documents::space_row;
 use super::schema::broken;
 use super::sqlite::SqliteStore;
@@ -14,14 +14,14 @@ use super::{checked, log};
 use crate::limits;
 
 /// A place, and whether SQLite itself cannot read it.
-type Kept = (DamagedPlace, bool);
+type KnownPlace = (DamagedPlace, bool);
 
 /// The persisted places.
-pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<Kept>> {
+pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<KnownPlace>> {
     let mut find = conn.prepare("SELECT space, document, takes_no_writes FROM damaged LIMIT ?1")?;
     let of_row = |row: &Row<'_>| {
         let (space, document): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        let broken = || broken("a place that is none is kept as damaged");
+        let broken = || broken("a recorded damaged place is invalid");
         let space = match space.is_empty() {
             true => None,
             false => Some(SpaceName::try_from(space).map_err(|_| broken())?),
@@ -37,7 +37,7 @@ pub(super) fn read(conn: &Connection) -> rusqlite::Result<Vec<Kept>> {
 }
 
 /// Replaces the persisted places.
-fn write(tx: &Connection, kept: &[Kept]) -> rusqlite::Result<()> {
+fn write(tx: &Connection, kept: &[KnownPlace]) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM damaged")?.execute([])?;
     let sql = "INSERT INTO damaged (space, document, takes_no_writes) VALUES (?1, ?2, ?3)";
     let mut insert = tx.prepare_cached(sql)?;
@@ -57,9 +57,9 @@ impl SqliteStore {
             let (space, document) = (finding.space.clone(), finding.document);
             (DamagedPlace { space, document }, finding.damage.is_of_file())
         };
-        let places: std::collections::BTreeMap<DamagedPlace, bool> =
+        let connection_slots: std::collections::BTreeMap<DamagedPlace, bool> =
             damage.map(place).take(limits::DAMAGED_PLACES).collect();
-        self.recorder().set(places.into_iter().collect(), false);
+        self.recorder().set(connection_slots.into_iter().collect(), false);
         self.keep(self.recorder().all());
     }
 
@@ -68,17 +68,20 @@ impl SqliteStore {
     /// looked for again.
     pub(super) fn take_up_condition(&self) {
         // An error is recorded.
-        let kept = self.read("read what was damaged", read).unwrap_or_default();
+        let kept = self.read("read the damage that was known", read).unwrap_or_default();
         if kept.is_empty() {
             return;
         }
-        tracing::error!(places = kept.len(), "the store was damaged when it was used last");
+        tracing::error!(
+            connection_slots = kept.len(),
+            "the store was already damaged when it was last closed"
+        );
         let (documents, others): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|(place, _)| place.document.is_some());
         self.recorder().set(documents, !others.is_empty());
         for space in others.into_iter().filter_map(|(place, _)| place.space) {
             // An error is recorded.
-            let asked = Asked::of_space("look at a log that was damaged", &space);
+            let asked = Operation::of_space("check a log that was damaged", &space);
             let _ = self.read(asked, |conn| {
                 log::lineage(conn, &space)?;
                 space_row(conn, &space)?.map_or(Ok(()), |row| checked::log(conn, row))
@@ -92,11 +95,11 @@ impl SqliteStore {
         self.recorder().take_new().is_none_or(|kept| self.keep(kept))
     }
 
-    fn keep(&self, kept: Vec<Kept>) -> bool {
+    fn keep(&self, kept: Vec<KnownPlace>) -> bool {
         let written = self.database().write(Durability::Full, move |tx| write(tx, &kept));
         if let Err(error) = &written {
             // The failure is logged, and the next read finds the damage again.
-            tracing::warn!(%error, "what is known of damage could not be kept");
+            tracing::warn!(%error, "the list of known damage could not be written");
             self.recorder().put_back();
         }
         written.is_ok()

@@ -92,7 +92,7 @@ pub(super) fn next(
     after: Offset,
     filter: &Filter,
     partial: Option<Partial>,
-    (sums, damage): (&SnapshotSums, &mut Vec<Damage>),
+    (sums, damage): (&SnapshotSums, &mut Vec<SkippedRead>),
 ) -> rusqlite::Result<Option<Chunk>> {
     let Some(space) = space_row(conn, name)? else { return Ok(None) };
     let head = head(conn, space)?;
@@ -102,7 +102,7 @@ pub(super) fn next(
     let partial = partial.filter(|partial| partial.bytes > 0);
     let (documents, found) = (Documents::new(conn), RefCell::default());
     let mut wanted =
-        Wanted { conn, space, after, head, filter, partial, sums, documents, damage: found };
+        LogRead { conn, space, after, head, filter, partial, sums, documents, damage: found };
     let (entries, up_to) = match wanted.ahead()? {
         None => (Vec::new(), head),
         Some(ahead) => {
@@ -122,7 +122,7 @@ pub(super) fn next(
 }
 
 /// The arguments and state of one read.
-struct Wanted<'a> {
+struct LogRead<'a> {
     conn: &'a Connection,
     space: i64,
     after: Offset,
@@ -132,11 +132,11 @@ struct Wanted<'a> {
     sums: &'a SnapshotSums,
     documents: Documents<'a>,
     /// The damage found so far.
-    damage: RefCell<Vec<Damage>>,
+    damage: RefCell<Vec<SkippedRead>>,
 }
 
 /// Damage that a read found and read around, and its document, if known.
-pub(super) type Damage = (Option<DocumentId>, rusqlite::Error);
+pub(super) type SkippedRead = (Option<DocumentId>, rusqlite::Error);
 
 /// The result of one read.
 enum Filled {
@@ -170,7 +170,7 @@ impl Item {
 
 type Items<'a> = Peekable<Box<dyn Iterator<Item = rusqlite::Result<Item>> + 'a>>;
 
-impl Wanted<'_> {
+impl LogRead<'_> {
     /// The position before the first wanted row; `None` if there is none.
     fn ahead(&self) -> rusqlite::Result<Option<Offset>> {
         let mut ahead = self.replaced()?.map(|item| Offset(item.offset().0 - 1));
@@ -247,7 +247,7 @@ impl Wanted<'_> {
     fn change(&self, row: &Row<'_>) -> rusqlite::Result<Item> {
         let offset = Offset(number(row, 0)?);
         if row.get::<_, Option<bool>>(12)? != Some(true) {
-            let what = "a row that is not the one of its index";
+            let what = "a row that does not match its index entry";
             return Err(damaged(None, Some(offset.0), what));
         }
         let document = document_id(row, 1)?;
@@ -335,14 +335,14 @@ fn first(sources: &mut [Items<'_>]) -> rusqlite::Result<Option<Item>> {
 
 /// A page being filled.
 struct Filling<'a> {
-    wanted: &'a Wanted<'a>,
+    wanted: &'a LogRead<'a>,
     entries: Vec<Arc<EncodedEntry>>,
     bytes: usize,
     up_to: Offset,
 }
 
 impl<'a> Filling<'a> {
-    fn new(wanted: &'a Wanted<'a>) -> Self {
+    fn new(wanted: &'a LogRead<'a>) -> Self {
         Self { wanted, entries: Vec::new(), bytes: 0, up_to: wanted.after }
     }
 
@@ -350,7 +350,7 @@ impl<'a> Filling<'a> {
     fn take(&mut self, item: Item, scanned: usize) -> rusqlite::Result<Option<Filled>> {
         let offset = item.offset();
         if offset < self.up_to || offset > self.wanted.head {
-            let what = format!("a log whose order is damaged behind {}", self.up_to);
+            let what = format!("a log that is out of order behind offset {}", self.up_to);
             return Err(damaged(None, Some(offset.0), what));
         }
         let entry = match self.entry(item, scanned) {
@@ -387,7 +387,7 @@ impl<'a> Filling<'a> {
         &mut self,
         item: Item,
         scanned: usize,
-    ) -> Result<Option<Result<Entry, Filled>>, Damage> {
+    ) -> Result<Option<Result<Entry, Filled>>, SkippedRead> {
         match item {
             Item::Passed(_) => Ok(None),
             Item::Damaged(_, document, error) => Err((document, error)),

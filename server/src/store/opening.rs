@@ -27,7 +27,7 @@ pub enum OpenStoreError {
     Identity(#[source] StoreError),
     /// Disk: the file was migrated, but the step after the migration could not be written. Opening it again
     /// continues that step.
-    #[error("the store could not be brought to this version; open it again to go on")]
+    #[error("the migration of the store could not be finished; open the store again to continue")]
     Migration(#[source] StoreError),
     /// Our bug or the system's: no randomness for a new store's identity.
     #[error("the system gave no randomness: {0}")]

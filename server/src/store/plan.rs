@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checked::{self, damaged};
 use super::documents::{self, Document};
-use super::log::{Damage, change_of_row, tombstone_of_row};
+use super::log::{SkippedRead, change_of_row, tombstone_of_row};
 use super::schema::{column, hashes, number};
 use super::snapshots::{self, Stored};
 use super::verify::is_damage;
@@ -34,7 +34,7 @@ pub(super) fn document(
     have: &[[u8; 32]],
 ) -> rusqlite::Result<DocumentPlan> {
     let found = documents::find(conn, name, document)?;
-    let Some((_, found)) = found.filter(|(_, found)| found.leaf.is_some()) else {
+    let Some((_, found)) = found.filter(|(_, found)| found.digest_entry.is_some()) else {
         return Ok(DocumentPlan { holding: Holding::Absent, snapshot: None, offsets: Vec::new() });
     };
     checked::document(conn, &found)?;
@@ -98,7 +98,7 @@ pub(super) fn entries(
     name: &SpaceName,
     document: &DocumentId,
     offsets: &[Offset],
-    damage: &mut Vec<Damage>,
+    damage: &mut Vec<SkippedRead>,
 ) -> rusqlite::Result<Vec<EncodedEntry>> {
     let Some((_, found)) = documents::find(conn, name, document)? else { return Ok(Vec::new()) };
     let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -142,7 +142,7 @@ fn entry(
     let mut change = conn.prepare_cached(CHANGE)?;
     let of_row = |row: &Row<'_>| {
         if row.get::<_, Option<bool>>(9)? != Some(true) {
-            let what = "a row that is not the one of its index";
+            let what = "a row that does not match its index entry";
             return Err(damaged(Some(document.id), Some(offset.0), what));
         }
         let entry = change_of_row(row, row.get(8)?)?;

@@ -8,7 +8,7 @@ mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use landfall_protocol::digest::{Digest, Leaf};
+use landfall_protocol::digest::{Digest, DigestEntry};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use landfall_storage::Durability;
@@ -19,7 +19,7 @@ use super::append::insert_epoch;
 use super::documents::space_row;
 use super::schema::{column, document_id};
 use super::sqlite::SqliteStore;
-use super::verify::{Damage, Finding};
+use super::verify::{Fault, Finding};
 
 /// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ struct Damaged {
 
 /// The result for one document.
 #[derive(Debug, Default)]
-struct Mended {
+struct DocumentRepair {
     dropped_changes: u64,
     dropped_snapshots: u64,
     index: Option<[u8; 32]>,
@@ -95,20 +95,20 @@ impl SqliteStore {
             StoreError::failed("repair itself", std::io::Error::other(error.to_string()))
         })?;
         let name = space.clone();
-        let mended = self.repairing(move |tx| {
-            let mended = document::mend(tx, &name, &document, &damaged)?;
-            if mended.dropped_changes + mended.dropped_snapshots > 0 {
+        let outcome = self.repairing(move |tx| {
+            let outcome = document::mend(tx, &name, &document, &damaged)?;
+            if outcome.dropped_changes + outcome.dropped_snapshots > 0 {
                 break_lineage(tx, &name, Epoch::from_bytes(fresh))?;
             }
-            Ok(mended)
+            Ok(outcome)
         })?;
         repaired.documents += 1;
-        repaired.dropped_changes += mended.dropped_changes;
-        repaired.dropped_snapshots += mended.dropped_snapshots;
-        if mended.dropped_changes + mended.dropped_snapshots > 0 {
+        repaired.dropped_changes += outcome.dropped_changes;
+        repaired.dropped_snapshots += outcome.dropped_snapshots;
+        if outcome.dropped_changes + outcome.dropped_snapshots > 0 {
             repaired.broken.insert(space.clone());
         }
-        let index = mended.index.map(|snapshot| (space.clone(), document, snapshot));
+        let index = outcome.index.map(|snapshot| (space.clone(), document, snapshot));
         repaired.indexes.extend(index);
         Ok(())
     }
@@ -125,12 +125,10 @@ impl SqliteStore {
 impl Damaged {
     fn note(&mut self, finding: &Finding) {
         match finding.damage {
-            Damage::ChangeBytes { .. }
-            | Damage::OtherChange { .. }
-            | Damage::ChangeField { .. } => {
+            Fault::ChangeBytes { .. } | Fault::OtherChange { .. } | Fault::ChangeField { .. } => {
                 self.changes.extend(finding.offset.map(|offset| offset.0));
             }
-            Damage::SnapshotBytes => self.snapshot = true,
+            Fault::SnapshotBytes => self.snapshot = true,
             _ => {}
         }
     }
@@ -152,8 +150,8 @@ fn sums(tx: &Connection, name: &SpaceName) -> rusqlite::Result<()> {
     let mut find = tx.prepare_cached(sql)?;
     let mut rows = find.query([space])?;
     while let Some(row) = rows.next()? {
-        let leaf = Leaf::from_bytes(row.get(1)?);
-        digests.entry(document_id(row, 0)?.as_bytes()[0]).or_default().add(leaf);
+        let digest_entry = DigestEntry::from_bytes(row.get(1)?);
+        digests.entry(document_id(row, 0)?.as_bytes()[0]).or_default().add(digest_entry);
     }
     tx.prepare_cached("DELETE FROM digest WHERE space = ?1")?.execute([space])?;
     let sql = "INSERT INTO digest (space, bucket, count, sum) VALUES (?1, ?2, ?3, ?4)";

@@ -27,7 +27,7 @@ const _: () = assert!(limits::SNAPSHOT_BYTES / PIECE_BYTES < 1 << PIECE_BITS);
 
 /// A snapshot's position: its space and offset.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct SnapshotPosition {
     pub(super) space: i64,
     pub(super) offset: Offset,
 }
@@ -153,7 +153,7 @@ impl Stored {
             skip = 0;
         }
         match from.saturating_add(bytes.len() as u64) < until {
-            true => Err(damaged(None, Some(self.offset), "a snapshot of which bytes are missing")),
+            true => Err(damaged(None, Some(self.offset), "a snapshot with missing bytes")),
             false => Ok(bytes),
         }
     }
@@ -231,7 +231,7 @@ fn is_gone(conn: &Connection, space: i64, hash: &[u8; 32]) -> rusqlite::Result<(
         AND d.tombstone IS NULL LIMIT 1";
     let id = |row: &Row<'_>| document_id(row, 0);
     match conn.prepare_cached(sql)?.query_row(params![space, hash], id).optional()? {
-        Some(id) => Err(damaged(Some(id), None, "an index that does not know the snapshot")),
+        Some(id) => Err(damaged(Some(id), None, "an index that lacks the snapshot")),
         None => Ok(()),
     }
 }
@@ -280,12 +280,12 @@ pub(super) fn replace(
     conn: &Connection,
     actors: &mut Actors<'_>,
     document: &mut Document,
-    place: Place,
+    place: SnapshotPosition,
     snapshot: &Snapshot,
     at_ms: u64,
 ) -> rusqlite::Result<()> {
     retire(conn, document.row, at_ms.max(1))?;
-    let Place { space, offset } = place;
+    let SnapshotPosition { space, offset } = place;
     let sql = "INSERT INTO snapshot (document, space, \"offset\", hash, heads, changes, bytes, \
         at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let row = conn.prepare_cached(sql)?.insert(params![
@@ -334,7 +334,7 @@ pub(super) fn store_index(
     let is_its = stored.heads.iter().map(|(head, _)| *head).eq(index.heads());
     if !is_its || index.len() as u64 != stored.changes {
         // The index was built from bytes with this hash, so the row is what is damaged.
-        let what = "the row of a snapshot, which has other heads than its bytes,";
+        let what = "a snapshot's row whose heads differ from its bytes";
         return Err(damaged(Some(*document), Some(stored.offset), what));
     }
     let sql = "INSERT OR REPLACE INTO snapshot_index (snapshot, packed) VALUES (?1, ?2)";

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_protocol::admission::{CheckedChange, History};
+use landfall_protocol::automerge_repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
 use landfall_protocol::lineage::Lineage;
-use landfall_protocol::repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::{Commit, StoreFailure};
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::checked::{self, CheckedBuckets, SnapshotSums};
-use super::condition::{Asked, Condition, Known, Recorder};
+use super::condition::{Condition, Known, Operation, Recorder};
 use super::failure::chain;
 use super::history::SpaceView;
 use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
@@ -30,9 +30,9 @@ use super::passed::{Passed, PassedOver};
 use super::schema::SCHEMA;
 use super::{
     BranchPage, CompactionSink, CompactionTask, CompactionWindow, DamagedIndex, Done, Examined,
-    LogStore, RecentPage, Replaced, Standing, StoreError, StoreGauges, Subject, SumCursor,
-    Verification, append, compaction, digests, documents, expand, fill, listing, log, mending,
-    plan, prune, repo, snapshots,
+    LogStore, RecentPage, Replaced, StoreError, StoreGauges, StoredDocument, Subject, SumCursor,
+    Verification, append, automerge_repo, compaction, digests, documents, expand, fill, listing,
+    log, plan, prune, repairing, snapshots,
 };
 use crate::limits;
 
@@ -78,7 +78,7 @@ impl SqliteStore {
         let store = Self { db, upstream, admission, indexes, sums, buckets, logs, found };
         store.take_up_condition();
         // The error is recorded: intact spaces are served all the same.
-        let _ = store.read("look for its spaces", checked::spaces);
+        let _ = store.read("list its spaces", checked::spaces);
         Ok(store)
     }
 
@@ -90,7 +90,7 @@ impl SqliteStore {
 
     /// The store's size on disk in bytes, including the write-ahead log.
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
-        self.db.size_bytes().map_err(|error| StoreError::new("tell its size", error.class(), error))
+        self.db.size_bytes().map_err(|error| StoreError::new("read its size", error.class(), error))
     }
 
     pub(super) fn recorder(&self) -> &Recorder {
@@ -134,7 +134,7 @@ impl SqliteStore {
     fn note_passed(&self, what: &'static str, passed: Vec<Passed>) {
         for (space, document, error) in passed {
             let asked = match (&space, &document) {
-                (Some(space), Some(document)) => Asked::of_document(what, space, document),
+                (Some(space), Some(document)) => Operation::of_document(what, space, document),
                 _ => what.into(),
             };
             self.found.note(asked, StoreError::of_read(what, ReadError::Query(error)));
@@ -142,7 +142,7 @@ impl SqliteStore {
     }
 
     /// Records damage that a read found and skipped.
-    fn note_damage(&self, asked: Asked<'_>, damage: Vec<log::Damage>) {
+    fn note_damage(&self, asked: Operation<'_>, damage: Vec<log::SkippedRead>) {
         for (document, error) in damage {
             let error = StoreError::of_sqlite(asked.what, error);
             match document {
@@ -168,14 +168,14 @@ impl SqliteStore {
             let closed: ReadError<rusqlite::Error> = ReadError::Connection(StorageError::Closed);
             return Err(StoreError::of_read(what, closed));
         };
-        let asked = Asked::of_space(what, space);
+        let asked = Operation::of_space(what, space);
         let failed = |error| self.found.note(asked, StoreError::of_read(what, error));
         reader.with(query).map_err(failed)
     }
 
     pub(super) fn read<'a, T>(
         &self,
-        asked: impl Into<Asked<'a>>,
+        asked: impl Into<Operation<'a>>,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let asked = asked.into();
@@ -209,13 +209,13 @@ fn identity(db: &Database) -> Result<Upstream, OpenStoreError> {
     db.write(Durability::Full, move |tx| {
         tx.execute("INSERT INTO meta (id, upstream) VALUES (1, ?1)", [bytes])
     })
-    .map_err(|error| OpenStoreError::Identity(StoreError::of_write("keep its identity", error)))?;
+    .map_err(|error| OpenStoreError::Identity(StoreError::of_write("write its identity", error)))?;
     Ok(Upstream::from_bytes(bytes))
 }
 
 /// Completes the migration from version 1.
 fn fill_in(db: &Database) -> Result<(), OpenStoreError> {
-    let what = "fill in what a migration left open";
+    let what = "finish a migration";
     let failed = |error| OpenStoreError::Migration(StoreError::of_write(what, error));
     let is_due = db.read(fill::is_due);
     let mut more =
@@ -255,10 +255,13 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError> {
-        self.read(Asked::of_space("look up what a push names", space), |conn| {
-            ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
-            Ok(())
-        })
+        self.read(
+            Operation::of_space("look up the changes and dependencies of a push", space),
+            |conn| {
+                ask(&SpaceView::new(conn, space, &self.indexes, &self.found)?);
+                Ok(())
+            },
+        )
     }
 
     fn next(
@@ -268,7 +271,7 @@ impl LogStore for SqliteStore {
         filter: &Filter,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
-        let asked = Asked::of_space("read a piece of a log", space);
+        let asked = Operation::of_space("read a page of a log", space);
         // Checked once per log, whatever the outcome: an error is recorded, and readable entries are served.
         let _ = self.read(asked, |conn| match documents::space_row(conn, space)? {
             Some(row) if self.logs.is_first((row, 0)) => checked::log(conn, row),
@@ -296,9 +299,9 @@ impl LogStore for SqliteStore {
                     // The hub reports all other failures.
                     _ if error.failure != StoreFailure::Damaged => error,
                     Some(document) => {
-                        found.note(Asked::of_document(what, &space, &document), error)
+                        found.note(Operation::of_document(what, &space, &document), error)
                     }
-                    None => found.note(Asked::of_space(what, &space), error),
+                    None => found.note(Operation::of_space(what, &space), error),
                 }
             };
             done(result.map(drop).map_err(failed));
@@ -331,7 +334,7 @@ impl LogStore for SqliteStore {
 
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
         let what = "load the index of compacted history";
-        let asked = Asked::of_document(what, space, document);
+        let asked = Operation::of_document(what, space, document);
         let found = self.read(asked, |conn| {
             let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
             let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
@@ -358,7 +361,7 @@ impl LogStore for SqliteStore {
         let stored =
             self.write(what, move |tx| snapshots::store_index(tx, &named, &id, &snapshot, packed));
         stored.map_err(|error| match error.is_content_damage() {
-            true => self.found.note(Asked::of_document(what, space, document), error),
+            true => self.found.note(Operation::of_document(what, space, document), error),
             false => error,
         })
     }
@@ -369,8 +372,8 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
         have: &[[u8; 32]],
     ) -> Result<DocumentPlan, StoreError> {
-        let what = "see what of a document is missing";
-        self.read(Asked::of_document(what, space, document), |conn| {
+        let what = "find out which changes of a document are missing";
+        self.read(Operation::of_document(what, space, document), |conn| {
             plan::document(conn, space, document, have)
         })
     }
@@ -381,7 +384,7 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
         offsets: &[Offset],
     ) -> Result<Vec<EncodedEntry>, StoreError> {
-        let asked = Asked::of_document("read entries of a document", space, document);
+        let asked = Operation::of_document("read entries of a document", space, document);
         let mut damage = Vec::new();
         let entries =
             self.read(asked, |conn| plan::entries(conn, space, document, offsets, &mut damage));
@@ -394,7 +397,7 @@ impl LogStore for SqliteStore {
         space: &SpaceName,
         hash: &[u8; 32],
     ) -> Result<Option<EncodedEntry>, StoreError> {
-        self.read(Asked::of_space("read a snapshot's entry", space), |conn| {
+        self.read(Operation::of_space("read a snapshot's entry", space), |conn| {
             match documents::space_row(conn, space)? {
                 Some(space) => snapshots::entry(conn, space, hash),
                 None => Ok(None),
@@ -408,7 +411,7 @@ impl LogStore for SqliteStore {
         hash: &[u8; 32],
         from: u64,
     ) -> Result<Option<SnapshotPart>, StoreError> {
-        self.read(Asked::of_space("read a part of a snapshot", space), |conn| {
+        self.read(Operation::of_space("read a part of a snapshot", space), |conn| {
             match documents::space_row(conn, space)? {
                 Some(space) => snapshots::part(conn, &self.sums, space, hash, from),
                 None => Ok(None),
@@ -423,7 +426,7 @@ impl LogStore for SqliteStore {
         cursor: SumCursor,
         rows: usize,
     ) -> Result<BranchPage, StoreError> {
-        self.read(Asked::of_space("sum what a space holds", space), |conn| {
+        self.read(Operation::of_space("read the digests of a space", space), |conn| {
             let mut page = digests::branches(conn, space, prefixes, cursor, rows)?;
             let damaged = self.found.damaged_of(space);
             digests::tell_damage(conn, space, &damaged, &mut page.branches)?;
@@ -435,9 +438,9 @@ impl LogStore for SqliteStore {
         &self,
         space: &SpaceName,
         document: &DocumentId,
-    ) -> Result<Standing, StoreError> {
-        self.read(Asked::of_document("see where a document stands", space, document), |conn| {
-            repo::standing(conn, space, document, &self.buckets)
+    ) -> Result<StoredDocument, StoreError> {
+        self.read(Operation::of_document("read a document's state", space, document), |conn| {
+            automerge_repo::standing(conn, space, document, &self.buckets)
         })
     }
 
@@ -449,8 +452,8 @@ impl LogStore for SqliteStore {
     ) -> Result<Option<DocumentIndex>, StoreError> {
         let what = "read a document's index";
         let wanted = with_compacted.then_some(&self.indexes);
-        let found = self.read(Asked::of_document(what, space, document), |conn| {
-            repo::index(conn, space, document, wanted)
+        let found = self.read(Operation::of_document(what, space, document), |conn| {
+            automerge_repo::index(conn, space, document, wanted)
         })?;
         let Some((mut index, packed)) = found else { return Ok(None) };
         if let (Some(compacted), Some(packed)) = (&mut index.compacted, packed) {
@@ -465,16 +468,16 @@ impl LogStore for SqliteStore {
         document: &DocumentId,
         hashes: &[ChangeHash],
     ) -> Result<Vec<ChangeHash>, StoreError> {
-        let what = "look for changes of a document";
-        let found = self.read(Asked::of_document(what, space, document), |conn| {
-            repo::tail_has(conn, space, document, hashes)
+        let what = "find changes of a document";
+        let found = self.read(Operation::of_document(what, space, document), |conn| {
+            automerge_repo::tail_has(conn, space, document, hashes)
         })?;
         let Some((mut known, compacted)) = found else { return Ok(Vec::new()) };
         if compacted && known.len() < hashes.len() {
             // A change that is compacted between the two reads was still in the tail at the first one.
             let indexes = Some(&self.indexes);
-            let found = self.read(Asked::of_document(what, space, document), |conn| {
-                repo::compacted(conn, space, document, indexes)
+            let found = self.read(Operation::of_document(what, space, document), |conn| {
+                automerge_repo::compacted(conn, space, document, indexes)
             })?;
             if let Some((mut index, packed)) = found {
                 if let (Some(compacted), Some(packed)) = (&mut index.compacted, packed) {
@@ -497,13 +500,13 @@ impl LogStore for SqliteStore {
         before: Option<Offset>,
         most: usize,
     ) -> Result<RecentPage, StoreError> {
-        self.read(Asked::of_space("list documents", space), |conn| {
+        self.read(Operation::of_space("list documents", space), |conn| {
             listing::recent(conn, space, (since, before), most)
         })
     }
 
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
-        self.read(Asked::of_document("count a document's changes", space, document), |conn| {
+        self.read(Operation::of_document("count a document's changes", space, document), |conn| {
             let found = documents::find(conn, space, document)?;
             Ok(found.map_or(0, |(_, found)| found.compacted_changes + found.tail_changes))
         })
@@ -516,7 +519,7 @@ impl LogStore for SqliteStore {
         sink: &mut CompactionSink<'_>,
     ) -> Result<bool, StoreError> {
         let what = "read all of a document";
-        let task = self.read(Asked::of_document(what, space, document), |conn| {
+        let task = self.read(Operation::of_document(what, space, document), |conn| {
             compaction::everything(conn, space, document)
         })?;
         match task {
@@ -530,7 +533,7 @@ impl LogStore for SqliteStore {
         now_ms: u64,
         window: CompactionWindow,
     ) -> Result<Option<CompactionTask>, StoreError> {
-        let what = "look for a document to compact";
+        let what = "find a document to compact";
         let (task, passed) = self.read(what, |conn| {
             let mut passed = PassedOver::default();
             let task = compaction::candidate(conn, now_ms, window, &mut passed)?;
@@ -547,8 +550,8 @@ impl LogStore for SqliteStore {
         now_ms: u64,
         window: CompactionWindow,
     ) -> Result<Option<CompactionTask>, StoreError> {
-        let what = "look at a document to compact";
-        self.read(Asked::of_document(what, space, document), |conn| {
+        let what = "read the state of a document to compact";
+        self.read(Operation::of_document(what, space, document), |conn| {
             compaction::task(conn, space, document, now_ms, window)
         })
     }
@@ -562,7 +565,7 @@ impl LogStore for SqliteStore {
         loop {
             // The sink may wait for a child process, so no read transaction is open while it runs.
             let batch = self.read(
-                Asked::of_document("read what is compacted", &task.space, &task.document),
+                Operation::of_document("read the changes to compact", &task.space, &task.document),
                 |conn| compaction::batch(conn, task, after),
             )?;
             let Some(batch) = batch else { return Ok(false) };
@@ -595,17 +598,17 @@ impl LogStore for SqliteStore {
         reason: &str,
     ) -> Result<(), StoreError> {
         let (task, version, reason) = (task.clone(), version.to_owned(), reason.to_owned());
-        let what = "note that a compaction failed";
+        let what = "record a failed compaction";
         self.write(what, move |tx| compaction::failed(tx, &task, &version, &reason))
     }
 
     fn retry_failed_compactions(&self, version: &str) -> Result<(), StoreError> {
         let version = version.to_owned();
-        self.write("note which compactions to try again", move |tx| compaction::retry(tx, &version))
+        self.write("schedule failed compactions again", move |tx| compaction::retry(tx, &version))
     }
 
     fn prune(&self, now_ms: u64, max_rows: usize) -> Result<bool, StoreError> {
-        let (what, damaged) = ("delete what is compacted", self.found.documents());
+        let (what, damaged) = ("delete compacted changes", self.found.documents());
         let (more, passed) = self.write(what, move |tx| {
             let mut passed = PassedOver::default();
             let more = prune::prune(tx, (now_ms, max_rows), &damaged, &mut passed)?;
@@ -648,11 +651,11 @@ impl LogStore for SqliteStore {
         // Bypasses the recorder: the damage is already known, and the recorder counts reads by clients to
         // determine whether it persists.
         let what = "examine a document";
-        let examined = self.db.read(|conn| mending::examine(conn, space, document, after));
+        let examined = self.db.read(|conn| repairing::examine(conn, space, document, after));
         examined.map_err(|error| StoreError::of_read(what, error))
     }
 
-    fn mend_changes(
+    fn repair_changes(
         &self,
         space: &SpaceName,
         document: &DocumentId,
@@ -660,15 +663,15 @@ impl LogStore for SqliteStore {
     ) -> Result<Replaced, StoreError> {
         let (space, document) = (space.clone(), *document);
         self.write("replace damaged changes", move |tx| {
-            let mended = mending::changes(tx, &space, &document, &changes)?;
-            if mended.count > 0 {
-                compaction::retry_mended(tx, &space, &document)?;
+            let repaired = repairing::changes(tx, &space, &document, &changes)?;
+            if repaired.count > 0 {
+                compaction::retry_repaired(tx, &space, &document)?;
             }
-            Ok(mended)
+            Ok(repaired)
         })
     }
 
-    fn mend_snapshot(
+    fn repair_snapshot(
         &self,
         space: &SpaceName,
         document: &DocumentId,
@@ -677,16 +680,16 @@ impl LogStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         let (space, document, hash) = (space.clone(), *document, *hash);
         self.write("replace a damaged snapshot", move |tx| {
-            let is_mended = mending::snapshot(tx, &space, &document, &hash, &snapshot)?;
-            if is_mended {
-                compaction::retry_mended(tx, &space, &document)?;
+            let is_repaired = repairing::snapshot(tx, &space, &document, &hash, &snapshot)?;
+            if is_repaired {
+                compaction::retry_repaired(tx, &space, &document)?;
             }
-            Ok(is_mended)
+            Ok(is_repaired)
         })
     }
 
     fn oversized(&self, most_bytes: u64) -> Result<Vec<(SpaceName, DocumentId, u64)>, StoreError> {
-        self.read("look for oversized snapshots", |conn| expand::oversized(conn, most_bytes))
+        self.read("find oversized snapshots", |conn| expand::oversized(conn, most_bytes))
     }
 
     fn expand(
@@ -698,7 +701,7 @@ impl LogStore for SqliteStore {
         fresh: Epoch,
     ) -> Result<bool, StoreError> {
         let (space, document, hash) = (space.clone(), *document, *hash);
-        self.write("take a snapshot apart", move |tx| {
+        self.write("split a snapshot into single changes", move |tx| {
             expand::expand(tx, &space, &document, &hash, changes, fresh)
         })
     }

@@ -1,22 +1,22 @@
 //! The store alone: reads after writes, rejected commits, and the state after a failure.
 
+mod automerge_repo;
 mod compactions;
 mod damage;
 mod digests;
 mod flips;
 mod heavy;
 mod made;
-mod mending;
 mod migration;
 mod model;
 mod model_world;
 mod oversized;
 mod real;
-mod repo;
+mod repairing;
 
 use std::sync::{Arc, mpsc};
 
-use landfall_protocol::admission::Known;
+use landfall_protocol::admission::KnownChange;
 use landfall_protocol::frame::{Entry, Filter, entry_kind};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::ring::{Chunk, Page};
@@ -141,7 +141,7 @@ fn history_answers_for_its_own_space_and_document_only() {
     let mut asked = 0;
     let mut ask = |name: &str, document: DocumentId, found: bool| {
         let mut look = |view: &dyn landfall_protocol::admission::History<Error = StoreError>| {
-            let known = Known { hash: hash(2), position: Offset(2) };
+            let known = KnownChange { hash: hash(2), position: Offset(2) };
             let last = view.last_sequence(&document, &actor).unwrap();
             assert_eq!(last, found.then_some(2));
             assert_eq!(view.at_sequence(&document, &actor, 2).unwrap(), found.then_some(known));

@@ -73,7 +73,7 @@ impl Verification {
         let Self { at, damage, copy } = self;
         let line = format!("{}\n", json!({"at": at, "damage": damage, "copy": copy}));
         if let Err(error) = write_beside(&folder.join(FILE), subject.suffix(), line.as_bytes()) {
-            tracing::debug!(%error, "that the store was verified could not be written down");
+            tracing::debug!(%error, "the result of the verification could not be written");
         }
     }
 }

@@ -32,13 +32,13 @@ pub struct Finding {
     /// The place in the log.
     pub offset: Option<Offset>,
     /// The damage.
-    pub damage: Damage,
+    pub damage: Fault,
 }
 
 /// The kinds of damage.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum Damage {
+pub enum Fault {
     /// SQLite finds the file's own structure damaged.
     #[error("the file is damaged: {what}")]
     File {
@@ -70,19 +70,19 @@ pub enum Damage {
         found: ChangeHash,
     },
     /// A change's row contradicts its bytes.
-    #[error("the change's row has another {field} than its bytes")]
+    #[error("the change's row does not match its bytes: {field}")]
     ChangeField {
         /// The field.
         field: &'static str,
     },
     /// A change is whole, but this version would not admit it today. The store is not damaged.
-    #[error("the change would not be taken today: {what}")]
+    #[error("the change would be rejected today: {what}")]
     ChangeForm {
         /// The reason.
         what: String,
     },
     /// A dependency of a change is missing.
-    #[error("the change rests on {missing}, which is not there before it")]
+    #[error("the change depends on {missing}, which does not precede it")]
     MissingDependency {
         /// The missing change.
         missing: ChangeHash,
@@ -98,7 +98,7 @@ pub enum Damage {
         next: u64,
     },
     /// An entry lies before the log's first epoch.
-    #[error("it lies in no epoch of the log")]
+    #[error("its offset is in no epoch of the log")]
     OutsideEpochs,
     /// A snapshot's bytes differ from those written, or are incomplete.
     #[error("the snapshot's bytes are damaged")]
@@ -110,38 +110,38 @@ pub enum Damage {
         what: String,
     },
     /// A snapshot's row contradicts its index.
-    #[error("the snapshot's row has other {field} than its index")]
+    #[error("the snapshot's row does not match its index: {field}")]
     SnapshotField {
         /// The field.
         field: &'static str,
     },
     /// The last compacted change of each actor differs from the index.
-    #[error("the actors of the compacted history are not those of its index")]
+    #[error("the actors of the compacted history differ from those of its index")]
     CompactedActors,
     /// A document's tombstone and its row contradict each other.
     #[error("the tombstone and the document contradict each other")]
     Tombstone,
     /// A document's row differs from the values that follow from its changes.
-    #[error("the document's row has another {field} than follows from its changes")]
+    #[error("the document's row does not match its changes: {field}")]
     DocumentField {
         /// The field.
         field: &'static str,
     },
     /// The digest of the documents whose ids begin with a byte differs from their sum.
-    #[error("the digest of the documents that begin with {bucket:02x} is not their sum")]
+    #[error("the digest of the documents whose ids begin with {bucket:02x} is not their sum")]
     Digest {
         /// The byte.
         bucket: u8,
     },
     /// The log's end lies before its last entry.
-    #[error("the log is stated to end at {stated}, before its last entry")]
+    #[error("the log's recorded end {stated} is before its last entry")]
     Head {
         /// The stated end.
         stated: Offset,
     },
 }
 
-impl Damage {
+impl Fault {
     /// Whether it can be repaired from the store's other data, without loss.
     pub fn is_derived(&self) -> bool {
         matches!(
@@ -247,7 +247,7 @@ impl Verifier<'_> {
         while let Some(row) = rows.next()? {
             let what: String = row.get(0)?;
             if what != "ok" {
-                let damage = Damage::File { what };
+                let damage = Fault::File { what };
                 (self.found)(Finding { space: None, document: None, offset: None, damage });
             }
         }
@@ -262,7 +262,7 @@ impl Verifier<'_> {
             let space = match name(text.clone()) {
                 Ok(name) => name,
                 Err(error) => {
-                    let damage = Damage::Unreadable { what: format!("{error}: {text:?}") };
+                    let damage = Fault::Unreadable { what: format!("{error}: {text:?}") };
                     (self.found)(Finding { space: None, document: None, offset: None, damage });
                     continue;
                 }
@@ -282,7 +282,7 @@ impl Verifier<'_> {
     ) -> rusqlite::Result<()> {
         match checked {
             Err(error) if is_damage(&error) => {
-                let damage = Damage::Unreadable { what: error.to_string() };
+                let damage = Fault::Unreadable { what: error.to_string() };
                 (self.found)(Finding { space, document: None, offset: None, damage });
                 Ok(())
             }
@@ -303,7 +303,7 @@ impl Verifier<'_> {
             (SELECT coalesce(max(\"offset\"), 0) FROM tombstone WHERE space = ?1))";
         let last = self.conn.query_row(last, [space.row], |row| number(row, 0))?;
         if last > stated.0 {
-            self.tell(space, None, Some(last), Damage::Head { stated });
+            self.tell(space, None, Some(last), Fault::Head { stated });
         }
         let mut sums: BTreeMap<u8, Digest> = BTreeMap::new();
         let mut find = self.conn.prepare("SELECT id, document FROM document WHERE space = ?1")?;
@@ -313,12 +313,12 @@ impl Verifier<'_> {
             self.seen.documents += 1;
             let id = DocumentId::from_bytes(id);
             match self.document(space, row) {
-                Ok(leaf) => {
+                Ok(digest_entry) => {
                     let sum = sums.entry(id.as_bytes()[0]).or_default();
-                    leaf.into_iter().for_each(|leaf| sum.add(leaf));
+                    digest_entry.into_iter().for_each(|digest_entry| sum.add(digest_entry));
                 }
                 Err(error) if is_damage(&error) => {
-                    let damage = Damage::Unreadable { what: error.to_string() };
+                    let damage = Fault::Unreadable { what: error.to_string() };
                     self.tell(space, Some(id), None, damage);
                 }
                 Err(error) => return Err(error),
@@ -332,12 +332,12 @@ impl Verifier<'_> {
             buckets(self.conn, space.row, 0, u8::MAX)?.into_iter().collect();
         for (bucket, sum) in sums {
             if stated.remove(&bucket).unwrap_or_default() != sum {
-                self.tell(space, None, None, Damage::Digest { bucket });
+                self.tell(space, None, None, Fault::Digest { bucket });
             }
         }
         for (bucket, rest) in stated {
             if rest != Digest::default() {
-                self.tell(space, None, None, Damage::Digest { bucket });
+                self.tell(space, None, None, Fault::Digest { bucket });
             }
         }
         Ok(())
@@ -348,7 +348,7 @@ impl Verifier<'_> {
         space: &Space,
         document: Option<DocumentId>,
         offset: Option<u64>,
-        damage: Damage,
+        damage: Fault,
     ) {
         let (space, offset) = (Some(space.name.clone()), offset.map(Offset));
         (self.found)(Finding { space, document, offset, damage });

@@ -92,8 +92,8 @@ fn a_flipped_bit_is_named_and_repaired() {
         let arguments = [&["verify", "--space", "nosuch"], repair].concat();
         run(&data, &arguments).failed(2, &["no space `nosuch`", "inspect"]);
     }
-    let mended = run(&data, &["verify", "--repair", "--json"]).json();
-    assert_eq!(mended["clean"], true);
+    let repaired = run(&data, &["verify", "--repair", "--json"]).json();
+    assert_eq!(repaired["clean"], true);
     // The first document lost its changes from the flipped bit on; the others are unchanged.
     let after = held(&data);
     assert_eq!(count(&before) - count(&after), 50 - 29);

@@ -7,8 +7,8 @@ use landfall_protocol::frame::{
 };
 use landfall_protocol::{Code, DocumentId, limits};
 
+use crate::automerge_repo_client::RepoClient;
 use crate::harness::{Author, Client, Relay, SPACE, stall};
-use crate::repo_client::RepoClient;
 
 /// A large message's decoded content uses the memory reserved for the message: it never waits for a second
 /// reservation while holding the first.
@@ -23,9 +23,9 @@ async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
         let (id, subscription, hash) = (1, 1, [number; 32]);
         let document = DocumentId::from_bytes([number; 16]);
         let (total, heads) = (limits::SNAPSHOT_BYTES as u64, Vec::new());
-        let offer = PushSnapshot { id, subscription, document, hash, total, heads };
-        client.send(&Frame::PushSnapshot(offer)).await;
-        assert!(matches!(client.frame().await, Frame::Wanted(_)));
+        let upload = PushSnapshot { id, subscription, document, hash, total, heads };
+        client.send(&Frame::PushSnapshot(upload)).await;
+        assert!(matches!(client.frame().await, Frame::UploadFrom(_)));
         uploads.push(client);
     }
     let mut alice = RepoClient::join(&relay, "/", "alice").await;

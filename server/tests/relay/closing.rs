@@ -6,8 +6,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use crate::automerge_repo_client::RepoClient;
 use crate::harness::{Client, Relay, soon};
-use crate::repo_client::RepoClient;
 
 /// Closes, and returns the relay's answer.
 async fn closed(socket: &mut WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>) -> CloseCode {

@@ -8,8 +8,8 @@ use landfall_protocol::frame::{Entry, Filter, Frame, Subscribe, entry_kind};
 use landfall_protocol::{Code, NackClass};
 use landfall_relay::store::Inspection;
 
+use crate::automerge_repo_client::{Replica, RepoClient, shown};
 use crate::harness::{Author, Client, Relay, SPACE};
-use crate::repo_client::{Replica, RepoClient, shown};
 
 /// The pages of a table or an index, in order; the first is its root.
 fn pages(data: &Path, of: &str) -> Vec<u64> {
@@ -45,8 +45,8 @@ async fn filled() -> (tempfile::TempDir, Vec<Author>) {
 #[tokio::test]
 async fn a_damaged_document_is_named_and_the_others_are_served() {
     let (folder, mut authors) = filled().await;
-    let leaves = pages(folder.path(), "entry");
-    damage(folder.path(), leaves[leaves.len() / 2]);
+    let digest_entries = pages(folder.path(), "entry");
+    damage(folder.path(), digest_entries[digest_entries.len() / 2]);
     let relay = Relay::start(&folder).await;
     assert_eq!(relay.get("/readyz").await.0, 200, "nothing has read it yet");
     // A client that requests single documents receives the whole ones.

@@ -24,7 +24,7 @@ pub(crate) struct Double {
     /// Its `prune`, called by a compaction thread, panics.
     pub(crate) prune_panics: AtomicBool,
     /// Its replacement of damaged changes panics.
-    pub(crate) mend_panics: AtomicBool,
+    pub(crate) repair_panics: AtomicBool,
     /// Its `open_space`, called by the hub, waits for this lock.
     pub(crate) opening: Mutex<()>,
 }
@@ -41,7 +41,7 @@ impl Double {
             reads_panic: AtomicBool::new(false),
             cannot_read: AtomicBool::new(false),
             prune_panics: AtomicBool::new(false),
-            mend_panics: AtomicBool::new(false),
+            repair_panics: AtomicBool::new(false),
             opening: Mutex::default(),
         });
         let over: Arc<dyn LogStore> = double.clone();
@@ -91,14 +91,14 @@ impl LogStore for Double {
         self.store.prune(now_ms, rows)
     }
 
-    fn mend_changes(
+    fn repair_changes(
         &self,
         space: &SpaceName,
         document: &landfall_protocol::DocumentId,
         changes: Vec<(landfall_protocol::ChangeHash, Vec<u8>)>,
     ) -> Result<Replaced, StoreError> {
-        assert!(!self.mend_panics.load(Ordering::Relaxed), "a bug, for a test");
-        self.store.mend_changes(space, document, changes)
+        assert!(!self.repair_panics.load(Ordering::Relaxed), "a bug, for a test");
+        self.store.repair_changes(space, document, changes)
     }
 
     fn beneath(&self) -> Option<&dyn LogStore> {

@@ -9,11 +9,11 @@ use landfall_protocol::{Code, DocumentId, limits};
 use landfall_relay::store::CompactionWindow;
 use tokio::io::AsyncWriteExt;
 
+use crate::automerge_repo_client::RepoClient;
 use crate::harness::{
     Author, Client, Relay, SPACE, compacted, compactions, damage, soon, stall, until,
     until_nothing_is_held,
 };
-use crate::repo_client::RepoClient;
 
 /// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
 /// damaged too, and a read finds that.
@@ -155,10 +155,10 @@ async fn wholes(relay: &Relay, natives: &mut Vec<Client>, peers: &mut Vec<RepoCl
         let (hash, total) = (landfall_compaction::hash_of(&snapshot), snapshot.len() as u64);
         let mut client = Client::at_start(relay).await;
         let (id, subscription) = (1, 1);
-        let offer = PushSnapshot { id, subscription, document, hash, total, heads };
-        client.send(&Frame::PushSnapshot(offer)).await;
+        let upload = PushSnapshot { id, subscription, document, hash, total, heads };
+        client.send(&Frame::PushSnapshot(upload)).await;
         let part = Part { subscription, document, hash, total, from: 0, bytes: snapshot.into() };
-        assert!(matches!(client.frame().await, Frame::Wanted(_) | Frame::Entries(_)));
+        assert!(matches!(client.frame().await, Frame::UploadFrom(_) | Frame::Entries(_)));
         client.send(&Frame::Part(part)).await;
         natives.push(client);
         let mut peer = RepoClient::join(relay, "/spaces/notes", &format!("whole {number}")).await;

@@ -3,12 +3,12 @@
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, ROOT};
+use landfall_protocol::automerge_repo::message::{Message as Repo, RemoteHeads};
 use landfall_protocol::frame::{Features, Fetch, Frame, Holding, Want, features};
-use landfall_protocol::repo::message::{Message as Repo, RemoteHeads};
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 
+use crate::automerge_repo_client::{Replica, RepoClient, shown};
 use crate::harness::{Client, Relay};
-use crate::repo_client::{Replica, RepoClient, shown};
 
 const HEADS: usize = 5_000;
 

@@ -201,6 +201,6 @@ async fn a_broken_framing_is_named_in_plain_words() {
     let continued = [0x80, 0x81, 0, 0, 0, 0, 7];
     soon(client.socket.get_mut().write_all(&continued)).await.unwrap();
     let (error, close) = end(&mut client).await;
-    assert_eq!((error.what.as_str(), close), ("a continuation of no message", Some(4_001)));
+    assert_eq!((error.what.as_str(), close), ("a continuation without a message", Some(4_001)));
     relay.stop().await.unwrap();
 }

@@ -178,7 +178,7 @@ fn a_folder_or_a_store_that_cannot_be_used_is_named() {
     std::fs::write(foreign.join("relay.db"), b"these are somebody's notes").unwrap();
     let (code, line) = refused(&foreign, FREE);
     assert_eq!(code, 4);
-    assert!(line.contains("not ours") && line.contains("--data"), "{line}");
+    assert!(line.contains("not a database of this") && line.contains("--data"), "{line}");
     let kept = std::fs::read(foreign.join("relay.db")).unwrap();
     assert_eq!(kept, b"these are somebody's notes");
 

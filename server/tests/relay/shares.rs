@@ -97,7 +97,7 @@ async fn where_one_address_may_have_all_connections_each_session_is_by_itself() 
 /// of a fragmented message, of seven bytes, from an automerge-repo client that then waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
-    use crate::repo_client::RepoClient;
+    use crate::automerge_repo_client::RepoClient;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
     let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;

@@ -29,7 +29,7 @@ impl History {
         Self { document, hash: landfall_compaction::hash_of(&bytes), bytes, heads }
     }
 
-    fn offer(&self, id: u64) -> Frame {
+    fn upload(&self, id: u64) -> Frame {
         let (subscription, document, total) = (1, self.document, self.bytes.len() as u64);
         let (hash, heads) = (self.hash, self.heads.clone());
         Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
@@ -50,7 +50,7 @@ impl History {
 
 async fn wanted(client: &mut Client) -> usize {
     until(client, |frame| match frame {
-        Frame::Wanted(wanted) => Some(wanted.from as usize),
+        Frame::UploadFrom(wanted) => Some(wanted.from as usize),
         _ => None,
     })
     .await
@@ -68,7 +68,7 @@ async fn answered(client: &mut Client) -> Result<(), Nack> {
 /// Mallory knows which snapshot an honest client is going to upload (it has the same document), announces its
 /// hash and sends 100 bytes of something else.
 async fn begun_wrongly(client: &mut Client, history: &History) {
-    client.send(&history.offer(1)).await;
+    client.send(&history.upload(1)).await;
     assert_eq!(wanted(client).await, 0);
     client.send(&history.part(0, vec![0; 100])).await;
     assert_eq!(wanted(client).await, 100);
@@ -89,7 +89,7 @@ async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
     drop(far);
     relay.until_metric("landfall_relay_sessions", |sessions| sessions == 1.0).await;
     let mut alice = Client::at_start(&relay).await;
-    alice.send(&history.offer(1)).await;
+    alice.send(&history.upload(1)).await;
     assert_eq!(wanted(&mut alice).await, 0);
     alice.send(&history.next(0)).await;
     assert_eq!(answered(&mut alice).await, Ok(()));
@@ -115,13 +115,13 @@ async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     drop(others);
     relay.until_metric("landfall_relay_sessions", |sessions| sessions == 0.0).await;
     let mut alice = Client::at_start(&relay).await;
-    alice.send(&history.offer(1)).await;
+    alice.send(&history.upload(1)).await;
     assert_eq!(wanted(&mut alice).await, 100);
     alice.send(&history.next(100)).await;
     let nack = answered(&mut alice).await.unwrap_err();
     assert_eq!(nack.code, Code::OVERLOADED);
     assert!(nack.retry_after_ms > 0, "an honest snapshot is refused for good");
-    alice.send(&history.offer(2)).await;
+    alice.send(&history.upload(2)).await;
     assert_eq!(wanted(&mut alice).await, 0, "it takes up what another session sent once more");
     alice.send(&history.next(0)).await;
     assert_eq!(answered(&mut alice).await, Ok(()));
@@ -139,9 +139,9 @@ async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
     .await;
     let mut client = Client::at_start(&relay).await;
     let (document, hash, total) = (DocumentId::from_bytes([1; 16]), [1; 32], 64 << 20);
-    let offer = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
-    client.send(&Frame::PushSnapshot(offer)).await;
-    assert!(matches!(client.frame().await, Frame::Wanted(_)));
+    let upload = PushSnapshot { id: 1, subscription: 1, document, hash, total, heads: vec![] };
+    client.send(&Frame::PushSnapshot(upload)).await;
+    assert!(matches!(client.frame().await, Frame::UploadFrom(_)));
     drop(client);
     until_nothing_is_held(&relay, &["intake", "push", "answer", "state", "upload"]).await;
     relay.stop().await.unwrap();
@@ -188,7 +188,7 @@ async fn the_largest_snapshot_passes_within_the_least_memory() {
         let history =
             History { document, hash: landfall_compaction::hash_of(&bytes), bytes, heads };
         assert!(history.bytes.len() > limits::SNAPSHOT_BYTES / 64 * 63);
-        client.send(&history.offer(turn)).await;
+        client.send(&history.upload(turn)).await;
         let mut sent = wanted(&mut client).await;
         while sent < history.bytes.len() {
             client.send(&history.next(sent)).await;

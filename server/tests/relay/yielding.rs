@@ -8,8 +8,8 @@ use automerge::sync::Message as SyncMessage;
 use landfall_relay::CompactionOptions;
 use landfall_relay::store::CompactionWindow;
 
+use crate::automerge_repo_client::{Heard, RepoClient};
 use crate::harness::{Author, Client, Relay, damage, soon};
-use crate::repo_client::{Heard, RepoClient};
 
 /// A worker whose first process blocks until the test opens the pipe.
 fn slow_worker(folder: &Path) -> CompactionOptions {

@@ -37,7 +37,7 @@ pub fn change_beside_a_reader() {
     let space = store.space("default").unwrap();
     let (document, text) = typed(&store, &space, READ);
     let mut alone = Samples::new("change() of 1 character, 18,000 changes, NORMAL");
-    let mut beside = Samples::new("the same while another thread reads without end");
+    let mut beside = Samples::new("the same while another thread reads continuously");
     let stop = AtomicBool::new(false);
     let change = |samples: &mut Samples| {
         for n in 0..500 {
@@ -75,7 +75,7 @@ pub fn change_while_a_peer_types() {
     wait(&stores[1], |status| status.spaces["default"].changes >= LONG as u64 + 2);
     let peer = spaces[1].open(document.id()).unwrap();
     peer.heads().unwrap();
-    let mut apply = Samples::new("one apply to it (automerge, beside nothing)");
+    let mut apply = Samples::new("one apply to it (automerge, without other load)");
     for _ in 0..100 {
         let (mut fork, mut other) = document.read(|doc| (doc.clone(), doc.fork())).unwrap();
         let mut tx = other.transaction();

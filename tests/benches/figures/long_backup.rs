@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
-use landfall::{Document, Durability, Options, Store, maintain};
+use landfall::{Document, Durability, Options, Store, admin};
 use landfall_tests::rng::Rng;
 
-use super::long_setup::{CompactingRelay, flush, folder_bytes, ms, operate, percentile};
+use super::long_setup::{CompactingRelay, admin, flush, folder_bytes, ms, percentile};
 use super::setup::options;
 
 const VALUES: usize = 170;
@@ -39,7 +39,7 @@ pub fn backup() {
             flush(&small);
         },
         || {
-            operate("backup", &data, &[target.to_str().unwrap()]);
+            admin("backup", &data, &[target.to_str().unwrap()]);
             std::fs::remove_file(&target).unwrap();
         },
     );
@@ -58,7 +58,7 @@ fn engine(path: &Path, target: &Path) {
         &format!("engine, {size} MB; change() FULL"),
         || change(&document, &mut n),
         || {
-            maintain::backup(path, target).unwrap();
+            admin::backup(path, target).unwrap();
             std::fs::remove_file(target).unwrap();
         },
     );

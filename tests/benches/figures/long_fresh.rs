@@ -10,8 +10,8 @@ use landfall::{Durability, Options, Store};
 use landfall_tests::network::Proxy;
 
 use super::long_setup::{
-    COMPACTIONS, CompactingRelay, SPACE, Typist, flush, is_live, memory_mib, ms, operate,
-    percentile, processor_time, type_alone,
+    COMPACTIONS, CompactingRelay, SPACE, Typist, admin, flush, is_live, memory_mib, ms, percentile,
+    processor_time, type_alone,
 };
 use super::setup::{options, wait};
 
@@ -34,7 +34,7 @@ pub fn fresh() {
     flush(&store);
     store.go_offline();
     drop(relay);
-    operate("compact", &data, &["--all"]);
+    admin("compact", &data, &["--all"]);
     let relay = CompactingRelay::start(&data, port, &COMPACTIONS);
     let saved = typist.document.read(Automerge::save).unwrap();
     replicas(&relay, &store, saved.len(), 0);

@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use landfall::{Durability, Options, Store, maintain};
+use landfall::{Durability, Options, Store, admin};
 
 use super::long_setup::{
-    COMPACTIONS, Children, CompactingRelay, SPACE, Typist, flush, folder_bytes, memory_mib,
-    operate, type_alone, type_together,
+    COMPACTIONS, Children, CompactingRelay, SPACE, Typist, admin, flush, folder_bytes, memory_mib,
+    type_alone, type_together,
 };
 
 const DOCUMENTS: usize = 100;
@@ -70,7 +70,7 @@ fn ingest(relay: &CompactingRelay, store: &Store, typists: &mut [Typist]) {
 fn relay_store(data: &Path, documents: usize, changes: u64, saved: usize) {
     let before = folder_bytes(data);
     let began = Instant::now();
-    operate("compact", data, &["--all"]);
+    admin("compact", data, &["--all"]);
     let (took, after) = (began.elapsed().as_secs_f64(), folder_bytes(data));
     let target = saved as f64 * 1.5 + 40.0 * changes as f64 + 512.0 * documents as f64;
     let over = (after as f64 - 1.5 * saved as f64 - 512.0 * documents as f64) / changes as f64;
@@ -83,11 +83,11 @@ fn relay_store(data: &Path, documents: usize, changes: u64, saved: usize) {
 
 fn engine_store(path: &Path, documents: usize, saved: usize) {
     let began = Instant::now();
-    let compacted = maintain::compact(path, true).unwrap();
+    let compacted = admin::compact(path, true).unwrap();
     let took = began.elapsed().as_secs_f64();
     let target = saved as f64 * 1.5 + 512.0 * documents as f64;
     println!(
-        "engine store after `maintain::compact(all)` ({took:.1} s, {} documents compacted): {} bytes \
+        "engine store after `admin::compact(all)` ({took:.1} s, {} documents compacted): {} bytes \
          ({} before), target {target:.0}: {:.2} of it; {:.0} bytes a document beyond Σ save()",
         compacted.documents,
         compacted.bytes_after,

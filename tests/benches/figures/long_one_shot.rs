@@ -26,7 +26,7 @@ const STAYS: Duration = Duration::from_millis(200);
 
 pub fn one_shot() {
     let clean = "clean closes";
-    let torn = "closes that leave no trust, so a fresh actor each";
+    let torn = "unclean closes, so a new actor each";
     for (name, trusted) in [(clean, true), (torn, false)] {
         let folder = folder();
         let path = folder.path().join("store");
@@ -41,7 +41,7 @@ pub fn one_shot() {
             ms(percentile(&times[times.len().saturating_sub(500)..], 50)),
         );
         load_in_a_fresh_process(&path, document, "as they left it");
-        let compacted = landfall::maintain::compact(&path, true).unwrap();
+        let compacted = landfall::admin::compact(&path, true).unwrap();
         let what = format!("compacted ({} bytes of store)", compacted.bytes_after);
         load_in_a_fresh_process(&path, document, &what);
     }
@@ -97,7 +97,7 @@ fn load_in_a_fresh_process(path: &Path, document: DocumentId, what: &str) {
 /// Loads a document, and prints the time and memory that it took.
 pub fn load(arguments: &[String]) -> ExitCode {
     let [path, document, what] = arguments else { return ExitCode::FAILURE };
-    let spaces = landfall::maintain::inspect(path).unwrap().spaces;
+    let spaces = landfall::admin::inspect(path).unwrap().spaces;
     let compacted: u64 = spaces[0].documents.iter().map(|found| found.compacted_changes).sum();
     let store = Store::open(path, options(Durability::Normal)).unwrap();
     let space = store.space(SPACE).unwrap();
@@ -110,7 +110,7 @@ pub fn load(arguments: &[String]) -> ExitCode {
     let status = document.status().unwrap();
     println!(
         "  {what}: {} changes ({compacted} compacted), {} actors; loaded in {:.1} ms, {more:.1} MiB more resident, {:.1} \
-         MiB by the cache's own reckoning",
+         MiB by the cache's own estimate",
         status.changes,
         status.actors,
         ms(took),

@@ -36,7 +36,7 @@ pub fn child(word: &str, arguments: Vec<String>) -> Option<ExitCode> {
         OPERATOR => {
             let arguments = std::iter::once(OPERATOR.to_owned()).chain(arguments);
             let parsed = <Operator as clap::Parser>::parse_from(arguments);
-            Some(landfall_relay::cli::operate(parsed.command))
+            Some(landfall_relay::cli::admin(parsed.command))
         }
         super::long_one_shot::LOADER => Some(super::long_one_shot::load(&arguments)),
         _ => None,
@@ -50,7 +50,7 @@ struct Operator {
 }
 
 /// Runs an operator's command on a data folder in a separate process.
-pub fn operate(command: &str, data: &Path, more: &[&str]) {
+pub fn admin(command: &str, data: &Path, more: &[&str]) {
     let status = Command::new(std::env::current_exe().unwrap())
         .args([OPERATOR, command, "--data"])
         .arg(data)

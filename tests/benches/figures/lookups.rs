@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use landfall::automerge::sync::{Message as SyncMessage, MessageVersion};
 use landfall::automerge::{ActorId, Change, ChangeHash};
 use landfall_protocol::DocumentId;
-use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
+use landfall_protocol::automerge_repo::message::{Message as Repo, PeerMetadata, Sync};
 use landfall_tests::raw::change_of;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 

@@ -284,10 +284,10 @@ fn verify(shared: &Shared, seen: &Seen) -> Result<(), String> {
     let mut world = shared.world.lock().unwrap();
     let expected = world.heads();
     let loaded = world.base.load_incremental(&seen.chunks.concat());
-    loaded.map_err(|error| format!("what came does not load: {error}"))?;
+    loaded.map_err(|error| format!("the received changes do not load: {error}"))?;
     match world.base.get_heads() == expected {
         true => Ok(()),
-        false => Err("what came is not what was typed".to_owned()),
+        false => Err("the received text differs from the typed text".to_owned()),
     }
 }
 
@@ -327,7 +327,7 @@ fn figures(
     if scene.costs {
         let above = server.above_empty(measured.peak_mib);
         metrics.extend([
-            Metric::lower(format!("{name}: last edit → everybody has everything"), "s", behind),
+            Metric::lower(format!("{name}: last edit → all clients have everything"), "s", behind),
             Metric::lower(format!("{name}: memory above empty, peak"), "MiB", above),
         ]);
     }

@@ -83,7 +83,7 @@ async fn visit_all(port: u16, me: &str, replicas: &mut [Replica]) -> Result<(), 
     while !left.is_empty() {
         let bytes = inbox.next().await?;
         let Said::Sync { document, data } = wire::decode(&bytes) else { continue };
-        let &at = places.get(document).ok_or("a document that nobody announced")?;
+        let &at = places.get(document).ok_or("a document that no peer announced")?;
         let replica = &mut replicas[at];
         replica.receive(data)?;
         if let Some((kind, data)) = replica.generate() {

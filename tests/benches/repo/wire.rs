@@ -19,7 +19,7 @@ pub enum Said<'a> {
 
 /// Decodes a server's message.
 pub fn decode(bytes: &[u8]) -> Said<'_> {
-    read(bytes).unwrap_or_else(|error| panic!("a server sent what is no message: {error}"))
+    read(bytes).unwrap_or_else(|error| panic!("a server sent an invalid message: {error}"))
 }
 
 fn read(bytes: &[u8]) -> Result<Said<'_>, minicbor::decode::Error> {

@@ -34,5 +34,5 @@ async function firstAddress(lines) {
     const address = line.match(/ws:\/\/[0-9.]+:\d+/)
     if (address) return address[0]
   }
-  throw new Error("it closed its output before it said where it listens")
+  throw new Error("it closed its output before it printed its address")
 }

@@ -57,7 +57,7 @@ export class Raw {
       const found = this.messages.findIndex(wanted)
       return found >= 0 ? { found } : this.closed && { found: -1 }
     })
-    if (at.found < 0) throw new Error(`closed before ${type} came`)
+    if (at.found < 0) throw new Error(`closed before ${type} arrived`)
     return this.messages.splice(0, at.found + 1).at(-1)
   }
 

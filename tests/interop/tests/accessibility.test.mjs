@@ -63,9 +63,9 @@ describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
       await demo("sync")
       await demo("notes", "rm", "Harbour walk", "--yes")
       await page.locator("#switch").press("Space")
-      await says(page, "#problem-text", "What you wrote had not reached the relay")
+      await says(page, "#problem-text", "Your edits had not reached the relay")
       await page.locator("#save-new").waitFor()
-      await isAccessible(page, "deleted elsewhere, with something that is only here")
+      await isAccessible(page, "deleted elsewhere, with orphaned edits")
 
       await page.goto(`${pageOf(relay.url)}#`)
       await page.fill("#search", "ferry")
@@ -74,7 +74,7 @@ describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
       await page.locator("#list a", { hasText: "Ferry" }).click()
       await says(page, "#saved", SAFE)
       await page.locator("#delete").press("Enter")
-      await says(page, "#notice-text", "is going to be deleted")
+      await says(page, "#notice-text", "will be deleted")
       await isAccessible(page, "a deletion that can be taken back")
     })
   }

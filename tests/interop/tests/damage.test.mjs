@@ -7,7 +7,7 @@ import { Relay, client, onServer, until } from "../support/world.mjs"
 
 const MARKER = "a text that is nowhere else in the store"
 
-test("a client that has a damaged document heals it, and others find it", async () => {
+test("a client that has a damaged document heals it, and other clients find it", async () => {
   const relay = await Relay.start()
   const alice = client(relay.url, { peerId: "alice" })
   const mine = alice.repo.create({ text: MARKER })
@@ -30,7 +30,7 @@ function flipBitOf(path, text) {
   const bytes = readFileSync(path)
   const at = bytes.indexOf(text)
   expect(at, "the text is in the file").toBeGreaterThan(0)
-  expect(bytes.indexOf(text, at + 1), "it is there once").toBe(-1)
+  expect(bytes.indexOf(text, at + 1), "it occurs once").toBe(-1)
   bytes[at + text.length / 2] ^= 1
   writeFileSync(path, bytes)
 }

@@ -117,7 +117,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     }
   })
 
-  test("lists beyond their limits refuse their document, and the session goes on", async () => {
+  test("lists beyond their limits refuse their document, and the session continues", async () => {
     const raw = await Raw.join(relay.url, "hostile")
     for (const data of Object.values(refused)) {
       raw.say("sync", hers.documentId, data)
@@ -127,7 +127,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     expect(raw.closed).toBe(false)
   })
 
-  test("chunks that only a child opens harm nobody", async () => {
+  test("malicious compressed chunks, opened in a child process, harm no session", async () => {
     for (const [what, data] of Object.entries(hidden)) {
       const raw = await Raw.join(relay.url, "hostile")
       const { documentId } = parseAutomergeUrl(generateAutomergeUrl())
@@ -137,7 +137,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     }
   })
 
-  test("frames that are no messages close their own session, joined or not", async () => {
+  test("frames that are not messages close their own session, joined or not", async () => {
     for (const [what, bytes] of Object.entries(frames)) {
       for (const joined of [false, true]) {
         const raw = await (joined ? Raw.join(relay.url, "hostile") : Raw.connect(relay.url))
@@ -148,7 +148,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     }
   })
 
-  test("unknown types and messages for somebody else are ignored", async () => {
+  test("unknown types and messages for other peers are ignored", async () => {
     const raw = await Raw.join(relay.url, "modern")
     raw.send({ type: "of-the-future", senderId: "modern", targetId: raw.server, data: 1 })
     const { documentId } = hers
@@ -167,7 +167,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     await othersAreServed()
   })
 
-  test("what is said before `join`, and a version that nobody speaks, end the session", async () => {
+  test("a message before `join`, and an unknown version, end the session", async () => {
     const early = await Raw.connect(relay.url)
     early.send({
       type: "request",
@@ -187,7 +187,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
   })
 })
 
-test("a peer id that a second socket takes is served there, from the beginning", async () => {
+test("a second socket with a peer id takes it over, and is served from the start", async () => {
   const relay = await Relay.start()
   const alice = client(relay.url, { peerId: "alice" })
   const handle = alice.repo.create({ count: 0 })
@@ -222,7 +222,7 @@ test("a peer id that a second socket takes is served there, from the beginning",
   await onServer(alice, handle)
 })
 
-test("two real clients of one peer id take turns, and no edit is lost", async () => {
+test("two real clients with one peer id alternate, and no edit is lost", async () => {
   const relay = await Relay.start()
   const reader = client(relay.url, { peerId: "reader" })
   const handle = reader.repo.create({})

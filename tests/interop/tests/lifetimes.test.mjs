@@ -4,7 +4,7 @@ import * as A from "@automerge/automerge"
 import { expect, test } from "vitest"
 import { Relay, client, converged, leave, onServer, scratch, until } from "../support/world.mjs"
 
-test("a document outlives its author, and every reader of it", async () => {
+test("a document outlives its author and all its readers", async () => {
   const relay = await Relay.start()
   const alice = client(relay.url, { peerId: "alice" })
   const original = alice.repo.create({ title: "kept", by: ["alice"] })
@@ -24,7 +24,7 @@ test("a document outlives its author, and every reader of it", async () => {
   expect(handle.doc()).toEqual({ title: "kept", by: ["alice", "bob", "carol", "dave"] })
 })
 
-test("repos that edit one document at once hold the same", async () => {
+test("repos that edit one document concurrently converge", async () => {
   const relay = await Relay.start()
   const peers = ["a", "b", "c", "d"].map(peerId => client(relay.url, { peerId }))
   const first = peers[0].repo.create({ marks: {} })
@@ -40,7 +40,7 @@ test("repos that edit one document at once hold the same", async () => {
   await converged(...handles)
 })
 
-test("a client with storage that edited offline brings it back", async () => {
+test("a client with storage pushes its offline edits when it returns", async () => {
   const relay = await Relay.start()
   const folder = scratch()
   const before = client(relay.url, { peerId: "stored", folder })
@@ -68,7 +68,7 @@ test("a client with storage that edited offline brings it back", async () => {
   await converged(again, theirs)
 })
 
-test("find of an unknown document ends, and the document appears when somebody makes it", async () => {
+test("find of an unknown document ends, and the document appears once it is created", async () => {
   const relay = await Relay.start()
   const waiting = client(relay.url, { peerId: "waiting" })
   const url = generateAutomergeUrl()
@@ -82,7 +82,7 @@ test("find of an unknown document ends, and the document appears when somebody m
   await until("the document appeared", () => handle.isReady() && handle.doc().title === "late")
 })
 
-test("a request that somebody answers a moment later is not told that there is none", async () => {
+test("a request is not answered `unavailable` if a peer has the document a moment later", async () => {
   const relay = await Relay.start()
   const url = generateAutomergeUrl()
   const { documentId } = parseAutomergeUrl(url)
@@ -96,7 +96,7 @@ test("a request that somebody answers a moment later is not told that there is n
   expect((await found).doc().title).toBe("at once")
 })
 
-test("ephemeral messages reach everybody else who has the document open, and are not kept", async () => {
+test("ephemeral messages reach all other peers that have the document open, and are not stored", async () => {
   const relay = await Relay.start()
   const [alice, bob, carol] = ["alice", "bob", "carol"].map(peerId => client(relay.url, { peerId }))
   const hers = alice.repo.create({ title: "talk" })

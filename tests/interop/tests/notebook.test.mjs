@@ -29,7 +29,7 @@ const titles = page => page.locator("#list .row-title").allTextContents()
 
 // automerge-repo's own server serves no page.
 describe.skipIf(noBrowser || isReference)("the notebook", () => {
-  test("lists all notes, those that were changed last first", async () => {
+  test("lists all notes, most recently changed first", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     await importNotes(demo, 301)
@@ -55,7 +55,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await holds(page, "# Note 1\n\nNumber 1, odd.\n")
   })
 
-  test("searches what the browser knows, and says how much that is", async () => {
+  test("searches the notes in this browser, and shows how many that are", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     await importNotes(demo, 60)
@@ -80,7 +80,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await says(page, "#found", "1 found. Searched: title and first 500 characters of all 60 notes.")
   })
 
-  test("says how many notes were searched while others are not in this browser", async () => {
+  test("shows how many notes were searched while others are not in this browser", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     await importNotes(demo, 20)
@@ -104,7 +104,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await says(page, "#found", "2 found. Searched: title and first 500 characters of all 21 notes.")
   })
 
-  test("reads each note that nobody has opened once, and few at a time", async () => {
+  test("reads each unopened note once, a few at a time", async () => {
     const relay = await Relay.start()
     await importNotes(notebook(relay.url), 120)
     // Its messages are looked at from the next page on, which is of a space that this browser does not know.
@@ -138,7 +138,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     expect(most).toBeGreaterThan(1)
   })
 
-  test("knows that the relay has a note that left memory before it was opened", async () => {
+  test("knows that the relay has a note that was evicted before it was opened", async () => {
     const relay = await Relay.start()
     await importNotes(notebook(relay.url), 8)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -154,7 +154,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     }
   })
 
-  test("asks for the list when there is something new, and not otherwise", async () => {
+  test("requests the list only when something changed", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     await demo("notes", "new", "Old")
@@ -175,7 +175,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     expect(asked).toBeGreaterThan(0)
   })
 
-  test("undoes only what was typed here", async () => {
+  test("undoes only local edits", async () => {
     const relay = await Relay.start()
     const browser = await startBrowser()
     const ann = await visitor(browser, pageOf(relay.url))
@@ -202,11 +202,11 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await ann.locator("#undo").click()
     await ann.locator("#undo").click()
     await holds(ann, "ben and ")
-    expect(await ann.locator("#undo").isDisabled(), "what Ben wrote is not Ann's to undo").toBe(true)
+    expect(await ann.locator("#undo").isDisabled(), "Ann cannot undo Ben's edit").toBe(true)
     await holds(ben, "ben and ")
   })
 
-  test("shows where others are, each in one colour everywhere", async () => {
+  test("shows others' carets, each in one colour everywhere", async () => {
     const relay = await Relay.start()
     const browser = await startBrowser()
     const ann = await visitor(browser, pageOf(relay.url))
@@ -236,12 +236,12 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await expect.poll(behind).toBe(true)
     await ben.locator("#body").press("Shift+Control+End")
     await ann.locator(`#body-field .other-selection[data-hue="${hue}"]`).waitFor({ state: "attached" })
-    expect(await textOf(ann), "what is drawn is no part of the text").toBe("Mind:\n\nlow tide\nat two")
+    expect(await textOf(ann), "decorations are not part of the text").toBe("Mind:\n\nlow tide\nat two")
     await ben.close()
     await caret.waitFor({ state: "detached" })
   })
 
-  test("deletes a note for everybody, unless that is taken back", async () => {
+  test("deletes a note for everyone, unless it is undone", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const browser = await startBrowser()
@@ -252,7 +252,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     const ben = await visitor(browser, ann.url())
     await holds(ben, "not for long")
     await ann.locator("#delete").press("Enter")
-    await says(ann, "#notice-text", "“Doomed” is going to be deleted")
+    await says(ann, "#notice-text", "“Doomed” will be deleted")
     expect(await titles(ann)).toEqual(["Kept"])
     await ann.locator("#take-back").press("Enter")
     await holds(ann, "not for long")
@@ -300,7 +300,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await holds(ben, "as soon as it is there")
   })
 
-  test("opens without its relay, with its notes", async () => {
+  test("opens with its notes while the relay is down", async () => {
     const relay = await Relay.start()
     const browser = await startBrowser()
     const page = await visitor(browser, pageOf(relay.url))
@@ -311,14 +311,14 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     for (const address of [pageOf(relay.url), `${pageOf(relay.url)}#`, page.url()]) {
       await page.goto("about:blank")
       await page.goto(address)
-      await says(page, "#status", "Relay not reached")
+      await says(page, "#status", "Relay unreachable")
       await says(page, "#list", "Ferry")
     }
     await holds(page, "out 07:40")
     await page.locator("#body").press("Control+End")
     await page.keyboard.type(", back 16:05")
     await write(page, "Made without a relay", "and kept")
-    await says(page, "#status", "2 notes not there yet")
+    await says(page, "#status", "2 notes not on it yet")
     await drawn(page)
     await says(page, "#saved", "In this browser, not on the relay yet")
     await page.reload()

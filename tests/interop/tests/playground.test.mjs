@@ -24,7 +24,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
 
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Shopping")).toBe("Shopping\nmilk 🥛\noats\n")
-    expect(await demo("notes", "check", "Shopping")).toContain("as docs/notebook.md has it")
+    expect(await demo("notes", "check", "Shopping")).toContain("as docs/notebook.md specifies")
 
     // The caret stands behind "milk 🥛" and stays there, whatever others write around it.
     await caretAt(page, 0, 6)
@@ -65,7 +65,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("-q", "notes", "show", "Windows")).toBe("Windows\none\r\ntwo!\r\nthree\n")
   })
 
-  test("goes on while it is switched off, and meets the others again", async () => {
+  test("works while it is switched off, and merges afterwards", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -91,7 +91,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("-q", "notes", "show", "Plan")).toBe("Plan\nstart middle end\n")
   })
 
-  test("keeps what was written offline through a reload, and while the relay is dead", async () => {
+  test("keeps offline edits through a reload, and while the relay is down", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -111,17 +111,17 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept\n")
 
     await relay.kill()
-    await says(page, "#status", "Relay not reached")
+    await says(page, "#status", "Relay unreachable")
     await page.locator("#body").press("Control+End")
     await page.keyboard.type(" safe")
-    await says(page, "#status", "1 note not there yet")
+    await says(page, "#status", "1 note not on it yet")
     await relay.restart()
     await says(page, "#saved", SAFE)
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Made offline")).toBe("Made offline\nkept safe\n")
   })
 
-  test("keeps what was written to a note that is deleted elsewhere", async () => {
+  test("keeps edits of a note that is deleted elsewhere", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -135,9 +135,9 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#saved", "In this browser, not on the relay yet")
     await demo("notes", "rm", "Doomed", "--yes")
     await page.locator("#switch").press("Space")
-    await says(page, "#problem-text", "What you wrote had not reached the relay")
+    await says(page, "#problem-text", "Your edits had not reached the relay")
     await holds(page, "first, edited")
-    await says(page, "#list", "your work is only here")
+    await says(page, "#list", "your edits are only here")
     await says(page, "#status", "all on the relay")
 
     // Nobody but this browser has it: a reload must not lose it, with or without the relay.
@@ -157,13 +157,13 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await lists(page, 1)
     await demo("sync")
     expect(await demo("-q", "notes", "show", "Doomed")).toBe("Doomed\nfirst, edited\n")
-    expect(await demo("notes", "check", "Doomed")).toContain("as docs/notebook.md has it")
+    expect(await demo("notes", "check", "Doomed")).toContain("as docs/notebook.md specifies")
     await page.reload()
     await holds(page, "first, edited")
     await lists(page, 1)
   })
 
-  test("keeps it also if the page is closed before it hears of the deletion", async () => {
+  test("keeps them if the page is closed before it receives the deletion", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const page = await visitor(await startBrowser(), pageOf(relay.url))
@@ -180,7 +180,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await page.goto(pageOf(relay.url))
     await says(page, "#status", "Offline · 1 note not on the relay yet")
     await page.locator("#switch").press("Space")
-    await says(page, "#list", "your work is only here")
+    await says(page, "#list", "your edits are only here")
     await page.locator("#list a", { hasText: "Doomed" }).click()
     await holds(page, "first, edited")
     // Let go of on purpose, it is gone.
@@ -191,7 +191,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#empty", "No notes here yet")
   })
 
-  test("keeps what two windows of one browser wrote, also if one of them is closed", async () => {
+  test("keeps the edits of two windows of one browser, also if one is closed", async () => {
     const relay = await Relay.start()
     const demo = notebook(relay.url)
     const first = await visitor(await startBrowser(), pageOf(relay.url))
@@ -219,7 +219,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await holds(second, "second middle first")
   })
 
-  test("leaves an input method alone until it is done", async () => {
+  test("does not disturb an input method until it commits", async () => {
     const relay = await Relay.start()
     const browser = await startBrowser()
     const ann = await visitor(browser, pageOf(relay.url))
@@ -237,7 +237,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     // What Ben wrote has come as soon as the list shows it; the text waits.
     await says(ann, ".row-line", "Ben: ")
     expect(await textOf(ann)).toBe("<か>")
-    expect(await textOf(ben), "half a character is nobody else's business").toBe("Ben: <>")
+    expect(await textOf(ben), "a composition is not synced").toBe("Ben: <>")
     await input.send("Input.insertText", { text: "漢" })
     await holds(ann, "Ben: <漢>")
     await ann.keyboard.type("字")
@@ -252,7 +252,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await write(ann, "Harbour", "low tide")
     await ann.fill("#name", "Ann")
     await ann.keyboard.press("Enter")
-    await says(ann, "#nobody", "Nobody else is here")
+    await says(ann, "#nobody", "No one else is here")
     const ben = await visitor(browser, ann.url(), NARROW)
     await says(ben, "#others", "Ann")
     await ben.fill("#name", "Ben")
@@ -268,7 +268,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
 
     await ben.locator("#switch").click()
     await ann.locator("#others li").waitFor({ state: "detached" })
-    await says(ben, "#nobody", "Others are out of sight")
+    await says(ben, "#nobody", "Others are not visible offline")
     await ben.locator("#switch").click()
     await says(ann, "#others", "Ben")
     await says(ben, "#others", "Ann")

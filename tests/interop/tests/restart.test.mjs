@@ -6,7 +6,7 @@ const PEERS = 3
 const KILLS = 3
 const EDITS = 20
 
-test("nothing is lost and everything converges over kills of the relay", async () => {
+test("nothing is lost and all clients converge when the relay is killed", async () => {
   const relay = await Relay.start()
   const peers = Array.from({ length: PEERS }, (_, at) => client(relay.url, { peerId: `peer-${at}` }))
   const first = peers[0].repo.create({ marks: {} })

@@ -21,7 +21,7 @@ const CHANGES = 20_000
 /** An unchanged return says its heads and hears them back. */
 const RETURN_BYTES = 1024
 
-test("an unchanged return of a long document costs next to nothing", async () => {
+test("reopening an unchanged long document costs next to nothing", async () => {
   const relay = await Relay.start()
   const folder = scratch()
   const before = client(relay.url, { peerId: "returning", folder })
@@ -50,7 +50,7 @@ test("an unchanged return of a long document costs next to nothing", async () =>
     await syncStateIsWritten()
     await leave(after)
     const sizes = count(between.frames)
-    console.log(`an unchanged return of ${CHANGES} changes:`, sizes)
+    console.log(`reopened unchanged, ${CHANGES} changes:`, sizes)
     expect(sizes.client).toBeLessThan(RETURN_BYTES)
     expect(sizes.server).toBeLessThan(RETURN_BYTES)
   }
@@ -69,12 +69,12 @@ test("an unchanged return of a long document costs next to nothing", async () =>
   )
   await converged(last, theirs)
   const edited = count(between.frames)
-  console.log("a return with an edit on each side:", edited)
+  console.log("reopened with an edit on each side:", edited)
   expect(edited.client).toBeLessThan(4 * RETURN_BYTES)
   expect(edited.server).toBeLessThan(4 * RETURN_BYTES)
 })
 
-test("the heads of another client's storage come through the relay", async () => {
+test("the relay forwards the heads of another client's storage", async () => {
   const relay = await Relay.start()
   const gossip = { enableRemoteHeadsGossiping: true }
   const alice = client(relay.url, { peerId: "alice", folder: scratch(), ...gossip })

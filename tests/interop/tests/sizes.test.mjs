@@ -23,7 +23,7 @@ test("1,000 documents on one connection, read on another", async () => {
   await until("all were seen", () => made.every(handle => handle.doc().seen))
 })
 
-test("a document of 30 MB, uploaded whole and read by another client", async () => {
+test("a document of 30 MB, uploaded at once and read by another client", async () => {
   const relay = await Relay.start()
   const between = await proxy(relay.url)
   const author = client(between.url, { peerId: "author" })

@@ -30,7 +30,7 @@ test("a recorded session of one author, typed in one repo and read in another", 
   await until("a late reader has it all", () => fresh.doc().text === trace.endContent)
 })
 
-test("a recorded session of two authors at once, each in a repo, read in a third", async context => {
+test("a recorded session of two concurrent authors, each in a repo, read in a third", async context => {
   const trace = load("friendsforever.json.gz")
   if (!trace) return context.skip()
   const { base, authors } = replayed(trace)

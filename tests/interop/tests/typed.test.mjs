@@ -42,7 +42,7 @@ function expectPlain(doc) {
   Object.entries(doc).forEach(([key, value]) => check(value, doc, key))
 }
 
-test("a list of JavaScript is read and edited by Rust as JavaScript made it", async () => {
+test("Rust reads and edits a list created by JavaScript", async () => {
   const { peer, todo } = await world()
   const handle = peer.repo.create(structuredClone(LIST))
   await onServer(peer, handle)
@@ -80,7 +80,7 @@ test("a list of JavaScript is read and edited by Rust as JavaScript made it", as
   expect(after.slice(0, before.length)).toEqual(before)
 })
 
-test("both type in the same texts, and a form of Rust loses nothing of JavaScript", async () => {
+test("both edit the same texts, and a Rust form keeps JavaScript's edits", async () => {
   const { peer, todo } = await world()
   const handle = peer.repo.create(structuredClone(LIST))
   await onServer(peer, handle)
@@ -112,7 +112,7 @@ test("both type in the same texts, and a form of Rust loses nothing of JavaScrip
   expect(await todo.command(handle.url, "show")).toContain('note: Some("by noon")')
 })
 
-test("a list of Rust is read and edited by JavaScript, and Rust goes on with it", async () => {
+test("JavaScript reads and edits a list created by Rust, and Rust continues it", async () => {
   const { peer, todo } = await world()
   const url = await todo.command("new", "Garden")
   const handle = await peer.repo.find(url)

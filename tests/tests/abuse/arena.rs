@@ -44,7 +44,7 @@ impl Attack<'_> {
 
     /// Waits, with everything kept open, until [`Attack::goes_on`] returns false.
     pub(crate) fn hold(&self) {
-        wait("for the honest clients to get on", || !self.goes_on());
+        wait("for the honest clients to make progress", || !self.goes_on());
     }
 }
 
@@ -133,7 +133,7 @@ fn resident(pid: u32, figure: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(figure));
     let kib =
         line.and_then(|line| line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok());
-    kib.expect("Linux tells it in kB") * 1024
+    kib.expect("Linux reports it in kB") * 1024
 }
 
 /// The processor time of a process.

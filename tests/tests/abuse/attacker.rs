@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use landfall::automerge::ChangeHash;
 use landfall_protocol::DocumentId;
+use landfall_protocol::automerge_repo::message::{Message as Repo, PeerMetadata, Sync};
 use landfall_protocol::frame::{Features, Filter, Frame, Frames, SubscribeFrom, encode, features};
-use landfall_protocol::repo::message::{Message as Repo, PeerMetadata, Sync};
 use landfall_tests::raw::{handshake, handshake_over};
 use landfall_tests::repo::{question_of, sync_of};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, WebSocket, client};
@@ -99,7 +99,7 @@ pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
         for frame in Frames::new(&bytes).expect("frames") {
             match frame.expect("a frame") {
                 Frame::Ack(_) => left -= 1,
-                Frame::Nack(nack) => panic!("what the attack needs is refused: {nack:?}"),
+                Frame::Nack(nack) => panic!("the relay refused a change that the attack needs: {nack:?}"),
                 _ => {}
             }
         }
@@ -109,7 +109,7 @@ pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
 /// Reads the next message with frames.
 fn message(socket: &mut WebSocket<TcpStream>) -> Bytes {
     loop {
-        match socket.read().expect("the relay goes on") {
+        match socket.read().expect("the relay keeps running") {
             Message::Binary(bytes) => return bytes,
             Message::Close(reason) => panic!("the relay closed the session: {reason:?}"),
             _ => {}

@@ -12,7 +12,7 @@ use crate::arena::attack;
 use crate::attacker::{connect_from, drain, native, reader, repo, say, subscribe};
 
 #[test]
-fn connections_of_one_address_that_take_all_places() {
+fn one_address_that_exhausts_the_connection_limit() {
     attack("4,092 idle connections of one address", |attack| {
         let (port, url) = (attack.port, format!("ws://127.0.0.1:{}/", attack.port));
         let other = Ipv4Addr::new(127, 0, 0, 2);
@@ -24,7 +24,7 @@ fn connections_of_one_address_that_take_all_places() {
 }
 
 #[test]
-fn sessions_that_leave_all_at_once() {
+fn sessions_that_all_disconnect_at_once() {
     attack("100 sessions with 100 spaces each that disconnect at once", |attack| {
         let spaces: Vec<Frame> = (1..=100)
             .map(|number| subscribe(number, &format!("left-{number}"), Filter::Everything))
@@ -42,7 +42,7 @@ fn sessions_that_leave_all_at_once() {
 }
 
 #[test]
-fn a_speaker_whom_a_hundred_sessions_hear() {
+fn ephemeral_messages_to_a_hundred_sessions() {
     attack("ephemeral messages to 100 listeners", |attack| {
         let mut listeners: Vec<_> = (0..100).map(|_| reader(attack.port, "heard")).collect();
         let mut speaker = reader(attack.port, "heard");
@@ -59,7 +59,7 @@ fn a_speaker_whom_a_hundred_sessions_hear() {
             if !say(&mut speaker, &many) {
                 speaker = reader(attack.port, "heard");
             }
-            assert!(listeners.iter_mut().all(drain), "who listens is not to blame");
+            assert!(listeners.iter_mut().all(drain), "a listener was disconnected");
         }
     });
 }

@@ -44,11 +44,11 @@ fn damaged_store(data: &Path) {
     assert!(relay.terminate().success());
     let damaged: Vec<_> = changes.into_iter().step_by(2).collect();
     let flipped = flip(&data.join("relay.db"), &damaged);
-    assert!(flipped >= damaged.len(), "{flipped} places were found");
+    assert!(flipped >= damaged.len(), "{flipped} flippable places were found");
 }
 
 #[test]
-fn damaged_entries_that_many_read() {
+fn damaged_entries_read_by_many_sessions() {
     attack_on("damaged entries that 20 sessions read", damaged_store, |attack| {
         let read = || subscribed(attack.port, "damaged");
         let mut sessions: Vec<_> = (0..20).map(|_| read()).collect();

@@ -58,7 +58,7 @@ fn a_message_of_deletions() {
 }
 
 #[test]
-fn websocket_pings_whose_pongs_nobody_reads() {
+fn websocket_pings_with_unread_pongs() {
     attack("WebSocket pings, unread", |attack| {
         let mut sessions: Vec<_> = (0..SESSIONS).map(|_| native(attack.port)).collect();
         let peers = (0..SESSIONS).map(|n| repo(attack.port, &format!("pings {n}")).socket);

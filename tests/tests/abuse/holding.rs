@@ -16,7 +16,7 @@ use crate::attacker::{
 };
 
 #[test]
-fn half_messages_that_are_kept_by_pongs() {
+fn half_messages_kept_alive_by_pongs() {
     attack("200 half messages of 4 MiB, 8 of 60 MiB", |attack| {
         let mut sessions: Vec<_> = (0..200).map(|_| native(attack.port)).collect();
         for session in &mut sessions {
@@ -98,7 +98,7 @@ fn the_largest_messages_of_200_sessions_that_never_read() {
 }
 
 #[test]
-fn messages_that_stall_in_the_lane_of_small_ones() {
+fn messages_that_stall_in_the_lane_of_small_messages() {
     attack("66 stalled messages of 87 kB, 18 of 4 MiB", |attack| {
         let mut sessions: Vec<_> = (0..84).map(|_| native(attack.port)).collect();
         for (number, session) in sessions.iter_mut().enumerate() {
@@ -112,7 +112,7 @@ fn messages_that_stall_in_the_lane_of_small_ones() {
 /// The relay handles new entries of a deaf session's open documents at each of that session's
 /// deadlines. Each time it builds a message, which waits in memory.
 #[test]
-fn automerge_repo_peers_that_do_not_read_what_others_type() {
+fn automerge_repo_peers_that_do_not_read_others_edits() {
     const DOCUMENTS: u64 = 8;
     attack("8 automerge-repo peers with half a message that do not read", |attack| {
         let mut rng = Rng::new(7);
@@ -160,8 +160,8 @@ fn automerge_repo_peers_that_do_not_read_what_others_type() {
 /// The relay remembers the last counts of 4,096 ephemeral sessions per space, under names that the
 /// senders choose.
 #[test]
-fn ephemeral_messages_under_very_many_names() {
-    attack("8,192 names of sessions from each of 120 sessions", |attack| {
+fn ephemeral_messages_of_very_many_session_names() {
+    attack("8,192 ephemeral session names from each of 120 sessions", |attack| {
         let names = |subscription: u32| {
             (1..=limits::EPHEMERAL_SOURCES).map(move |number| {
                 let (sender, session) = (String::new(), format!("{number:0>256}"));

@@ -78,7 +78,7 @@ fn digests_over_very_many_deleted_documents_from_many_sessions() {
 }
 
 #[test]
-fn a_long_history_that_is_asked_for_again_and_again() {
+fn repeated_requests_for_a_long_history() {
     attack("questions for a history of 20,000 changes", |attack| {
         let document = DocumentId::from_bytes([0x1a; 16]);
         let mut typist = Typist::new(ActorId::from([0x1a; 16]));
@@ -111,7 +111,7 @@ fn a_long_history_that_is_asked_for_again_and_again() {
 }
 
 #[test]
-fn heads_of_very_many_documents_that_nobody_has() {
+fn heads_of_very_many_unknown_documents() {
     attack("4 MiB of heads from each of 100 automerge-repo peers", |attack| {
         let sends = |number: u8| {
             let hash = |n: u32| {
@@ -144,7 +144,7 @@ const IMPATIENT: Duration = Duration::from_millis(500);
 
 /// Queries wait behind the answer to the first one, which their session does not read.
 #[test]
-fn fetches_of_very_many_hashes_that_wait() {
+fn queued_fetches_of_very_many_hashes() {
     attack("4 fetches of 66,560 hashes from each of 100 sessions that do not read", |attack| {
         let mut author = reader(attack.port, "fetches");
         for id in 1..=10_u64 {

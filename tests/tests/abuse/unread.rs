@@ -3,9 +3,9 @@
 
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{AutoCommit, ROOT};
+use landfall_protocol::automerge_repo::message::Message as Repo;
 use landfall_protocol::frame::{Frame, Push};
 use landfall_protocol::limits;
-use landfall_protocol::repo::message::Message as Repo;
 use landfall_tests::rng::Rng;
 
 use crate::arena::attack;
@@ -13,7 +13,7 @@ use crate::attacker::{acknowledged, deaf_repo, numbered, patient, reader, repo, 
 
 /// Each peer has a document of its own open, and another client pushes to all of them.
 #[test]
-fn entries_that_wait_for_automerge_repo_peers_that_do_not_read() {
+fn entries_queued_for_automerge_repo_peers_that_do_not_read() {
     attack("60 automerge-repo peers that do not read 7 MiB of entries each", |attack| {
         let document = |number| numbered(0xd1, number);
         let peers: Vec<_> = (0..60)
@@ -42,8 +42,8 @@ fn entries_that_wait_for_automerge_repo_peers_that_do_not_read() {
 }
 
 #[test]
-fn storages_that_peers_want_to_hear_of() {
-    attack("300 automerge-repo peers that want to hear of 1,024 storages each", |attack| {
+fn remote_heads_subscriptions_to_very_many_storages() {
+    attack("300 automerge-repo peers that subscribe to 1,024 storages each", |attack| {
         let mut peers = Vec::new();
         for number in 0..300 {
             let mut peer = repo(attack.port, &format!("curious {number}"));
@@ -62,8 +62,8 @@ fn storages_that_peers_want_to_hear_of() {
 
 /// A peer replaces its remote heads subscriptions again and again.
 #[test]
-fn storages_that_peers_do_not_want_to_hear_of_any_more() {
-    attack("storages that a peer wants to hear of, and then of others", |attack| {
+fn repeatedly_replaced_remote_heads_subscriptions() {
+    attack("remote heads subscriptions that a peer replaces repeatedly", |attack| {
         let mut peer = repo(attack.port, "fickle");
         patient(&peer.socket);
         let (sender, target) = peer.ends();

@@ -16,7 +16,7 @@ use crate::attacker::{
     honest_reader, numbered, patient, reader, say, subscribed, until, until_alive,
 };
 
-fn offer(id: u64, document: [u8; 16], total: u64) -> Frame {
+fn push_snapshot(id: u64, document: [u8; 16], total: u64) -> Frame {
     let (subscription, hash, heads) = (1, [id as u8; 32], vec![]);
     let document = DocumentId::from_bytes(document);
     Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
@@ -29,10 +29,10 @@ fn document(number: u64) -> [u8; 16] {
 }
 
 #[test]
-fn offers_whose_parts_never_come_do_not_keep_a_session() {
+fn uploads_without_parts_do_not_keep_a_session_alive() {
     attack("64 offers and a close, 300 times", |attack| {
         let offers: Vec<Frame> = (1..=limits::PUSHES_IN_FLIGHT as u64)
-            .map(|id| offer(id, document(id), 1 << 20))
+            .map(|id| push_snapshot(id, document(id), 1 << 20))
             .collect();
         for _ in 0..300 {
             let mut session = subscribed(attack.port, "offers");
@@ -44,9 +44,10 @@ fn offers_whose_parts_never_come_do_not_keep_a_session() {
 }
 
 #[test]
-fn very_many_offers_in_one_message_are_no_quadratic_work() {
+fn very_many_uploads_in_one_message_take_linear_time() {
     attack("47,000 offers in one message", |attack| {
-        let offers: Vec<Frame> = (1..=47_000).map(|id| offer(id, document(id), 1)).collect();
+        let offers: Vec<Frame> =
+            (1..=47_000).map(|id| push_snapshot(id, document(id), 1)).collect();
         while attack.goes_on() {
             let mut session = subscribed(attack.port, "offers");
             let mut sent = 0;
@@ -81,9 +82,9 @@ fn offered(
 ) -> Frame {
     let (subscription, total, heads) = (1, snapshot.len() as u64, heads.clone());
     let hash = landfall_compaction::hash_of(snapshot);
-    let offer = PushSnapshot { id, subscription, document, hash, total, heads };
-    say(session, &[Frame::PushSnapshot(offer)]);
-    until(session, is_of_offer)
+    let upload = PushSnapshot { id, subscription, document, hash, total, heads };
+    say(session, &[Frame::PushSnapshot(upload)]);
+    until(session, is_of_upload)
 }
 
 /// One part of a snapshot.
@@ -95,7 +96,7 @@ fn part(document: DocumentId, snapshot: &[u8], from: usize, length: usize) -> Fr
 }
 
 #[test]
-fn uploads_in_a_row_from_one_peer() {
+fn consecutive_uploads_from_one_peer() {
     attack("histories of 300 changes uploaded in a row", |attack| {
         for number in 1.. {
             if !attack.goes_on() {
@@ -116,42 +117,42 @@ pub(crate) fn upload(
     mut meanwhile: impl FnMut(),
 ) {
     let mut offers = 1..;
-    let mut offer_next = |session: &mut _| {
+    let mut upload_next = |session: &mut _| {
         let id = offers.next().unwrap_or_default();
         offered(session, id, document, history)
     };
-    let (mut answer, mut sent) = (offer_next(session), 0);
+    let (mut answer, mut sent) = (upload_next(session), 0);
     loop {
         meanwhile();
         answer = match answer {
-            Frame::Wanted(wanted) => {
+            Frame::UploadFrom(wanted) => {
                 sent = sent.max(wanted.from as usize);
                 while sent < wanted.up_to as usize {
                     say(session, &[part(document, &history.0, sent, limits::PART_BYTES)]);
                     sent += limits::PART_BYTES;
                 }
-                until(session, is_of_offer)
+                until(session, is_of_upload)
             }
             Frame::Nack(nack) => {
-                assert!(nack.retry_after_ms > 0, "an honest upload is refused: {nack:?}");
+                assert!(nack.retry_after_ms > 0, "the relay refused an honest upload: {nack:?}");
                 sent = 0;
-                offer_next(session)
+                upload_next(session)
             }
             _ => return,
         };
     }
 }
 
-fn is_of_offer(frame: &Frame) -> bool {
-    matches!(frame, Frame::Wanted(_) | Frame::Ack(_) | Frame::Nack(_))
+fn is_of_upload(frame: &Frame) -> bool {
+    matches!(frame, Frame::UploadFrom(_) | Frame::Ack(_) | Frame::Nack(_))
 }
 
 #[test]
 fn uploads_that_trickle_beside_an_honest_one() {
-    attack("6 uploads of 60 MiB that trickle", |attack| {
+    attack("6 slow uploads of 60 MiB", |attack| {
         let mut slow: Vec<_> = (0..6).map(|_| reader(attack.port, "trickle")).collect();
         for (number, session) in (0..).zip(&mut slow) {
-            say(session, &[offer(1, document(number), 60 << 20)]);
+            say(session, &[push_snapshot(1, document(number), 60 << 20)]);
         }
         let history = compacted(99, 10, 2 << 20);
         let mut session = honest_reader(attack.port, "honest");
@@ -188,13 +189,13 @@ fn heavy_uploads_from_many_sessions() {
         let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "heavy")).collect();
         for (number, session) in (1..).zip(&mut sessions) {
             let document = DocumentId::from_bytes(document(number));
-            assert!(matches!(offered(session, 1, document, &heavy), Frame::Wanted(_)));
+            assert!(matches!(offered(session, 1, document, &heavy), Frame::UploadFrom(_)));
             say(session, &[part(document, &heavy.0, 0, limits::PART_BYTES)]);
         }
         let mut honest = honest_reader(attack.port, "honest");
         let (history, document) = (compacted(77, 300, 1), DocumentId::from_bytes([0x41; 16]));
         let began = Instant::now();
-        assert!(matches!(offered(&mut honest, 1, document, &history), Frame::Wanted(_)));
+        assert!(matches!(offered(&mut honest, 1, document, &history), Frame::UploadFrom(_)));
         say(&mut honest, &[part(document, &history.0, 0, limits::PART_BYTES)]);
         until_alive(&mut honest, |frame| matches!(frame, Frame::Ack(_)));
         let took = began.elapsed();
@@ -206,7 +207,7 @@ fn heavy_uploads_from_many_sessions() {
 
 /// An honest client's change to the same document waits only for the upload that is running.
 #[test]
-fn heavy_uploads_of_a_document_that_somebody_types_into() {
+fn heavy_uploads_of_a_document_under_edit() {
     attack("heavy uploads of one document from each of 40 sessions", |attack| {
         let (heavy, document) = (heavy(200_000), DocumentId::from_bytes([0x42; 16]));
         let mut typist = Typist::new(ActorId::from([0x43; 16]));
@@ -216,13 +217,13 @@ fn heavy_uploads_of_a_document_that_somebody_types_into() {
             say(&mut honest, &[Frame::Push(Push { id, subscription, document, changes })]);
             let began = Instant::now();
             let answer = until_alive(&mut honest, |f| matches!(f, Frame::Ack(_) | Frame::Nack(_)));
-            assert!(matches!(answer, Frame::Ack(_)), "an honest push is answered {answer:?}");
+            assert!(matches!(answer, Frame::Ack(_)), "the relay answered an honest push with {answer:?}");
             began.elapsed()
         };
         type_one(1);
         let mut sessions: Vec<_> = (0..40).map(|_| reader(attack.port, "shared")).collect();
         for session in &mut sessions {
-            assert!(matches!(offered(session, 1, document, &heavy), Frame::Wanted(_)));
+            assert!(matches!(offered(session, 1, document, &heavy), Frame::UploadFrom(_)));
             say(session, &[part(document, &heavy.0, 0, limits::PART_BYTES)]);
         }
         let took = type_one(2);
@@ -237,7 +238,7 @@ fn heavy_uploads_of_a_document_that_somebody_types_into() {
 #[test]
 fn offers_of_one_byte_with_very_many_heads() {
     attack("3 offers of a byte and 65,536 heads from each of 100 sessions", |attack| {
-        let offer = |id: u64| {
+        let upload = |id: u64| {
             let heads = (0..limits::DOCUMENT_HEADS as u64).map(|n| {
                 let mut hash = [id as u8; 32];
                 hash[..8].copy_from_slice(&n.to_be_bytes());
@@ -247,14 +248,14 @@ fn offers_of_one_byte_with_very_many_heads() {
             let (hash, total, heads) = ([id as u8; 32], 1, heads.collect());
             Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
         };
-        let most = (limits::SESSION_OFFERED_HEADS / limits::DOCUMENT_HEADS) as u64;
-        let offers: Vec<Frame> = (1..=most).map(offer).collect();
+        let most = (limits::SESSION_UPLOAD_HEADS / limits::DOCUMENT_HEADS) as u64;
+        let offers: Vec<Frame> = (1..=most).map(upload).collect();
         let mut sessions: Vec<_> = (0..100).map(|_| subscribed(attack.port, "heads")).collect();
         for session in &mut sessions {
             patient(session);
-            for offer in &offers {
+            for upload in &offers {
                 // The relay ends the session with the most memory.
-                let _ = say(session, std::slice::from_ref(offer));
+                let _ = say(session, std::slice::from_ref(upload));
             }
         }
         attack.hold();
@@ -266,19 +267,19 @@ fn offers_of_one_byte_with_very_many_heads() {
 #[test]
 fn offers_of_one_hash_with_two_lengths() {
     attack("8 offers of 36 MiB with memory for a byte", |attack| {
-        let offer = |id: u64, total: u64| {
+        let upload = |id: u64, total: u64| {
             let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
             let heads = vec![];
             Frame::PushSnapshot(PushSnapshot { id, subscription, document, hash, total, heads })
         };
-        let wanted = |frame: &Frame| matches!(frame, Frame::Wanted(_));
+        let wanted = |frame: &Frame| matches!(frame, Frame::UploadFrom(_));
         let (mut first, mut second) = (reader(attack.port, "two"), reader(attack.port, "two"));
         patient(&second);
         for id in 1..=8 {
-            say(&mut first, &[offer(id, 1)]);
+            say(&mut first, &[upload(id, 1)]);
             until(&mut first, wanted);
-            say(&mut second, &[offer(id, 40 << 20)]);
-            if matches!(until(&mut second, is_of_offer), Frame::Nack(_)) {
+            say(&mut second, &[upload(id, 40 << 20)]);
+            if matches!(until(&mut second, is_of_upload), Frame::Nack(_)) {
                 // Memory is reserved for it, whatever others have begun.
                 assert!(id > 1, "there is memory for one");
                 return attack.hold();

@@ -87,8 +87,8 @@ fn prepare(port: u16, space: &str, document: DocumentId, changes: &[Vec<u8>]) {
 }
 
 #[test]
-fn changes_that_name_very_many_actors() {
-    attack("changes that name 20,000 actors", |attack| {
+fn changes_that_refer_to_very_many_actors() {
+    attack("changes that refer to 20,000 actors", |attack| {
         let (changes, actors) = crowd(0xa0, 20_000);
         prepare(attack.port, "crowded", DOCUMENT, &changes);
         let on_root = (hash_of(&changes[0]), 5);
@@ -114,7 +114,7 @@ fn changes_that_name_very_many_actors() {
 }
 
 #[test]
-fn changes_that_follow_very_many_others() {
+fn changes_with_very_many_dependencies() {
     attack("changes that depend on 5,000 others", |attack| {
         let (changes, _) = crowd(0xd0, 5_000);
         prepare(attack.port, "dependent", DOCUMENT, &changes);

@@ -81,14 +81,14 @@ fn is_ignored(path: &str, pattern: &str) -> bool {
 }
 
 #[test]
-fn a_container_gets_all_that_its_build_needs() {
+fn containers_copy_all_files_that_their_builds_need() {
     let tree = Tree::repository();
     assert!(tree.texts("Containerfile").count() > 0);
     assert_none(copies(tree, packages::resolved()));
 }
 
 #[test]
-fn what_a_build_would_lack_is_found() {
+fn a_file_missing_from_a_container_build_is_found() {
     let file = "FROM rust\nCOPY Cargo.toml Cargo.lock ./\nCOPY a gone ./\nRUN cargo install --path a\n\
         FROM debian\nCOPY --from=build /out/x /bin/x\n";
     let tree = Tree::sample(&[

@@ -96,7 +96,7 @@ fn comments_are_in_plain_english() {
 }
 
 #[test]
-fn a_folder_that_speaks_a_dialect_is_found() {
+fn a_folder_with_banned_constructions_is_found() {
     let bad = "//! Whoever asks is told.\n/// What is kept rests on it.\nfn a() {}\n// Fine.\n";
     let few = format!("// Nobody.\n{}", "// A plain line.\n".repeat(999));
     let plain = "// What is it?\n// The peer `told` us, see `nobody`.\nlet told = 1; // told\n";

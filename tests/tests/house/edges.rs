@@ -92,7 +92,7 @@ fn another_dependency_of_the_todo_list_is_found() {
 }
 
 #[test]
-fn crates_know_only_whom_they_may() {
+fn crates_have_only_allowed_dependencies() {
     assert_none(between_crates(Tree::repository(), packages::resolved()));
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn assert_found(mut findings: Vec<Finding>, expected: &[&str]) {
 }
 
 #[test]
-fn a_finding_says_where_what_and_what_to_do() {
+fn a_finding_prints_place_problem_and_remedy() {
     let finding = Finding::new("a/b.rs", 7, "panics", "return an error");
     assert_eq!(finding.to_string(), "a/b.rs:7: panics; return an error");
 }

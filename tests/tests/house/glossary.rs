@@ -66,7 +66,7 @@ fn pages_use_the_words_of_the_glossary() {
 }
 
 #[test]
-fn another_word_is_found() {
+fn a_word_outside_the_glossary_is_found() {
     let glossary = "| word | meaning | not |\n|---|---|---|\n\
         | log | a sequence | `oplog`, *journal* |\n| cursor | a place | `sync token` |\n";
     let page =

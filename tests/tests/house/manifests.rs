@@ -49,7 +49,7 @@ fn automerge_pin(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
 }
 
 #[test]
-fn every_crate_takes_the_workspaces_lints() {
+fn every_crate_inherits_the_workspace_lints() {
     assert_none(lints(Tree::repository(), packages::resolved()));
 }
 

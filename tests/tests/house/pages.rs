@@ -85,7 +85,7 @@ fn incomplete_decisions(tree: &Tree) -> Vec<Finding> {
 }
 
 #[test]
-fn every_relative_link_leads_somewhere() {
+fn every_relative_link_has_a_target() {
     assert_none(dead_links(Tree::repository()));
 }
 

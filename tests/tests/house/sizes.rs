@@ -48,12 +48,12 @@ fn files_and_functions_stay_small() {
 }
 
 #[test]
-fn every_source_file_begins_with_a_module_page() {
+fn every_source_file_begins_with_a_module_comment() {
     assert_none(first_lines(Tree::repository()));
 }
 
 #[test]
-fn what_is_too_large_is_found() {
+fn oversized_files_and_functions_are_found() {
     let function = |lines: usize| format!("fn a() {{\n{}}}\n", "b();\n".repeat(lines - 2));
     let method = format!("impl A {{\n{}}}\n", function(71));
     let tree = Tree::sample(&[
@@ -68,7 +68,7 @@ fn what_is_too_large_is_found() {
 }
 
 #[test]
-fn a_file_without_a_module_page_is_found() {
+fn a_file_without_a_module_comment_is_found() {
     let tree = Tree::sample(&[
         ("a/src/lib.rs", "//! A crate.\n"),
         ("a/src/b.rs", "\n//! Late.\n"),

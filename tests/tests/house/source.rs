@@ -222,7 +222,7 @@ fn use_groups_are_spelled_out() {
 }
 
 #[test]
-fn test_code_is_known_by_its_place() {
+fn test_code_is_identified_by_its_location() {
     let text =
         "fn a() {}\n#[cfg(test)]\nmod tests {\n  fn b() {}\n}\n#[tokio::test]\nasync fn c() {}\n";
     let source = Source::read("x/src/a.rs", text);
@@ -255,6 +255,6 @@ fn a_test_module_in_a_file_of_its_own_is_test_code() {
 }
 
 #[test]
-fn a_file_that_does_not_parse_says_where() {
+fn a_parse_error_names_its_position() {
     assert_eq!(Source::read("a.rs", "fn a() {}\nfn {").broken().unwrap().0, 2);
 }

@@ -131,7 +131,7 @@ fn read_text(path: &Path) -> Option<String> {
 }
 
 #[test]
-fn the_repository_is_seen() {
+fn the_repository_is_listed() {
     let tree = Tree::repository();
     assert!(tree.has("tests/tests/house.rs") && tree.has("tests/tests/house") && tree.has(""));
     assert!(!tree.has("target/debug") && !tree.has("tests/tests/hou"));
@@ -139,7 +139,7 @@ fn the_repository_is_seen() {
 }
 
 #[test]
-fn a_folder_without_git_is_walked() {
+fn a_folder_without_git_is_listed() {
     let folder = tempfile::tempdir().unwrap();
     for path in ["src/lib.rs", "target/debug/out.rs", "README.md"] {
         let path = folder.path().join(path);

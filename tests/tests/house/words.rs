@@ -75,12 +75,12 @@ fn sleeps(tree: &Tree) -> Vec<Finding> {
 }
 
 #[test]
-fn no_note_to_oneself_is_kept() {
+fn no_work_notes_are_left() {
     assert_none(notes(Tree::repository()));
 }
 
 #[test]
-fn no_path_of_one_machine_is_kept() {
+fn no_machine_specific_paths_are_left() {
     assert_none(machine_paths(Tree::repository()));
 }
 
@@ -95,7 +95,7 @@ fn no_test_sleeps_without_a_reason() {
 }
 
 #[test]
-fn a_note_to_oneself_is_found() {
+fn a_work_note_is_found() {
     let text =
         ["// ", NOTES[0], ": later\nfn a() {}\n// ", NOTES[2], "X is fine\n/* ", NOTES[1], " */"];
     let tree = Tree::sample(&[("a.rs", &text.concat()), ("b.md", NOTES[0])]);
@@ -103,7 +103,7 @@ fn a_note_to_oneself_is_found() {
 }
 
 #[test]
-fn a_path_of_one_machine_is_found() {
+fn a_machine_specific_path_is_found() {
     let text = ["first\nsee ", MACHINE_PATHS[0], "notes\n"].concat();
     let tree = Tree::sample(&[("a.md", &text), ("b.sh", "cd ../work\n")]);
     assert_found(machine_paths(&tree), &["a.md:2"]);

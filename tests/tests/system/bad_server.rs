@@ -82,7 +82,7 @@ fn survives(treat: fn(TcpStream), why: &str) {
 }
 
 #[test]
-fn a_web_server_is_no_relay() {
+fn a_web_server_is_rejected_as_a_relay() {
     survives(
         |stream| answer(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
         "is no Landfall relay",
@@ -90,12 +90,12 @@ fn a_web_server_is_no_relay() {
 }
 
 #[test]
-fn what_is_no_http_is_no_relay() {
+fn a_server_without_http_is_rejected_as_a_relay() {
     survives(|stream| answer(stream, b"SSH-2.0-OpenSSH_9.2\r\n"), "no");
 }
 
 #[test]
-fn a_websocket_server_without_our_subprotocol_is_no_relay() {
+fn a_websocket_server_without_the_subprotocol_is_rejected() {
     let treat = |stream: TcpStream| {
         if let Ok(mut socket) = tokio_tungstenite::tungstenite::accept(stream) {
             let _ = socket.read();
@@ -141,7 +141,7 @@ fn entries_that_leave_a_gap_break_the_protocol() {
 }
 
 #[test]
-fn an_older_relay_that_passes_no_messages_on_is_named() {
+fn broadcast_fails_at_an_older_relay_without_ephemeral_messages() {
     let older = |stream| speak(stream, vec![binary(&welcome()), binary(&subscribed(0))]);
     let server = BadServer::start(0, usize::MAX, older);
     let store = Store::in_memory(Options::default()).unwrap();
@@ -151,11 +151,11 @@ fn an_older_relay_that_passes_no_messages_on_is_named() {
     wait_for(&store, "to be live", |status| {
         status.spaces.values().all(|space| space.sync == SyncStatus::Live)
     });
-    assert_eq!(note.broadcast("anybody?"), Err(BroadcastError::Unsupported));
+    assert_eq!(note.broadcast("hello?"), Err(BroadcastError::Unsupported));
 }
 
 #[test]
-fn nobody_at_the_port_is_said_and_found_later() {
+fn an_unreachable_relay_is_reported_and_found_later() {
     let folder = tempfile::tempdir().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
@@ -163,7 +163,7 @@ fn nobody_at_the_port_is_said_and_found_later() {
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
     store.connect(link(&format!("ws://127.0.0.1:{port}"))).unwrap();
-    wait_for(&store, "to say that nobody answers", |status| {
+    wait_for(&store, "to report that no relay answers", |status| {
         let why = status.last_error.as_deref().unwrap_or_default();
         why.contains("no relay answers") && why.contains(&port.to_string())
     });
@@ -189,7 +189,7 @@ fn with_bad_changes(stream: TcpStream) {
 }
 
 #[test]
-fn changes_that_cannot_be_true_are_set_aside() {
+fn impossible_changes_are_deferred() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let server = BadServer::start(relay.port, 1, with_bad_changes);
@@ -197,7 +197,7 @@ fn changes_that_cannot_be_true_are_set_aside() {
     let space = store.space(SPACE).unwrap();
     let document = space.create(|tx| Ok(tx.put(ROOT, "text", "good")?)).unwrap();
     store.connect(link(&server.url)).unwrap();
-    wait_for(&store, "to set both aside", |status| {
+    wait_for(&store, "to defer both", |status| {
         status.spaces.values().all(|space| space.deferred == 2)
     });
     assert_eq!(space.documents().unwrap(), [document.id()]);

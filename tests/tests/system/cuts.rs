@@ -80,7 +80,7 @@ fn connections_cut_at_random_bytes_lose_nothing() {
 }
 
 #[test]
-fn a_swallowed_connection_is_noticed_at_both_ends() {
+fn a_silent_connection_is_detected_at_both_ends() {
     let folder = tempfile::tempdir().unwrap();
     let (ping, drop_after) = (Duration::from_millis(300), Duration::from_millis(600));
     let relay = Embedded::start(&folder.path().join("relay"), ping, drop_after);
@@ -105,7 +105,7 @@ fn a_swallowed_connection_is_noticed_at_both_ends() {
         status.spaces.values().all(|space| space.sync != SyncStatus::Live)
     });
     let noticed = swallowed.elapsed();
-    wait_for(&store, "to say why", |status| {
+    wait_for(&store, "to report the reason", |status| {
         status.last_error.as_ref().is_some_and(|error| error.contains("silent"))
     });
     assert_eq!(store.status().pending().changes, 1);
@@ -113,7 +113,7 @@ fn a_swallowed_connection_is_noticed_at_both_ends() {
         http::metric(relay.port, "landfall_relay_sessions") == 0.0
     });
     let freed = swallowed.elapsed();
-    println!("swallowed: noticed after {noticed:?}, freed after {freed:?}");
+    println!("silent connection: detected after {noticed:?}, freed after {freed:?}");
     assert!(noticed >= Duration::from_millis(200), "it was not silence that ended it");
     proxy.swallow(false);
     wait_synced(&store);
@@ -121,7 +121,7 @@ fn a_swallowed_connection_is_noticed_at_both_ends() {
 }
 
 #[test]
-fn a_reader_far_behind_a_steady_stream_catches_up_without_being_cut() {
+fn a_reader_far_behind_a_steady_stream_catches_up_connected() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let proxy = Proxy::start(relay.port);
@@ -162,5 +162,5 @@ fn a_reader_far_behind_a_steady_stream_catches_up_without_being_cut() {
         status.spaces.values().all(|space| space.changes == all)
     });
     assert_eq!(Snapshot::of(&space), Snapshot::of(&copy));
-    assert_eq!(proxy.connections(), 1, "it was cut on the way");
+    assert_eq!(proxy.connections(), 1, "the connection was cut meanwhile");
 }

@@ -14,7 +14,7 @@ fn deleted(replica: &Replica, document: &Document) -> bool {
 /// The number of orphaned edits in each event so far that reports the document's deletion.
 fn deletions(events: &mut Events, document: &Document) -> Vec<u64> {
     std::iter::from_fn(|| events.try_next())
-        .map(|event| event.expect("no event is missed"))
+        .map(|event| event.expect("no event is dropped"))
         .filter(|event| event.document == document.id())
         .filter_map(|event| match event.kind {
             EventKind::Deleted { unsent } => Some(unsent),
@@ -24,7 +24,7 @@ fn deletions(events: &mut Events, document: &Document) -> Vec<u64> {
 }
 
 #[test]
-fn a_deletion_beats_edits_that_did_not_know_of_it() {
+fn a_deletion_wins_over_concurrent_edits() {
     for (arguments, options) in [(&[][..], Options::default()), (COMPACTIONS, compactions())] {
         let long = if arguments.is_empty() { 10 } else { 700 };
         let mut site = Site::start_with(arguments, options);
@@ -55,11 +55,11 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
             told.extend(deletions(&mut events, &shared));
             !told.is_empty()
         });
-        assert_eq!(told, [2], "edits that were lost");
+        assert_eq!(told, [2], "the orphaned edits exist");
         let export = c.space.export_orphaned(&shared.id()).unwrap().unwrap();
         let rescued = Automerge::load(&export).unwrap();
         let value = rescued.get(ROOT, "text").unwrap().unwrap().0.to_string();
-        assert!(value.contains("c "), "{value} is not what c wrote last");
+        assert!(value.contains("c "), "{value} is not c's last edit");
         c.space.discard_orphaned(shared.id()).unwrap();
         assert_eq!(c.space.orphaned_edits().unwrap(), []);
         // The relay is restored to a state before the deletion; all replicas still have the tombstone.
@@ -72,9 +72,9 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
             assert!(deleted(replica, &shared), "{}", replica.name);
         }
         let copy = fresh_copy(&site.url, SPACE);
-        assert_eq!(copy.hashes_of(&shared.id()).len(), 0, "it came back");
+        assert_eq!(copy.hashes_of(&shared.id()).len(), 0, "the deleted document reappeared");
         assert_eq!(copy, Snapshot::of(&a.space));
-        assert!(deletions(&mut events, &shared).is_empty(), "it is deleted once");
+        assert!(deletions(&mut events, &shared).is_empty(), "the deletion is reported once");
         // The deletion also survives a restart of the application.
         a.store.close().unwrap();
         let again = Store::open(site.folder().join("a"), Options::default()).unwrap();
@@ -85,14 +85,14 @@ fn a_deletion_beats_edits_that_did_not_know_of_it() {
 }
 
 #[test]
-fn a_deletion_made_offline_arrives_later() {
+fn an_offline_deletion_is_pushed_later() {
     let site = Site::start();
     let [a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
     a.store.go_offline();
     let own = a.documents[1].clone();
     a.space.delete(own.id()).unwrap();
-    assert!(a.store.status().pending().changes > 0, "a deletion is to be sent like an edit");
+    assert!(a.store.status().pending().changes > 0, "a deletion is pending like an edit");
     a.store.go_online();
     a.flush();
     wait_until(&b.store, "for the deletion", || deleted(&b, &own));

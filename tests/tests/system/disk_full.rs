@@ -36,11 +36,11 @@ impl SmallDisk {
             Ok(output) if output.status.success() => Some(Self { folder }),
             Ok(output) => {
                 let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                println!("SKIPPED (needs root): no small disk can be mounted: {why}");
+                println!("SKIPPED (needs root): cannot mount a small disk: {why}");
                 None
             }
             Err(error) => {
-                println!("SKIPPED (needs root): no small disk can be mounted: {error}");
+                println!("SKIPPED (needs root): cannot mount a small disk: {error}");
                 None
             }
         }
@@ -95,7 +95,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     };
     let ChangeError::Store(failure) = &error else { panic!("not a store's failure: {error}") };
     assert_eq!(failure.class, StoreFailure::DiskFull, "{error}");
-    assert_eq!(hashes(&document), before, "a change that was refused left something");
+    assert_eq!(hashes(&document), before, "a refused change left data behind");
     assert_eq!(before.len(), made);
     // Another replica's changes cannot be stored either; the link reports that and keeps trying.
     let peer = open(&folder.path().join("peer"));
@@ -103,7 +103,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     let theirs = peer_space.create(|_| Ok(())).unwrap();
     (0..5).for_each(|_| write(&theirs, &mut rng, 300 * KIB).unwrap());
     peer.connect(link(&relay.url)).unwrap();
-    wait_for(&store, "to say that its disk is full", |status| {
+    wait_for(&store, "to report that its disk is full", |status| {
         status.last_error.as_ref().is_some_and(|error| error.contains("store failed"))
     });
     assert!(write(&document, &mut rng, 100 * KIB).is_err());
@@ -146,10 +146,10 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
     http::wait("for the relay to be full", || http::get(relay.port, "/readyz").0 == 503);
     let status = store.status();
     assert!(status.pending().changes > 0, "{status:#?}");
-    assert_eq!(status.link, LinkStatus::Online, "a full relay goes on serving");
+    assert_eq!(status.link, LinkStatus::Online, "a full relay continues to serve");
     let is_full =
         |error: &Option<String>| error.as_ref().is_some_and(|error| error.contains("storage-full"));
-    wait_for(&store, "to say that the relay is full", |status| is_full(&status.last_error));
+    wait_for(&store, "to report that the relay is full", |status| is_full(&status.last_error));
     let Err(error) = store.flush_blocking(Duration::from_millis(1)) else { panic!("it is taken") };
     let FlushError::TimedOut { last_error, .. } = &error else { panic!("{error}") };
     assert!(is_full(last_error), "{error}");
@@ -168,7 +168,7 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
 }
 
 #[test]
-fn a_refused_push_parks_one_document_and_no_other() {
+fn a_refused_push_rejects_one_document_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let store = open(&folder.path().join("a"));
@@ -181,10 +181,10 @@ fn a_refused_push_parks_one_document_and_no_other() {
     assert!(matches!(answer, Frame::Ack(_)), "{answer:?}");
     store.connect(link(&relay.url)).unwrap();
     let Err(error) = store.flush_blocking(PATIENCE) else { panic!("it was taken") };
-    let FlushError::Refused { pending, parked } = &error else { panic!("{error}") };
-    assert_eq!((pending.changes, parked.len()), (1, 1), "{error}");
-    assert_eq!(parked[0].document, refused.id());
-    assert_eq!(parked[0].code, Code::CONFLICTING_SEQUENCE);
+    let FlushError::Refused { pending, rejected } = &error else { panic!("{error}") };
+    assert_eq!((pending.changes, rejected.len()), (1, 1), "{error}");
+    assert_eq!(rejected[0].document, refused.id());
+    assert_eq!(rejected[0].code, Code::CONFLICTING_SEQUENCE);
     // The rejected changes are kept, and the document stays usable: it has the other history, and later
     // edits reach the relay.
     wait_until(&store, "for theirs", || {
@@ -195,14 +195,14 @@ fn a_refused_push_parks_one_document_and_no_other() {
     wait_for(&store, "for all but the refused one", |status| status.pending().changes == 1);
     assert_eq!(other.status().unwrap().pending.changes, 0);
     let status = refused.status().unwrap();
-    assert_eq!(status.parked.map(|parked| parked.code), Some(Code::CONFLICTING_SEQUENCE));
+    assert_eq!(status.rejected.map(|rejected| rejected.code), Some(Code::CONFLICTING_SEQUENCE));
     assert_eq!((status.changes, status.pending.changes), (2, 1));
     let copy = fresh_copy(&relay.url, SPACE);
     assert_eq!(copy.hashes_of(&other.id()), hashes(&other));
     assert_eq!(copy.hashes_of(&refused.id()), hashes(&refused), "theirs, and what followed it");
     store.close().unwrap();
     let again = open(&folder.path().join("a"));
-    assert_eq!(again.status().spaces.values().map(|space| space.parked.len()).sum::<usize>(), 1);
+    assert_eq!(again.status().spaces.values().map(|space| space.rejected.len()).sum::<usize>(), 1);
     // Both histories have a first change of the document, so they are merged only on request.
     let space = again.space(SPACE).unwrap();
     assert!(space.reauthor(refused.id()).is_err());
@@ -215,5 +215,5 @@ fn a_refused_push_parks_one_document_and_no_other() {
     assert_eq!(fresh_copy(&relay.url, SPACE).hashes_of(&refused.id()), hashes(&document));
     assert_eq!(hashes(&document).len(), 3);
     let status = again.status();
-    assert!(status.spaces.values().all(|space| space.parked.is_empty()), "{status:#?}");
+    assert!(status.spaces.values().all(|space| space.rejected.is_empty()), "{status:#?}");
 }

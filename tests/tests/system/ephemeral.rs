@@ -35,13 +35,13 @@ fn hear(events: &mut Events) -> Heard {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let next = async {
         loop {
-            let event = events.next().await.expect("the store is open").expect("nothing is missed");
+            let event = events.next().await.expect("the store is open").expect("no event is dropped");
             if let Some(heard) = heard_in(event) {
                 return heard;
             }
         }
     };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await }).expect("nothing is said")
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await }).expect("no message arrives")
 }
 
 fn say(replica: &Replica, what: &str) {
@@ -61,7 +61,7 @@ fn late(site: &Site, of: &Replica) -> (Store, landfall::Document, Events) {
 }
 
 #[test]
-fn what_one_says_the_others_hear_once_and_nobody_keeps() {
+fn ephemeral_messages_arrive_once_and_are_not_stored() {
     let site = Site::start();
     let [a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
@@ -89,7 +89,7 @@ fn what_one_says_the_others_hear_once_and_nobody_keeps() {
 }
 
 #[test]
-fn another_opening_of_a_store_is_another_session() {
+fn reopening_a_store_starts_another_session() {
     let site = Site::start();
     let [a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
@@ -110,7 +110,7 @@ fn another_opening_of_a_store_is_another_session() {
 }
 
 #[test]
-fn nothing_is_heard_outside_a_filter_a_space_or_what_is_open() {
+fn ephemeral_messages_reach_only_open_documents_in_scope() {
     let site = Site::start();
     let [a, b] = site.replicas(["a", "b"]);
     sync_all(&[&a, &b]);
@@ -142,7 +142,7 @@ fn nothing_is_heard_outside_a_filter_a_space_or_what_is_open() {
 }
 
 #[test]
-fn a_repetition_is_dropped_and_nobody_speaks_for_another() {
+fn repeated_and_forged_ephemeral_messages_are_dropped() {
     let site = Site::start();
     let [a] = site.replicas(["a"]);
     sync_all(&[&a]);
@@ -173,13 +173,13 @@ fn a_repetition_is_dropped_and_nobody_speaks_for_another() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_a_typed_error() {
+fn a_failed_broadcast_returns_a_typed_error() {
     let site = Site::start();
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space(SPACE).unwrap();
     let document = space.create(|tx| Ok(tx.put(ROOT, "a", 1)?)).unwrap();
     let offline = |result| matches!(result, Err(BroadcastError::Offline { .. }));
-    assert!(offline(document.broadcast("nobody is connected")));
+    assert!(offline(document.broadcast("no relay is connected")));
     store.connect(link(&site.url)).unwrap();
     wait_synced(&store);
     document.broadcast(vec![0; EPHEMERAL_BYTES]).unwrap();

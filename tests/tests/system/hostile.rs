@@ -17,7 +17,7 @@ fn nacked(answer: Frame) -> Nack {
 }
 
 #[test]
-fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
+fn compressed_operations_fill_only_their_own_document() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let mut writer = Client::start_from(relay.port, "default");
@@ -32,7 +32,7 @@ fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
             Frame::Ack(_) => (acknowledged, bytes) = (seq, bytes + change.len()),
             answer => break nacked(answer),
         }
-        assert!(acknowledged < 8, "{bytes} bytes of {acknowledged} million operations are taken");
+        assert!(acknowledged < 8, "the relay accepted {bytes} bytes with {acknowledged} million operations");
     };
     assert_eq!((refused.code, refused.class), (Code::DOCUMENT_FULL, NackClass::REFUSED));
     assert_eq!(acknowledged, limits::DOCUMENT_OPERATIONS_FREE / million);
@@ -54,7 +54,7 @@ fn a_few_bytes_of_very_many_operations_fill_their_own_document_only() {
     let store = open(&folder.path().join("store"));
     let space = store.space("default").unwrap();
     store.connect(link(&relay.url)).unwrap();
-    wait_for(&store, "for what was acknowledged", |status| {
+    wait_for(&store, "for the acknowledged changes", |status| {
         status.spaces.values().all(|space| space.changes == acknowledged + 2)
     });
     assert_eq!(space.documents().unwrap().len(), 3);

@@ -98,14 +98,14 @@ fn kill_relays(mut relay: Relay, data: &Path, rng: &mut Rng, both: &[Typing]) ->
         let acknowledged: BTreeSet<ChangeHash> = acknowledged.collect();
         let kept = log::hashes(&log::read(data, SPACE));
         let lost: Vec<_> = acknowledged.difference(&kept).collect();
-        assert!(lost.is_empty(), "kill {kill}: acknowledged, and not on the disk: {lost:?}");
+        assert!(lost.is_empty(), "kill {kill}: acknowledged, but not on the disk: {lost:?}");
         relay = Relay::start_with(data, port, COMPACTIONS);
     }
     (relay, pushing)
 }
 
 #[test]
-fn a_killed_relay_loses_nothing_that_it_acknowledged() {
+fn a_killed_relay_loses_no_acknowledged_change() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
@@ -132,12 +132,12 @@ fn a_killed_relay_loses_nothing_that_it_acknowledged() {
     let snapshots = both.each_ref().map(|typing| Snapshot::of(&typing.space));
     assert_eq!(snapshots[0], snapshots[1]);
     assert_eq!(snapshots[0], fresh_copy(&relay.url, SPACE));
-    assert_eq!(snapshots[0].changes(), total, "one change for each change() that returned");
+    assert_eq!(snapshots[0].changes(), total, "one change for each change() call that returned");
     for (typing, snapshot) in both.iter().zip(&snapshots) {
         check_counts(&typing.space, snapshot);
         let returned: BTreeSet<ChangeHash> =
             typing.returned.lock().unwrap().iter().copied().collect();
-        assert!(returned.is_subset(&snapshot.hashes()), "a change that returned is gone");
+        assert!(returned.is_subset(&snapshot.hashes()), "a committed change is lost");
     }
     relay.kill();
     assert_eq!(log::hashes(&log::read(&data, SPACE)), snapshots[0].hashes());
@@ -256,13 +256,13 @@ impl Account {
         for (document, returned) in &self.returned {
             let held = snapshot.hashes_of(document);
             let lost: Vec<_> = returned.difference(&held).collect();
-            assert!(lost.is_empty(), "kill {kill}: returned, and not in the store: {lost:?}");
+            assert!(lost.is_empty(), "kill {kill}: committed, but not in the store: {lost:?}");
             // One more is the template's change; another one may be the change that the kill
             // interrupted.
             let extra = held.len() - 1 - returned.len();
             let before = self.unreturned.insert(*document, extra).unwrap_or(0);
             let running = told.running.get(document).copied().unwrap_or(false);
-            assert!(extra <= before + usize::from(running), "kill {kill}: a change from nowhere");
+            assert!(extra <= before + usize::from(running), "kill {kill}: an unknown change in the store");
         }
     }
 }
@@ -278,7 +278,7 @@ fn chatter(document: &Document, stop: &AtomicBool) {
 }
 
 #[test]
-fn a_killed_engine_loses_nothing_that_returned() {
+fn a_killed_engine_loses_no_committed_change() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
@@ -314,15 +314,15 @@ fn a_killed_engine_loses_nothing_that_returned() {
         account.returned.values().map(BTreeSet::len).sum::<usize>(),
         account.acknowledged.len()
     );
-    assert!(either * 2 >= ENGINE_KILLS, "only {either} kills found anything open");
-    assert!(!account.acknowledged.is_empty(), "nothing was ever acknowledged");
+    assert!(either * 2 >= ENGINE_KILLS, "only {either} kills hit a call in progress");
+    assert!(!account.acknowledged.is_empty(), "no change was acknowledged");
 }
 
 fn check_the_end(relay: &Relay, path: &Path, peer: &Store, peer_space: &Space, account: &Account) {
     // First the relay alone: acknowledged changes must not depend on any client.
     let at_relay = fresh_copy(&relay.url, SPACE).hashes();
     let lost: Vec<_> = account.acknowledged.difference(&at_relay).collect();
-    assert!(lost.is_empty(), "acknowledged, and not at the relay: {lost:?}");
+    assert!(lost.is_empty(), "acknowledged, but not at the relay: {lost:?}");
     let store = open(path);
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();

@@ -32,7 +32,7 @@ fn never_looks(url: &str) -> LinkOptions {
 }
 
 #[test]
-fn flush_and_status_speak_of_the_relay_that_is_wanted() {
+fn flush_and_status_report_on_the_current_relay() {
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = ["r1", "r2"].map(|name| Relay::start(&folder.path().join(name), 0));
     let store = open(&folder.path().join("store"));
@@ -61,7 +61,7 @@ fn flush_and_status_speak_of_the_relay_that_is_wanted() {
     assert_ne!(of_second, of_first);
     store.close().unwrap();
     let store = open(&folder.path().join("store"));
-    assert_eq!(store.status().upstream, of_second, "the relay that was met last");
+    assert_eq!(store.status().upstream, of_second, "the current relay");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_store_may_have_hundreds_of_spaces() {
 }
 
 #[test]
-fn a_space_that_is_made_while_connect_runs_is_synced() {
+fn a_space_created_during_connect_is_synced() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     for _ in 0..20 {
@@ -137,7 +137,7 @@ fn a_check_always_returns() {
 
 /// Without `reconnect_now`, this link would check its connection after an hour.
 #[test]
-fn reconnect_now_gives_up_a_try_that_hangs_and_a_connection_that_is_dead() {
+fn reconnect_now_drops_hanging_attempts_and_dead_connections() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let proxy = Proxy::start(relay.port);
@@ -145,7 +145,7 @@ fn reconnect_now_gives_up_a_try_that_hangs_and_a_connection_that_is_dead() {
     let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
     proxy.swallow(true);
     store.connect(never_looks(&proxy.url)).unwrap();
-    wait_until(&store, "for a try that hangs", || proxy.connections() == 1);
+    wait_until(&store, "for a hanging attempt", || proxy.connections() == 1);
     proxy.swallow(false);
     // The first attempt's connection stays without an answer.
     store.reconnect_now();
@@ -160,7 +160,7 @@ fn reconnect_now_gives_up_a_try_that_hangs_and_a_connection_that_is_dead() {
     proxy.swallow(true);
     document.change(|tx| Ok(tx.put(ROOT, "number", 2)?)).unwrap();
     store.reconnect_now();
-    wait_for(&store, "for the dead one to be given up", |status| status.link != LinkStatus::Online);
+    wait_for(&store, "for the dead connection to be dropped", |status| status.link != LinkStatus::Online);
     proxy.swallow(false);
     store.reconnect_now();
     store.flush_blocking(PATIENCE).unwrap();
@@ -183,8 +183,8 @@ fn the_deletion_of_a_refused_document_is_sent_at_once() {
     one.connect(link(&relay.url)).unwrap();
     one.flush_blocking(PATIENCE).unwrap();
     two.connect(link(&relay.url)).unwrap();
-    let parked = || second.status().is_some_and(|status| !status.parked.is_empty());
-    wait_until(&two, "for the refusal", parked);
+    let rejected = || second.status().is_some_and(|status| !status.rejected.is_empty());
+    wait_until(&two, "for the refusal", rejected);
     assert!(matches!(two.flush_blocking(PATIENCE), Err(FlushError::Refused { .. })));
     second.delete(document.id()).unwrap();
     two.flush_blocking(PATIENCE).unwrap();
@@ -192,7 +192,7 @@ fn the_deletion_of_a_refused_document_is_sent_at_once() {
 }
 
 #[test]
-fn a_space_that_was_removed_comes_back_from_the_relay() {
+fn a_removed_space_is_fetched_again_from_the_relay() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let store = open(&folder.path().join("store"));

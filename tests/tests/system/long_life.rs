@@ -34,7 +34,7 @@ fn relaxed() -> Options {
 }
 
 #[test]
-fn a_new_replica_gets_a_compacted_history_in_few_bytes() {
+fn a_new_replica_receives_compacted_history_in_few_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
     let relay = Relay::start_with(&data, 0, COMPACTIONS);
@@ -74,7 +74,7 @@ fn a_new_replica_gets_a_compacted_history_in_few_bytes() {
 }
 
 #[test]
-fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
+fn an_interrupted_snapshot_transfer_resumes() {
     let mut rng = Rng::new(11);
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder.path().join("relay"), 0, COMPACTIONS);
@@ -120,7 +120,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_poisoned_document_harms_nobody() {
+fn a_quarantined_document_affects_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
     let relay = Relay::start_with(&data, 0, COMPACTIONS);

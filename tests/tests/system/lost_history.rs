@@ -35,7 +35,7 @@ fn wait_compacted(site: &Site, long: u64) {
 }
 
 #[test]
-fn a_wiped_data_folder_is_filled_again() {
+fn clients_refill_a_wiped_data_folder() {
     for (site, long) in sites() {
         wiped(site, long);
     }
@@ -61,7 +61,7 @@ fn wiped(mut site: Site, long: u64) {
 }
 
 #[test]
-fn an_old_copy_that_grows_past_the_cursors_is_noticed() {
+fn an_old_copy_that_grows_past_the_cursors_is_detected() {
     for (site, long) in sites() {
         grown(site, long);
     }
@@ -94,7 +94,7 @@ fn grown(mut site: Site, long: u64) {
 }
 
 #[test]
-fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
+fn acknowledged_changes_return_after_a_restore() {
     let mut rng = Rng::new(7);
     let mut site = Site::start();
     let [mut a, mut b, mut c] = site.replicas(["a", "b", "c"]);
@@ -135,7 +135,7 @@ fn what_was_acknowledged_and_never_received_comes_back_after_a_restore() {
 }
 
 #[test]
-fn a_restore_that_nobody_wrote_to_is_noticed() {
+fn a_restore_without_new_writes_is_detected() {
     for (mut site, long) in sites() {
         let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
@@ -155,7 +155,7 @@ fn a_restore_that_nobody_wrote_to_is_noticed() {
 }
 
 #[test]
-fn another_machines_copy_takes_the_relays_place() {
+fn a_copy_from_another_machine_replaces_the_relay() {
     for (mut site, long) in sites() {
         let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
@@ -182,7 +182,7 @@ fn another_machines_copy_takes_the_relays_place() {
 }
 
 #[test]
-fn two_relays_in_turn_hold_the_same() {
+fn alternating_between_two_relays_converges() {
     for (mut site, long) in sites() {
         let [mut a, mut b, mut c] = settled(&site, long);
         c.store.go_offline();
@@ -217,7 +217,7 @@ fn sync_pending(replicas: &[&Replica]) {
 }
 
 #[test]
-fn a_store_restored_from_its_own_backup_loses_and_doubles_nothing() {
+fn a_store_restored_from_backup_loses_and_duplicates_nothing() {
     for (mut site, long) in sites() {
         let [mut a, b, c] = settled(&site, long);
         c.store.go_offline();

@@ -71,13 +71,13 @@ fn a_reconnect_costs_nothing_per_document() {
     println!("{DOCUMENTS} unchanged documents: {crossed} bytes with the HTTP upgrade");
     assert_eq!(proxy.connections(), 1);
     assert!(crossed > 200, "the proxy saw nothing");
-    assert!(crossed <= RECONNECT_BYTES + UPGRADE_BYTES, "{crossed} bytes for nothing new");
+    assert!(crossed <= RECONNECT_BYTES + UPGRADE_BYTES, "{crossed} bytes without new changes");
     let status = space.status().unwrap();
     assert_eq!((status.changes, status.pending.changes), (DOCUMENTS as u64, 0));
 }
 
 #[test]
-fn what_is_delivered_twice_is_acknowledged_twice_and_kept_once() {
+fn a_push_delivered_twice_is_acked_twice_and_stored_once() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
     let relay = Relay::start(&data, 0);

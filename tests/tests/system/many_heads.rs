@@ -31,7 +31,7 @@ fn five_thousand_heads_are_synced_compacted_healed_and_merged() {
     sync_all(&[&a, &b]);
     // Received changes are in the store before they are in an open document.
     let heads = |replica: &Replica| replica.documents[0].heads().unwrap();
-    wait_until(&a.store, "for what the other made", || heads(&a) == heads(&b));
+    wait_until(&a.store, "for the other's changes", || heads(&a) == heads(&b));
     let shared = a.documents[0].id();
     let base = a.documents[0].read(|doc| doc.clone()).unwrap();
     let mut authors = Client::start_from(site.port, SPACE);

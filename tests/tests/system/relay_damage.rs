@@ -10,16 +10,16 @@ use landfall_tests::replica::{wait_for, wait_synced};
 use landfall_tests::site::{SPACE, Site, wait_equal};
 
 #[test]
-fn what_a_damaged_relay_cannot_send_is_told_and_comes_once_it_is_repaired() {
+fn damaged_entries_are_reported_and_sent_after_the_repair() {
     let mut site = Site::start();
     let [a, b] = site.parted(40);
     site.damage(("entry", "body"), 41, "\"offset\" = 30");
     site.restart();
-    assert_eq!(http::get(site.port, "/readyz").0, 200, "nothing has read it yet");
+    assert_eq!(http::get(site.port, "/readyz").0, 200, "the damaged entry has not been read yet");
     // A new replica reaches the end of the log, and its status shows that it lacks something.
     let [fresh] = site.replicas(["fresh"]);
     let space: landfall::SpaceName = SPACE.parse().unwrap();
-    wait_for(&fresh.store, "live, and not whole", |status| {
+    wait_for(&fresh.store, "to be live with damaged entries", |status| {
         let space = &status.spaces[&space];
         space.damaged_at_relay > 0 && space.sync == SyncStatus::Live
     });

@@ -29,7 +29,7 @@ fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
         let before = told.lock().unwrap().len();
         let began = Instant::now();
         while told.lock().unwrap().len() < before + TOLD {
-            assert!(began.elapsed() < PATIENCE, "nothing is acknowledged");
+            assert!(began.elapsed() < PATIENCE, "no change is acknowledged");
             // sleep: no event shows that a client has received heads
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -39,7 +39,7 @@ fn kill(mut relay: Relay, data: &Path, rng: &mut Rng, told: &Told) -> Relay {
         let told = told.lock().unwrap().clone();
         let kept = log::hashes(&log::read(data, SPACE));
         let lost: Vec<_> = told.difference(&kept).collect();
-        assert!(lost.is_empty(), "kill {kill}: told, and not on the disk: {lost:?}");
+        assert!(lost.is_empty(), "kill {kill}: confirmed, but not on the disk: {lost:?}");
         relay = Relay::start_with(data, port, COMPACTIONS);
     }
     relay
@@ -69,7 +69,7 @@ fn hashes(doc: &Automerge) -> BTreeSet<ChangeHash> {
 }
 
 #[test]
-fn what_repo_clients_were_told_survives_kills() {
+fn changes_confirmed_to_repo_clients_survive_kills() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(folder.path(), 0, COMPACTIONS);
@@ -84,7 +84,7 @@ fn what_repo_clients_were_told_survives_kills() {
         kill(relay, folder.path(), &mut rng, &told)
     });
     let mut all: BTreeSet<ChangeHash> = both.iter().flat_map(|peer| hashes(&peer.doc)).collect();
-    assert!(told.lock().unwrap().is_subset(&all), "heads of nobody were told");
+    assert!(told.lock().unwrap().is_subset(&all), "the relay reported heads that no peer has");
     let [alice, bob] = &mut both;
     let count = all.len();
     std::thread::scope(|scope| {
@@ -105,7 +105,7 @@ fn what_repo_clients_were_told_survives_kills() {
     let kept = log::hashes(&log::read(folder.path(), SPACE));
     all.retain(|hash| !kept.contains(hash));
     assert!(all.is_empty(), "not in the log: {all:?}");
-    println!("{KILLS} kills, {count} changes, {} heads told", told.lock().unwrap().len());
+    println!("{KILLS} kills, {count} changes, {} heads reported", told.lock().unwrap().len());
 }
 
 fn type_until(document: &Document, stop: &AtomicBool) {
@@ -121,7 +121,7 @@ fn type_until(document: &Document, stop: &AtomicBool) {
 }
 
 #[test]
-fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_compacts() {
+fn an_engine_and_a_repo_client_converge_over_a_killed_relay() {
     let mut rng = Rng::from_environment();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("relay");
@@ -146,6 +146,6 @@ fn an_engine_and_a_repo_client_converge_over_a_relay_that_is_killed_and_compacts
     settle(&mut peer, port, &told, |doc| doc.get_heads() == heads());
     wait_synced(&store);
     let same = |doc: &Automerge| hashes(doc) == hashes(&peer.doc);
-    assert!(document.read(same).unwrap(), "the same heads, and other changes");
+    assert!(document.read(same).unwrap(), "equal heads, but different changes");
     println!("{KILLS} kills, {} changes", hashes(&peer.doc).len());
 }

@@ -67,7 +67,7 @@ impl Sam {
         };
         let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, waiting).await });
         let keys = handle.with_document(|doc| doc.keys(ROOT).count());
-        assert!(waited.is_ok(), "waited in vain {what}; there are {keys} keys");
+        assert!(waited.is_ok(), "timed out waiting {what}; there are {keys} keys");
     }
 }
 
@@ -164,7 +164,7 @@ fn samod_and_an_engine_edit_one_document_while_the_relay_is_killed() {
 }
 
 #[test]
-fn samod_meets_samod_over_the_relay_and_after_it() {
+fn samod_peers_sync_through_the_relay_online_and_later() {
     let data = tempfile::tempdir().unwrap();
     let relay = Relay::start(data.path(), 0);
     let first = Sam::start("first", &relay.url);
@@ -185,7 +185,7 @@ fn samod_meets_samod_over_the_relay_and_after_it() {
 }
 
 #[test]
-fn what_samod_says_an_engine_hears_and_the_other_way_round() {
+fn samod_and_an_engine_exchange_ephemeral_messages() {
     let data = tempfile::tempdir().unwrap();
     let relay = Relay::start(data.path(), 0);
     let (store, space) = engine(&relay.url);
@@ -198,19 +198,19 @@ fn what_samod_says_an_engine_hears_and_the_other_way_round() {
 
     document.broadcast(*b"\x65hello").unwrap();
     let next = async { tokio::time::timeout(PATIENCE, heard.next()).await };
-    let said = sam.runtime.block_on(next).expect("the engine is heard");
+    let said = sam.runtime.block_on(next).expect("samod receives the engine's message");
     assert_eq!(said.as_deref(), Some(&b"\x65hello"[..]));
 
     handle.broadcast(b"\x66answer".to_vec());
     let answer = async {
         loop {
-            let event = events.next().await.expect("the store is open").expect("nothing is missed");
+            let event = events.next().await.expect("the store is open").expect("no event is dropped");
             if let EventKind::Ephemeral { sender, data, .. } = event.kind {
                 return (sender, data.to_vec());
             }
         }
     };
     let answer = async { tokio::time::timeout(PATIENCE, answer).await };
-    let (sender, data) = sam.runtime.block_on(answer).expect("samod is heard");
+    let (sender, data) = sam.runtime.block_on(answer).expect("the engine receives samod's message");
     assert_eq!((sender.as_str(), data.as_slice()), ("sam", &b"\x66answer"[..]));
 }

@@ -17,7 +17,7 @@ fn ids(replica: &Replica) -> BTreeSet<DocumentId> {
 }
 
 #[test]
-fn what_comes_into_scope_comes_whole_and_what_is_outside_stays_away() {
+fn a_wider_scope_delivers_whole_documents_and_no_others() {
     let mut site = Site::start();
     let [mut a] = site.replicas(["a"]);
     let more = a.space.create(|tx| Ok(tx.put(ROOT, "more", 0)?)).unwrap();
@@ -74,7 +74,7 @@ fn sync_until_equal(a: &Replica, b: &Replica) {
 }
 
 #[test]
-fn unrelated_histories_of_one_id_meet_only_when_asked_for() {
+fn unrelated_histories_of_one_id_merge_only_on_request() {
     let site = Site::start();
     let [a] = site.replicas(["a"]);
     sync_all(&[&a]);
@@ -89,12 +89,13 @@ fn unrelated_histories_of_one_id_meet_only_when_asked_for() {
     store.connect(link(&site.url)).unwrap();
     wait_for(&store, "to be refused", |status| {
         status.spaces.values().any(|space| {
-            space.parked.iter().any(|parked| parked.code == Code::UNRELATED) && space.deferred == 1
+            space.rejected.iter().any(|rejected| rejected.code == Code::UNRELATED)
+                && space.deferred == 1
         })
     });
     let told = std::iter::from_fn(|| events.try_next()).flatten();
     assert!(told.into_iter().any(|event| matches!(event.kind, EventKind::Unrelated)));
-    assert_eq!(hashes(&ours).len(), 1, "theirs got in");
+    assert_eq!(hashes(&ours).len(), 1, "the other history was merged");
     space.merge_unrelated(ours.id()).unwrap();
     wait_synced(&store);
     wait_until(&store, "for both", || hashes(&ours).len() == 2);

@@ -41,7 +41,7 @@ impl Drop for Holder {
 }
 
 #[test]
-fn one_process_has_a_store_and_others_read_beside_it() {
+fn one_process_writes_a_store_while_others_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let holder = Holder::start(&path);
@@ -66,7 +66,7 @@ fn one_process_has_a_store_and_others_read_beside_it() {
 }
 
 #[test]
-fn what_is_no_store_is_named_and_left_alone() {
+fn a_file_that_is_not_a_store_is_reported_and_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("letter.txt");
     fs::write(&text, "Dear reader, this is no database at all.\n".repeat(50)).unwrap();
@@ -78,7 +78,7 @@ fn what_is_no_store_is_named_and_left_alone() {
         assert!(matches!(&error, OpenError::NotAStore { path: named, .. } if named == path));
         assert!(error.to_string().contains("choose another path"), "{error}");
     }
-    assert!(fs::read(&text).unwrap() == before, "the letter is another");
+    assert!(fs::read(&text).unwrap() == before, "the file was changed");
     Relay::start(&relays, 0);
 }
 

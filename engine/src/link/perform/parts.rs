@@ -20,7 +20,7 @@ const KEPT_BYTES: usize = limits::SNAPSHOT_BYTES;
 
 /// A requested part that was not read yet.
 #[derive(Debug)]
-struct Wanted {
+struct RequestedPart {
     space: SpaceName,
     document: DocumentId,
     hash: [u8; 32],
@@ -28,7 +28,7 @@ struct Wanted {
 }
 
 /// The bytes of a snapshot.
-struct Kept {
+struct SnapshotBytes {
     hash: [u8; 32],
     body: Vec<u8>,
     /// Whether it was built for the relay, and is not the store's.
@@ -37,14 +37,14 @@ struct Kept {
 
 /// The requested parts, and the snapshots that are being sent.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct PartQueue {
     /// At most one part of each snapshot that is being uploaded.
-    wanted: VecDeque<Wanted>,
+    wanted: VecDeque<RequestedPart>,
     /// Least recently used first.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<SnapshotBytes>,
 }
 
-impl Parts {
+impl PartQueue {
     pub(super) fn want(
         &mut self,
         space: SpaceName,
@@ -52,14 +52,14 @@ impl Parts {
         hash: [u8; 32],
         from: u64,
     ) {
-        self.wanted.push_back(Wanted { space, document, hash, from });
+        self.wanted.push_back(RequestedPart { space, document, hash, from });
     }
 
     /// Adds a snapshot that was built for the relay. It is dropped after its last part, when the relay
     /// needs no more of it, or when other snapshots need its room: the relay then requests it again.
     pub(super) fn made(&mut self, hash: [u8; 32], body: Vec<u8>) {
         self.forget(&hash);
-        self.keep(Kept { hash, body, made: true });
+        self.keep(SnapshotBytes { hash, body, made: true });
     }
 
     /// Drops a snapshot that was built for the relay and is not sent any more.
@@ -78,8 +78,9 @@ impl Parts {
 
     /// The next part to read: of a kept snapshot, else the one that waits longest. If two snapshots
     /// that do not both fit took turns, they would be read again for each part.
-    fn next(&mut self) -> Option<Wanted> {
-        let is_kept = |wanted: &Wanted| self.kept.iter().any(|kept| kept.hash == wanted.hash);
+    fn next(&mut self) -> Option<RequestedPart> {
+        let is_kept =
+            |wanted: &RequestedPart| self.kept.iter().any(|kept| kept.hash == wanted.hash);
         let index = self.wanted.iter().position(is_kept).unwrap_or_default();
         self.wanted.remove(index)
     }
@@ -95,7 +96,7 @@ impl Parts {
         let kept = match index.and_then(|index| self.kept.remove(index)) {
             Some(kept) => kept,
             None => match load()? {
-                Some(body) => Kept { hash: *hash, body, made: false },
+                Some(body) => SnapshotBytes { hash: *hash, body, made: false },
                 None => return Ok(None),
             },
         };
@@ -108,7 +109,7 @@ impl Parts {
         Ok(Some(piece))
     }
 
-    fn keep(&mut self, kept: Kept) {
+    fn keep(&mut self, kept: SnapshotBytes) {
         let mut bytes: usize = self.kept.iter().map(|other| other.body.len()).sum();
         while bytes + kept.body.len() > KEPT_BYTES
             && let Some(oldest) = self.kept.pop_front()
@@ -129,7 +130,7 @@ impl Performer {
             && let Some(row) = self.row(&wanted.space)
         {
             let part = self.read_part(row, &wanted);
-            let Wanted { space, document, from, .. } = wanted;
+            let RequestedPart { space, document, from, .. } = wanted;
             match part {
                 Ok(part) => replica.handle_snapshot_part(now, &space, document, from, part),
                 Err(error) => replica.handle_store_failed(error.to_string()),
@@ -142,8 +143,12 @@ impl Performer {
         }
     }
 
-    fn read_part(&mut self, row: SpaceRow, wanted: &Wanted) -> Result<Option<Vec<u8>>, ViewError> {
-        let Wanted { document, hash, from, .. } = wanted;
+    fn read_part(
+        &mut self,
+        row: SpaceRow,
+        wanted: &RequestedPart,
+    ) -> Result<Option<Vec<u8>>, ViewError> {
+        let RequestedPart { document, hash, from, .. } = wanted;
         let log = &self.core.log;
         if !self.parts.is_made(hash) && !log.has_snapshot(row, document, hash)? {
             // Another snapshot is uploaded in its place, or the document is deleted.
@@ -158,13 +163,13 @@ impl Performer {
 mod tests {
     use super::*;
 
-    fn wanted(parts: &mut Parts, hash: u8) {
+    fn wanted(parts: &mut PartQueue, hash: u8) {
         let document = DocumentId::from_bytes([hash; 16]);
         parts.want("s".parse().unwrap(), document, [hash; 32], 0);
     }
 
     /// Sends a snapshot from a position to its end or middle; returns how often it was read.
-    fn send(parts: &mut Parts, hash: u8, body: &[u8], until: usize) -> usize {
+    fn send(parts: &mut PartQueue, hash: u8, body: &[u8], until: usize) -> usize {
         let (mut reads, mut sent) = (0, Vec::new());
         while sent.len() < until {
             let load = || {
@@ -182,7 +187,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_read_once_and_dropped_after_its_last_part() {
         let body: Vec<u8> = (0..limits::PART_BYTES * 5 + 7).map(|n| (n % 251) as u8).collect();
-        let mut parts = Parts::default();
+        let mut parts = PartQueue::default();
         assert_eq!(send(&mut parts, 1, &body, body.len()), 1);
         assert!(parts.kept.is_empty(), "it is kept although all of it is sent");
         assert_eq!(parts.cut(&[2; 32], 0, || Ok::<_, ()>(None)), Ok(None));
@@ -193,7 +198,7 @@ mod tests {
     /// The relay may reject an upload, or have all of it, before it has requested a part.
     #[test]
     fn a_snapshot_that_was_made_is_dropped_when_it_is_not_sent() {
-        let mut parts = Parts::default();
+        let mut parts = PartQueue::default();
         parts.made([1; 32], vec![1; 10]);
         // A snapshot of the store stays, whatever its hash.
         send(&mut parts, 2, &vec![2; limits::PART_BYTES + 1], 1);
@@ -206,7 +211,7 @@ mod tests {
     #[test]
     fn snapshots_that_are_kept_are_bounded_and_sent_first() {
         let body = vec![7; KEPT_BYTES / 2 + 1];
-        let mut parts = Parts::default();
+        let mut parts = PartQueue::default();
         send(&mut parts, 1, &body[..10 + limits::PART_BYTES], 1);
         assert_eq!(send(&mut parts, 2, &body, 1), 1);
         wanted(&mut parts, 3);

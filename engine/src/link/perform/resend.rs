@@ -28,13 +28,13 @@ impl Performer {
 
     /// The relay can read a document again: if it was reported as damaged, the space is compared, and
     /// changes that were rejected for the damage are sent again.
-    pub(super) fn mended(&self, space: &SpaceName, document: &DocumentId) {
+    pub(super) fn repaired(&self, space: &SpaceName, document: &DocumentId) {
         let Some(row) = self.row(space) else { return };
         match self.log.is_refused_as_damaged(row, document) {
             Ok(true) => {
                 let (core, document) = (Arc::clone(&self.core), *document);
                 let done = self.counted(row, move |()| {
-                    core.link.unparked(row, document);
+                    core.link.retried(row, document);
                     Outcome::Settled
                 });
                 self.log.submit_retry(row, document, done);
@@ -53,7 +53,7 @@ impl Performer {
 }
 
 /// The answer to a resend request.
-pub(super) struct Answer {
+pub(super) struct ResendAnswer {
     pub(super) found: Found,
     /// The bytes of a snapshot that was built for it.
     pub(super) made: Option<Vec<u8>>,
@@ -61,31 +61,36 @@ pub(super) struct Answer {
     pub(super) compacted: Weight,
 }
 
-impl Answer {
+impl ResendAnswer {
     fn of(changes: Vec<Vec<u8>>, compacted: Weight) -> Self {
         Self { found: Found::Changes(changes), made: None, compacted }
     }
 }
 
 /// A document that is damaged here as well has an empty answer: that is no reason to end the session.
-fn answer(log: &LocalLog, row: SpaceRow, document: DocumentId, changes: &[ChangeHash]) -> Answer {
+fn answer(
+    log: &LocalLog,
+    row: SpaceRow,
+    document: DocumentId,
+    changes: &[ChangeHash],
+) -> ResendAnswer {
     let (input, compacted) = match log.resendable(row, &document, changes) {
-        Ok(Resendable::Changes(changes)) => return Answer::of(changes, Weight::default()),
+        Ok(Resendable::Changes(changes)) => return ResendAnswer::of(changes, Weight::default()),
         Ok(Resendable::Whole(input, weight)) => (input, weight),
         Err(error) => {
             tracing::warn!(%document, %error, "what the relay asks for cannot be read");
-            return Answer::of(Vec::new(), Weight::default());
+            return ResendAnswer::of(Vec::new(), Weight::default());
         }
     };
     match store::whole(input) {
         Ok(made) => {
             let (hash, total) = (made.hash, made.snapshot.len() as u64);
             let found = Found::Snapshot { hash, total, heads: made.heads };
-            Answer { found, made: Some(made.snapshot), compacted }
+            ResendAnswer { found, made: Some(made.snapshot), compacted }
         }
         Err(error) => {
             tracing::warn!(%document, %error, "what the relay asks for cannot be put together");
-            Answer::of(Vec::new(), compacted)
+            ResendAnswer::of(Vec::new(), compacted)
         }
     }
 }

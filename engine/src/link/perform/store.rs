@@ -10,7 +10,7 @@ use super::{Outcome, Performer, failed};
 use crate::store::{LocalLog, Ready, ReceiveError, Received, SnapshotPart, SpaceRow};
 
 /// The completion of a write of received entries.
-type Written = Box<dyn FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send>;
+type ReceiveDone = Box<dyn FnOnce(Result<Committed<Received>, WriteError<ReceiveError>>) + Send>;
 
 impl Performer {
     pub(super) fn store(&self, mut batch: Batch) {
@@ -35,7 +35,7 @@ impl Performer {
         space: SpaceName,
         bytes: usize,
         entries: Vec<Incoming>,
-        submit: impl FnOnce(&LocalLog, SpaceRow, Ready, Written) + Send + 'static,
+        submit: impl FnOnce(&LocalLog, SpaceRow, Ready, ReceiveDone) + Send + 'static,
     ) {
         let Some(row) = self.row(&space) else { return };
         let short = !entries.iter().any(is_snapshot);
@@ -48,7 +48,7 @@ impl Performer {
     }
 
     /// The completion of every write of received entries: notifies the core, then the machine.
-    fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> Written {
+    fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> ReceiveDone {
         let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
         Box::new(move |result| {
             let outcome = match result {

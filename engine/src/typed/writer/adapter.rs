@@ -7,7 +7,7 @@ use automerge::hydrate::{self, Value as New};
 use automerge::{AutomergeError, ChangeHash, ObjId, ObjType, Prop, ScalarValue, Value, iter};
 use autosurgeon::{Doc, ReadDoc};
 
-use super::super::fitting;
+use super::super::compatibility;
 use super::{Becoming, Writer, not_made};
 
 impl ReadDoc for Writer<'_, '_> {
@@ -187,15 +187,15 @@ impl Doc for Writer<'_, '_> {
         match (value, &prop) {
             (mut value, Prop::Seq(index)) if insert => {
                 self.seen.at(obj, &prop, None);
-                fitting::all_signed(&mut value);
-                let value = fitting::like_its_neighbour(self.tx, obj, *index, value);
+                compatibility::all_signed(&mut value);
+                let value = compatibility::like_its_neighbour(self.tx, obj, *index, value);
                 Doc::batch_create(self.tx, obj, prop, value, true)
             }
             (New::Scalar(value), _) => self.write(obj, prop, value),
             (New::Text(text), _) => self.write_text(obj, prop, &String::from(&text)),
             (mut value, _) => {
                 self.seen.at(obj, &prop, None);
-                fitting::all_signed(&mut value);
+                compatibility::all_signed(&mut value);
                 Doc::batch_create(self.tx, obj, prop, value, insert)
             }
         }
@@ -203,7 +203,7 @@ impl Doc for Writer<'_, '_> {
 
     fn init_root_from_hydrate(&mut self, value: &hydrate::Map) -> Result<(), AutomergeError> {
         let mut value = value.clone();
-        fitting::map_signed(&mut value);
+        compatibility::map_signed(&mut value);
         self.tx.init_root_from_hydrate(&value)
     }
 }

@@ -4,7 +4,7 @@
 
 use super::super::chunk::{inflate, inflated_length};
 use super::super::form::FormError;
-use super::super::reader::Reader;
+use super::super::reader::ByteReader;
 use super::{Budget, DocumentError, OverBudget};
 use crate::limits;
 
@@ -47,7 +47,7 @@ pub(super) struct Tally {
 }
 
 impl Columns {
-    pub(super) fn read(body: &mut Reader<'_>) -> Result<Self, FormError> {
+    pub(super) fn read(body: &mut ByteReader<'_>) -> Result<Self, FormError> {
         const PART: &str = "column metadata";
         let count = body.unsigned(PART)?;
         if count > MOST {
@@ -63,7 +63,7 @@ impl Columns {
     /// Reads the columns' data. `inflatable` is the number of bytes that may still be inflated.
     pub(super) fn tally(
         &self,
-        body: &mut Reader<'_>,
+        body: &mut ByteReader<'_>,
         inflatable: &mut usize,
     ) -> Result<Tally, DocumentError> {
         let mut tally = Tally::default();
@@ -126,7 +126,7 @@ struct Counted {
 }
 
 fn count(kind: u64, data: &[u8]) -> Result<Counted, FormError> {
-    let mut reader = Reader::new(data);
+    let mut reader = ByteReader::new(data);
     let mut counted = Counted::default();
     match kind {
         BOOLEANS => {
@@ -141,7 +141,7 @@ fn count(kind: u64, data: &[u8]) -> Result<Counted, FormError> {
 
 /// A run: a positive count and one value; a negative count and that many values; or 0 and a count
 /// of nulls.
-fn runs(kind: u64, reader: &mut Reader<'_>, counted: &mut Counted) -> Result<(), FormError> {
+fn runs(kind: u64, reader: &mut ByteReader<'_>, counted: &mut Counted) -> Result<(), FormError> {
     const PART: &str = "column";
     while !reader.is_empty() {
         let (rows, values) = match reader.signed(PART)? {

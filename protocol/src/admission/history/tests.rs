@@ -28,8 +28,8 @@ impl History for One {
         _: &DocumentId,
         _: &ActorId,
         _: u64,
-    ) -> Result<Option<Known>, Infallible> {
-        Ok(Some(Known { hash: self.root.hash, position: Offset(1) }))
+    ) -> Result<Option<KnownChange>, Infallible> {
+        Ok(Some(KnownChange { hash: self.root.hash, position: Offset(1) }))
     }
 
     fn max_op(&self, _: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
@@ -165,7 +165,7 @@ impl History for Unasked {
         document: &DocumentId,
         actor: &ActorId,
         sequence: u64,
-    ) -> Result<Option<Known>, Infallible> {
+    ) -> Result<Option<KnownChange>, Infallible> {
         self.0.at_sequence(document, actor, sequence)
     }
 

@@ -5,21 +5,21 @@ use tokio::sync::mpsc;
 
 use super::super::*;
 use crate::CompactionOptions;
-use crate::rooms::{News, Rooms, Seat};
+use crate::fan_out::{Delivery, FanOut, Mailbox};
 use crate::store::SqliteStore;
 
 const SESSION: SessionId = SessionId(1);
 const DOCUMENT: DocumentId = DocumentId::from_bytes([1; 16]);
 
-fn parts(store: Arc<dyn LogStore>, rooms: &Arc<Rooms>) -> Parts {
+fn parts(store: Arc<dyn LogStore>, fan_out: &Arc<FanOut>) -> HubParts {
     let metrics = Arc::new(Metrics::new());
     let memory = crate::memory::Memory::new(0);
     let options = CompactionOptions::default();
     let compactor = Compactor::start(Arc::clone(&store), Arc::clone(&metrics), options, memory);
-    Parts {
-        healing: Arc::default(),
+    HubParts {
+        repairs: Arc::default(),
         compactor: compactor.unwrap().0,
-        rooms: Arc::clone(rooms),
+        fan_out: Arc::clone(fan_out),
         runtime: tokio::runtime::Handle::current(),
         store,
         health: Arc::default(),
@@ -39,23 +39,23 @@ fn deletion(id: u64) -> Pushed {
 async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then() {
     let compactor = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
-    let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
-    let parts = parts(Arc::clone(&store), &rooms);
+    let fan_out = Arc::new(FanOut::new(Arc::new(Metrics::new())));
+    let parts = parts(Arc::clone(&store), &fan_out);
     let compactions = Arc::clone(&parts.compactor);
     let (hub, end) = Hub::start(parts).unwrap();
     let space: SpaceName = "notes".parse().unwrap();
     let memory = crate::memory::Memory::new(0);
-    let seat = Seat::new(SESSION, memory.account(crate::memory::ShareKey::Session(1)));
-    rooms.enter(&space, DOCUMENT, &seat);
+    let mailbox = Mailbox::new(SESSION, memory.account(crate::memory::ShareKey::Session(1)));
+    fan_out.subscribe(&space, DOCUMENT, &mailbox);
     let (events, mut answers) = mpsc::channel(4);
-    let mailbox = Mailbox { events, overflow: Arc::default(), grown: Arc::default() };
-    assert!(hub.join(super::room(1).key(), SESSION, space.clone(), mailbox).await);
+    let channel = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
+    assert!(hub.join(super::room(1).key(), SESSION, space.clone(), channel).await);
     let bytes = super::room(1);
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
     assert_eq!((answer.push, answer.count), (1, 1));
-    let (news, behind) = seat.take();
-    let [News::Entry(commit, 0)] = &news[..] else { panic!("{news:?}") };
+    let (news, behind) = mailbox.take();
+    let [Delivery::Entry(commit, 0)] = &news[..] else { panic!("{news:?}") };
     assert!(!behind);
     assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
     // After it has left it gets no answer; the mailbox is dropped.
@@ -73,8 +73,8 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
 async fn a_hub_that_is_gone_says_so_at_once_to_who_compacts() {
     let compactor = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
-    let rooms = Arc::new(Rooms::new(Arc::new(Metrics::new())));
-    let parts = parts(store, &rooms);
+    let fan_out = Arc::new(FanOut::new(Arc::new(Metrics::new())));
+    let parts = parts(store, &fan_out);
     let compactions = Arc::clone(&parts.compactor);
     let (hub, end) = Hub::start(parts).unwrap();
     hub.shutdown();

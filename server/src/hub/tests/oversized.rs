@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::session::Offered;
-use landfall_protocol::space::Answer;
+use landfall_protocol::session::SnapshotUpload;
+use landfall_protocol::space::PushAnswer;
 use landfall_protocol::{Code, limits};
 
 use super::{Bench, DOCUMENT, Pushed, program, space, whole, world};
-use crate::store::{LogStore, Standing};
+use crate::store::{LogStore, StoredDocument};
 
 impl Bench {
     /// Uploads a complete snapshot.
-    async fn offer(&mut self, changes: &[Vec<u8>]) -> Answer {
+    async fn upload(&mut self, changes: &[Vec<u8>]) -> PushAnswer {
         let compacted = landfall_compaction::compact(&[], changes.iter().cloned()).unwrap();
         let entry = self.entry();
-        let offered = Offered {
+        let offered = SnapshotUpload {
             id: entry.id,
             subscription: 0,
             document: DOCUMENT,
@@ -44,15 +44,15 @@ async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
     let mut bench = Bench::within(program, limit).await;
     bench.push_changes(&all).await;
     assert_eq!(bench.answer().await.count, 300);
-    let answer = bench.offer(&theirs).await;
+    let answer = bench.upload(&theirs).await;
     assert_eq!((answer.count, answer.refusal), (1, None), "it is answered as one entry");
     assert_eq!(bench.held(), 380);
     assert_eq!(bench.store.oversized(0).unwrap(), [], "they are single changes");
     // Uploaded again: nothing is new.
-    let again = bench.offer(&theirs).await;
+    let again = bench.upload(&theirs).await;
     assert_eq!((again.count, again.added, again.refusal), (1, None, None));
     // An unrelated history is rejected as before.
-    let unrelated = bench.offer(&world::typing(2, 50)).await;
+    let unrelated = bench.upload(&world::typing(2, 50)).await;
     assert_eq!(unrelated.refusal.unwrap().code, Code::UNRELATED);
     assert_eq!((unrelated.count, bench.held()), (0, 380));
     bench.end();
@@ -67,7 +67,7 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
     assert_eq!(bench.answer().await.count, 1);
     assert_eq!(bench.store.oversized(100).unwrap().len(), 1, "it is stored compacted");
     let heads = |bench: &Bench| match bench.store.document_heads(&space(), &DOCUMENT).unwrap() {
-        Standing::Present { heads, .. } => heads,
+        StoredDocument::Present { heads, .. } => heads,
         other => panic!("{other:?}"),
     };
     let before = heads(&bench);
@@ -107,7 +107,7 @@ async fn an_offered_snapshot_of_many_heads_is_merged_with_ours() {
         assert_eq!(bench.answer().await.refusal, None);
     }
     let offered: Vec<Vec<u8>> = [root].into_iter().chain(theirs).collect();
-    let answer = bench.offer(&offered).await;
+    let answer = bench.upload(&offered).await;
     assert_eq!((answer.count, answer.refusal), (1, None));
     assert_eq!(bench.held() as usize, 1 + 2 * each);
     let index = bench.store.document_index(&space(), &DOCUMENT, false).unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Asks, CLASSES, Key, Ledger, Share, Waiting, is_small, sixteenths};
+use super::{Asks, CLASSES, Key, Ledger, Share, WaitingReservation, is_small, sixteenths};
 use crate::memory::{Class, ShareKey};
 
 /// The sort key of `next`: shares with repeated stalls go last; then the share that holds least goes first,
@@ -11,7 +11,7 @@ type Rank = (usize, usize, usize, u64);
 
 impl Ledger {
     /// Removes the next waiting reservation that can be granted.
-    pub(in crate::memory) fn next(&mut self, now: Instant) -> Option<(Key, Waiting)> {
+    pub(in crate::memory) fn next(&mut self, now: Instant) -> Option<(Key, WaitingReservation)> {
         // Skip those that wait for their class or share: they must not delay others, since they may wait
         // for a message that takes half an hour.
         let allowed = self
@@ -29,7 +29,7 @@ impl Ledger {
     }
 
     /// The next small reservation whose lane has room.
-    fn next_small(&self, now: Instant) -> Option<(Asks<'_>, Waiting)> {
+    fn next_small(&self, now: Instant) -> Option<(Asks<'_>, WaitingReservation)> {
         let fits = self.accounts_waiting().filter(|(asks, waiting)| {
             is_small(waiting.class, waiting.bytes)
                 && self.allowed(*asks, waiting.class, waiting.bytes)
@@ -38,7 +38,7 @@ impl Ledger {
         fits.min_by_key(|(asks, waiting)| self.rank(*asks, waiting, now))
     }
 
-    fn rank(&self, asks: Asks<'_>, waiting: &Waiting, now: Instant) -> Rank {
+    fn rank(&self, asks: Asks<'_>, waiting: &WaitingReservation, now: Instant) -> Rank {
         let setback = self.stalls.setback(asks.key.share, now);
         let of_share = asks.share.classes[waiting.class as usize];
         (setback, of_share, asks.held(waiting.class), waiting.ticket)
@@ -61,14 +61,14 @@ impl Ledger {
 
     /// The oldest waiting reservation of each account and class, reduced to the largest that is possible
     /// now.
-    pub(super) fn accounts_waiting(&self) -> impl Iterator<Item = (Asks<'_>, Waiting)> {
+    pub(super) fn accounts_waiting(&self) -> impl Iterator<Item = (Asks<'_>, WaitingReservation)> {
         let largest = self.largest();
         self.waiters().flat_map(move |asks| {
             let mut seen = [false; CLASSES];
             asks.holding.waiting.iter().filter_map(move |waiting| {
                 let first = !std::mem::replace(&mut seen[waiting.class as usize], true);
                 let bytes = waiting.bytes.min(largest);
-                first.then_some((asks, Waiting { bytes, ..*waiting }))
+                first.then_some((asks, WaitingReservation { bytes, ..*waiting }))
             })
         })
     }

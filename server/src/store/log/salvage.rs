@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use landfall_protocol::{DocumentId, Offset};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Item, Items, SCANNED_ROWS, Wanted, peekable, tombstone_of_row};
+use super::{Item, Items, LogRead, SCANNED_ROWS, peekable, tombstone_of_row};
 use crate::store::checked::{self, damaged};
 use crate::store::documents::Document;
 use crate::store::schema::{column, document_id, number};
@@ -61,7 +61,7 @@ struct Known {
 }
 
 /// The rows after a position, as the sources of a page.
-pub(super) fn sources<'a>(wanted: &'a Wanted<'a>) -> rusqlite::Result<[Items<'a>; 4]> {
+pub(super) fn sources<'a>(wanted: &'a LogRead<'a>) -> rusqlite::Result<[Items<'a>; 4]> {
     let snapshots = snapshots(wanted)?;
     let tombstones = tombstones(wanted)?;
     let changes = changes(wanted)?;
@@ -77,7 +77,7 @@ pub(super) fn sources<'a>(wanted: &'a Wanted<'a>) -> rusqlite::Result<[Items<'a>
     ])
 }
 
-fn keys(wanted: &Wanted<'_>, sql: &str) -> rusqlite::Result<Vec<Key>> {
+fn keys(wanted: &LogRead<'_>, sql: &str) -> rusqlite::Result<Vec<Key>> {
     let mut find = wanted.conn.prepare_cached(sql)?;
     let key = params![wanted.space, column(wanted.after.0)?, SCANNED_ROWS as i64];
     let of_row = |row: &Row<'_>| Ok((number(row, 0)?, row.get(1)?));
@@ -90,7 +90,7 @@ fn keys(wanted: &Wanted<'_>, sql: &str) -> rusqlite::Result<Vec<Key>> {
 }
 
 /// From the index alone. Fails if that is damaged too.
-fn known(wanted: &Wanted<'_>, through: u64) -> rusqlite::Result<BTreeMap<u64, Known>> {
+fn known(wanted: &LogRead<'_>, through: u64) -> rusqlite::Result<BTreeMap<u64, Known>> {
     let mut find = wanted.conn.prepare_cached(KEYS_OF_DOCUMENTS)?;
     let (from, through) = (column(wanted.after.0)?, column(through)?);
     let key = params![wanted.space, from, through, SCANNED_ROWS as i64];
@@ -102,7 +102,7 @@ fn known(wanted: &Wanted<'_>, through: u64) -> rusqlite::Result<BTreeMap<u64, Kn
     find.query_map(key, of_row)?.collect()
 }
 
-fn changes(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
+fn changes(wanted: &LogRead<'_>) -> rusqlite::Result<Vec<Item>> {
     let by_log = keys(wanted, KEYS);
     let through = match &by_log {
         Ok(keys) if keys.len() == SCANNED_ROWS => keys.last().map_or(0, |last| last.0),
@@ -128,7 +128,7 @@ fn changes(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
 }
 
 fn change(
-    wanted: &Wanted<'_>,
+    wanted: &LogRead<'_>,
     (offset, row): Key,
     known: Option<&Known>,
 ) -> rusqlite::Result<Item> {
@@ -153,12 +153,12 @@ fn change(
     Ok(Item::Damaged(Offset(offset), Some(known.document), error))
 }
 
-fn read_change(wanted: &Wanted<'_>, offset: u64, row: i64) -> rusqlite::Result<Item> {
+fn read_change(wanted: &LogRead<'_>, offset: u64, row: i64) -> rusqlite::Result<Item> {
     let key = params![wanted.space, column(offset)?, row];
     wanted.conn.prepare_cached(CHANGE)?.query_row(key, |row| wanted.change(row))
 }
 
-fn snapshots(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
+fn snapshots(wanted: &LogRead<'_>) -> rusqlite::Result<Vec<Item>> {
     let mut find = wanted.conn.prepare_cached(SNAPSHOT)?;
     let mut snapshots = Vec::new();
     for (offset, row) in keys(wanted, SNAPSHOT_KEYS)? {
@@ -169,7 +169,7 @@ fn snapshots(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
             Ok(item) if item.offset().0 == offset => item,
             Err(error) if !is_damage(&error) => return Err(error),
             read => {
-                let what = "a snapshot whose row is not the one of its index";
+                let what = "a snapshot's row that does not match its index entry";
                 let error = read.err().unwrap_or_else(|| damaged(None, Some(offset), what));
                 let mut find = wanted.conn.prepare_cached(SNAPSHOT_DOCUMENT)?;
                 let document = find.query_row([row], |row| row.get(0)).optional();
@@ -182,7 +182,7 @@ fn snapshots(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
     Ok(snapshots)
 }
 
-fn tombstones(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
+fn tombstones(wanted: &LogRead<'_>) -> rusqlite::Result<Vec<Item>> {
     let mut find = wanted.conn.prepare_cached(TOMBSTONE)?;
     let mut tombstones = Vec::new();
     for (offset, row) in keys(wanted, TOMBSTONE_KEYS)? {
@@ -194,7 +194,7 @@ fn tombstones(wanted: &Wanted<'_>) -> rusqlite::Result<Vec<Item>> {
         });
         tombstones.push(match read {
             Ok(entry) if entry.offset.0 != offset => {
-                let what = "a tombstone whose row is not the one of its index";
+                let what = "a tombstone's row that does not match its index entry";
                 Item::Damaged(Offset(offset), None, damaged(None, Some(offset), what))
             }
             Ok(entry) if wanted.filter.wants(&entry.document) => Item::Tombstone(entry),

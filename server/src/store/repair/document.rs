@@ -9,7 +9,7 @@ use landfall_protocol::frame::{entry_flags, entry_kind};
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Damaged, Mended};
+use super::{Damaged, DocumentRepair};
 use crate::store::append::Actors;
 use crate::store::documents::{self, Document};
 use crate::store::fill::reckon;
@@ -25,42 +25,42 @@ pub(super) fn mend(
     name: &SpaceName,
     document: &DocumentId,
     damaged: &Damaged,
-) -> rusqlite::Result<Mended> {
-    let mut mended = Mended::default();
+) -> rusqlite::Result<DocumentRepair> {
+    let mut repaired = DocumentRepair::default();
     let Some((space, mut document)) = documents::find(tx, name, document)? else {
-        return Ok(mended);
+        return Ok(repaired);
     };
     if tombstone(tx, space, &mut document)? {
-        return document.save(tx).map(|()| mended);
+        return document.save(tx).map(|()| repaired);
     }
     let mut stored = snapshots::current(tx, document.row)?;
     if damaged.snapshot
         && let Some(lost) = stored.take()
     {
         drop_snapshot(tx, &lost)?;
-        mended.dropped_snapshots += 1;
+        repaired.dropped_snapshots += 1;
     }
     let index = match &stored {
         Some(stored) => snapshot(tx, stored)?,
         None => None,
     };
     if index.is_none() {
-        mended.index = stored.as_ref().map(|stored| stored.hash);
+        repaired.index = stored.as_ref().map(|stored| stored.hash);
     }
     // The step before may have rewritten the heads.
     let stored = snapshots::current(tx, document.row)?;
     document.compacted = stored.as_ref().map_or(0, |stored| stored.offset);
     document.compacted_changes = stored.as_ref().map_or(0, |stored| stored.changes);
     for offset in &damaged.changes {
-        mended.dropped_changes += change(tx, &document, *offset)?;
+        repaired.dropped_changes += change(tx, &document, *offset)?;
     }
     let compacted = stored.is_some().then_some(index.as_ref());
-    mended.dropped_changes += drop_unsupported(tx, &document, compacted)?;
+    repaired.dropped_changes += drop_unsupported(tx, &document, compacted)?;
     let heads = stored.map_or(Vec::new(), |stored| stored.heads);
     document.heads = heads.into_iter().map(|(head, _)| head.0).collect();
     reckon(tx, &mut document)?;
     document.save(tx)?;
-    Ok(mended)
+    Ok(repaired)
 }
 
 /// A deletion is final, so the record of it in either place counts.
@@ -79,7 +79,7 @@ fn tombstone(tx: &Connection, space: i64, document: &mut Document) -> rusqlite::
     (document.tail_changes, document.tail_bytes) = (0, 0);
     (document.compacted, document.compacted_changes) = (0, 0);
     document.dead = true;
-    document.leaf = document.leaf_now();
+    document.digest_entry = document.digest_entry_now();
     document.reckon_due(tx)?;
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! Damage: every byte that matters is covered by a check, findings name it, and a repair leaves a whole store
+//! Fault: every byte that matters is covered by a check, findings name it, and a repair leaves a whole store
 //! and makes replicas reconcile.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::made::Dice;
 use super::real::{compact, delete, entries_of, put_world, world};
 use crate::store::repair::Repaired;
 use crate::store::sqlite::FILE;
-use crate::store::verify::{Damage, Finding, Verified};
+use crate::store::verify::{Fault, Finding, Verified};
 use crate::store::{Inspection, LogStore, SqliteStore};
 
 fn space() -> SpaceName {
@@ -50,12 +50,12 @@ pub(super) fn damage(folder: &Path, sql: &str) {
 }
 
 /// A store with its temporary folder.
-struct Kept {
+struct StableColumns {
     store: SqliteStore,
     _folder: tempfile::TempDir,
 }
 
-impl std::ops::Deref for Kept {
+impl std::ops::Deref for StableColumns {
     type Target = SqliteStore;
 
     fn deref(&self) -> &SqliteStore {
@@ -64,7 +64,7 @@ impl std::ops::Deref for Kept {
 }
 
 /// Damages a store, checks that the damage is found as expected, repairs it, and checks that it is whole.
-fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (Kept, Repaired) {
+fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (StableColumns, Repaired) {
     let (folder, store) = store();
     damage(folder.path(), sql);
     let (_, findings) = verify(&store);
@@ -73,10 +73,10 @@ fn found_and_repaired(sql: &str, expected: impl Fn(&Finding) -> bool) -> (Kept, 
     if repaired.indexes.is_empty() {
         assert_eq!(verify(&store).1, [], "{sql}");
     }
-    (Kept { store, _folder: folder }, repaired)
+    (StableColumns { store, _folder: folder }, repaired)
 }
 
-fn is_of(document: DocumentId, damage: impl Fn(&Damage) -> bool) -> impl Fn(&Finding) -> bool {
+fn is_of(document: DocumentId, damage: impl Fn(&Fault) -> bool) -> impl Fn(&Finding) -> bool {
     move |finding| finding.document == Some(document) && damage(&finding.damage)
 }
 
@@ -100,7 +100,7 @@ fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
         "UPDATE entry SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB) \
         WHERE {OF_SEVERAL} AND \"offset\" = 100"
     );
-    let is_bytes = |damage: &Damage| matches!(damage, Damage::ChangeBytes { .. });
+    let is_bytes = |damage: &Fault| matches!(damage, Fault::ChangeBytes { .. });
     let expected = |finding: &Finding| {
         is_of(several(), is_bytes)(finding) && finding.offset == Some(Offset(100))
     };
@@ -137,8 +137,8 @@ fn rows_are_set_right_from_whole_bytes_without_loss() {
     ];
     for (set, field) in fields {
         let sql = format!("UPDATE entry SET {set} WHERE {OF_SEVERAL} AND \"offset\" = 100");
-        let is_row = |damage: &Damage| {
-            matches!(damage, Damage::ChangeField { .. } | Damage::OtherChange { .. })
+        let is_row = |damage: &Fault| {
+            matches!(damage, Fault::ChangeField { .. } | Fault::OtherChange { .. })
         };
         let (_, repaired) = found_and_repaired(&sql, is_of(several(), is_row));
         assert_eq!((repaired.dropped_changes, repaired.broken.len()), (0, 0), "{field}");
@@ -158,15 +158,15 @@ fn what_follows_from_changes_is_reckoned_anew() {
         format!("{document} tail_bytes = 3 {of}"),
     ];
     for sql in statements {
-        let is_field = |damage: &Damage| matches!(damage, Damage::DocumentField { .. });
+        let is_field = |damage: &Fault| matches!(damage, Fault::DocumentField { .. });
         let (_, repaired) = found_and_repaired(&sql, is_of(several(), is_field));
         assert_eq!(repaired.dropped_changes, 0);
     }
-    let digest = |finding: &Finding| matches!(finding.damage, Damage::Digest { .. });
+    let digest = |finding: &Finding| matches!(finding.damage, Fault::Digest { .. });
     found_and_repaired("UPDATE digest SET count = count + 1 WHERE bucket = 16", digest);
     found_and_repaired("UPDATE digest SET sum = randomblob(16) WHERE bucket = 16", digest);
     found_and_repaired("DELETE FROM digest WHERE bucket = 17", digest);
-    let head = |finding: &Finding| matches!(finding.damage, Damage::Head { .. });
+    let head = |finding: &Finding| matches!(finding.damage, Fault::Head { .. });
     let (store, _) = found_and_repaired("UPDATE space SET head = 7 WHERE name = 'notes'", head);
     assert_eq!(store.open_space(&space()).unwrap().head(), Offset(402));
 }
@@ -174,7 +174,7 @@ fn what_follows_from_changes_is_reckoned_anew() {
 #[test]
 fn a_missing_change_is_found() {
     let sql = format!("DELETE FROM entry WHERE {OF_SEVERAL} AND \"offset\" = 100");
-    let is_missing = |damage: &Damage| matches!(damage, Damage::MissingDependency { .. });
+    let is_missing = |damage: &Fault| matches!(damage, Fault::MissingDependency { .. });
     let (_, repaired) = found_and_repaired(&sql, is_of(several(), is_missing));
     assert!(repaired.dropped_changes > 1 && repaired.broken.contains(&space()));
 }
@@ -183,7 +183,7 @@ fn a_missing_change_is_found() {
 fn a_damaged_snapshot_goes_and_changes_that_are_still_there_live_again() {
     let sql = "UPDATE snapshot_piece SET \
         bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
-    let is_bytes = |damage: &Damage| matches!(damage, Damage::SnapshotBytes);
+    let is_bytes = |damage: &Fault| matches!(damage, Fault::SnapshotBytes);
     let (store, repaired) = found_and_repaired(sql, is_of(long(), is_bytes));
     assert_eq!((repaired.dropped_snapshots, repaired.dropped_changes), (1, 0), "not pruned yet");
     assert_eq!(store.changes_held(&space(), &long()).unwrap(), 300);
@@ -201,16 +201,16 @@ fn a_damaged_snapshot_goes_and_changes_that_are_still_there_live_again() {
 
 #[test]
 fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
-    let is_field = |damage: &Damage| matches!(damage, Damage::SnapshotField { .. });
+    let is_field = |damage: &Fault| matches!(damage, Fault::SnapshotField { .. });
     let sql = "UPDATE snapshot SET heads = randomblob(40)";
     let (_, repaired) = found_and_repaired(sql, is_of(long(), is_field));
     assert_eq!(repaired.dropped_changes + repaired.dropped_snapshots, 0);
     found_and_repaired("UPDATE snapshot SET changes = 7", is_of(long(), is_field));
-    let is_actors = |damage: &Damage| matches!(damage, Damage::CompactedActors);
+    let is_actors = |damage: &Fault| matches!(damage, Fault::CompactedActors);
     let sql = "UPDATE folded_actor SET hash = randomblob(32)";
     found_and_repaired(sql, is_of(long(), is_actors));
     found_and_repaired("DELETE FROM folded_actor", is_of(long(), is_actors));
-    let is_index = |damage: &Damage| matches!(damage, Damage::SnapshotIndex { .. });
+    let is_index = |damage: &Fault| matches!(damage, Fault::SnapshotIndex { .. });
     for sql in ["DELETE FROM snapshot_index", "UPDATE snapshot_index SET packed = x'00'"] {
         let (store, repaired) = found_and_repaired(sql, is_of(long(), is_index));
         let [(_, document, hash)] = &repaired.indexes[..] else { panic!("{repaired:?}") };
@@ -231,7 +231,7 @@ fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
 #[test]
 fn a_deletion_holds_whichever_of_its_places_says_so() {
     let deleted = world::document(0xf0, 3);
-    let is_it = |damage: &Damage| matches!(damage, Damage::Tombstone);
+    let is_it = |damage: &Fault| matches!(damage, Fault::Tombstone);
     for sql in ["DELETE FROM tombstone", "UPDATE tombstone SET hash = randomblob(32)"] {
         let (store, _) = found_and_repaired(sql, is_of(deleted, is_it));
         let plan = store.plan_document(&space(), &deleted, &[]).unwrap();

@@ -37,7 +37,7 @@ fn count(branch: &Branch) -> u64 {
         Node::Children(children) => {
             children.iter().fold(Digest::default(), |a, b| a.plus(*b)).count
         }
-        Node::Leaves(leaves) => leaves.len() as u64,
+        Node::DigestEntries(digest_entries) => digest_entries.len() as u64,
     }
 }
 

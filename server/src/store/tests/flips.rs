@@ -11,7 +11,7 @@ use landfall_protocol::{DocumentId, Offset, SpaceName};
 use super::damage::store;
 use super::made::Dice;
 use crate::store::sqlite::FILE;
-use crate::store::{CompactionInput, LogStore, SqliteStore, Standing, StoreError};
+use crate::store::{CompactionInput, LogStore, SqliteStore, StoreError, StoredDocument};
 
 const SPACES: [&str; 3] = ["elsewhere", "notes", "team.plans"];
 
@@ -73,9 +73,9 @@ fn to_repo_client(
     document: &DocumentId,
 ) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
     match store.document_heads(space, document)? {
-        Standing::Absent => return Ok(None),
-        Standing::Deleted => return Ok(Some(Vec::new())),
-        Standing::Present { .. } => {}
+        StoredDocument::Absent => return Ok(None),
+        StoredDocument::Deleted => return Ok(Some(Vec::new())),
+        StoredDocument::Present { .. } => {}
     }
     let Some(index) = store.document_index(space, document, true)? else { return Ok(None) };
     let mut chunks = vec![index.heads.iter().flat_map(|head| head.0).collect()];

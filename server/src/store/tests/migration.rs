@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use landfall_protocol::admission::Known;
-use landfall_protocol::digest::{Leaf, Node, Prefix};
+use landfall_protocol::admission::KnownChange;
+use landfall_protocol::digest::{DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{Entry, Filter};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
@@ -85,9 +85,9 @@ fn old_epochs(folder: &Path, space: &SpaceName) -> Vec<EpochRecord> {
 /// The heads, computed from all changes.
 fn heads(old: &[Old], document: &DocumentId) -> Vec<ChangeHash> {
     let of_document = || old.iter().filter(|old| old.entry.document == *document);
-    let is_followed = |id| of_document().any(|old| old.entry.dependencies.contains(&id));
+    let has_subscribers = |id| of_document().any(|old| old.entry.dependencies.contains(&id));
     let mut heads: Vec<_> = of_document().map(|old| old.entry.hash()).collect();
-    heads.retain(|head| !is_followed(head.0));
+    heads.retain(|head| !has_subscribers(head.0));
     heads.sort();
     heads
 }
@@ -97,7 +97,7 @@ fn check_space(store: &SqliteStore, space: &SpaceName, old: &[Old]) {
     assert_eq!(read, old.iter().map(|old| old.entry.clone()).collect::<Vec<_>>());
     let look = &mut |view: &dyn landfall_protocol::admission::History<Error = _>| {
         for Old { entry, actor, seq, max_op } in old {
-            let known = Known { hash: entry.hash(), position: entry.offset };
+            let known = KnownChange { hash: entry.hash(), position: entry.offset };
             let id = &entry.document;
             assert_eq!(view.at_sequence(id, actor, *seq).unwrap(), Some(known));
             assert_eq!(view.max_op(id, &entry.hash()).unwrap(), Some(*max_op));
@@ -110,8 +110,8 @@ fn check_space(store: &SqliteStore, space: &SpaceName, old: &[Old]) {
         old.iter().map(|old| old.entry.document).collect();
     let mut sum = 0u128;
     for document in &documents {
-        let leaf = Leaf::of_heads(document, &heads(old, document));
-        sum = sum.wrapping_add(leaf.0);
+        let digest_entry = DigestEntry::of_heads(document, &heads(old, document));
+        sum = sum.wrapping_add(digest_entry.0);
         let report = store.inspection().document(space, document).unwrap().unwrap();
         assert_eq!(report.heads, heads(old, document));
         let tail = || old.iter().filter(|old| old.entry.document == *document);
@@ -122,9 +122,11 @@ fn check_space(store: &SqliteStore, space: &SpaceName, old: &[Old]) {
     let (head, branches) = super::model::all_branches(store, space, &[Prefix::ROOT], 1_000);
     assert_eq!(Some(head), old.last().map(|old| old.entry.offset));
     let (count, found) = match &branches[0].node {
-        Node::Leaves(leaves) => {
-            let sum = leaves.iter().fold(0u128, |sum, (_, leaf)| sum.wrapping_add(leaf.0));
-            (leaves.len() as u64, sum)
+        Node::DigestEntries(digest_entries) => {
+            let sum = digest_entries
+                .iter()
+                .fold(0u128, |sum, (_, digest_entry)| sum.wrapping_add(digest_entry.0));
+            (digest_entries.len() as u64, sum)
         }
         Node::Children(children) => {
             let all = children

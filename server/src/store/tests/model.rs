@@ -1,7 +1,7 @@
 //! The store against the model: after any sequence of appends, compactions, deletions and prunes, every read
 //! returns the same as the model.
 
-use landfall_protocol::admission::Known;
+use landfall_protocol::admission::KnownChange;
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{Filter, Holding};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
@@ -115,7 +115,7 @@ fn check_history(world: &mut World, id: &DocumentId, model: &Model) {
     let made = model.tail.iter().find(|made| made.change.hash == change.hash);
     let position = made.map(|made| made.offset).or(model.snapshot.as_ref().map(|(at, _)| *at));
     let position = Offset(position.unwrap_or_default());
-    assert_eq!(known, is_present.then_some(Known { hash: change.hash, position }));
+    assert_eq!(known, is_present.then_some(KnownChange { hash: change.hash, position }));
     let unknown = landfall_protocol::ChangeHash([0xee; 32]);
     assert_eq!(ask(world, |view| view.max_op(id, &unknown)), None);
     assert_eq!(ask(world, |view| view.at_sequence(id, &change.actor, 1 << 20)), None);

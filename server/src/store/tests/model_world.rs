@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use landfall_protocol::digest::{Branch, Digest, Leaf, Node, Prefix};
+use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{EntriesBuilder, entry_flags};
 use landfall_protocol::frame::{Filter, Frame, Partial, decode, entry_kind};
 use landfall_protocol::ring::{Chunk, Page};
@@ -24,7 +24,7 @@ pub(super) struct Model {
 }
 
 /// A row of a log: offset, kind, id, body.
-pub(super) type Standing = (u64, u16, [u8; 32], Vec<u8>);
+pub(super) type StoredDocument = (u64, u16, [u8; 32], Vec<u8>);
 
 pub(super) struct World {
     folder: tempfile::TempDir,
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// The rows of the log after a position.
-    pub(super) fn standing(&self, after: u64, filter: &Filter) -> Vec<Standing> {
+    pub(super) fn standing(&self, after: u64, filter: &Filter) -> Vec<StoredDocument> {
         let mut standing = Vec::new();
         for (id, model) in self.documents.iter().filter(|(id, _)| filter.wants(id)) {
             let id = landfall_protocol::digest::tombstone_id(id);
@@ -169,7 +169,7 @@ impl World {
     }
 
     /// Reads the log from a position to its end, as a session does; `meanwhile` may change it.
-    pub(super) fn read(&mut self, after: u64, filter: &Filter) -> Vec<Standing> {
+    pub(super) fn read(&mut self, after: u64, filter: &Filter) -> Vec<StoredDocument> {
         let (mut after, mut read) = (Offset(after), Vec::new());
         let mut arriving: Option<([u8; 32], Vec<u8>)> = None;
         loop {
@@ -200,22 +200,22 @@ impl World {
     /// The branch of a prefix, computed from all documents.
     pub(super) fn branch(&self, prefix: Prefix) -> Branch {
         let (first, last) = prefix.range();
-        let mut leaves = Vec::new();
+        let mut digest_entries = Vec::new();
         for (id, model) in &self.documents {
-            let leaf = match model.tombstone {
-                Some(_) => Leaf::of_tombstone(id),
-                None => Leaf::of_heads(id, &heads(&model.grown.changes)),
+            let digest_entry = match model.tombstone {
+                Some(_) => DigestEntry::of_tombstone(id),
+                None => DigestEntry::of_heads(id, &heads(&model.grown.changes)),
             };
             if (first..=last).contains(id.as_bytes()) {
-                leaves.push((*id, leaf));
+                digest_entries.push((*id, digest_entry));
             }
         }
-        if leaves.len() <= limits::BRANCH_LEAVES {
-            return Branch { prefix, node: Node::Leaves(leaves) };
+        if digest_entries.len() <= limits::BRANCH_ENTRIES {
+            return Branch { prefix, node: Node::DigestEntries(digest_entries) };
         }
         let mut children = vec![Digest::default(); 16];
-        for (id, leaf) in leaves {
-            children[usize::from(prefix.child_of(&id))].add(leaf);
+        for (id, digest_entry) in digest_entries {
+            children[usize::from(prefix.child_of(&id))].add(digest_entry);
         }
         Branch { prefix, node: Node::Children(children) }
     }
@@ -237,7 +237,7 @@ impl World {
 }
 
 /// The entries of a page, decoded like a replica does.
-fn entries(page: &Page, arriving: &mut Option<([u8; 32], Vec<u8>)>) -> Vec<Standing> {
+fn entries(page: &Page, arriving: &mut Option<([u8; 32], Vec<u8>)>) -> Vec<StoredDocument> {
     let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
     page.entries.iter().for_each(|entry| frame.add(entry, false));
     let Ok(Frame::Entries(frame)) = decode(&frame.finish()) else { panic!("not a page") };

@@ -7,7 +7,7 @@ use landfall_protocol::frame::entry_kind;
 use landfall_protocol::{DocumentId, Epoch, SpaceName};
 
 use super::real::{compact, entries_of, put_world, world};
-use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore, Standing};
+use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore, StoredDocument};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
@@ -53,7 +53,7 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     let is_of = |entry: &&landfall_protocol::frame::Entry| entry.document == document();
     let tail: Vec<[u8; 32]> = before.iter().filter(is_of).map(|entry| entry.id).skip(1).collect();
     let heads = || match store.document_heads(&space(), &document()).unwrap() {
-        Standing::Present { heads, .. } => heads,
+        StoredDocument::Present { heads, .. } => heads,
         other => panic!("{other:?}"),
     };
     let before_heads = heads();

@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use landfall_compaction::hash_of;
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
 use landfall_protocol::compacted::PackedIndex;
-use landfall_protocol::digest::{Leaf, tombstone_id};
+use landfall_protocol::digest::{DigestEntry, tombstone_id};
 use landfall_protocol::frame::{entry_flags, entry_kind};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Damage, Space, Verifier};
+use super::{Fault, Space, Verifier};
 use crate::store::documents::Document;
 use crate::store::schema::{column, hashes, number};
 use crate::store::snapshots::{self, Stored};
@@ -49,9 +49,9 @@ impl Stated {
     }
 
     /// The first mismatch of the row with the bytes.
-    fn contradiction(&self, change: &CheckedChange) -> Option<Damage> {
+    fn contradiction(&self, change: &CheckedChange) -> Option<Fault> {
         if change.hash != self.hash {
-            return Some(Damage::OtherChange { found: change.hash });
+            return Some(Fault::OtherChange { found: change.hash });
         }
         let fields = [
             ("kind", self.kind == entry_kind::CHANGE),
@@ -62,12 +62,12 @@ impl Stated {
             ("dependencies", self.dependencies == change.dependencies),
         ];
         let (field, _) = fields.into_iter().find(|(_, same)| !same)?;
-        Some(Damage::ChangeField { field })
+        Some(Fault::ChangeField { field })
     }
 }
 
 /// Whether the bytes are no change at all, or a change that is not admitted today.
-fn of_form(error: &FormError) -> Damage {
+fn of_form(error: &FormError) -> Fault {
     let what = error.to_string();
     match error {
         FormError::Magic { .. }
@@ -76,9 +76,9 @@ fn of_form(error: &FormError) -> Damage {
         | FormError::Number { .. }
         | FormError::TrailingBytes { .. }
         | FormError::Deflate
-        | FormError::Checksum { .. } => Damage::ChangeBytes { what },
+        | FormError::Checksum { .. } => Fault::ChangeBytes { what },
         // The checksum over all bytes matches, so they are those written.
-        _ => Damage::ChangeForm { what },
+        _ => Fault::ChangeForm { what },
     }
 }
 
@@ -92,12 +92,21 @@ struct Passed {
 
 impl Verifier<'_> {
     /// Verifies a document; returns the digest entry that it should have.
-    pub(super) fn document(&mut self, space: &Space, row: i64) -> rusqlite::Result<Option<Leaf>> {
+    pub(super) fn document(
+        &mut self,
+        space: &Space,
+        row: i64,
+    ) -> rusqlite::Result<Option<DigestEntry>> {
         let document = Document::at(self.conn, row)?;
         self.tombstone(space, &document)?;
         if document.tombstone.is_some() {
-            self.field(space, &document, "leaf", document.leaf == document.leaf_now());
-            return Ok(document.leaf_now());
+            self.field(
+                space,
+                &document,
+                "digest entry",
+                document.digest_entry == document.digest_entry_now(),
+            );
+            return Ok(document.digest_entry_now());
         }
         let stored = snapshots::current(self.conn, row)?;
         let stands = stored.as_ref().map_or(0, |stored| stored.offset);
@@ -117,18 +126,18 @@ impl Verifier<'_> {
         let mut expected = document.clone();
         expected.heads = passed.heads.into_iter().collect();
         (expected.tail_changes, expected.tail_bytes) = (passed.changes, passed.bytes);
-        let leaf = expected.leaf_now();
+        let digest_entry = expected.digest_entry_now();
         self.field(space, &document, "heads", document.heads == expected.heads);
-        self.field(space, &document, "leaf", document.leaf == leaf);
+        self.field(space, &document, "digest entry", document.digest_entry == digest_entry);
         let counters = (document.tail_changes, document.tail_bytes);
         let same = counters == (expected.tail_changes, expected.tail_bytes);
         self.field(space, &document, "length of its tail", same);
-        Ok(leaf)
+        Ok(digest_entry)
     }
 
     fn field(&mut self, space: &Space, document: &Document, field: &'static str, is_right: bool) {
         if !is_right {
-            self.tell(space, Some(document.id), None, Damage::DocumentField { field });
+            self.tell(space, Some(document.id), None, Fault::DocumentField { field });
         }
     }
 
@@ -140,7 +149,7 @@ impl Verifier<'_> {
             find.query_row([document.row], found).optional()?;
         let expected = document.tombstone.map(|at| (at, tombstone_id(&document.id), space.row));
         if found != expected {
-            self.tell(space, Some(document.id), document.tombstone, Damage::Tombstone);
+            self.tell(space, Some(document.id), document.tombstone, Fault::Tombstone);
         }
         Ok(())
     }
@@ -159,12 +168,12 @@ impl Verifier<'_> {
         let packed = snapshots::packed(self.conn, stored.row)?.unwrap_or_default();
         let index = PackedIndex::parse(packed);
         if hash_of(&body) != stored.hash {
-            self.tell(space, Some(document), at, Damage::SnapshotBytes);
+            self.tell(space, Some(document), at, Fault::SnapshotBytes);
         }
         let index = match index {
             Ok(index) => index,
             Err(error) => {
-                let damage = Damage::SnapshotIndex { what: error.to_string() };
+                let damage = Fault::SnapshotIndex { what: error.to_string() };
                 self.tell(space, Some(document), at, damage);
                 return Ok(None);
             }
@@ -174,13 +183,13 @@ impl Verifier<'_> {
             index.find(head).is_some_and(|found| found.max_op == *max_op)
         };
         if heads != index.heads() || !stored.heads.iter().all(max_op) {
-            self.tell(space, Some(document), at, Damage::SnapshotField { field: "heads" });
+            self.tell(space, Some(document), at, Fault::SnapshotField { field: "heads" });
         }
         if stored.changes != index.len() as u64 {
-            self.tell(space, Some(document), at, Damage::SnapshotField { field: "changes" });
+            self.tell(space, Some(document), at, Fault::SnapshotField { field: "changes" });
         }
         if !self.actors_agree(stored, &index)? {
-            self.tell(space, Some(document), at, Damage::CompactedActors);
+            self.tell(space, Some(document), at, Fault::CompactedActors);
         }
         Ok(Some(index))
     }
@@ -246,7 +255,7 @@ impl Verifier<'_> {
             self.tell(space, id, at, damage);
         }
         if space.first.is_none_or(|first| stated.offset < first.0) {
-            self.tell(space, id, at, Damage::OutsideEpochs);
+            self.tell(space, id, at, Fault::OutsideEpochs);
         }
         Ok(())
     }
@@ -270,7 +279,7 @@ impl Verifier<'_> {
             };
             let mut find = self.conn.prepare_cached(sql)?;
             if !is_compacted && !find.exists(params![document.row, dependency.0, before, after])? {
-                let damage = Damage::MissingDependency { missing: *dependency };
+                let damage = Fault::MissingDependency { missing: *dependency };
                 self.tell(space, Some(document.id), Some(stated.offset), damage);
             }
         }
@@ -291,7 +300,7 @@ impl Verifier<'_> {
         passed.sequences.insert(stated.actor.clone(), stated.seq);
         if stated.seq != last + 1 {
             let (actor, next) = (stated.actor.clone(), stated.seq);
-            let damage = Damage::SequenceGap { actor, last, next };
+            let damage = Fault::SequenceGap { actor, last, next };
             self.tell(space, Some(document.id), Some(stated.offset), damage);
         }
         Ok(())

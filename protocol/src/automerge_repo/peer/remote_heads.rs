@@ -1,0 +1,134 @@
+//! Remote heads: which storage has which heads of a document. The relay forwards them between
+//! peers, so that a client can show what another server has without a connection to it.
+
+use super::{Effect, Peer};
+use crate::automerge_repo::message::{Message, RemoteHeads};
+use crate::ids::DocumentId;
+use crate::limits;
+
+/// The heads of a document in a storage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadsUpdate {
+    /// The document.
+    pub document: DocumentId,
+    /// The storage.
+    pub storage_id: String,
+    /// The heads, each as base58check.
+    pub heads: Vec<String>,
+    /// When they were seen, in milliseconds since 1970; `None` for now.
+    pub timestamp_ms: Option<f64>,
+}
+
+/// Bytes of a subscription to a storage's remote heads: the name is kept here, and twice in the
+/// index.
+fn wish_bytes(storage: &str) -> usize {
+    3 * storage.len() + limits::REPO_WISH_BYTES
+}
+
+impl Peer {
+    pub(super) fn handle_remote_subscription(&mut self, add: &[&str], remove: &[&str]) {
+        let mut old = Vec::new();
+        for storage in remove {
+            if self.subscribed.remove(*storage) {
+                self.wished = self.wished.saturating_sub(wish_bytes(storage));
+                old.push((*storage).to_owned());
+            }
+        }
+        if !old.is_empty() {
+            self.effects.push_back(Effect::Unsubscribe(old));
+        }
+        let mut new = Vec::new();
+        for storage in add {
+            if self.subscribed.len() < limits::REPO_LIST
+                && self.subscribed.insert((*storage).to_owned())
+            {
+                self.wished += wish_bytes(storage);
+                new.push((*storage).to_owned());
+            }
+        }
+        if !new.is_empty() {
+            self.effects.push_back(Effect::Subscribe(new));
+        }
+    }
+
+    pub(super) fn handle_told(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
+        let Ok(document) = document.parse::<DocumentId>() else { return };
+        for RemoteHeads { storage_id, heads, timestamp_ms } in heads {
+            self.effects.push_back(Effect::RemoteHeadsTable(HeadsUpdate {
+                document,
+                storage_id: storage_id.to_owned(),
+                heads: heads.into_iter().map(str::to_owned).collect(),
+                timestamp_ms: Some(timestamp_ms),
+            }));
+        }
+    }
+
+    /// Reports the peer's heads to the subscribed sessions.
+    pub(super) fn remote_heads(&mut self, id: DocumentId) {
+        let Some(storage) = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref())
+        else {
+            return;
+        };
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        if document.theirs.is_none() || document.gossiped == document.theirs {
+            return;
+        }
+        document.gossiped.clone_from(&document.theirs);
+        let heads = document.theirs.iter().flatten();
+        if heads.clone().count() > limits::REPO_LIST {
+            // Readers reject a longer list.
+            return;
+        }
+        let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
+        let storage_id = storage.clone();
+        let news = HeadsUpdate { document: id, storage_id, heads, timestamp_ms: None };
+        self.effects.push_back(Effect::RemoteHeadsTable(news));
+    }
+
+    /// The heads of a document in a storage have changed, or the peer has just subscribed to them.
+    pub fn handle_remote_heads(&mut self, news: &HeadsUpdate) {
+        let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&news.document))
+        else {
+            return;
+        };
+        let its_own = remote.storage_id.as_ref() == Some(&news.storage_id);
+        if its_own || !self.subscribed.contains(&news.storage_id) {
+            return;
+        }
+        let message = Message::RemoteHeads {
+            sender: &self.host.peer_id,
+            target: &remote.peer_id,
+            document: document.name(),
+            heads: vec![RemoteHeads {
+                storage_id: &news.storage_id,
+                heads: news.heads.iter().map(String::as_str).collect(),
+                timestamp_ms: news.timestamp_ms.unwrap_or_default(),
+            }],
+        };
+        let message = message.encode();
+        self.effects.push_back(Effect::Send(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, Peer};
+    use super::*;
+    use crate::moment::Moment;
+    use crate::session::Patience;
+
+    #[test]
+    fn storages_that_a_peer_wants_to_hear_of_count_as_what_is_remembered() {
+        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
+        let mut peer = Peer::new(host, Patience::default(), Moment::default());
+        let before = peer.state_bytes();
+        let name = |number: usize| format!("{number:0>500}");
+        let names: Vec<String> = (0..limits::REPO_LIST).map(name).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        peer.handle_remote_subscription(&names, &[]);
+        let (counted, least) = (peer.state_bytes() - before, 500 * limits::REPO_LIST);
+        assert!(counted >= least, "{counted} bytes are counted of {least}");
+        peer.handle_remote_subscription(&[], &names);
+        assert_eq!(peer.state_bytes(), before);
+    }
+}

@@ -1,0 +1,133 @@
+//! Inbound data of an automerge-repo session: messages, the changes in them after their checks, and the
+//! memory of the state that they cause.
+
+use std::time::Instant;
+
+use landfall_protocol::Code;
+use landfall_protocol::automerge_repo::check::Inspected;
+
+use super::push_queue::{Checked, ItemResult};
+use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
+use crate::limits;
+use crate::memory::Grant;
+use crate::session::socket::SocketRead;
+
+impl Driver {
+    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
+        let now = self.now();
+        match heard {
+            SocketRead::Message(bytes) => {
+                self.push_queue.begin_message(self.meter.whole());
+                self.machine.handle_message(&bytes, now);
+                // The work that a message causes takes its memory from the message's.
+                self.perform();
+                self.push_queue.end_message();
+            }
+            SocketRead::Text => self.machine.handle_text(),
+            SocketRead::Control => self.machine.handle_alive(now),
+            SocketRead::Close => {
+                self.outbox.clear();
+                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
+            }
+            SocketRead::TooLarge(what) => {
+                tracing::warn!(what, "a message was too large");
+                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
+            }
+            SocketRead::Broken(what) => self.machine.fail(Code::MALFORMED, what),
+            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
+        }
+    }
+
+    pub(super) fn handle_done(&mut self, done: ItemResult) {
+        match done {
+            ItemResult::Checked(ticket, Ok(inspected), rest) => {
+                let mut changes = Vec::with_capacity(inspected.len());
+                for inspected in inspected {
+                    match inspected {
+                        Inspected::Sound(change) => changes.push(change),
+                        Inspected::TooLarge(hash, error) => {
+                            self.machine.handle_too_large(ticket, hash, &error);
+                        }
+                    }
+                }
+                let more = !rest.is_empty();
+                self.push_queue.check_rest(ticket, rest);
+                let asked = self.machine.unfamiliar(ticket, &changes);
+                if asked.is_empty() {
+                    self.machine.handle_checked(ticket, Ok(changes), &[], more);
+                } else {
+                    self.push_queue.look_up(Checked { ticket, changes, more }, asked);
+                }
+            }
+            ItemResult::Checked(ticket, Err(error), _) => {
+                self.machine.handle_checked(ticket, Err(error), &[], false);
+            }
+            ItemResult::LookedUp(Checked { ticket, changes, more }, Some(known)) => {
+                self.machine.handle_checked(ticket, Ok(changes), &known, more);
+            }
+            // The part of the message that was pushed is stored; the client sends the rest again.
+            ItemResult::Unpaid => {
+                let what = "the changes are more work than this client may cause, and others need \
+                            their memory";
+                self.machine.fail(Code::OVERLOADED, what.to_owned());
+            }
+            ItemResult::NoRoom => {
+                let what = "the relay has no memory to merge a document now".to_owned();
+                self.machine.fail(Code::OVERLOADED, what);
+            }
+            ItemResult::LookedUp(_, None) => self.machine.handle_uncheckable(),
+            ItemResult::Over => {}
+            ItemResult::HubGone => {
+                let what = "the relay has an internal error".to_owned();
+                self.machine.fail(Code::INTERNAL, what);
+            }
+        }
+        self.perform();
+        self.push_queue.go_on();
+    }
+
+    /// Keeps the session's reserved memory at the size of the machine's state.
+    pub(super) fn account_for_state(&mut self) {
+        let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
+        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
+        if bytes > held {
+            match self.account.remember((bytes - held).max(held / 4)) {
+                Some(room) => self.state_room.push(room),
+                None => self.forgo(),
+            }
+        } else if held - bytes > held / 2 {
+            // One grant for the remaining state; this always succeeds, since more is released.
+            self.state_room.clear();
+            self.state_room.extend(self.account.remember(bytes));
+        }
+    }
+
+    pub(super) fn forgo(&mut self) {
+        let what = "this client's state in the relay exceeds its share of the memory budget";
+        self.machine.fail(Code::OVERLOADED, what.to_owned());
+    }
+
+    pub(super) fn handle_time(&mut self) {
+        self.looked = Instant::now();
+        if self.stopping.is_some_and(|grace| grace <= self.looked) {
+            return self.stop();
+        }
+        // Checked first: pings in the middle of a large message do not extend its time.
+        if self.meter.gives_up(self.reads()) {
+            let what = "a large message came too slowly, and others need its memory".to_owned();
+            self.machine.fail(Code::OVERLOADED, what);
+        }
+        // Items that waited for the pacing time are taken with those that have arrived since.
+        if self.makes() {
+            self.take_news();
+        }
+        let (now, bytes) = (self.now(), self.meter.bytes());
+        // A peer counts as alive while a large message arrives, and while the relay does not read from it.
+        let waits = self.meter.is_waiting() || !self.reads();
+        if bytes != self.bytes_before || waits {
+            self.machine.handle_alive(now);
+        }
+        self.bytes_before = bytes;
+        self.machine.handle_time(now, self.delivered);
+    }
+}

@@ -1,0 +1,73 @@
+//! Which session has which peer id, in each space. A client that reconnects under its peer id, before its
+//! old connection is found dead, takes the id over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use landfall_protocol::{SessionId, SpaceName};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The peer ids in use.
+#[derive(Default)]
+pub(super) struct Peers {
+    held: Mutex<PeerNames>,
+}
+
+#[derive(Default)]
+struct PeerNames {
+    names: HashMap<(SpaceName, String), (SessionId, Arc<Notify>)>,
+    by_session: HashMap<SessionId, String>,
+}
+
+impl Peers {
+    /// Assigns the peer id to this session, and notifies the session that had it.
+    pub(super) fn join(&self, space: &SpaceName, name: &str, id: SessionId, told: Arc<Notify>) {
+        let mut held = self.held.lock();
+        held.free(space, id);
+        let key = (space.clone(), name.to_owned());
+        if let Some((_, before)) = held.names.insert(key, (id, told)) {
+            before.notify_one();
+        }
+        held.by_session.insert(id, name.to_owned());
+    }
+
+    /// Removes a session that has ended.
+    pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
+        self.held.lock().free(space, id);
+    }
+}
+
+impl PeerNames {
+    fn free(&mut self, space: &SpaceName, id: SessionId) {
+        let Some(name) = self.by_session.remove(&id) else { return };
+        let key = (space.clone(), name);
+        if self.names.get(&key).is_some_and(|(holder, _)| *holder == id) {
+            self.names.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_goes_to_who_came_last_and_stays_there_when_the_first_one_leaves() {
+        let (peers, space) = (Peers::default(), "s".parse::<SpaceName>().unwrap());
+        let told = [Arc::<Notify>::default(), Arc::default(), Arc::default()];
+        let join = |id: usize, name: &str| {
+            peers.join(&space, name, SessionId(id as u64), Arc::clone(&told[id]));
+        };
+        join(0, "alice");
+        join(1, "alice");
+        told[0].notified().await;
+        peers.leave(&space, SessionId(0));
+        join(2, "alice");
+        told[1].notified().await;
+        // A session with another peer id is not notified.
+        join(2, "bob");
+        peers.leave(&space, SessionId(2));
+        assert!(peers.held.lock().names.is_empty());
+    }
+}

@@ -1,0 +1,419 @@
+//! Partial snapshot uploads, kept across connections so that a broken link does not restart them. Each
+//! reserves the memory of its full length when it begins, so a started upload can always complete.
+//!
+//! An upload belongs to the session that sends it: parts that others send under the same hash do not mix
+//! with it. When its session has ended, another session of the same share may resume it. Only the complete
+//! bytes can be verified against the hash, so a complete upload records whether it came from several
+//! sessions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_protocol::session::SnapshotUpload;
+use landfall_protocol::{DocumentId, SpaceName};
+use parking_lot::Mutex;
+
+use crate::limits;
+use crate::memory::{Account, Grant, Pace, ShareKey};
+
+/// An upload's identity, with its length: the reserved memory depends on it.
+type Key = (SpaceName, DocumentId, [u8; 32], u64);
+
+/// An incomplete upload.
+struct Partial {
+    bytes: Vec<u8>,
+    room: Grant,
+    /// The share whose sessions may resume it.
+    share: ShareKey,
+    /// Its place among the idle uploads; `None` while a session sends it.
+    idle: Option<u64>,
+    /// Some of its bytes came from an earlier session.
+    is_mixed: bool,
+    pace: Pace,
+}
+
+#[derive(Default)]
+struct UploadTable {
+    /// Uploads of the same snapshot, by ticket.
+    partials: HashMap<Key, BTreeMap<u64, Partial>>,
+    /// Uploads without a session, and since when; the one idle since the earliest time comes first.
+    idle: BTreeMap<u64, (Key, u64, Instant)>,
+    /// The last number; tickets and places share one sequence.
+    last: u64,
+    bytes: usize,
+}
+
+impl UploadTable {
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn get(&mut self, key: &Key, ticket: u64) -> Option<&mut Partial> {
+        self.partials.get_mut(key)?.get_mut(&ticket)
+    }
+
+    fn remove(&mut self, key: &Key, ticket: u64) -> Option<Partial> {
+        let same = self.partials.get_mut(key)?;
+        let partial = same.remove(&ticket)?;
+        if same.is_empty() {
+            self.partials.remove(key);
+        }
+        if let Some(place) = partial.idle {
+            self.idle.remove(&place);
+        }
+        self.bytes -= partial.bytes.len();
+        Some(partial)
+    }
+
+    /// Removes the share's upload that has been idle longest.
+    fn pop_idle_of(&mut self, share: ShareKey) -> Option<Partial> {
+        let Self { partials, idle, .. } = self;
+        // By the share that reserved its memory, which may be another than the one that resumed it.
+        let is_of = |key: &Key, ticket: &u64| {
+            let partial = partials.get(key).and_then(|same| same.get(ticket));
+            partial.is_some_and(|partial| partial.room.key().share == share)
+        };
+        let (key, ticket, _) = idle.values().find(|(key, ticket, _)| is_of(key, ticket))?;
+        let (key, ticket) = (key.clone(), *ticket);
+        self.remove(&key, ticket)
+    }
+
+    /// Removes the upload that has been idle longest, if `is_due` accepts the time since when it has.
+    fn pop_idle(&mut self, is_due: impl Fn(Instant) -> bool) -> Option<Partial> {
+        let (_, (key, ticket, since)) = self.idle.first_key_value()?;
+        if !is_due(*since) {
+            return None;
+        }
+        let (key, ticket) = (key.clone(), *ticket);
+        self.remove(&key, ticket)
+    }
+}
+
+/// The incomplete uploads of all sessions.
+#[derive(Default)]
+pub(crate) struct PartialUploads {
+    kept: Mutex<UploadTable>,
+}
+
+/// A complete snapshot, with its memory.
+pub(crate) struct Whole {
+    /// Its bytes.
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// Their memory.
+    pub(crate) room: Grant,
+    /// Some bytes came from an earlier session: if they do not match the hash, the last sender need not be
+    /// at fault.
+    pub(crate) is_mixed: bool,
+}
+
+/// The result of adding a part.
+pub(crate) enum UploadProgress {
+    /// Accepted; the next part begins here.
+    Upto(u64),
+    /// The upload is complete.
+    Whole(Whole),
+    /// The part does not begin where the last one ended, here: the client sent it before it knew.
+    Stale(u64),
+    /// The upload was evicted, or never begun.
+    Gone,
+}
+
+/// A session's handle of its upload, which is not evicted while the handle exists.
+pub(crate) struct Sending {
+    partial_uploads: Arc<PartialUploads>,
+    key: Key,
+    ticket: u64,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let mut kept = self.partial_uploads.kept.lock();
+        let place = kept.next_number();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return };
+        partial.idle = Some(place);
+        // Wakes waiting reservations: no other event might do it.
+        partial.room.upload_back();
+        kept.idle.insert(place, (self.key.clone(), self.ticket, Instant::now()));
+    }
+}
+
+impl Sending {
+    /// Appends a part.
+    pub(crate) fn add(&self, from: u64, part: &[u8]) -> UploadProgress {
+        let mut kept = self.partial_uploads.kept.lock();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return UploadProgress::Gone };
+        let (there, total) = (partial.bytes.len() as u64, self.key.3);
+        // Bytes beyond the announced length have no memory.
+        if there != from || part.len() as u64 > total - there {
+            return UploadProgress::Stale(there);
+        }
+        partial.bytes.extend_from_slice(part);
+        let there = partial.bytes.len() as u64;
+        kept.bytes += part.len();
+        if there < total {
+            return UploadProgress::Upto(there);
+        }
+        match kept.remove(&self.key, self.ticket) {
+            Some(Partial { bytes, room, is_mixed, .. }) => {
+                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
+            }
+            None => UploadProgress::Gone,
+        }
+    }
+
+    /// Drops the upload if it is slower than the slowest supported link while others wait for its memory;
+    /// returns whether it did, so that the session can notify its client. `reads`: the relay is reading
+    /// from the peer, so it is not the cause.
+    pub(crate) fn is_overdue(&self, account: &Account, reads: bool) -> bool {
+        let mut kept = self.partial_uploads.kept.lock();
+        let Some(partial) = kept.get(&self.key, self.ticket) else { return false };
+        if !partial.pace.is_slow(partial.bytes.len() as u64, reads, account) {
+            return false;
+        }
+        let partial = kept.remove(&self.key, self.ticket);
+        drop(kept);
+        // Release the memory without the lock: the release may serve other reservations at once.
+        drop(partial);
+        true
+    }
+}
+
+impl PartialUploads {
+    /// Resumes an idle upload of this snapshot that a session of the same share began, the one with the
+    /// most bytes; returns its length and a handle. `None` if there is none.
+    pub(crate) fn resume(
+        self: &Arc<Self>,
+        share: ShareKey,
+        space: &SpaceName,
+        upload: &SnapshotUpload,
+    ) -> Option<(u64, Sending)> {
+        let mut kept = self.kept.lock();
+        let key = key(space, upload);
+        let (ticket, partial) = kept
+            .partials
+            .get_mut(&key)?
+            .iter_mut()
+            .filter(|(_, partial)| partial.idle.is_some() && is_akin(partial.share, share))
+            .max_by_key(|(_, partial)| partial.bytes.len())?;
+        let (ticket, there) = (*ticket, partial.bytes.len() as u64);
+        (partial.share, partial.is_mixed, partial.pace) = (share, there > 0, Pace::from(there));
+        if let Some(place) = partial.idle.take() {
+            kept.idle.remove(&place);
+        }
+        Some((there, Sending { partial_uploads: Arc::clone(self), key, ticket }))
+    }
+
+    /// Begins an upload, with memory for all its bytes.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        share: ShareKey,
+        space: &SpaceName,
+        upload: &SnapshotUpload,
+        room: Grant,
+    ) -> Sending {
+        let mut kept = self.kept.lock();
+        let (ticket, key) = (kept.next_number(), key(space, upload));
+        let (bytes, pace, idle, is_mixed) = (Vec::new(), Pace::from(0), None, false);
+        let partial = Partial { bytes, room, share, idle, is_mixed, pace };
+        kept.partials.entry(key.clone()).or_default().insert(ticket, partial);
+        Sending { partial_uploads: Arc::clone(self), key, ticket }
+    }
+
+    /// Evicts the upload that has been idle longest; false if none is idle.
+    pub(crate) fn give_way(&self) -> bool {
+        // Release the memory without the lock: the release may serve other reservations at once.
+        let left = self.kept.lock().pop_idle(|_| true);
+        left.is_some()
+    }
+
+    /// As [`PartialUploads::give_way`], among uploads whose memory counts for this share.
+    pub(crate) fn give_way_of(&self, share: ShareKey) -> bool {
+        let left = self.kept.lock().pop_idle_of(share);
+        left.is_some()
+    }
+
+    /// Removes uploads that have been idle for `after`.
+    pub(crate) fn forget_idle(&self, after: Duration, now: Instant) {
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= after;
+        loop {
+            let old = self.kept.lock().pop_idle(is_old);
+            if old.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Periodically removes uploads that no client has resumed; never returns.
+    pub(crate) async fn forget_old(&self, after: Duration) {
+        loop {
+            tokio::time::sleep(after.clamp(limits::UPLOADS_SOON, limits::UPLOADS_LOOK)).await;
+            self.forget_idle(after, Instant::now());
+        }
+    }
+
+    /// Bytes of all incomplete uploads.
+    pub(crate) fn bytes(&self) -> usize {
+        self.kept.lock().bytes
+    }
+}
+
+/// Whether a session of one share may resume an upload of the other. Where addresses do not distinguish
+/// clients, each session is a share of its own, and any of them may be the same client after a reconnect.
+fn is_akin(one: ShareKey, other: ShareKey) -> bool {
+    match (one, other) {
+        (ShareKey::Session(_), ShareKey::Session(_)) => true,
+        (one, other) => one == other,
+    }
+}
+
+fn key(space: &SpaceName, upload: &SnapshotUpload) -> Key {
+    (space.clone(), upload.document, upload.hash, upload.total)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::net::IpAddr;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::memory::{Class, Memory};
+
+    const ME: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
+    const OTHER: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
+
+    fn upload(document: u8, total: u64) -> SnapshotUpload {
+        let document = DocumentId::from_bytes([document; 16]);
+        SnapshotUpload { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
+    }
+
+    fn room(memory: &Memory, bytes: u64) -> Grant {
+        memory.account(ME).try_reserve(Class::Upload, bytes as usize).unwrap()
+    }
+
+    fn nothing() -> (Arc<PartialUploads>, SpaceName, Memory) {
+        (Arc::default(), "default".parse().unwrap(), Memory::new(0))
+    }
+
+    #[test]
+    fn parts_gather_and_one_that_nobody_sends_gives_way() {
+        let (partial_uploads, space, memory) = nothing();
+        let (first, second) = (upload(1, 4), upload(2, 4));
+        assert!(partial_uploads.resume(ME, &space, &first).is_none());
+        let sending = partial_uploads.begin(ME, &space, &first, room(&memory, 4));
+        let other = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
+        assert_eq!(memory.used(Class::Upload), 8);
+        assert!(matches!(sending.add(0, &[1, 2]), UploadProgress::Upto(2)));
+        assert!(matches!(sending.add(3, &[0]), UploadProgress::Stale(2)));
+        assert!(
+            matches!(sending.add(2, &[0; 3]), UploadProgress::Stale(2)),
+            "it has no memory for more"
+        );
+        assert!(!partial_uploads.give_way(), "sessions send both");
+        drop(other);
+        // The connection breaks; the client offers the same snapshot again.
+        drop(sending);
+        let (from, sending) = partial_uploads.resume(ME, &space, &first).unwrap();
+        assert_eq!((from, partial_uploads.bytes()), (2, 2));
+        assert!(partial_uploads.give_way() && !partial_uploads.give_way());
+        assert!(partial_uploads.resume(ME, &space, &second).is_none(), "it gave way");
+        let UploadProgress::Whole(whole) = sending.add(2, &[3, 4]) else { panic!("not whole") };
+        assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
+        assert!(whole.is_mixed, "two sessions sent it");
+        assert!(matches!(sending.add(4, &[]), UploadProgress::Gone));
+        drop((whole, sending));
+        assert_eq!((memory.used(Class::Upload), partial_uploads.bytes()), (0, 0));
+        let kept = partial_uploads.kept.lock();
+        assert!(kept.partials.is_empty() && kept.idle.is_empty());
+    }
+
+    /// Mallory offers the snapshots that others offer, and sends different bytes.
+    #[test]
+    fn what_one_session_sends_is_no_part_of_what_another_does() {
+        let (partial_uploads, space, memory) = nothing();
+        let upload = upload(1, 4);
+        let begin = |share| partial_uploads.begin(share, &space, &upload, room(&memory, 4));
+        let mallory = begin(OTHER);
+        assert!(matches!(mallory.add(0, &[6, 6]), UploadProgress::Upto(2)));
+        assert!(partial_uploads.resume(ME, &space, &upload).is_none(), "it is being sent");
+        assert!(partial_uploads.resume(OTHER, &space, &upload).is_none(), "it is being sent");
+        let alice = begin(ME);
+        assert!(matches!(alice.add(0, &[1, 2, 3]), UploadProgress::Upto(3)));
+        assert!(matches!(mallory.add(2, &[6, 6]), UploadProgress::Whole(_)));
+        drop(begin(OTHER));
+        assert!(partial_uploads.resume(ME, &space, &upload).is_none(), "another share has left it");
+        let UploadProgress::Whole(whole) = alice.add(3, &[4]) else { panic!("not whole") };
+        assert_eq!((&whole.bytes[..], whole.is_mixed), (&[1, 2, 3, 4][..], false));
+    }
+
+    #[test]
+    fn where_addresses_tell_nothing_any_session_may_go_on() {
+        let (partial_uploads, space, memory) = nothing();
+        let upload = upload(1, 4);
+        let sending =
+            partial_uploads.begin(ShareKey::Session(1), &space, &upload, room(&memory, 4));
+        assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
+        drop(sending);
+        assert!(partial_uploads.resume(ShareKey::Session(2), &space, &upload).is_some());
+    }
+
+    #[test]
+    fn one_that_stalls_is_dropped() {
+        let (partial_uploads, space, _) = nothing();
+        let memory = Memory::new(256 << 20);
+        let stalls = memory.account(ShareKey::Session(1));
+        let upload = upload(1, 64 << 20);
+        let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let sending = partial_uploads.begin(ME, &space, &upload, room);
+        let other = memory.account(ShareKey::Session(2));
+        let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        let since = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
+        partial_uploads.kept.lock().get(&sending.key, sending.ticket).unwrap().pace =
+            Pace::since(since, 0);
+        assert!(sending.is_overdue(&stalls, true), "nothing of it came for an hour");
+        assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
+        assert!(matches!(sending.add(0, &[1]), UploadProgress::Gone));
+        drop(sending);
+        assert!(partial_uploads.resume(ME, &space, &upload).is_none());
+    }
+
+    #[test]
+    fn one_that_nobody_comes_back_for_is_forgotten() {
+        let (partial_uploads, space, memory) = nothing();
+        let (first, second) = (upload(1, 4), upload(2, 4));
+        drop(partial_uploads.begin(ME, &space, &first, room(&memory, 4)));
+        let sent = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
+        let (kept, now) = (Duration::from_secs(60), Instant::now());
+        partial_uploads.forget_idle(kept, now + kept / 2);
+        assert_eq!(memory.used(Class::Upload), 8);
+        partial_uploads.forget_idle(kept, now + 2 * kept);
+        assert_eq!(memory.used(Class::Upload), 4, "one is being sent");
+        drop(sent);
+        assert!(partial_uploads.resume(ME, &space, &first).is_none());
+        assert!(partial_uploads.resume(ME, &space, &second).is_some());
+    }
+
+    /// Two sessions offer the same hash with different lengths: one announces one byte, which is all that
+    /// is reserved; the other sends 60 MiB.
+    #[test]
+    fn what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
+        let (partial_uploads, space, memory) = nothing();
+        let (short, long) = (upload(1, 1), upload(1, 64 << 20));
+        drop(partial_uploads.begin(ME, &space, &short, room(&memory, 1)));
+        let (mut from, sending) = match partial_uploads.resume(ME, &space, &long) {
+            Some(resumed) => resumed,
+            None => (0, partial_uploads.begin(ME, &space, &long, room(&memory, long.total))),
+        };
+        let part = vec![7; 256 << 10];
+        while from < 60 << 20 {
+            let UploadProgress::Upto(there) = sending.add(from, &part) else { break };
+            from = there;
+        }
+        let (kept, reserved) = (partial_uploads.bytes(), memory.used(Class::Upload));
+        assert!(kept <= reserved, "{kept} bytes are kept with memory for {reserved}");
+    }
+}

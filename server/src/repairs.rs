@@ -1,0 +1,362 @@
+//! Online repair: the relay requests data that reads found damaged from the clients that follow the document.
+//! It examines one document at a time, off the async workers, and requests the damaged parts from a few
+//! sessions at a time, with growing pauses. A client's copy replaces the damaged bytes before it is admitted
+//! like any other push.
+//!
+//! Repair never drops data. A document that no client has stays damaged, and is requested from every later
+//! follower.
+
+mod case;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, limits as shared};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::fan_out::FanOut;
+use crate::limits;
+use crate::memory::Key;
+use crate::metrics::Metrics;
+use crate::store::{Condition, Examined, Known, LogStore, StoreError};
+use crate::tasks;
+use crate::turns::Turns;
+use case::Case;
+
+/// The damaged parts of a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DamagedParts {
+    /// Changes, ascending: at most as many as one request may name. Empty while a long list has no client to
+    /// be sent to.
+    pub(crate) changes: Vec<ChangeHash>,
+    /// The hash of the snapshot, if its bytes are damaged.
+    pub(crate) snapshot: Option<[u8; 32]>,
+}
+
+/// A request to a session for a document's data.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    /// The changes; empty requests everything.
+    pub(crate) changes: Vec<ChangeHash>,
+}
+
+type DocumentKey = (SpaceName, DocumentId);
+
+/// The documents under repair.
+#[derive(Default)]
+pub(crate) struct Repairs {
+    /// Lets every push and subscription skip the mutex while no damage is known.
+    is_active: AtomicBool,
+    cases: Mutex<BTreeMap<DocumentKey, Case>>,
+    wake: Notify,
+}
+
+/// The resources of the repair task.
+pub(crate) struct Desk {
+    store: Arc<dyn LogStore>,
+    fan_out: Arc<FanOut>,
+    metrics: Arc<Metrics>,
+    page_reads: Turns,
+}
+
+/// The result of an examination.
+enum Examination {
+    /// The document was read whole.
+    Whole,
+    /// These parts are damaged.
+    DamagedParts(DamagedParts),
+    /// Damage that no client can repair, or a document that cannot be read.
+    Beyond(StoreError),
+    /// Reads met damage again meanwhile.
+    Unsettled,
+}
+
+impl Repairs {
+    /// Runs the repair for as long as the runtime lives: no acknowledgement depends on it.
+    async fn run(&self, desk: &Desk) {
+        let mut is_reserved = true;
+        loop {
+            let condition = desk.store.condition();
+            // Also once after the last repair, until that is persisted.
+            let is_active = self.is_active.load(Ordering::Acquire);
+            if is_active || !is_reserved || !condition.damaged.is_empty() {
+                is_reserved = desk.keep_condition().await;
+            }
+            self.gather(&condition);
+            match self.next_due(Instant::now()) {
+                Some(place) => self.attend(desk, place).await,
+                None => {
+                    // Damage found by reads is collected periodically: nothing waits for it.
+                    let look = tokio::time::sleep(limits::REPAIR_LOOK);
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = look => {}
+                    }
+                    // Bounds the rate of wake-ups, so that frequent ones do not keep a processor busy.
+                    tokio::time::sleep(limits::REPAIR_PAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The damaged parts of a document, as far as they are known.
+    pub(crate) fn lost(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+    ) -> Option<Arc<DamagedParts>> {
+        if !self.is_active.load(Ordering::Acquire) {
+            return None;
+        }
+        self.cases.lock().get(&(space.clone(), *document))?.lost()
+    }
+
+    /// Whether a damaged document's snapshot is known to be whole: the document was examined, and reads since
+    /// then met only damaged changes.
+    pub(crate) fn is_snapshot_whole(&self, place: (&SpaceName, &DocumentId), known: Known) -> bool {
+        if !self.is_active.load(Ordering::Acquire) {
+            return false;
+        }
+        let cases = self.cases.lock();
+        let case = cases.get(&(place.0.clone(), *place.1));
+        case.is_some_and(|case| {
+            let is_whole = case.lost().is_some_and(|lost| lost.snapshot.is_none());
+            is_whole && case.has_seen(known)
+        })
+    }
+
+    /// A lost part of a document was pushed, and is whole in the store.
+    pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId) {
+        self.change(space, document, |case| {
+            case.brought(Instant::now());
+            true
+        });
+    }
+
+    /// A session finished its answer: it pushed `count` changes.
+    pub(crate) fn answered(
+        &self,
+        session: SessionId,
+        space: &SpaceName,
+        document: &DocumentId,
+        count: u32,
+    ) {
+        self.change(space, document, |case| case.answered(session, count, Instant::now()));
+    }
+
+    /// A session subscribed to documents of a space.
+    pub(crate) fn listens(&self, space: &SpaceName) {
+        self.change_all(|of, case| {
+            if of == space {
+                case.hurry(Instant::now());
+            }
+        });
+    }
+
+    /// A session opened a document.
+    pub(crate) fn opens(&self, space: &SpaceName, document: &DocumentId) {
+        self.change(space, document, |case| {
+            case.hurry(Instant::now());
+            true
+        });
+    }
+
+    /// A session ended.
+    pub(crate) fn gone(&self, session: SessionId) {
+        self.change_all(|_, case| case.gone(session, Instant::now()));
+    }
+
+    /// Changes a case; `change` returns whether it did.
+    fn change(
+        &self,
+        space: &SpaceName,
+        document: &DocumentId,
+        change: impl FnOnce(&mut Case) -> bool,
+    ) {
+        if !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        let place = (space.clone(), *document);
+        if self.cases.lock().get_mut(&place).is_some_and(change) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn change_all(&self, mut change: impl FnMut(&SpaceName, &mut Case)) {
+        if !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        self.cases.lock().iter_mut().for_each(|((space, _), case)| change(space, case));
+        self.wake.notify_one();
+    }
+
+    /// Adds newly damaged documents, and removes those that are whole again.
+    fn gather(&self, condition: &Condition) {
+        if condition.damaged.is_empty() && !self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        let place =
+            |place: &crate::store::DamagedPlace| Some((place.space.clone()?, place.document?));
+        let found: std::collections::BTreeSet<DocumentKey> =
+            condition.damaged.iter().filter_map(place).collect();
+        let mut cases = self.cases.lock();
+        cases.retain(|place, _| found.contains(place));
+        let now = Instant::now();
+        for place in found {
+            cases.entry(place).or_insert_with(|| Case::new(now));
+        }
+        self.is_active.store(!cases.is_empty(), Ordering::Release);
+    }
+
+    /// The document that has been due the longest.
+    fn next_due(&self, now: Instant) -> Option<DocumentKey> {
+        let cases = self.cases.lock();
+        let due = cases.iter().filter(|(_, case)| case.due <= now);
+        due.min_by_key(|(_, case)| case.due).map(|(place, _)| place.clone())
+    }
+
+    /// Advances the repair of a document: examines it if its damage is not known, and requests what is
+    /// damaged.
+    async fn attend(&self, desk: &Desk, place: DocumentKey) {
+        let (space, document) = &place;
+        let known = desk.store.known_damage(space, document);
+        // The next look removes a document that is no longer known to be damaged.
+        let Some(known) = known else { return self.put_off(&place) };
+        let is_examined = self.with(&place, |case| case.begin(known)).unwrap_or(true);
+        if !is_examined {
+            match desk.examine(&place, known).await {
+                Examination::Whole => return self.repaired(desk, &place),
+                // A client's copy could not be written.
+                Examination::DamagedParts(_) if known.takes_no_writes => {
+                    return self.put_off(&place);
+                }
+                Examination::DamagedParts(lost) => {
+                    self.with(&place, |case| case.examined(lost, known, Instant::now()));
+                }
+                Examination::Beyond(error) => {
+                    tracing::warn!(%space, %document, error = error.chain(),
+                        "clients cannot repair a damaged document");
+                    return self.put_off(&place);
+                }
+                Examination::Unsettled => return,
+            }
+        }
+        self.ask(desk, &place);
+    }
+
+    /// Requests the data from sessions that follow the document and have not answered that they have none of
+    /// it.
+    fn ask(&self, desk: &Desk, place: &DocumentKey) {
+        let (space, document) = place;
+        let subscribers = desk.fan_out.subscribers(space, document);
+        let sessions = subscribers.iter().map(|(_, mailbox)| (mailbox.share(), mailbox.session()));
+        let busy = self.cases.lock().values().flat_map(Case::asked).collect();
+        let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
+        let Some((chosen, lost)) = self.with(place, choose).flatten() else { return };
+        let changes = if lost.snapshot.is_some() { Vec::new() } else { lost.changes.clone() };
+        tracing::info!(%space, %document, changes = changes.len(), sessions = chosen.len(),
+            "asking clients for damaged data");
+        let request = Arc::new(Request { space: space.clone(), document: *document, changes });
+        for (subscription, mailbox) in subscribers {
+            if chosen.contains(&mailbox.session()) {
+                mailbox.put_request(subscription, Arc::clone(&request));
+            }
+        }
+    }
+
+    fn repaired(&self, desk: &Desk, place: &DocumentKey) {
+        let (space, document) = place;
+        tracing::info!(%space, %document, "a damaged document is repaired");
+        desk.metrics.repaired.inc();
+        self.cases.lock().remove(place);
+        for (subscription, mailbox) in desk.fan_out.subscribers(space, document) {
+            mailbox.put_repaired(subscription, *document);
+        }
+    }
+
+    fn put_off(&self, place: &DocumentKey) {
+        self.with(place, |case| case.put_off(Instant::now()));
+    }
+
+    fn with<T>(&self, place: &DocumentKey, with: impl FnOnce(&mut Case) -> T) -> Option<T> {
+        self.cases.lock().get_mut(place).map(with)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        store: &Arc<dyn LogStore>,
+        fan_out: &Arc<FanOut>,
+        metrics: &Arc<Metrics>,
+        page_reads: &Turns,
+    ) -> Self {
+        let (store, fan_out) = (Arc::clone(store), Arc::clone(fan_out));
+        Self { store, fan_out, metrics: Arc::clone(metrics), page_reads: page_reads.clone() }
+    }
+
+    /// Starts the repair, in a task of its own.
+    pub(crate) fn start(self) -> Arc<Repairs> {
+        let repairs = Arc::new(Repairs::default());
+        let (desk, running) = (Arc::new(self), Arc::clone(&repairs));
+        tasks::keep("healing", move || {
+            let (repairs, desk) = (Arc::clone(&running), Arc::clone(&desk));
+            async move { repairs.run(&desk).await }
+        });
+        repairs
+    }
+
+    /// Runs off the async workers: it waits for the disk if there is something to write.
+    async fn keep_condition(&self) -> bool {
+        let store = Arc::clone(&self.store);
+        // The panic hook has logged a panic there.
+        tokio::task::spawn_blocking(move || store.keep_condition()).await.unwrap_or(false)
+    }
+
+    /// Examines a document in short reads, with pauses in which others read.
+    async fn examine(&self, place: &DocumentKey, known: Known) -> Examination {
+        let (mut lost, mut after) = (DamagedParts::default(), None);
+        loop {
+            let examined = match self.page(place, after).await {
+                Ok(examined) => examined,
+                Err(error) => return Examination::Beyond(error),
+            };
+            lost.changes.extend(examined.changes);
+            lost.snapshot = lost.snapshot.or(examined.snapshot);
+            after = examined.next;
+            let is_full = lost.changes.len() >= shared::RESEND_CHANGES;
+            if after.is_none() || is_full {
+                break;
+            }
+            tokio::time::sleep(limits::REPAIR_PAGE_PAUSE).await;
+        }
+        if lost != DamagedParts::default() {
+            lost.changes.truncate(shared::RESEND_CHANGES);
+            lost.changes.sort_unstable();
+            return Examination::DamagedParts(lost);
+        }
+        match self.store.forget_damage(&place.0, &place.1, known) {
+            true => Examination::Whole,
+            false => Examination::Unsettled,
+        }
+    }
+
+    async fn page(
+        &self,
+        place: &DocumentKey,
+        after: Option<Offset>,
+    ) -> Result<Examined, StoreError> {
+        let turn = self.page_reads.take(Key::RELAY).await;
+        let (store, (space, document)) = (Arc::clone(&self.store), place.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let examined = store.examine(&space, &document, after);
+            drop(turn);
+            examined
+        });
+        read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+    }
+}
