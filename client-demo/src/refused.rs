@@ -31,7 +31,7 @@ pub(crate) fn list(place: &NotebookPlace) -> Result<(), Failure> {
 
 fn nothing(place: &NotebookPlace) -> Result<(), Failure> {
     if !place.quiet {
-        term::note("the relay has refused no changes of this store");
+        term::note("the relay has refused no changes of this space");
     }
     Ok(())
 }

@@ -190,7 +190,7 @@ fn export(place: &NotebookPlace, file: &Path) -> Result<(), Failure> {
 fn import(store: &Path, file: &Path, into: Option<&SpaceName>) -> Result<(), Failure> {
     let done = admin::import(store, file, into)?;
     say(format!(
-        "space {}: {} in the file; new here: {}, {}; already here: {}",
+        "space {}: {} in the file; new here: {}, {}; here already: {}",
         done.space,
         count(done.documents, "document"),
         count(done.changes - done.known, "change"),

@@ -79,7 +79,7 @@ pub(crate) fn fits(characters: usize) -> Result<(), TooLong> {
 /// Why an edited text could not be written back.
 #[derive(Debug, Error)]
 pub(crate) enum EditError {
-    /// The document is no note, or lacks the text.
+    /// The document is not a note, or lacks the text.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// Another author replaced the edited text object by a new one.

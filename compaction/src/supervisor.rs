@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use landfall_protocol::ChangeHash;
 
-use crate::wire::{Greeting, Tag, read_part, write_part};
+use crate::wire::{JobHeader, Tag, read_part, write_part};
 use crate::{Absorbed, Compacted, LeftOut, NewContent, WorkerError};
 use watch::Watch;
 
@@ -105,13 +105,13 @@ impl Supervisor {
             said: Some(said),
             limits: (self.memory_bytes, self.time),
         };
-        let greeting = Greeting {
+        let header = JobHeader {
             memory_bytes: self.memory_bytes,
             time: self.time,
             snapshot_bytes: self.snapshot_bytes,
             kind,
         };
-        let sent = greeting.write(&mut job.input);
+        let sent = header.write(&mut job.input);
         job.sent(sent)?;
         Ok(job)
     }

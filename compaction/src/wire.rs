@@ -13,7 +13,7 @@ use crate::JobKind;
 
 /// Starts every job. The last byte is the format's version. The release follows: its length in one
 /// byte, and its text.
-const GREETING: [u8; 8] = *b"LFfold\0\x06";
+const JOB_HEADER: [u8; 8] = *b"LFfold\0\x06";
 
 /// The release of this program.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -59,7 +59,7 @@ impl Tag {
 
 /// A worker's job and limits.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Greeting {
+pub(crate) struct JobHeader {
     pub(crate) memory_bytes: u64,
     pub(crate) time: Duration,
     /// Limit of a snapshot, made or opened, in bytes.
@@ -67,9 +67,9 @@ pub(crate) struct Greeting {
     pub(crate) kind: JobKind,
 }
 
-impl Greeting {
+impl JobHeader {
     pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
-        to.write_all(&GREETING)?;
+        to.write_all(&JOB_HEADER)?;
         to.write_all(&[u8::try_from(RELEASE.len()).unwrap_or(u8::MAX)])?;
         to.write_all(RELEASE.as_bytes())?;
         to.write_all(&self.memory_bytes.to_le_bytes())?;
@@ -94,10 +94,10 @@ impl Greeting {
     /// Reads a job. [`io::ErrorKind::Unsupported`] if a program of another release sent it.
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
         let begin: [u8; 8] = array(from)?;
-        if begin[..7] != GREETING[..7] {
+        if begin[..7] != JOB_HEADER[..7] {
             return Err(senseless("this subcommand is reserved for the program itself"));
         }
-        if begin != GREETING {
+        if begin != JOB_HEADER {
             return Err(other_release("another release"));
         }
         let [length] = array(from)?;

@@ -14,7 +14,7 @@ use landfall_protocol::admission::HistoryError;
 
 use crate::absorb::Absorbing;
 use crate::inspect::inspect_within;
-use crate::wire::{Greeting, Tag, read_part, senseless, write_part};
+use crate::wire::{JobHeader, Tag, read_part, senseless, write_part};
 use crate::{
     Absorbed, Compacted, CompactionError, CompactionLimits, JobKind, NewContent, changes_since,
     compact_within,
@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     let mut stdin = io::stdin().lock();
-    let job = Greeting::read(&mut stdin)?;
+    let job = JobHeader::read(&mut stdin)?;
     limit(job.memory_bytes, job.time)?;
     let input = Parts { stdin: Some(stdin) };
     let limits = CompactionLimits {

@@ -37,7 +37,7 @@ impl Attributes {
             if attribute.path().is_ident("key") {
                 attribute.meta.require_path_only()?;
                 if read.key.replace(attribute.span()).is_some() {
-                    return Err(Error::new(attribute.span(), "`key` is there twice"));
+                    return Err(Error::new(attribute.span(), "duplicate `key`"));
                 }
             } else if ["autosurgeon", "landfall"].iter().any(|name| attribute.path().is_ident(name))
             {
@@ -53,7 +53,7 @@ impl Attributes {
             path if path.is_ident("rename") => {
                 let name: LitStr = meta.value()?.parse()?;
                 return match self.rename.replace(name.value()) {
-                    Some(_) => Err(meta.error("`rename` is there twice")),
+                    Some(_) => Err(meta.error("duplicate `rename`")),
                     None => Ok(()),
                 };
             }
@@ -70,7 +70,7 @@ impl Attributes {
         };
         let path: LitStr = meta.value()?.parse()?;
         match place.replace(path.parse()?) {
-            Some(_) => Err(meta.error("the attribute is there twice")),
+            Some(_) => Err(meta.error("duplicate attribute")),
             None => Ok(()),
         }
     }
@@ -80,13 +80,13 @@ impl Attributes {
         let readers = [&self.with, &self.hydrate];
         if writers.iter().filter(|path| path.is_some()).count() > 1 {
             let what =
-                "only one of `with`, `reconcile_with` and `reconcile` can say how it is written";
+                "only one of `with`, `reconcile_with` and `reconcile` can define how it is written";
             return Err(Error::new(span, what));
         }
         if readers.iter().filter(|path| path.is_some()).count() > 1 {
             return Err(Error::new(
                 span,
-                "only one of `with` and `hydrate` can say how it is read",
+                "only one of `with` and `hydrate` can define how it is read",
             ));
         }
         Ok(())

@@ -58,7 +58,7 @@ impl<'a> Model<'a> {
                 let shape = Shape::read(&data.fields)?;
                 let has_own = attributes.reading().is_some() || attributes.writing().is_some();
                 if matches!(shape, Shape::Unit) && !has_own {
-                    let what = "a struct without fields is no value of a document";
+                    let what = "a struct without fields cannot be a value in a document";
                     return Err(Error::new(input.ident.span(), what));
                 }
                 Body::Struct(shape)
@@ -69,7 +69,7 @@ impl<'a> Model<'a> {
             Data::Union(data) => {
                 return Err(Error::new(
                     data.union_token.span(),
-                    "a union is no value of a document",
+                    "a union cannot be a value in a document",
                 ));
             }
         };
@@ -128,7 +128,7 @@ impl<'a> Shape<'a> {
         }
         let keys: Vec<Span> = read.iter().filter_map(|field| field.attributes.key).collect();
         if let [_, second, ..] = keys[..] {
-            return Err(Error::new(second, "one field is the key, and another one is already"));
+            return Err(Error::new(second, "only one field can be the key"));
         }
         Ok(match (fields, read.len()) {
             (Fields::Named(_), _) => Self::Named(read),
@@ -197,11 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_derived_says_why() {
+    fn derive_errors_give_the_reason() {
         for (source, what) in [
             ("struct A;", "without fields"),
             ("union A { a: u8 }", "a union"),
-            ("struct A { #[key] a: u8, #[key] b: u8 }", "is already"),
+            ("struct A { #[key] a: u8, #[key] b: u8 }", "only one field"),
             ("struct A { #[key(x)] a: u8 }", "unexpected token"),
             ("struct A(#[key] u8);", "`key` has no meaning here"),
             ("struct A(#[landfall(rename = \"a\")] u8, u8);", "`rename` has no meaning here"),
@@ -210,7 +210,7 @@ mod tests {
             ("struct A { #[landfall(missing = \"1\")] a: u8 }", "expected identifier"),
             ("struct A { #[autosurgeon(with = \"a\", hydrate = \"b\")] a: u8 }", "is read"),
             ("struct A { #[autosurgeon(with = \"a\", reconcile = \"b\")] a: u8 }", "is written"),
-            ("struct A { #[landfall(with = \"a\", with = \"b\")] a: u8 }", "twice"),
+            ("struct A { #[landfall(with = \"a\", with = \"b\")] a: u8 }", "duplicate"),
             ("enum A { #[landfall(missing = \"a\")] B }", "`missing` has no meaning here"),
             ("#[landfall(rename = \"a\")] struct A { a: u8 }", "`rename` has no meaning here"),
         ] {

@@ -39,7 +39,7 @@ pub enum AdminError {
     #[error("the store has no space `{0}`")]
     NoSpace(SpaceName),
     /// There is a file already, and it is not overwritten.
-    #[error("{path}: there is a file already", path = .0.display())]
+    #[error("{path} already exists", path = .0.display())]
     Exists(PathBuf),
     /// A file could not be read or written.
     #[error("{path} cannot be read or written", path = path.display())]
@@ -59,7 +59,7 @@ pub enum AdminError {
     #[error("the backup is damaged in {}, the first: {}", counted(.0.len() as u64, "place"), first(.0))]
     DamagedBackup(Vec<Finding>),
     /// The file is no complete portable file.
-    #[error("it cannot be imported")]
+    #[error("the file cannot be imported")]
     Portable(#[from] PortableError),
 }
 

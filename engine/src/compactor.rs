@@ -248,7 +248,7 @@ fn run(
         threads.pass(StoreThread::Compact);
         let began = Instant::now();
         if let Err(error) = round(shared, log, options, compaction) {
-            tracing::warn!(%error, "compaction could not go on");
+            tracing::warn!(%error, "cannot search for documents to compact; trying again later");
         }
         // So a search uses at most a tenth of the time, however long it takes.
         let rest = (began.elapsed() * REST_FACTOR).clamp(REST, LOOK_AGAIN);
@@ -467,7 +467,7 @@ fn settle(
             false => Ok(Outcome::Changed),
         },
         Err(error) => {
-            tracing::warn!(document = %task.document, %error, "a document could not be compacted");
+            tracing::warn!(document = %task.document, %error, "cannot compact a document");
             log.compaction_failed(task, error.to_string())?;
             Ok(Outcome::Failed)
         }

@@ -23,7 +23,7 @@ use crate::notify::Notifier;
 use crate::options::{Durability, Options};
 use crate::status::{SpaceFacts, StatusHub};
 use crate::store::{
-    Appended, CompactionOptions, DocumentLimit, Excess, LocalChange, LocalLog, OpenedSpace,
+    Appended, CompactionOptions, DocumentLimit, ExceededLimit, LocalChange, LocalLog, OpenedSpace,
     Received, RemovalError, SpaceCount, SpaceRow,
 };
 use crate::threads::{StoreThread, Threads};
@@ -353,22 +353,22 @@ impl Core {
             self.link.check_space(row);
         }
         for (document, reason) in received.deferred {
-            tracing::warn!(%space, %document, reason, "an entry was set aside");
+            tracing::warn!(%space, %document, reason, "deferred an entry");
             if document == DAMAGED_UNKNOWN {
                 continue;
             }
             self.events.send(space, document, EventKind::Deferred { reason });
         }
         for document in received.unrelated {
-            tracing::warn!(%space, %document, "an unrelated history of the same id was set aside");
+            tracing::warn!(%space, %document, "deferred an unrelated history under the same document id");
             self.events.send(space, document, EventKind::Unrelated);
         }
         for (document, excess) in received.oversized {
             if !self.is_news((row, document, excess.of)) {
                 continue;
             }
-            let Excess { of, actual, limit } = excess;
-            tracing::warn!(%space, %document, %of, actual, limit, "a document exceeds a limit; it syncs on");
+            let ExceededLimit { of, actual, limit } = excess;
+            tracing::warn!(%space, %document, %of, actual, limit, "a document exceeds a limit; it continues to sync");
             let kind = match of {
                 DocumentLimit::Bytes => EventKind::Oversized { bytes: actual, limit },
                 _ => EventKind::OverBudget { excess },
@@ -377,7 +377,7 @@ impl Core {
         }
         for superseded in received.superseded {
             let (document, changes) = (superseded.document, superseded.changes);
-            tracing::warn!(%space, %document, changes, "others have the place of changes made here");
+            tracing::warn!(%space, %document, changes, "changes made here were superseded");
             self.events.send(space, document, EventKind::Conflicted);
             self.forget_document(row, document);
         }
@@ -531,7 +531,7 @@ impl Core {
             match closing.compact(key, compaction) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return tracing::warn!(%error, "nothing more is compacted at close"),
+                Err(error) => return tracing::warn!(%error, "cannot compact at close"),
             }
         }
         for document in open {
@@ -544,7 +544,7 @@ impl Core {
             match closing.compact(document.key(), compaction) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return tracing::warn!(%error, "nothing more is compacted at close"),
+                Err(error) => return tracing::warn!(%error, "cannot compact at close"),
             }
         }
     }

@@ -250,7 +250,7 @@ impl OpenDocument {
         let warn =
             actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
         warn.then(|| {
-            tracing::warn!(document = %self.id, actors, "the document has very many actors");
+            tracing::warn!(document = %self.id, actors, "the document has too many actors");
             EventKind::ManyActors { actors }
         })
     }

@@ -40,7 +40,7 @@ pub enum OpenError {
         what: String,
     },
     /// A later version of this software wrote it.
-    #[error("the store is of format {found}, this version reads up to {supported}; upgrade")]
+    #[error("the store has format {found}, this version reads up to {supported}; upgrade")]
     TooNew {
         /// The file's format.
         found: u32,
@@ -49,9 +49,7 @@ pub enum OpenError {
     },
     /// An earlier version wrote it, and it was to be opened for reading only. Opening it once for
     /// editing upgrades it to this version's format.
-    #[error(
-        "the store is of format {found}, this version reads {needed}; open it once for editing"
-    )]
+    #[error("the store has format {found}, this version reads {needed}; open it once for editing")]
     TooOld {
         /// The file's format.
         found: u32,
@@ -160,7 +158,7 @@ impl StoreError {
 
     /// The store is closed, or is being closed.
     pub(crate) fn closed() -> Self {
-        Self { class: StoreFailure::Closed, source: "the store was closed before".into() }
+        Self { class: StoreFailure::Closed, source: "the store is closed".into() }
     }
 
     /// The caller is inside a closure that changes a document.
@@ -175,7 +173,7 @@ impl StoreError {
 
     pub(crate) fn read_only() -> Self {
         let class = StoreFailure::ReadOnly;
-        Self { class, source: "the store was opened for reading only".into() }
+        Self { class, source: "the store was opened read-only".into() }
     }
 }
 
@@ -245,7 +243,7 @@ pub enum OpenDocumentError {
 #[non_exhaustive]
 pub enum WaitError {
     /// It is deleted, here or elsewhere, for good.
-    #[error("the document {document} is deleted; nothing of it arrives any more")]
+    #[error("the document {document} is deleted; no more of its changes arrive")]
     Deleted {
         /// The document.
         document: DocumentId,
@@ -287,14 +285,14 @@ pub enum ReadError {
     /// The call comes from inside a closure that changes the same document, or from a group that has
     /// changed it: read it through the transaction there.
     #[error(
-        "a document cannot be read from inside its own `change` closure; use what the closure is given"
+        "a document cannot be read from inside its own `change` closure; read it through the closure's argument"
     )]
     Reentrant,
     /// The document is deleted, here or elsewhere, for good.
-    #[error("the document is deleted; edits that no other replica has may be left in `lost_edits`")]
+    #[error("the document is deleted; edits that no other replica has may be in `lost_edits`")]
     Deleted,
     /// The document, or the value at the path, does not have the shape of the requested type.
-    #[error("the document cannot be read as asked: {0}")]
+    #[error("the document cannot be read as the requested type: {0}")]
     Typed(#[from] TypedError),
     /// The document had to be read from the store again, and that failed.
     #[error(transparent)]
@@ -306,10 +304,10 @@ pub enum ReadError {
 #[non_exhaustive]
 pub enum ChangeError {
     /// The closure returned an error.
-    #[error("the change was given up: {0}")]
+    #[error("the change was abandoned: {0}")]
     Closure(#[source] BoxError),
     /// The document could not be read or written as a value of the type.
-    #[error("the document cannot be edited as asked: {0}")]
+    #[error("the document cannot be edited as the requested type: {0}")]
     Typed(#[source] TypedError),
     /// The change is larger than a relay accepts.
     #[error("the change has {actual} bytes, the limit is {limit}; split it into several")]
@@ -334,7 +332,7 @@ pub enum ChangeError {
     /// Deleting content does not help, as a deletion is a change too and the history keeps the deleted
     /// content. Changes of other replicas still arrive.
     #[error(
-        "document {document} would have {bytes} bytes, and local changes end at {limit}; copy its present content to a new document and go on there"
+        "document {document} would have {bytes} bytes, the limit for local changes is {limit}; copy its present content to a new document and continue there"
     )]
     DocumentTooLarge {
         /// The document.
@@ -352,12 +350,12 @@ pub enum ChangeError {
     Conflict(#[source] BoxError),
     /// The call comes from inside the closure of another change or group, of any document or store.
     #[error(
-        "nothing can be changed from inside the closure of another change or group; change several documents in one group"
+        "a change cannot start inside the closure of another change or group; change several documents in one group"
     )]
     Reentrant,
     /// A group received a document of another store.
     #[error(
-        "the document {document} is of another store than the group; use a group for each store"
+        "the document {document} belongs to another store than the group; use one group for each store"
     )]
     OtherStore {
         /// The document.
@@ -365,14 +363,14 @@ pub enum ChangeError {
     },
     /// `change_at` received the hash of a change that the document does not have.
     #[error(
-        "the document has no change {missing} to edit at; wait until it arrives, or take heads that the document gave"
+        "the document has no change {missing} to edit at; wait until it arrives, or use heads that the document returned"
     )]
     UnknownHeads {
         /// The first missing one.
         missing: ChangeHash,
     },
     /// automerge could not read all of the document's bytes.
-    #[error("document {document} is quarantined and takes no changes: {reason}")]
+    #[error("document {document} is quarantined and accepts no changes: {reason}")]
     Quarantined {
         /// The document.
         document: DocumentId,
@@ -380,10 +378,10 @@ pub enum ChangeError {
         reason: String,
     },
     /// The document has reached a limit: changes, operations, or counters of operations.
-    #[error("the document takes no more changes: {0}; go on in another document")]
+    #[error("the document accepts no more changes: {0}; continue in another document")]
     DocumentFull(#[source] BoxError),
     /// The document is deleted, here or elsewhere, for good.
-    #[error("the document is deleted; make a new one")]
+    #[error("the document is deleted; create a new one")]
     Deleted,
     /// The store failed. The document is back at the state in the store.
     #[error(transparent)]
@@ -520,13 +518,13 @@ pub enum NotCompared {
         what: String,
     },
     /// The relay's version cannot compare.
-    #[error("this relay cannot compare what it holds; upgrade it")]
+    #[error("this relay does not support checks; upgrade it")]
     Unsupported,
     /// Transfers of its changes never paused for long enough.
-    #[error("changes are always under way; check again when it is quieter")]
+    #[error("changes were in transit all the time; check again when there are fewer")]
     Busy,
     /// The space was removed meanwhile.
-    #[error("it was removed")]
+    #[error("the space was removed")]
     Removed,
     /// The relay was not reached, or does not answer.
     #[error("no relay answered{}", because(last_error))]
@@ -557,7 +555,7 @@ pub enum RemoveSpaceError {
     Unknown(SpaceName),
     /// The relay is not known to have all of it.
     #[error(
-        "space `{space}` has what is on no relay: {}; flush first, or remove it by force and lose that",
+        "space `{space}` has changes that are on no relay: {}; flush first, or remove it by force and lose them",
         saved(pending)
     )]
     Unsent {
@@ -613,13 +611,13 @@ fn first(rejected: &[RejectedDocument]) -> String {
 #[non_exhaustive]
 pub enum RejectedChangesError {
     /// The relay rejects nothing of the document.
-    #[error("the document has no change that the relay does not hold")]
+    #[error("the relay refuses no change of the document")]
     NothingRejected,
     /// The relay rejects the document, but has not answered which changes it does not have; or they are
     /// in the snapshot. Send them again with [`Space::retry`](crate::Space::retry) and wait for the
     /// answer, or export them.
     #[error(
-        "which changes the relay has not taken is not known; offer them again and wait for its \
+        "the relay has not reported which changes it lacks; retry the document and wait for its \
          answer, or export the document"
     )]
     Unanswered,
@@ -635,7 +633,7 @@ pub enum RejectedChangesError {
     /// The document has reached the limit for local changes, so that the relay might reject the new
     /// ones: changes, operations, or counters of operations.
     #[error(
-        "the document takes no more changes: {0}; export the edits and go on in another document"
+        "the document accepts no more changes: {0}; export the edits and continue in another document"
     )]
     DocumentFull(#[source] BoxError),
     /// The store failed.
@@ -676,7 +674,9 @@ impl From<landfall_storage::WriteError<ReplaceError>> for RejectedChangesError {
 #[non_exhaustive]
 pub enum SubscribeError {
     /// More documents than a subscription may name.
-    #[error("{actual} documents are named, the limit is {limit}; sync the whole space instead")]
+    #[error(
+        "the filter names {actual} documents, the limit is {limit}; sync the whole space instead"
+    )]
     TooMany {
         /// How many.
         actual: usize,
@@ -694,7 +694,7 @@ pub enum SubscribeError {
 pub enum BroadcastError {
     /// It is too long.
     #[error(
-        "the message has {actual} bytes, the limit is {limit}; what is large belongs into the document"
+        "the message has {actual} bytes, the limit is {limit}; put large data into the document"
     )]
     TooLarge {
         /// The limit in bytes.
@@ -703,16 +703,16 @@ pub enum BroadcastError {
         actual: usize,
     },
     /// The document's space is not synced with a relay at present.
-    #[error("not connected, so nobody hears it{}", because(last_error))]
+    #[error("not connected; the message was not sent{}", because(last_error))]
     Offline {
         /// Why there is no connection, or why the last one was lost.
         last_error: Option<String>,
     },
     /// The relay's version forwards no messages.
-    #[error("this relay passes no ephemeral messages on; upgrade it")]
+    #[error("this relay does not forward ephemeral messages; upgrade it")]
     Unsupported,
     /// The application's filter of the space excludes the document.
-    #[error("the document is not among those that are synced; see `Space::sync_only`")]
+    #[error("the space's filter excludes the document; see `Space::sync_only`")]
     OutOfScope,
     /// Messages are sent faster than the relay accepts them.
     #[error("too many messages wait for the relay; send fewer")]
@@ -727,7 +727,7 @@ pub enum BroadcastError {
 #[non_exhaustive]
 pub enum ConnectError {
     /// The URL is no valid relay URL.
-    #[error("`{url}` is no relay's URL: {what}; it looks like ws://host:port")]
+    #[error("`{url}` is not the URL of a relay: {what}; a relay's URL looks like ws://host:port")]
     BadUrl {
         /// The URL as given.
         url: String,
@@ -735,7 +735,7 @@ pub enum ConnectError {
         what: String,
     },
     /// The store was opened read-only.
-    #[error("a store that is open read-only cannot sync")]
+    #[error("the store is open read-only and cannot sync")]
     ReadOnly,
     /// The store is closed.
     #[error("the store is closed")]
@@ -750,7 +750,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_pending_is_told_in_whole_words() {
+    fn flush_errors_spell_out_the_pending_counts() {
         let flush = |changes, bytes| {
             let pending = Pending { changes, bytes };
             FlushError::Offline { pending, last_error: None, reached: true }.to_string()

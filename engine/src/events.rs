@@ -13,7 +13,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, SpaceName};
 use parking_lot::Mutex;
 
 use crate::notify::{Notifier, Topic};
-use crate::store::Excess;
+use crate::store::ExceededLimit;
 
 /// An event of a document.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ pub enum EventKind {
     /// [`DocumentStatus::exceeded`](crate::DocumentStatus::exceeded).
     OverBudget {
         /// The limit that is exceeded, and by how much.
-        excess: Excess,
+        excess: ExceededLimit,
     },
     /// The document has more actors than [`MANY_ACTORS`](crate::MANY_ACTORS), which costs memory and
     /// time in every replica. Emitted when it is loaded, once while it is open.
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_gets_every_event_in_order_or_is_told_how_many_it_missed() {
+    fn each_listener_gets_every_event_in_order_or_the_count_it_missed() {
         let hub = hub(3);
         send(&hub, 0);
         let mut first = hub.listen(Scope::Store);
@@ -454,7 +454,7 @@ mod tests {
 
     /// Events can have patches as large as documents.
     #[test]
-    fn an_event_is_kept_only_for_listeners_that_have_not_read_it() {
+    fn an_event_is_kept_only_until_every_listener_has_read_it() {
         let hub = hub(100);
         send(&hub, 1);
         let kept = || hub.shared.ring.lock().kept.len();
@@ -471,7 +471,7 @@ mod tests {
 
     /// Listeners of a space or a document receive only its events, and count no others as missed.
     #[test]
-    fn a_listener_gets_the_events_of_its_scope_and_counts_only_those_as_missed() {
+    fn a_listener_reads_and_misses_only_events_of_its_scope() {
         let hub = hub(4);
         let (s, t): (SpaceName, SpaceName) = ("s".parse().unwrap(), "t".parse().unwrap());
         let id = |n| DocumentId::from_bytes([n; 16]);
@@ -484,7 +484,7 @@ mod tests {
         assert!(hub.has_listeners(&s, &id(1)) && hub.has_listeners(&s, &id(9)));
         assert!(!hub.has_listeners(&t, &id(1)));
         to(&t, 1);
-        assert_eq!(hub.shared.ring.lock().kept.len(), 0, "nobody wants it");
+        assert_eq!(hub.shared.ring.lock().kept.len(), 0, "no listener wants it");
         to(&s, 1);
         to(&s, 2);
         assert_eq!((read(&mut of_one), read(&mut of_one)), (Some(Ok(1)), None));

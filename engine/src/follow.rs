@@ -143,7 +143,7 @@ fn run(shared: &FollowState, core: &Weak<Core>, mut follow: Follow, every: Durat
                 shared.answer(asked, None);
             }
             Err(error) => {
-                tracing::warn!(%error, "what the writer committed could not be read");
+                tracing::warn!(%error, "cannot read the writer's commits");
                 shared.answer(asked, Some(Arc::new(error)));
             }
         }

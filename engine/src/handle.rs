@@ -68,7 +68,7 @@ pub(crate) struct StoreOwner {
 impl Drop for StoreOwner {
     fn drop(&mut self) {
         if let Err(error) = self.core.close() {
-            tracing::error!(%error, "the store could not be closed in good order");
+            tracing::error!(%error, "closing the store failed");
         }
     }
 }

@@ -238,6 +238,6 @@ pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, Progress, RejectedDocument,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,
 };
-pub use store::{DocumentLimit, Excess, Pending};
+pub use store::{DocumentLimit, ExceededLimit, Pending};
 pub use threads::{StoreThread, ThreadPanic};
 pub use typed::{Text, TypedError};

@@ -3,7 +3,7 @@
 //!
 //! It lives from the first `connect` to the end of the store, so that one session always ends before
 //! the next begins, and all its state has one owner. Application threads never wait for it. They leave
-//! their wishes on the `desk`, as states (which relay, online or not, which spaces have changes to
+//! their wishes on the `commands`, as states (which relay, online or not, which spaces have changes to
 //! push) and as `requests`, each of which is answered exactly once.
 //!
 //! `protocol::replica` makes the decisions; the link owns the socket, the clock and the effects. It
@@ -11,7 +11,7 @@
 
 mod address;
 mod arrivals;
-mod desk;
+mod commands;
 mod ephemeral_queue;
 mod perform;
 mod requests;
@@ -37,7 +37,7 @@ use crate::store::SpaceRow;
 use crate::threads::StoreThread;
 
 use arrivals::Arrivals;
-use desk::{Accepted, Desk, RelayTarget};
+use commands::{Accepted, LinkCommands, RelayTarget};
 pub(crate) use ephemeral_queue::EphemeralRejection;
 pub(crate) use requests::{Check, Flush};
 
@@ -48,14 +48,14 @@ pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
 
 /// The handle of the link.
 pub(crate) struct Link {
-    desk: Arc<Desk>,
+    commands: Arc<LinkCommands>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Link {
     /// A link without a relay, and without a thread.
     pub(crate) fn new() -> Self {
-        Self { desk: Arc::default(), thread: Mutex::default() }
+        Self { commands: Arc::default(), thread: Mutex::default() }
     }
 
     /// Sets the relay, and goes online. Starts the thread if there is none.
@@ -76,10 +76,10 @@ impl Link {
         }
         let mut thread = self.thread.lock();
         loop {
-            if self.desk.is_closing() {
+            if self.commands.is_closing() {
                 return Err(ConnectError::Closed);
             }
-            if self.desk.begin_again()
+            if self.commands.begin_again()
                 && let Some(ended) = thread.take()
             {
                 // It takes no lock of this link any more, and its panic was reported.
@@ -91,7 +91,7 @@ impl Link {
             // Before the link's thread can act on it: the status of another relay ends here.
             core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
             core.status.forget_url();
-            match self.desk.connect(&target) {
+            match self.commands.connect(&target) {
                 Accepted::Yes => return Ok(()),
                 Accepted::Closing => return Err(ConnectError::Closed),
                 Accepted::Ended => {}
@@ -102,19 +102,19 @@ impl Link {
     fn start(&self, core: &Arc<Core>) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let arrivals = Arrivals::start(Arc::clone(&core.threads))?;
-        let (core, desk) = (Arc::clone(core), Arc::clone(&self.desk));
+        let (core, commands) = (Arc::clone(core), Arc::clone(&self.commands));
         std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
-            let (for_runner, for_desk) = (Arc::clone(&core), Arc::clone(&desk));
+            let (for_runner, for_commands) = (Arc::clone(&core), Arc::clone(&commands));
             // The runtime and the socket end with the thread.
             let run = move || {
-                runtime.block_on(run::Runner::new(for_runner, for_desk, arrivals).run());
+                runtime.block_on(run::Runner::new(for_runner, for_commands, arrivals).run());
             };
             // However the thread ends, every request is answered, and the status shows the end.
             match core.threads.contain(StoreThread::Link, run) {
-                Ok(()) => desk.requests.close(),
-                Err(what) => desk.end(|| {
+                Ok(()) => commands.requests.close(),
+                Err(what) => commands.end(|| {
                     core.status.set_link_ended(&what);
-                    desk.requests.end(&core);
+                    commands.requests.end(&core);
                 }),
             }
         })
@@ -122,7 +122,7 @@ impl Link {
 
     /// These spaces have changes to push.
     pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
-        self.desk.local(rows);
+        self.commands.local(rows);
     }
 
     /// Queues an ephemeral message; `number` assigns its number among those of the store.
@@ -133,58 +133,58 @@ impl Link {
         data: Vec<u8>,
         number: impl FnOnce() -> u64,
     ) -> Result<(), EphemeralRejection> {
-        self.desk.ephemeral_queue.add(space, document, data, number)?;
-        self.desk.wake.notify_one();
+        self.commands.ephemeral_queue.add(space, document, data, number)?;
+        self.commands.wake.notify_one();
         Ok(())
     }
 
     /// Spaces of the store were added or removed.
     pub(crate) fn spaces_changed(&self) {
-        self.desk.spaces_changed();
+        self.commands.spaces_changed();
     }
 
     pub(crate) fn set_online(&self, online: bool) {
-        self.desk.set_online(online);
+        self.commands.set_online(online);
     }
 
     pub(crate) fn reconnect_now(&self) {
-        self.desk.reconnect_now();
+        self.commands.reconnect_now();
     }
 
     /// The filter of a space has changed in the store.
     pub(crate) fn filter(&self, row: SpaceRow) {
-        self.desk.filter(row);
+        self.commands.filter(row);
     }
 
     /// Asks for a comparison of a space with the relay, without a request to wait for.
     pub(crate) fn check_space(&self, row: SpaceRow) {
-        self.desk.check(row);
+        self.commands.check(row);
     }
 
     /// The application wants the changes of a rejected document pushed again.
     pub(crate) fn retried(&self, row: SpaceRow, document: DocumentId) {
-        self.desk.retried(row, document);
+        self.commands.retried(row, document);
     }
 
     /// Begins a flush: its targets are fixed now.
     pub(crate) fn flush(&self, core: &Arc<Core>, timeout: Duration) -> Flush {
-        Flush::begin(core, &self.desk, timeout)
+        Flush::begin(core, &self.commands, timeout)
     }
 
     /// Begins a check of every present space.
     pub(crate) fn check(&self, core: &Arc<Core>) -> Check {
-        Check::begin(core, &self.desk)
+        Check::begin(core, &self.commands)
     }
 
     /// How many requests are not answered yet.
     #[cfg(test)]
     pub(crate) fn open_requests(&self) -> usize {
-        self.desk.requests.open()
+        self.commands.requests.open()
     }
 
     /// Says goodbye to the relay, ends the threads and waits for them. Every request is answered.
     pub(crate) fn close(&self) {
-        self.desk.close();
+        self.commands.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
             // No application code runs on it; but a thread that joins itself would never end.
@@ -193,6 +193,6 @@ impl Link {
             // The panic hook has reported the thread's panic; closing goes on.
             let _ = thread.join();
         }
-        self.desk.requests.close();
+        self.commands.requests.close();
     }
 }

@@ -62,7 +62,8 @@ pub(crate) fn first_change(
 }
 
 fn change_of(document: &Automerge, hash: &ChangeHash) -> Result<Change, ChangeError> {
-    let unknown = || ChangeError::Closure("automerge does not give its own change".into());
+    let unknown =
+        || ChangeError::Closure("automerge does not return the change that it made".into());
     document.get_change_by_hash(hash).ok_or_else(unknown)
 }
 
@@ -70,7 +71,7 @@ fn change_of(document: &Automerge, hash: &ChangeHash) -> Result<Change, ChangeEr
 /// once: behind the number of dependencies, which is 0, and its own length.
 fn by_actor(change: &Change, from: &[u8; 16], to: [u8; 16]) -> Result<Change, ChangeError> {
     let begin = |actor: &[u8; 16]| [&[0, 16][..], actor].concat();
-    let unknown = || ChangeError::Closure("automerge writes changes in another way".into());
+    let unknown = || ChangeError::Closure("automerge encodes changes differently".into());
     let bytes = exchange(change.raw_bytes().to_vec(), &begin(from), &begin(&to));
     let change = Change::from_bytes(bytes.ok_or_else(unknown)?);
     change.map_err(|error| ChangeError::Closure(Box::new(error)))
@@ -131,7 +132,7 @@ mod tests {
 
     /// For every kind of content: replacing the actor gives the change that this actor would make.
     #[test]
-    fn a_change_by_another_actor_is_what_that_actor_makes() {
+    fn rewriting_a_changes_actor_equals_a_change_by_that_actor() {
         let template = |tx: &mut Transaction<'_>| {
             let text = tx.put_object(ROOT, "text", ObjType::Text)?;
             tx.splice_text(&text, 0, 0, &"a fox, 狐; ".repeat(3_000))?;

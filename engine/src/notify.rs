@@ -117,7 +117,7 @@ impl Notifier {
             state.inside > 0
         };
         if inside && let Err(error) = spawn(&self.shared) {
-            tracing::error!(%error, "tasks that wait are woken only after a waker that blocks");
+            tracing::error!(%error, "cannot start a second thread: tasks are woken only once the blocked waker returns");
         }
     }
 

@@ -4,7 +4,7 @@ use landfall_protocol::{DocumentId, ReplicaId};
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gives no random bytes: {0}")]
+#[error("the operating system returned no random bytes: {0}")]
 pub(crate) struct NoRandomness(getrandom::Error);
 
 /// Random bytes.

@@ -40,7 +40,7 @@ pub enum ReauthorError {
     #[error("the document has no change {0}")]
     Unknown(ChangeHash),
     /// A change depends on a rejected one and is not among them.
-    #[error("change {change} rests on {refused}, which is refused, and is not refused itself")]
+    #[error("change {change} depends on {refused}, which is refused, and is not refused itself")]
     NotClosed {
         /// The change that would lose its dependency.
         change: ChangeHash,
@@ -52,7 +52,7 @@ pub enum ReauthorError {
     #[error("change {0} cannot be rebuilt without loss; export it instead")]
     NotTrusted(ChangeHash),
     /// automerge cannot build the document with these changes.
-    #[error("automerge cannot take the changes: {0}")]
+    #[error("automerge cannot apply the changes: {0}")]
     Automerge(String),
 }
 

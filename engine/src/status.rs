@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::document::Memory;
 use crate::error::StoreFailure;
 use crate::notify::{Notifier, Topic};
-use crate::store::{Excess, Pending, Rejected};
+use crate::store::{ExceededLimit, Pending, Rejected};
 use crate::threads::ThreadPanic;
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
@@ -234,7 +234,7 @@ pub struct DocumentStatus {
     pub size: DocumentSize,
     /// The limits that it exceeds through changes of other replicas: it is kept, and continues to sync.
     /// Empty for nearly every document.
-    pub exceeded: Vec<Excess>,
+    pub exceeded: Vec<ExceededLimit>,
     /// The number of actors that made its changes; see [`MANY_ACTORS`](crate::MANY_ACTORS).
     pub actors: u64,
     /// Whether all changes are known to be on the disk. Always false in a store that is open for

@@ -70,7 +70,7 @@ pub(crate) use append::{AppendError, Appended, LocalChange};
 pub(crate) use compaction::{CompactionInput, CompactionOptions, CompactionTask};
 pub use contents::{LeftOut, OutsideReason};
 pub(crate) use deletion::OrphanedDocument;
-pub use excess::{DocumentLimit, Excess};
+pub use excess::{DocumentLimit, ExceededLimit};
 pub(crate) use expand::ExpandError;
 pub(crate) use follow::{Follow, Followed};
 pub(crate) use import::ImportChange;

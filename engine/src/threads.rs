@@ -60,7 +60,7 @@ impl Threads {
     /// Sets the status that shows panics. To be called once, before a thread has work to do.
     pub(crate) fn tell(&self, status: &Arc<StatusHub>) {
         if self.status.set(Arc::downgrade(status)).is_err() {
-            tracing::error!("a store has two statuses; the second one is not told of panics");
+            tracing::error!("a store has two statuses; the second one does not show panics");
         }
     }
 

@@ -21,7 +21,7 @@ mod runs;
 mod work;
 
 pub use document::{Budget, DocumentError, DocumentSize, OverBudget, measure};
-pub use facts::{Facts, Foreknown, Named};
+pub use facts::{Facts, Named, WithFacts};
 pub use form::FormError;
 pub use history::{History, HistoryError, KnownChange, Origin, Roots, Verdict, admit, admit_from};
 pub use overlay::{Layered, Overlay};

@@ -92,7 +92,7 @@ pub struct LastOfActor {
 #[non_exhaustive]
 pub enum BadIndex {
     /// The bytes do not begin with the magic number.
-    #[error("a packed index begins with LFPI, this does not")]
+    #[error("not a packed index: it does not begin with LFPI")]
     Magic,
     /// A version unknown to this software.
     #[error("the packed index is of version {found}; this software reads version 1")]

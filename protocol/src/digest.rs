@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_tells_documents_states_and_nothing_else_apart() {
+    fn digest_entries_differ_exactly_if_documents_states_differ() {
         let (one, other) = (document(1, 1), document(2, 1));
         let (a, b) = (ChangeHash([1; 32]), ChangeHash([2; 32]));
         assert_eq!(DigestEntry::of_heads(&one, &[a, b]), DigestEntry::of_heads(&one, &[b, a]));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_follows_its_leaves_in_any_order() {
+    fn a_digest_is_independent_of_the_order_of_its_entries() {
         let digest_entries: Vec<DigestEntry> =
             (0..9).map(|n| DigestEntry::of_heads(&document(n, n), &[])).collect();
         let mut grown = Digest::default();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_lead_to_their_documents() {
+    fn every_prefix_on_the_path_contains_its_document() {
         let document = DocumentId::from_bytes(*b"\x5a\xb3cdefghijklmno\xf7");
         let mut prefix = Prefix::ROOT;
         for _ in 0..32 {

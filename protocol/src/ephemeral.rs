@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_remembered_and_the_longest_silent_is_forgotten() {
+    fn senders_are_bounded_and_the_longest_silent_is_evicted() {
         let (mut sources, most) = (Sources::default(), 100);
         for n in 0..most {
             assert!(sources.grows(&n.to_string(), "", 1, most));

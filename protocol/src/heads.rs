@@ -29,7 +29,7 @@ mod tests {
     use super::advance;
 
     #[test]
-    fn a_change_takes_the_place_of_what_it_depends_on() {
+    fn a_change_replaces_its_dependencies_among_the_heads() {
         let mut heads = vec![10, 20, 30, 40, 50];
         advance(&mut heads, [40, 7, 10, 40], 35);
         assert_eq!(heads, [20, 30, 35, 50]);

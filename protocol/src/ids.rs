@@ -107,7 +107,7 @@ impl fmt::Display for DocumentId {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParseDocumentIdError {
     /// The base58check part does not decode: a wrong character or a wrong checksum.
-    #[error("`{text}` is no document id: {reason}; copy the whole `automerge:…` URL")]
+    #[error("`{text}` is not a document id: {reason}; copy the whole `automerge:…` URL")]
     NotBase58Check {
         /// The text as given, truncated to 80 characters.
         text: String,
@@ -115,7 +115,7 @@ pub enum ParseDocumentIdError {
         reason: String,
     },
     /// It decodes, but not to 16 bytes.
-    #[error("`{text}` is no document id: it holds {length} bytes, not 16")]
+    #[error("`{text}` is not a document id: it has {length} bytes, not 16")]
     WrongLength {
         /// The text as given, truncated to 80 characters.
         text: String,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_document_ids_say_what_is_wrong() {
+    fn invalid_document_ids_are_refused_with_the_reason() {
         let flipped = "automerge:2akvofn6L1o4RMUEMQi7qzwRjKWY";
         assert!(matches!(
             flipped.parse::<DocumentId>(),

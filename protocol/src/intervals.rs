@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_covered_without_the_value_one() {
+    fn covered_through_is_0_without_the_value_1() {
         assert_eq!(set(&[]).covered_through(), 0);
         assert_eq!(set(&[(2, 9)]).covered_through(), 0);
         assert_eq!(set(&[(0, 0)]).covered_through(), 0);

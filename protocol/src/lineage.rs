@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_holds_up_to_its_epochs_last_offset() {
+    fn a_cursor_is_valid_up_to_its_epochs_last_offset() {
         let lineage = lineage();
         assert_eq!(lineage.resume(cursor(1, 50), None, Scope::WHOLE_SPACE), Some(Offset(50)));
         assert_eq!(
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_acknowledgement_is_found_although_the_cursor_holds() {
+    fn a_lost_acknowledged_entry_is_detected_despite_a_valid_cursor() {
         let lineage = lineage();
         assert_eq!(
             lineage.resume(cursor(1, 40), mark(1, 50), Scope::WHOLE_SPACE),
@@ -145,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_other_rules_is_not_valid() {
+    fn a_cursor_of_another_scope_is_invalid() {
         let other = cursor(2, 60).map(|cursor| Cursor { scope: Scope(1), ..cursor });
         assert_eq!(lineage().resume(other, None, Scope::WHOLE_SPACE), None);
     }
 
     #[test]
-    fn offsets_lie_in_epochs() {
+    fn an_offset_maps_to_its_epoch() {
         let lineage = lineage();
         let at = |offset| lineage.epoch_at(Offset(offset));
         assert_eq!((at(0), at(1), at(50)), (None, Some(epoch(1)), Some(epoch(1))));

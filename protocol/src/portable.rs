@@ -129,34 +129,34 @@ pub struct Counts {
 #[non_exhaustive]
 pub enum PortableError {
     /// Another kind of file.
-    #[error("it is no portable file of a space")]
+    #[error("it is not a portable file of a space")]
     NotPortable,
     /// A newer release wrote the file.
-    #[error("it is of version {found}; this release reads version {VERSION}")]
+    #[error("it has version {found}; this release reads version {VERSION}")]
     Version {
         /// The file's version.
         found: u16,
     },
     /// The file ends too early: its writer did not finish, or it was truncated later.
-    #[error("it is cut: it ends at byte {bytes}, without its end record")]
+    #[error("it is truncated: it ends at byte {bytes}, without its end record")]
     Cut {
         /// The length of the file.
         bytes: u64,
     },
     /// Bytes follow the end record.
-    #[error("there are bytes behind its end record, which ends at byte {at}")]
+    #[error("it has trailing bytes after its end record, which ends at byte {at}")]
     Trailing {
         /// The end of the end record.
         at: u64,
     },
     /// The bytes were altered after writing: the SHA-256 or a count differs.
-    #[error("it is damaged: {what} differs from what its end record says")]
+    #[error("it is damaged: {what} differs from the value in its end record")]
     Damaged {
         /// The difference.
         what: &'static str,
     },
     /// An invalid record.
-    #[error("the record at byte {at} cannot be: {what}")]
+    #[error("the record at byte {at} is invalid: {what}")]
     Record {
         /// The beginning of the record.
         at: u64,
@@ -197,7 +197,7 @@ impl Grammar {
         let between = in_document || self.state == State::Open;
         self.state = match record {
             Record::Space { .. } if self.state == State::Start => State::Open,
-            _ if self.state == State::Start => return Err("the space does not come first"),
+            _ if self.state == State::Start => return Err("the space is not the first record"),
             Record::Document(_) if between => {
                 self.counts.documents += 1;
                 State::Document
@@ -224,13 +224,15 @@ impl Grammar {
                 State::Tail
             }
             Record::End(_) if between => State::Ended,
-            _ => return Err("it cannot stand here"),
+            _ => return Err("a record of its kind is not allowed here"),
         };
         Ok(())
     }
 
     fn part(&self, part: &[u8]) -> Result<State, &'static str> {
-        let State::Snapshot { left } = self.state else { return Err("a part of no snapshot") };
+        let State::Snapshot { left } = self.state else {
+            return Err("a part without a snapshot before it");
+        };
         let bytes = part.len() as u64;
         if part.is_empty() || part.len() > limits::PART_BYTES || bytes > left {
             return Err("the part is empty or too large");

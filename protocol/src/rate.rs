@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_fills_it_up_to_the_burst_and_no_further() {
+    fn idle_time_refills_up_to_the_burst() {
         let mut bucket = TokenBucket::new(1_000, 500, at(0));
         bucket.spend(at(0), 500);
         assert!(!bucket.is_ready(at(0)));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_and_debts_without_end_do_no_harm() {
+    fn a_clock_that_goes_back_and_huge_debts_do_no_harm() {
         let mut bucket = TokenBucket::new(0, 10, at(5_000));
         bucket.spend(at(1_000), 4);
         assert_eq!(bucket.tokens(at(1_000)), 6);

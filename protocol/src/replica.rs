@@ -291,7 +291,7 @@ impl Replica {
                 self.end(EndReason::Ended { code, what, hint });
             }
             (_, Frame::Close(close)) => {
-                let hint = "the link will connect again".to_owned();
+                let hint = "the link connects again".to_owned();
                 self.end(EndReason::Ended { code: close.code, what: close.reason, hint });
             }
             (_, Frame::Ping(nonce)) => self.send(Frame::Pong(nonce)),
@@ -307,7 +307,8 @@ impl Replica {
 
     fn handle_welcome(&mut self, welcome: &Welcome) {
         if !VERSIONS.contains(&welcome.version) {
-            return self.broken(format!("it chose version {}", welcome.version));
+            return self
+                .broken(format!("it chose version {}, which was not offered", welcome.version));
         }
         let upstream = welcome.upstream;
         let limits = PushLimits {
@@ -354,7 +355,7 @@ impl Replica {
                 // The answer crossed the end of its subscription.
                 return;
             }
-            return self.broken("it answers a subscription that nobody asked for".to_owned());
+            return self.broken("it answers an unknown subscription".to_owned());
         };
         let Some(link) = self.spaces.get_mut(&space) else { return };
         if std::mem::take(&mut link.refiltering) {

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_behind_is_told_so_and_memory_stays_bounded() {
+    fn the_ring_is_bounded_and_has_no_page_for_evicted_offsets() {
         let mut ring = Ring::new(Offset(0), 10_000);
         assert!(ring.page(Offset(0)).unwrap().entries.is_empty());
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 1_000)));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compacted_comes_from_the_store_alone() {
+    fn compacted_offsets_are_served_from_the_store() {
         let mut ring = Ring::new(Offset(0), 1 << 20);
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
         ring.forget_through(Offset(60));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_passed_what_is_compacted_is_sent_to_the_store() {
+    fn a_session_behind_the_snapshot_is_served_from_the_store() {
         let mut ring = Ring::new(Offset(0), 1 << 20);
         ring.publish(EPOCH, (1..=100).map(|offset| entry(offset, 10)));
         ring.forget_through(Offset(60));

@@ -344,8 +344,10 @@ impl Session {
 
     fn handle_hello(&mut self, hello: &Hello, rights: &dyn Rights) {
         let Some(version) = VERSIONS.iter().find(|known| hello.versions.contains(known)) else {
-            let what =
-                format!("versions {:?} are offered, {VERSIONS:?} are spoken", hello.versions);
+            let what = format!(
+                "the client offers versions {:?}, the relay supports {VERSIONS:?}",
+                hello.versions
+            );
             return self.fail(Code::UNSUPPORTED_VERSION, what, "upgrade the older side");
         };
         match rights.identify(hello) {
@@ -404,7 +406,11 @@ impl Session {
             | Frame::Resend(_)
             | Frame::Repaired(_) => {
                 let what = "a frame that only a relay sends, or a second hello".to_owned();
-                self.fail(Code::OUT_OF_ORDER, what, "see docs/protocol.md for who sends what");
+                self.fail(
+                    Code::OUT_OF_ORDER,
+                    what,
+                    "see docs/protocol.md for the sender of each frame",
+                );
             }
         }
     }
@@ -460,14 +466,14 @@ impl Session {
     }
 
     fn refuse_too_many(&mut self, subscription: SubscriptionId, what: String) {
-        let hint = "remove spaces that are not needed here, or use a second connection".to_owned();
+        let hint = "remove spaces that are not needed, or use a second connection".to_owned();
         self.refuse_subscription(subscription, Code::TOO_MANY_SUBSCRIPTIONS, what, hint);
     }
 
     /// The relay has no room for another subscription of any session: rejects it.
     pub fn handle_no_room(&mut self, subscription: SubscriptionId, limit: usize) {
         if self.remove_subscription(subscription) {
-            let what = format!("the relay's {limit} subscriptions are taken");
+            let what = format!("all {limit} subscriptions of the relay are in use");
             self.refuse_too_many(subscription, what);
             self.effects.push_back(SessionEffect::Detach(subscription));
         }
@@ -508,7 +514,7 @@ impl Session {
     ) -> Option<SpaceName> {
         if id <= self.last_push {
             let what = format!("push {id} after push {}", self.last_push);
-            self.fail(Code::OUT_OF_ORDER, what, "number pushes upwards");
+            self.fail(Code::OUT_OF_ORDER, what, "number pushes in ascending order");
             return None;
         }
         self.last_push = id;
@@ -595,7 +601,7 @@ impl Session {
             }
             Phase::Ready(_) if !self.wants_message() => self.heard = now,
             Phase::Ready(_) if silent >= self.patience.drop_after => {
-                let what = format!("nothing was heard for {} s", silent.as_secs());
+                let what = format!("nothing was received for {} s", silent.as_secs());
                 self.fail(Code::SILENT, what, "answer pings");
             }
             Phase::Ready(_) if silent >= self.patience.ping_after && !self.pinged => {
@@ -621,7 +627,7 @@ impl Session {
     }
 
     fn fail_frame(&mut self, error: &FrameError) {
-        let hint = "see docs/protocol.md; the versions of both sides may not fit";
+        let hint = "see docs/protocol.md; the versions of the two sides may be incompatible";
         self.fail(error.code(), error.to_string(), hint);
     }
 

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::admission::{
-    CheckedChange, Facts, Foreknown, FormError, History, HistoryError, Layered, Named, Overlay,
-    Roots, Verdict, admit,
+    CheckedChange, Facts, FormError, History, HistoryError, Layered, Named, Overlay, Roots,
+    Verdict, WithFacts, admit,
 };
 use crate::code::{Code, NackClass};
 use crate::frame::{EncodedEntry, Entry, Mark, entry_flags, fit};
@@ -150,8 +150,8 @@ impl Refusal {
     /// A valid change whose session must first pay for its earlier checks, because others need the
     /// memory that it would occupy: it may be pushed again after the wait.
     pub fn of_debt(wait: std::time::Duration) -> Self {
-        let what = "this session's pushes are more work than it may cause, and others need their \
-                    memory; push again later";
+        let what = "this session's pushes exceed its share of the work, and other sessions need \
+                    their memory; push again later";
         let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
         let refusal = Self::new(Code::OVERLOADED, NackClass::RETRY_AFTER, what.to_owned());
         Self { retry_after_ms, ..refusal }
@@ -159,7 +159,7 @@ impl Refusal {
 
     /// Valid changes beyond the work limit of one push: the rest may be pushed again at once.
     pub(crate) fn of_weight() -> Self {
-        let what = "the push is more work than one may be; push the rest again".to_owned();
+        let what = "the push exceeds the work limit for one push; push the rest again".to_owned();
         Self::new(Code::OVERLOADED, NackClass::RETRY_AFTER, what)
     }
 }
@@ -310,14 +310,14 @@ impl StoreFailure {
             }
             // A retry would fail again and hold up all other documents.
             Self::Damaged => {
-                let what = "what the relay has of this document is damaged; its operator must \
+                let what = "the relay's copy of this document is damaged; its operator must \
                             repair or restore the store, then retry";
                 return Refusal::new(Code::DAMAGED, NackClass::REFUSED, what.to_owned());
             }
             Self::Busy => (Code::OVERLOADED, "too many pushes wait for this document's history"),
             Self::Examining => {
-                let what = "what the relay has of this document is damaged: it does not answer for \
-                            what was pushed until it knows how much";
+                let what = "the relay's copy of this document is damaged: it acknowledges no pushes \
+                            until it knows which entries are";
                 (Code::OVERLOADED, what)
             }
         };
@@ -401,7 +401,7 @@ impl Space {
     ) -> PushVerdict<H::Error> {
         let (facts, document) =
             (std::mem::take(&mut pending_push.facts), pending_push.push.document);
-        let durable = &Foreknown { document, facts: &facts, history: durable };
+        let durable = &WithFacts { document, facts: &facts, history: durable };
         while let Some(change) = pending_push.push.changes.get(pending_push.done) {
             let layered = Layered { overlay: &self.overlay, stored: durable };
             let position =

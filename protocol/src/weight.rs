@@ -110,7 +110,7 @@ mod tests {
         assert!(rule.is_due(&compacted, &changes(2_000)));
         let less = Weight { bytes: limits::COMPACTION_MIN_BYTES - 1, ..by_bytes };
         assert!(!rule.is_due(&none, &less));
-        assert!(!rule.is_due(&none, &none), "nothing is nothing to compact");
+        assert!(!rule.is_due(&none, &none), "an empty tail is not compacted");
     }
 
     /// However a document grows, all compactions together process at most five times the last one.
@@ -157,7 +157,7 @@ mod tests {
     fn a_single_change_counts_without_its_overhead() {
         assert_eq!(document_bytes(1_000, 0, 0), 1_000);
         assert_eq!(document_bytes(1_000, 10, 1_000), 1_000 + 1_000 - 640);
-        assert_eq!(document_bytes(0, 10, 600), 0, "never below nothing");
+        assert_eq!(document_bytes(0, 10, 600), 0, "never below zero");
         assert_eq!(document_bytes(u64::MAX, 1, u64::MAX), u64::MAX);
     }
 }

@@ -1,17 +1,17 @@
-// The service worker: the page opens without the relay, as it was when it was last loaded. It keeps the
-// page's files only; notes are the page's own business.
+// The service worker: serves the last loaded version of the page while the relay is unreachable. It caches
+// the page's files only; the page stores the notes itself.
 
-/** Made of the files' content: another version is another worker, with a cache of its own. */
-const VERSION = "67006ff809638de9"
+/** A hash of the files: each version is a separate worker with a separate cache. */
+const VERSION = "2ae8e2b391a94703"
 const CACHE = `landfall-page/${VERSION}`
 const FILES = ["playground.js", "style.css", "icon.svg", "automerge.wasm"].map(name => `/playground/${VERSION}/${name}`)
 /** The page is the same for all spaces. */
 const PAGE = "/"
-/** How long a relay may be silent before the page is taken from the cache. */
+/** How long to wait for the relay before the page is served from the cache. */
 const PATIENCE_MS = 3_000
 
 const isPage = ({ pathname }) => pathname === "/" || pathname.startsWith("/spaces/")
-/** The relay answers this address with a page only to those who ask for one. */
+/** The relay answers this address with the page only if the request accepts HTML. */
 const asked = () => new Request(PAGE, { headers: { accept: "text/html" }, cache: "no-cache" })
 
 async function keep() {
@@ -20,7 +20,7 @@ async function keep() {
   await cache.put(PAGE, await fetch(asked()))
 }
 
-/** The page of the relay; if that is gone or silent, the one that was kept. */
+/** The relay's page, or the cached one if the relay fails or does not answer in time. */
 async function page(request) {
   const answer = fetch(request)
   const kept = await (await caches.open(CACHE)).match(PAGE, { ignoreVary: true })
@@ -35,7 +35,7 @@ async function file(request) {
 }
 
 addEventListener("install", event => {
-  // What a page asks for as it is closed must not wait for this worker. Not all browsers know this.
+  // Requests of a closing page must bypass this worker. Not all browsers support this.
   const condition = { urlPattern: { pathname: "/playground/documents/*" } }
   void event.addRoutes?.({ condition, source: "network" }).catch(() => {})
   event.waitUntil(keep().then(() => skipWaiting()))

@@ -1,5 +1,5 @@
-// What the relay serves, made of the sources here and the packages that package-lock.json pins.
-// The same input gives the same bytes: no dates, no paths, no compression.
+// Builds the files that the relay serves from the sources here and the packages pinned in package-lock.json.
+// Deterministic: no dates, no paths, no compression.
 
 import { createHash } from "node:crypto"
 import { readFile } from "node:fs/promises"
@@ -11,13 +11,13 @@ import { build } from "esbuild"
 const here = dirname(fileURLToPath(import.meta.url))
 const modules = join(here, "node_modules")
 
-/** Those that are kept and sent compressed, which every browser takes. */
+/** Files that are committed and sent compressed; every browser accepts that. */
 export const COMPRESSED = ["automerge.wasm", "licences.txt", "playground.js", "style.css"]
 
-/** Where what is built is committed. */
+/** The folder of the committed build. */
 export const assets = join(here, "..", "assets")
 
-/** The files of the page by name, as they are before compression. */
+/** The files of the page by name, before compression. */
 export async function bundle() {
   const built = await build({
     absWorkingDir: here,

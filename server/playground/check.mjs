@@ -1,5 +1,5 @@
-// Builds the page anew and compares it with what is committed. Compressed files are compared by
-// what is in them, since zlib's output may differ from one Node to the next.
+// Builds the page and compares it with the committed files. Compressed files are compared by their content,
+// since zlib's output differs between Node versions.
 
 import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trim_is_due_after_much_traffic_and_after_some_that_is_over() {
+    fn a_trim_is_due_after_heavy_traffic_and_after_quiet_follows_some() {
         let mut traffic = Traffic::default();
         assert!(!traffic.is_trim_due(0), "an idle relay does nothing");
         assert!(traffic.is_trim_due(limits::TRIM_BYTES));

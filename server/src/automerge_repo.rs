@@ -155,7 +155,7 @@ struct Driver {
     channel: HubChannel,
     events: mpsc::Receiver<Event>,
     remote_heads: remote_heads::Hears,
-    remote_heads_in: remote_heads::Ear,
+    remote_heads_in: remote_heads::HeadsListener,
     /// Notified when another connection takes the peer id over.
     replaced: Arc<Notify>,
     delivered: Moment,
@@ -202,7 +202,7 @@ impl Driver {
         let connection_slots =
             Registrations { shared: Arc::clone(&shared), id, space: space.clone() };
         let (events_in, events) = mpsc::channel(2 * limits::REPO_PUSH_QUEUE);
-        let (remote_heads_in, remote_heads) = remote_heads::ear();
+        let (remote_heads_in, remote_heads) = remote_heads::listener();
         let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
         let host = host(shared.upstream, &space);
         Self {
@@ -597,7 +597,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_space_has_a_storage_of_its_own_and_always_the_same() {
+    fn each_space_has_its_own_stable_storage_id() {
         let upstream = Upstream::from_bytes([7; 16]);
         let name = |text: &str| text.parse::<SpaceName>().unwrap();
         let (first, second) = (host(upstream, &name("a")), host(upstream, &name("b")));

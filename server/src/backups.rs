@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_says_of_which_store_its_copy_is_and_when_it_was_made() {
+    fn a_backups_name_states_its_store_and_time() {
         let of = copying(Path::new(""), Path::new(""), 0xab, 1);
         assert_eq!(of.name_at(at(1_796_066_100)), "relay-abababab-2026-11-30T19-15-00Z.db");
         assert_eq!(of.time_of(of.name_at(at(7)).as_ref()), Some((at(7), false)));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_stay_and_what_is_not_a_copy_stays() {
+    fn the_newest_backups_and_all_other_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
         let store = SqliteStore::open(&data).unwrap();
@@ -295,7 +295,7 @@ mod tests {
         for name in [&other.name_at(at(990)), "mine.db"] {
             std::fs::write(to.join(name), "").unwrap();
         }
-        assert_eq!(of.due(at(1_000)).unwrap(), Duration::ZERO, "the newest is old");
+        assert_eq!(of.due(at(1_000)).unwrap(), Duration::ZERO, "the newest is too old");
         assert_eq!(of.metrics.last_backup.get(), 200);
         of.look(at(1_000), None).unwrap();
         let made = of.name_at(at(1_000));
@@ -313,7 +313,7 @@ mod tests {
 
     /// A wrong clock in the past neither causes a copy at every look nor displaces the other copies.
     #[test]
-    fn a_copy_from_the_future_neither_puts_the_next_one_off_nor_pushes_others_out() {
+    fn a_backup_dated_in_the_future_is_not_counted() {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
         let store = SqliteStore::open(&data).unwrap();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_relay_left_of_a_copy_is_removed() {
+    fn the_partial_backup_of_a_killed_relay_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("backups"));
         let store = SqliteStore::open(&data).unwrap();
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_copies_do_not_push_out_the_last_sound_one() {
+    fn damaged_backups_do_not_displace_the_last_sound_one() {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path();
         let of = copying(Path::new(""), to, 1, 2);
@@ -373,7 +373,11 @@ mod tests {
         assert_eq!(left(), [damaged(&sound(5)), sound(6)]);
         std::fs::write(damaged(&sound(7)), "").unwrap();
         copying(Path::new(""), to, 1, 1).rotate(now).unwrap();
-        assert_eq!(left(), [sound(6), damaged(&sound(7))], "the newest tells when the next is due");
+        assert_eq!(
+            left(),
+            [sound(6), damaged(&sound(7))],
+            "the newest, although damaged, determines when the next is due"
+        );
     }
 
     trait Sorted {

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_pays_for_what_it_used_and_no_other_does() {
+    fn a_share_is_charged_for_its_own_use_only() {
         let mut budgets = Budgets::new(10, 100);
         let [one, other] = [1, 2].map(ShareKey::Session);
         budgets.spend(one, at(0), 90);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_forgets_no_debt() {
+    fn the_table_of_shares_is_bounded_and_keeps_debts() {
         let mut budgets = Budgets::new(1, 100);
         let debtor = ShareKey::Session(0);
         budgets.spend(debtor, at(0), 10_000);
@@ -84,7 +84,7 @@ mod tests {
             budgets.spend(ShareKey::Session(number), at(0), 50);
         }
         assert_eq!(budgets.of.len(), limits::SHARES_REMEMBERED);
-        assert!(!budgets.wait(debtor, at(0)).is_zero(), "it was pushed out");
+        assert!(!budgets.wait(debtor, at(0)).is_zero(), "the debt was forgotten");
         // By then the others have paid.
         budgets.spend(ShareKey::Session(u64::MAX), at(100), 1);
         assert_eq!(budgets.of.len(), 2);

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_address_queues_delays_others_by_what_runs_and_no_more() {
+    async fn an_address_delays_others_only_by_its_running_check() {
         let checks = Checks::new(1);
         let (go, held) = std::sync::mpsc::channel();
         let (flooder, other) = (checks.of_session(session(1, 1)), checks.of_session(session(2, 2)));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_beyond_its_budget_waits_and_others_do_not() {
+    async fn only_a_session_over_its_budget_waits() {
         let checks = Checks::new(1);
         let (greedy, other) = (checks.of_session(session(1, 1)), checks.of_session(session(2, 2)));
         heavy(greedy.clone(), None, limits::CHECK_BURST + 3_600 * limits::CHECK_RATE)
@@ -187,13 +187,13 @@ mod tests {
         let light = |_: &mut (), _: Work, _: &mut Work| Some(());
         let mut waits = Box::pin(greedy.check((), light, |_: &mut (), _: &mut Work| ()));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(waits.as_mut().poll(&mut cx).is_pending(), "light work waits as well");
+        assert!(waits.as_mut().poll(&mut cx).is_pending(), "light work did not wait");
         heavy(other, None, 1).await.unwrap();
         assert!(waits.as_mut().poll(&mut cx).is_pending());
     }
 
     #[tokio::test]
-    async fn a_check_that_panics_gives_its_turn_back() {
+    async fn a_check_that_panics_releases_its_turn() {
         let checks = Checks::new(1);
         let checker = checks.of_session(session(1, 1));
         let light = |_: &mut (), _: Work, _: &mut Work| None;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connecting_again_does_not_renew_the_budget_of_an_address() {
+    async fn reconnecting_does_not_renew_the_budget_of_an_address() {
         let checks = Checks::new(1);
         let hour = limits::SHARE_CHECK_BURST + 3_600 * limits::SHARE_CHECK_RATE;
         heavy(checks.of_session(session(1, 1)), None, hour).await.unwrap();
@@ -211,7 +211,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let mut waits = Box::pin(heavy(again.clone(), None, 1));
         assert!(waits.as_mut().poll(&mut cx).is_pending());
-        assert!(again.debt() > Duration::from_secs(3_000), "what is small waits too, for so much");
+        assert!(again.debt() > Duration::from_secs(3_000), "such a debt delays small work too");
         let other = checks.of_session(session(2, 3));
         assert!(other.debt().is_zero());
         heavy(other, None, 1).await.unwrap();
@@ -219,7 +219,7 @@ mod tests {
 
     /// Another session in the same office pastes a book.
     #[tokio::test]
-    async fn what_is_small_does_not_wait_for_what_others_of_its_address_have_checked() {
+    async fn a_small_check_does_not_wait_for_the_debt_of_its_address() {
         let checks = Checks::new(1);
         let (pastes, types) = (checks.of_session(session(1, 1)), checks.of_session(session(1, 2)));
         let most = limits::SHARE_CHECK_BURST + limits::CHECKS as u64 * limits::CHECK_BURST / 2;

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(escaped("a\tb\u{1b}[2J\u{9b}é\u{202e}\n"), "a\tb\\u001b[2J\\u009bé\\u202e\n");
         let failure = Failure::new(OTHER, "a\nb", "\u{1b}]0;x\u{7}", "look");
         assert_eq!(failure.line, "a b; \\u001b]0;x\\u0007; look");

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_does_not_lock_others_out_and_a_few_places_are_kept() {
+    fn one_address_cannot_take_all_slots_and_some_are_reserved() {
         let connection_slots = ConnectionSlots::new(Caps { all: 10, of_address: 6 });
         let take = |from: &str| connection_slots.take(address(from));
         let first: Vec<ConnectionSlot> = (0..6).filter_map(|_| take("10.0.0.1")).collect();
@@ -148,25 +148,28 @@ mod tests {
         );
         let others: Vec<ConnectionSlot> = (0..4).filter_map(|_| take("10.0.0.2")).collect();
         assert!(others.len() == 4 && others.iter().all(|place| !place.is_reserved()));
-        assert!(take("10.0.0.3").is_some_and(|place| place.is_reserved()), "all are taken");
+        assert!(
+            take("10.0.0.3").is_some_and(|place| place.is_reserved()),
+            "only reserved slots are left"
+        );
         drop(first);
         assert!(take("10.0.0.1").is_some_and(|place| !place.is_reserved()));
         drop((kept, others));
         assert!(
             connection_slots.taken.lock().addresses.is_empty(),
-            "nothing is remembered of who has left"
+            "addresses without connections are forgotten"
         );
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_address() {
+    fn an_ipv6_network_counts_as_one_address() {
         assert_eq!(key_of(address("2001:db8::1:2")), key_of(address("2001:db8::ffff:0:0:3")));
         assert_ne!(key_of(address("2001:db8::1")), key_of(address("2001:db8:0:1::1")));
         assert_eq!(key_of(address("::ffff:10.0.0.1")), address("10.0.0.1"));
     }
 
     #[tokio::test]
-    async fn the_last_place_that_is_given_back_ends_the_wait() {
+    async fn the_last_released_slot_ends_the_wait() {
         let connection_slots = ConnectionSlots::new(Caps { all: 2, of_address: 2 });
         connection_slots.empty().await;
         let (one, two) =

@@ -165,7 +165,7 @@ mod tests {
     use crate::store::DamagedPlace;
 
     #[test]
-    fn every_reason_is_told_the_gravest_first() {
+    fn every_reason_is_listed_the_most_severe_first() {
         let health = Health::default();
         assert_eq!(health.not_ready(&Condition::default()), None);
         health.store_failed(StoreFailure::Full);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_tells_work_that_does_not_advance_from_waiting() {
+    fn a_heartbeat_distinguishes_stalled_work_from_waiting() {
         let heart = Heartbeat::default();
         assert_eq!(heart.stalled(Duration::ZERO), None);
         heart.works();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_of_the_store_counts_until_the_relay_stops() {
+    fn the_last_store_state_counts_until_the_relay_stops() {
         let health = Health::default();
         assert_eq!(health.trouble(), None);
         health.store_failed(StoreFailure::Full);

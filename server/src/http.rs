@@ -34,14 +34,14 @@ pub(crate) use guard::{Guard, is_loopback};
 use upgrade::UpgradeRequest;
 
 /// The state that the handlers share.
-pub(crate) struct Door {
+pub(crate) struct HttpState {
     pub(crate) guard: Guard,
     pub(crate) health: Arc<Health>,
     pub(crate) sessions: Arc<RelayState>,
     pub(crate) last_session: AtomicU64,
 }
 
-impl Door {
+impl HttpState {
     /// The next session id for the hub.
     fn next_session(&self) -> SessionId {
         SessionId(self.last_session.fetch_add(1, Ordering::Relaxed) + 1)
@@ -59,7 +59,7 @@ pub(crate) struct Peer {
 }
 
 /// The routes. Requests carry a [`Peer`] as an extension.
-pub(crate) fn router(door: Arc<Door>) -> Router {
+pub(crate) fn router(http_state: Arc<HttpState>) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/spaces/{space}", get(space))
@@ -74,8 +74,8 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
                 "not found; a relay answers at /, /healthz, /readyz and /metrics",
             )
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&door), guarded))
-        .with_state(door)
+        .layer(middleware::from_fn_with_state(Arc::clone(&http_state), guarded))
+        .with_state(http_state)
 }
 
 /// Answers one request. The router is always ready, and never fails.
@@ -127,28 +127,28 @@ const FOR_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Rejects requests that fail the guard's checks, before any handler runs.
 async fn guarded(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     request: Request,
     next: Next,
 ) -> response::Response {
     let is_reserved =
         request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_reserved());
-    match door.guard.check(request.uri(), request.headers()) {
+    match http_state.guard.check(request.uri(), request.headers()) {
         Ok(()) if is_reserved && !FOR_OPERATORS.contains(&request.uri().path()) => {
-            door.sessions.metrics.request_refused("full");
+            http_state.sessions.metrics.request_refused("full");
             let what = "the maximum number of connections, in total or for your address, is open";
             text(StatusCode::SERVICE_UNAVAILABLE, what)
         }
         Ok(()) => next.run(request).await,
         Err(Refused::Origin(origin)) => {
-            door.sessions.metrics.request_refused("origin");
+            http_state.sessions.metrics.request_refused("origin");
             debug!(origin, "rejected a browser's page");
             let what =
                 format!("pages of `{origin}` may not connect; allow them with --allow-origin");
             text(StatusCode::FORBIDDEN, what)
         }
         Err(Refused::Host(host)) => {
-            door.sessions.metrics.request_refused("host");
+            http_state.sessions.metrics.request_refused("host");
             debug!(host, "rejected a foreign host name");
             let what = format!(
                 "`{host}` is not a loopback name of this machine, and this relay has no \
@@ -164,28 +164,33 @@ async fn guarded(
 const DEFAULT_SPACE: &str = "default";
 
 async fn root(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response<Body> {
-    open(&door, peer, DEFAULT_SPACE, request)
+    open(&http_state, peer, DEFAULT_SPACE, request)
 }
 
 async fn space(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     Extension(peer): Extension<Peer>,
     Path(space): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    open(&door, peer, &space, request)
+    open(&http_state, peer, &space, request)
 }
 
 /// Upgrades a request to a session, or answers it otherwise.
-fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Response<Body> {
+fn open(
+    http_state: &Arc<HttpState>,
+    peer: Peer,
+    space: &str,
+    mut request: Request,
+) -> Response<Body> {
     let space = match space.parse::<SpaceName>() {
         Ok(space) => space,
         Err(error) => {
-            door.sessions.metrics.request_refused("space");
+            http_state.sessions.metrics.request_refused("space");
             return text(StatusCode::NOT_FOUND, error.to_string());
         }
     };
@@ -201,19 +206,19 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
             return text(StatusCode::OK, what);
         }
         UpgradeRequest::OtherProtocol => {
-            door.sessions.metrics.request_refused("protocol");
+            http_state.sessions.metrics.request_refused("protocol");
             let what = "a relay speaks the subprotocol landfall.v1, and automerge-repo's protocol, \
                         which has no subprotocol name";
             return text(StatusCode::NOT_IMPLEMENTED, what);
         }
         UpgradeRequest::Broken(what) => {
-            door.sessions.metrics.request_refused("handshake");
+            http_state.sessions.metrics.request_refused("handshake");
             return text(StatusCode::BAD_REQUEST, what);
         }
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    let id = door.next_session();
-    let shared = Arc::clone(&door.sessions);
+    let id = http_state.next_session();
+    let shared = Arc::clone(&http_state.sessions);
     tokio::spawn(async move {
         match repo {
             true => automerge_repo::run(shared, id, peer.address, space, upgrade).await,
@@ -225,23 +230,23 @@ fn open(door: &Arc<Door>, peer: Peer, space: &str, mut request: Request) -> Resp
     upgrade::accept(&key, (!repo).then_some(SUBPROTOCOL))
 }
 
-async fn readyz(State(door): State<Arc<Door>>) -> Response<Body> {
-    match door.health.not_ready(&door.sessions.store.condition()) {
+async fn readyz(State(http_state): State<Arc<HttpState>>) -> Response<Body> {
+    match http_state.health.not_ready(&http_state.sessions.store.condition()) {
         None => text(StatusCode::OK, "ready"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
-async fn metrics(State(door): State<Arc<Door>>) -> Response<Body> {
-    let (metrics, hub) = (&door.sessions.metrics, &door.sessions.hub);
+async fn metrics(State(http_state): State<Arc<HttpState>>) -> Response<Body> {
+    let (metrics, hub) = (&http_state.sessions.metrics, &http_state.sessions.hub);
     metrics.hub_queue.set(hub.queued() as i64);
-    door.sessions.memory.show(metrics);
-    metrics.upload_bytes.set(door.sessions.partial_uploads.bytes() as i64);
-    let condition = door.sessions.store.condition();
+    http_state.sessions.memory.show(metrics);
+    metrics.upload_bytes.set(http_state.sessions.partial_uploads.bytes() as i64);
+    let condition = http_state.sessions.store.condition();
     metrics.damaged_places.set(condition.damaged.len() as i64);
-    metrics.ready.set(i64::from(door.health.not_ready(&condition).is_none()));
+    metrics.ready.set(i64::from(http_state.health.not_ready(&condition).is_none()));
     // It calls the file system, which may block.
-    let asked = Arc::clone(&door.sessions.store);
+    let asked = Arc::clone(&http_state.sessions.store);
     let store = tokio::task::spawn_blocking(move || asked.gauges()).await.unwrap_or_default();
     metrics.show_verified(store.verified.as_ref(), store.copy_verified.as_ref());
     metrics.index_bytes.set(store.index_bytes as i64);

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_that_others_need_does_not_wait_for_a_debt() {
+    async fn memory_that_others_need_is_not_held_for_a_debt() {
         let (memory, checks) = (Memory::new(0), Checks::new(1));
         let checker = in_debt(&checks).await;
         let [holds, other] = [1, 2].map(|share| memory.account(ShareKey::Session(share)));
@@ -237,11 +237,11 @@ mod tests {
         assert!(pin!(paid(&checker, &holds, room.since())).poll(&mut cx).is_pending());
         let told =
             tokio::time::timeout(Duration::from_secs(20), paid(&checker, &holds, old(&room)));
-        let Ok(Err(wait)) = told.await else { panic!("it waits with the memory") };
+        let Ok(Err(wait)) = told.await else { panic!("it waits while it holds the memory") };
         assert!(wait > Duration::from_secs(3_000));
         // Without memory it waits without a time limit.
         let room = MessageMemory::default().of_push(1_000);
         assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
-        assert_eq!(memory.used(Class::Push), 3_256, "and has reserved nothing");
+        assert_eq!(memory.used(Class::Push), 3_256, "it reserved more memory than the push's");
     }
 }

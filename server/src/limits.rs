@@ -423,7 +423,7 @@ pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
 pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 
 /// Bytes of ephemeral messages per second that a session may cause in the long run, counted once for the
-/// sender and once for each recipient, with their overhead: 200 cursors a second for 100 recipients. Excess
+/// sender and once for each recipient, with their overhead: 200 cursors a second for 100 recipients. ExceededLimit
 /// messages are dropped: the next one says where a cursor is now.
 pub const EPHEMERAL_RATE: u64 = 4 * MIB as u64;
 

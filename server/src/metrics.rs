@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_names_what_was_counted() {
+    fn the_metrics_text_has_what_was_counted() {
         let metrics = Metrics::new();
         metrics.committed("durable", Duration::from_millis(3));
         metrics.rejected(Code::STORAGE_FULL);

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_gather_and_one_that_nobody_sends_gives_way() {
+    fn parts_accumulate_and_an_abandoned_upload_is_evicted() {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
         assert!(partial_uploads.resume(ME, &space, &first).is_none());
@@ -309,16 +309,16 @@ mod tests {
         assert!(matches!(sending.add(3, &[0]), UploadProgress::Stale(2)));
         assert!(
             matches!(sending.add(2, &[0; 3]), UploadProgress::Stale(2)),
-            "it has no memory for more"
+            "it has memory for one byte less"
         );
-        assert!(!partial_uploads.give_way(), "sessions send both");
+        assert!(!partial_uploads.give_way(), "sessions are sending both");
         drop(other);
         // The connection breaks; the client offers the same snapshot again.
         drop(sending);
         let (from, sending) = partial_uploads.resume(ME, &space, &first).unwrap();
         assert_eq!((from, partial_uploads.bytes()), (2, 2));
         assert!(partial_uploads.give_way() && !partial_uploads.give_way());
-        assert!(partial_uploads.resume(ME, &space, &second).is_none(), "it gave way");
+        assert!(partial_uploads.resume(ME, &space, &second).is_none(), "it was evicted");
         let UploadProgress::Whole(whole) = sending.add(2, &[3, 4]) else { panic!("not whole") };
         assert_eq!((&whole.bytes[..], memory.used(Class::Upload)), (&[1, 2, 3, 4][..], 4));
         assert!(whole.is_mixed, "two sessions sent it");
@@ -331,7 +331,7 @@ mod tests {
 
     /// Mallory offers the snapshots that others offer, and sends different bytes.
     #[test]
-    fn what_one_session_sends_is_no_part_of_what_another_does() {
+    fn parts_of_two_sessions_never_mix_in_one_upload() {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
         let begin = |share| partial_uploads.begin(share, &space, &upload, room(&memory, 4));
@@ -343,13 +343,16 @@ mod tests {
         assert!(matches!(alice.add(0, &[1, 2, 3]), UploadProgress::Upto(3)));
         assert!(matches!(mallory.add(2, &[6, 6]), UploadProgress::Whole(_)));
         drop(begin(OTHER));
-        assert!(partial_uploads.resume(ME, &space, &upload).is_none(), "another share has left it");
+        assert!(
+            partial_uploads.resume(ME, &space, &upload).is_none(),
+            "only another share abandoned one"
+        );
         let UploadProgress::Whole(whole) = alice.add(3, &[4]) else { panic!("not whole") };
         assert_eq!((&whole.bytes[..], whole.is_mixed), (&[1, 2, 3, 4][..], false));
     }
 
     #[test]
-    fn where_addresses_tell_nothing_any_session_may_go_on() {
+    fn without_addresses_any_session_may_resume_an_upload() {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
         let sending =
@@ -360,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stalls_is_dropped() {
+    fn a_stalled_upload_is_dropped() {
         let (partial_uploads, space, _) = nothing();
         let memory = Memory::new(256 << 20);
         let stalls = memory.account(ShareKey::Session(1));
@@ -374,15 +377,15 @@ mod tests {
         let since = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
         partial_uploads.kept.lock().get(&sending.key, sending.ticket).unwrap().pace =
             Pace::since(since, 0);
-        assert!(sending.is_overdue(&stalls, true), "nothing of it came for an hour");
-        assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory is given up");
+        assert!(sending.is_overdue(&stalls, true), "no part arrived for an hour");
+        assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory was released");
         assert!(matches!(sending.add(0, &[1]), UploadProgress::Gone));
         drop(sending);
         assert!(partial_uploads.resume(ME, &space, &upload).is_none());
     }
 
     #[test]
-    fn one_that_nobody_comes_back_for_is_forgotten() {
+    fn an_abandoned_upload_expires() {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
         drop(partial_uploads.begin(ME, &space, &first, room(&memory, 4)));
@@ -391,7 +394,7 @@ mod tests {
         partial_uploads.forget_idle(kept, now + kept / 2);
         assert_eq!(memory.used(Class::Upload), 8);
         partial_uploads.forget_idle(kept, now + 2 * kept);
-        assert_eq!(memory.used(Class::Upload), 4, "one is being sent");
+        assert_eq!(memory.used(Class::Upload), 4, "one is still being sent");
         drop(sent);
         assert!(partial_uploads.resume(ME, &space, &first).is_none());
         assert!(partial_uploads.resume(ME, &space, &second).is_some());
@@ -400,7 +403,7 @@ mod tests {
     /// Two sessions offer the same hash with different lengths: one announces one byte, which is all that
     /// is reserved; the other sends 60 MiB.
     #[test]
-    fn what_is_kept_of_a_snapshot_has_its_memory_whoever_began_it() {
+    fn kept_upload_bytes_never_exceed_their_reservation() {
         let (partial_uploads, space, memory) = nothing();
         let (short, long) = (upload(1, 1), upload(1, 64 << 20));
         drop(partial_uploads.begin(ME, &space, &short, room(&memory, 1)));

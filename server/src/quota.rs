@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_share_leaves_some_for_others() {
+    fn one_share_cannot_take_the_whole_quota() {
         let quota = Quota::new(3, 2);
         let [one, other, third] = [1, 2, 3].map(ShareKey::Session);
         let taken = [quota.take(one).unwrap(), quota.take(one).unwrap()];

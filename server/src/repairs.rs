@@ -57,7 +57,7 @@ pub(crate) struct Repairs {
 }
 
 /// The resources of the repair task.
-pub(crate) struct Desk {
+pub(crate) struct RepairContext {
     store: Arc<dyn LogStore>,
     fan_out: Arc<FanOut>,
     metrics: Arc<Metrics>,
@@ -78,18 +78,18 @@ enum Examination {
 
 impl Repairs {
     /// Runs the repair for as long as the runtime lives: no acknowledgement depends on it.
-    async fn run(&self, desk: &Desk) {
+    async fn run(&self, context: &RepairContext) {
         let mut is_reserved = true;
         loop {
-            let condition = desk.store.condition();
+            let condition = context.store.condition();
             // Also once after the last repair, until that is persisted.
             let is_active = self.is_active.load(Ordering::Acquire);
             if is_active || !is_reserved || !condition.damaged.is_empty() {
-                is_reserved = desk.keep_condition().await;
+                is_reserved = context.keep_condition().await;
             }
             self.gather(&condition);
             match self.next_due(Instant::now()) {
-                Some(place) => self.attend(desk, place).await,
+                Some(place) => self.attend(context, place).await,
                 None => {
                     // Damage found by reads is collected periodically: nothing waits for it.
                     let look = tokio::time::sleep(limits::REPAIR_LOOK);
@@ -222,15 +222,15 @@ impl Repairs {
 
     /// Advances the repair of a document: examines it if its damage is not known, and requests what is
     /// damaged.
-    async fn attend(&self, desk: &Desk, place: DocumentKey) {
+    async fn attend(&self, context: &RepairContext, place: DocumentKey) {
         let (space, document) = &place;
-        let known = desk.store.known_damage(space, document);
+        let known = context.store.known_damage(space, document);
         // The next look removes a document that is no longer known to be damaged.
         let Some(known) = known else { return self.put_off(&place) };
         let is_examined = self.with(&place, |case| case.begin(known)).unwrap_or(true);
         if !is_examined {
-            match desk.examine(&place, known).await {
-                Examination::Whole => return self.repaired(desk, &place),
+            match context.examine(&place, known).await {
+                Examination::Whole => return self.repaired(context, &place),
                 // A client's copy could not be written.
                 Examination::DamagedParts(_) if known.takes_no_writes => {
                     return self.put_off(&place);
@@ -246,14 +246,14 @@ impl Repairs {
                 Examination::Unsettled => return,
             }
         }
-        self.ask(desk, &place);
+        self.ask(context, &place);
     }
 
     /// Requests the data from sessions that follow the document and have not answered that they have none of
     /// it.
-    fn ask(&self, desk: &Desk, place: &DocumentKey) {
+    fn ask(&self, context: &RepairContext, place: &DocumentKey) {
         let (space, document) = place;
-        let subscribers = desk.fan_out.subscribers(space, document);
+        let subscribers = context.fan_out.subscribers(space, document);
         let sessions = subscribers.iter().map(|(_, mailbox)| (mailbox.share(), mailbox.session()));
         let busy = self.cases.lock().values().flat_map(Case::asked).collect();
         let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
@@ -269,12 +269,12 @@ impl Repairs {
         }
     }
 
-    fn repaired(&self, desk: &Desk, place: &DocumentKey) {
+    fn repaired(&self, context: &RepairContext, place: &DocumentKey) {
         let (space, document) = place;
         tracing::info!(%space, %document, "a damaged document is repaired");
-        desk.metrics.repaired.inc();
+        context.metrics.repaired.inc();
         self.cases.lock().remove(place);
-        for (subscription, mailbox) in desk.fan_out.subscribers(space, document) {
+        for (subscription, mailbox) in context.fan_out.subscribers(space, document) {
             mailbox.put_repaired(subscription, *document);
         }
     }
@@ -288,7 +288,7 @@ impl Repairs {
     }
 }
 
-impl Desk {
+impl RepairContext {
     pub(crate) fn new(
         store: &Arc<dyn LogStore>,
         fan_out: &Arc<FanOut>,
@@ -302,10 +302,10 @@ impl Desk {
     /// Starts the repair, in a task of its own.
     pub(crate) fn start(self) -> Arc<Repairs> {
         let repairs = Arc::new(Repairs::default());
-        let (desk, running) = (Arc::new(self), Arc::clone(&repairs));
+        let (context, running) = (Arc::new(self), Arc::clone(&repairs));
         tasks::keep("healing", move || {
-            let (repairs, desk) = (Arc::clone(&running), Arc::clone(&desk));
-            async move { repairs.run(&desk).await }
+            let (repairs, context) = (Arc::clone(&running), Arc::clone(&context));
+            async move { repairs.run(&context).await }
         });
         repairs
     }

@@ -31,14 +31,14 @@ use crate::compaction::{CompactionOptions, Compactor};
 use crate::connection_slots::{Caps, ConnectionSlots};
 use crate::fan_out::FanOut;
 use crate::health::Health;
-use crate::http::{self, Door, Guard, Peer};
+use crate::http::{self, Guard, HttpState, Peer};
 use crate::hub::{Hub, HubEnd, HubParts, Rings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
-use crate::repairs::Desk;
+use crate::repairs::RepairContext;
 use crate::session::RelayState;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 use crate::tasks;
@@ -212,13 +212,13 @@ pub async fn serve_with_store(
     let mut server = Server::start(&options, Arc::clone(&store))?;
     let compactor = Arc::clone(&server.compactor);
     // Unwind safety: `stop` uses only state that is shared with other threads anyway.
-    let traffic = Arc::clone(&server.door.sessions.metrics);
+    let traffic = Arc::clone(&server.http_state.sessions.metrics);
     let trimming =
         tasks::keep("trimming", move || allocator::trim_on_traffic(Arc::clone(&traffic)));
     let copying = options.backups.clone().map(|backups| {
-        let metrics = Arc::clone(&server.door.sessions.metrics);
+        let metrics = Arc::clone(&server.http_state.sessions.metrics);
         let data = options.data.clone();
-        let store = server.door.sessions.upstream;
+        let store = server.http_state.sessions.upstream;
         tasks::keep("backups", move || {
             backups::run(backups.clone(), data.clone(), store, Arc::clone(&metrics))
         })
@@ -244,7 +244,7 @@ pub async fn serve_with_store(
 
 /// A running relay.
 struct Server {
-    door: Arc<Door>,
+    http_state: Arc<HttpState>,
     hub: Hub,
     hub_end: oneshot::Receiver<HubEnd>,
     /// Completes when the compaction thread ends.
@@ -309,7 +309,7 @@ impl Server {
         let fan_out = Arc::new(FanOut::new(Arc::clone(&metrics)));
         let page_reads = Turns::new(limits::PAGE_READS);
         let digests = Budgets::new(limits::DIGEST_RATE, limits::DIGEST_BURST);
-        let repairs = Desk::new(&store, &fan_out, &metrics, &page_reads).start();
+        let repairs = RepairContext::new(&store, &fan_out, &metrics, &page_reads).start();
         compactor.repair_with(Arc::clone(&repairs));
         let parts = HubParts {
             compactor: Arc::clone(&compactor),
@@ -354,11 +354,12 @@ impl Server {
         let (allow_origins, allow_hosts) =
             (options.allow_origins.clone(), options.allow_hosts.clone());
         let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
-        let door = Arc::new(Door { guard, health, sessions, last_session: AtomicU64::new(0) });
+        let http_state =
+            Arc::new(HttpState { guard, health, sessions, last_session: AtomicU64::new(0) });
         let (all, of_address) = (options.connections, options.connections_of_address);
         let connection_slots = ConnectionSlots::new(Caps { all, of_address });
         Ok(Self {
-            door,
+            http_state,
             hub,
             hub_end,
             compaction_end,
@@ -376,11 +377,11 @@ impl Server {
     ) -> AcceptEnd {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut ended = std::pin::pin!(self.store_ended());
-        let router = http::router(Arc::clone(&self.door));
+        let router = http::router(Arc::clone(&self.http_state));
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => {
-                    let ended = StoreEnd::of(&*self.door.sessions.store);
+                    let ended = StoreEnd::of(&*self.http_state.sessions.store);
                     return ended.map_or(AcceptEnd::Shutdown, AcceptEnd::StoreEnded);
                 }
                 ended = &mut ended => return AcceptEnd::StoreEnded(ended),
@@ -416,7 +417,7 @@ impl Server {
     /// Completes some time after the store has taken its last write: until then `/readyz` and the answers
     /// to pushes give the reason.
     fn store_ended(&self) -> impl Future<Output = StoreEnd> + use<> {
-        let store = Arc::clone(&self.door.sessions.store);
+        let store = Arc::clone(&self.http_state.sessions.store);
         async move {
             loop {
                 sleep(limits::STORE_ENDED_LOOK).await;
@@ -432,7 +433,7 @@ impl Server {
     }
 
     fn turn_away(&self, stream: &TcpStream, address: SocketAddr) {
-        self.door.sessions.metrics.request_refused("full");
+        self.http_state.sessions.metrics.request_refused("full");
         warn!(peer = %address, "rejected a connection: the maximum number is open");
         let answer =
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -441,7 +442,7 @@ impl Server {
     }
 
     async fn stop(self, end: AcceptEnd, limit: Duration) -> Result<(), ServeError> {
-        self.door.health.stopping();
+        self.http_state.health.stopping();
         // Notifies sessions and idle connections; an error means that there are none.
         let _ = self.stop.send(true);
         match &end {

@@ -96,7 +96,7 @@ impl RelayState {
     }
 
     /// The key of a request without a session.
-    pub(crate) fn asker(&self, peer: SocketAddr) -> Key {
+    pub(crate) fn requester(&self, peer: SocketAddr) -> Key {
         Key { share: self.share(SessionId(0), peer), account: 0 }
     }
 

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_panicked_begins_anew() {
+    async fn a_task_that_panicked_restarts() {
         let runs = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&runs);
         let task = keep("test", move || {

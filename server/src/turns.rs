@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_have_their_turns_and_within_each_its_sessions() {
+    fn turns_go_round_by_share_then_by_session() {
         let mut round = Round::default();
         for account in 0..3 {
             round.add(key(1, account), "many");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_holds_up_its_own_session_only() {
+    fn a_request_that_does_not_fit_blocks_only_its_session() {
         let mut round = Round::default();
         for (account, item) in [(1, "large"), (1, "small"), (2, "small of another")] {
             round.add(key(1, account), item);
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_much_has_one_place_in_the_round() {
+    fn a_share_with_many_requests_has_one_place_in_the_round() {
         let turns = Turns::new(1);
         let wait = |share, account| Box::pin(turns.take(key(share, account)));
         let first = poll(&mut wait(1, 0)).unwrap();
@@ -377,20 +377,20 @@ mod tests {
         let mut other = wait(2, 0);
         assert!(poll(&mut other).is_none());
         drop(first);
-        let turn = poll(&mut other).expect("it waits behind one, not behind a hundred");
+        let turn = poll(&mut other).expect("it waits behind one request, not a hundred");
         // Some are cancelled while they wait.
         many.drain(..98);
         assert_eq!(turns.waiting(), 2);
         drop(turn);
         // One gets the turn and is dropped before it learns that.
         drop(many.remove(0));
-        drop(poll(&mut many[0]).expect("whoever is left has the turn"));
+        drop(poll(&mut many[0]).expect("the next waiter gets the turn"));
         drop(many);
         assert_eq!((turns.free(), turns.waiting()), (1, 0));
     }
 
     #[tokio::test]
-    async fn a_share_in_debt_has_no_turn_and_others_have() {
+    async fn a_share_in_debt_is_skipped() {
         let turns = Turns::within(1, Budgets::new(1, 10));
         turns.spend(ShareKey::Session(1), 3_600);
         let (mut first, mut second) =

@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn an_injected_error_has_the_class_that_was_asked_for() {
+    fn an_injected_error_has_the_requested_class() {
         for class in [
             FailureClass::DiskFull,
             FailureClass::ReadOnly,

@@ -116,7 +116,7 @@ impl Faults {
     /// Makes every COMMIT wait until the returned guard is dropped: the group's jobs have run, but
     /// nothing is committed. Drop the guard before calling `close`, `pragmas` or `limit_pages`, which
     /// wait for the commit.
-    #[must_use = "commits go on as soon as the guard is dropped"]
+    #[must_use = "commits continue as soon as the guard is dropped"]
     pub fn hold_commits(&self) -> CommitHold {
         self.state().hold(|holds| holds + 1);
         CommitHold { core: Arc::clone(&self.core) }
@@ -179,7 +179,7 @@ impl Faults {
 }
 
 /// Holds commits until dropped. From [`Faults::hold_commits`].
-#[must_use = "commits go on as soon as the guard is dropped"]
+#[must_use = "commits continue as soon as the guard is dropped"]
 pub struct CommitHold {
     core: Arc<Core>,
 }

@@ -166,7 +166,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_lock_of_a_process_that_was_killed_is_waited_for() {
+    fn opening_waits_for_the_lock_of_a_killed_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.db");
         let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_survives_its_text_and_odd_text_stays_unknown() {
+    fn a_lock_holder_round_trips_and_odd_text_is_ignored() {
         let holder = Holder { pid: Some(42), process: Some("landfall relay".to_owned()) };
         assert_eq!(Holder::parse("42 landfall relay\n"), holder);
         assert_eq!(holder.to_string(), "process 42 (landfall relay)");

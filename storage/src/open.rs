@@ -69,7 +69,8 @@ fn look_at_wal(path: &Path) -> Option<WalDamage> {
         }
     };
     let copy = files::beside(path, "-wal.damaged");
-    tracing::error!(path = %path.display(), copy = %copy.display(), %damage, "a commit is lost");
+    tracing::error!(path = %path.display(), copy = %copy.display(), %damage,
+        "the write-ahead log is damaged");
     if !copy.exists()
         && let Err(error) = files::copy(&files::beside(path, "-wal"), &copy)
     {

@@ -29,8 +29,8 @@ pub enum WalDamage {
     },
     /// A frame is invalid, and committed frames follow it.
     #[error(
-        "the write-ahead log is damaged behind {whole} whole page(s): the commits after it, at least \
-         {commits}, are lost"
+        "the write-ahead log is damaged behind {whole} whole page(s): the commits after it, at \
+         least {commits}, are lost"
     )]
     Frame {
         /// How many valid pages precede it.
@@ -40,7 +40,7 @@ pub enum WalDamage {
     },
     /// The file ends before the last commit of the process that wrote it.
     #[error(
-        "the write-ahead log is cut short: it has {whole} of {of} page(s); the last commits are lost"
+        "the write-ahead log is cut short: it has {whole} of {of} pages; the last commits are lost"
     )]
     Cut {
         /// How many valid pages there are.
@@ -269,7 +269,7 @@ mod tests {
     const FRAME: usize = FRAME_HEADER + 4096;
 
     #[test]
-    fn what_a_killed_process_leaves_is_whole() {
+    fn the_wal_of_a_killed_process_is_undamaged() {
         let (_folder, left) = killed();
         assert_eq!(wal_damage(&left).unwrap(), None);
         fs::remove_file(beside(&left, "-shm")).unwrap();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_header_is_told_with_and_without_the_index() {
+    fn a_damaged_header_is_reported_with_and_without_the_index() {
         for at in [0, 5, 9, 17, 25, 31] {
             let (_folder, left) = killed();
             change(&left, |bytes| bytes[at] ^= 4);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_frame_is_told_if_commits_stand_behind_it() {
+    fn a_damaged_frame_is_reported_if_commits_follow_it() {
         for at in
             [HEADER + FRAME + 5, HEADER + FRAME + 9, HEADER + FRAME + 17, HEADER + FRAME + 900]
         {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_cut_is_told_by_its_index() {
+    fn a_truncated_log_is_detected_by_its_index() {
         let (_folder, left) = killed();
         let whole = |bytes: &Vec<u8>| (bytes.len() - HEADER) / FRAME;
         let mut all = 0;

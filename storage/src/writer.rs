@@ -379,7 +379,7 @@ fn leave_no_transaction(conn: &Connection) {
 /// does: a checkpoint trusts an index in memory, and would copy whatever the disk returns.
 fn leave_files(conn: &Connection) {
     if let Err(error) = connect::leave_files(conn) {
-        tracing::error!(%error, "closing may move the WAL into the database, or remove it");
+        tracing::error!(%error, "closing may checkpoint or remove the WAL");
     }
 }
 

@@ -28,7 +28,7 @@ async fn main() {
         ["find", name, url, document] => {
             let repo = connected(name, url).await;
             let document: AutomergeUrl = document.parse().expect("a document's URL");
-            let found = repo.find(document.document_id().clone()).await.expect("it runs");
+            let found = repo.find(document.document_id().clone()).await.expect("the repo runs");
             println!("{}", if found.is_some() { "found" } else { "unavailable" });
             settle().await;
             repo.stop().await;
@@ -44,7 +44,7 @@ async fn repo(name: &str) -> Repo {
 async fn connected(name: &str, url: &str) -> Repo {
     let repo = repo(name).await;
     let dialer = repo.dial(BackoffConfig::default(), Arc::new(link::Ws(url.to_owned())));
-    dialer.expect("it runs").established().await.expect("a connection");
+    dialer.expect("the repo runs").established().await.expect("a connection");
     repo
 }
 
@@ -59,7 +59,7 @@ async fn create(repo: &Repo, changes: i64) {
     for number in 0..changes {
         put(&mut content, "count", number);
     }
-    let handle = repo.create(content).await.expect("it runs");
+    let handle = repo.create(content).await.expect("the repo runs");
     println!("{}", handle.url());
     settle().await;
     handle.with_document(|doc| put(doc, "late", 1));
@@ -78,11 +78,11 @@ async fn serve(repo: &Repo) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("listening on ws://{}", listener.local_addr().expect("an address"));
     let url = "ws://127.0.0.1".parse().expect("a URL");
-    let acceptor = repo.make_acceptor(url).expect("it runs");
+    let acceptor = repo.make_acceptor(url).expect("the repo runs");
     loop {
         let (socket, _) = listener.accept().await.expect("a connection");
         if let Ok(socket) = accept_async(socket).await {
-            acceptor.accept(link::transport(socket)).expect("it runs");
+            acceptor.accept(link::transport(socket)).expect("the repo runs");
         }
     }
 }

@@ -1,7 +1,7 @@
-// Records what the real clients and servers send, as golden bytes for the protocol's own tests:
+// Records the messages of the real clients and servers, as golden bytes for the protocol's own tests:
 //   node capture.mjs [FOLDER]        (default: ../../protocol/tests/golden/automerge_repo)
 // With SAMOD_PEER naming the program of examples/samod_peer.rs, samod is recorded too.
-// Each frame is a file <who>-<type>-<what>.hex, sixteen bytes a line.
+// Each frame is a file <sender>-<type>-<what>.hex, sixteen bytes per line.
 import { execFile } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -40,7 +40,7 @@ const sent = (frames, from, type) =>
 
 const largest = frames => frames.reduce((a, b) => (b.bytes.length > a.bytes.length ? b : a))
 
-/** Takes the frames that were recorded until now, and forgets them. */
+/** Returns the frames recorded so far, and clears the record. */
 const take = proxy => proxy.frames.splice(0)
 
 async function withServer(args, run, { command = process.execPath, rewrite } = {}) {
@@ -167,7 +167,7 @@ async function gossip(proxy) {
   const handle = dave.repo.create({ title: "gossip" })
   await settle()
   const storageId = await dave.repo.storageId()
-  // A client tells what it knows of others when it meets a server with documents in its hands.
+  // A client reports remote heads when it connects to a server with open documents.
   dave.adapter.disconnect()
   dave.adapter.connect("dave", dave.adapter.peerMetadata)
   await settle()
@@ -189,7 +189,7 @@ async function gossip(proxy) {
   erin.adapter.disconnect()
 }
 
-/** A server that does not say that it takes whole documents: its sync messages end without flags. */
+/** A server that does not announce that it accepts whole documents: its sync messages end without flags. */
 async function firstVersion(proxy) {
   const { repo, adapter } = client(proxy, "ivan")
   await settle()
@@ -219,7 +219,7 @@ function withoutFlags(bytes) {
   return cbor.encode({ ...message, data })
 }
 
-/** A server without storage, which asks its clients for what it lacks. */
+/** A server without storage, which requests missing documents from its clients. */
 async function announcing(proxy) {
   const asked = client(proxy, "asked")
   await settle()
@@ -302,8 +302,8 @@ try {
     url = handle.url
   })
   await withServer(reference("one"), async proxy => {
-    // The same client again, at a server that was restarted: one that was not remembers what it
-    // sent on the last connection, and stays silent.
+    // The same client again, at a restarted server: without a restart the server remembers what it sent on
+    // the last connection, and sends nothing.
     await comeBack(proxy, url)
     await wholeDocument(proxy)
     await gossip(proxy)

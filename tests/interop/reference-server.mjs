@@ -1,7 +1,7 @@
 // A minimal automerge-repo server: its own WebSocket server and file-storage adapters, and nothing
-// else. The tests run against it with LANDFALL_INTEROP_SERVER=reference, so that a test that fails
-// against the relay can be told from a test that is wrong. It takes the relay's arguments
-// (`serve --listen HOST:PORT --data FOLDER`) and prints its last line's form.
+// else. The tests run against it with LANDFALL_INTEROP_SERVER=reference, to distinguish
+// faults of the relay from faults of a test. It accepts the relay's arguments
+// (`serve --listen HOST:PORT --data FOLDER`) and prints a last line of the same form.
 import { mkdirSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { Repo } from "@automerge/automerge-repo"
@@ -15,7 +15,7 @@ const { values } = parseArgs({
     listen: { type: "string", default: "127.0.0.1:0" },
     data: { type: "string" },
     "peer-id": { type: "string", default: "reference-server" },
-    // Ask the connected clients for what it lacks, as automerge-repo does by default.
+    // Requests missing documents from the connected clients, as automerge-repo does by default.
     announce: { type: "boolean", default: false },
   },
 })
@@ -27,7 +27,7 @@ new Repo({
   network: [new WebSocketServerAdapter(sockets)],
   storage: values.data ? new NodeFSStorageAdapter(values.data) : undefined,
   peerId: values["peer-id"],
-  // A server shares what it is asked for, and announces nothing.
+  // A server sends documents on request, and announces none.
   sharePolicy: async () => values.announce,
   enableRemoteHeadsGossiping: true,
 })

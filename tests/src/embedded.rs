@@ -35,7 +35,7 @@ impl Embedded {
             .build()
             .expect("a runtime for the relay");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
+        let port = listener.local_addr().expect("the listener is bound").port();
         let mut options = ServeOptions::new(data);
         options.patience = Patience { ping_after, drop_after, ..Patience::default() };
         let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(data).expect("a store"));

@@ -42,7 +42,7 @@ impl Proxy {
             .build()
             .expect("a runtime for the proxy");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+        let url = format!("ws://{}", listener.local_addr().expect("the listener is bound"));
         let shared = Arc::new(Shared {
             target: SocketAddr::from(([127, 0, 0, 1], port)),
             budget: AtomicI64::new(-1),

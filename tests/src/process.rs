@@ -54,9 +54,9 @@ impl Relay {
             .stderr(Stdio::null())
             .spawn()
             .expect("the relay starts");
-        let stdout = child.stdout.take().expect("it was piped");
+        let stdout = child.stdout.take().expect("standard output is piped");
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("it prints a line");
+        BufReader::new(stdout).read_line(&mut line).expect("the relay prints a line");
         let url = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
         let port = url.rsplit(':').next().and_then(|port| port.parse().ok());
         let Some(port) = port else {
@@ -79,10 +79,11 @@ impl Relay {
     /// If the process does not end.
     pub fn terminate(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("the process runs");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
+            if let Some(status) = self.child.try_wait().expect("the process is our child") {
                 return status;
             }
             assert!(Instant::now() < deadline, "SIGTERM did not end the relay");

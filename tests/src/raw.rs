@@ -179,7 +179,7 @@ impl Typist {
         self.1 += 1;
         self.0.put(ROOT, "typed", self.1).expect("a value");
         self.0.commit();
-        self.0.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
+        self.0.get_last_local_change().expect("the change was just made").raw_bytes().to_vec()
     }
 }
 
@@ -193,7 +193,7 @@ pub fn change_of(actor: ActorId, seq: u64, value: &str) -> Vec<u8> {
         doc.put(ROOT, "raw", format!("{value} {number}")).expect("a value");
         doc.commit();
     }
-    doc.get_last_local_change().expect("it was just made").raw_bytes().to_vec()
+    doc.get_last_local_change().expect("the change was just made").raw_bytes().to_vec()
 }
 
 /// Makes a change that follows `heads` and edits a text that does not exist: it passes admission, but
@@ -207,7 +207,7 @@ pub fn change_on_nothing(actor: ActorId, heads: &[ChangeHash], start_op: u64) ->
     doc.commit();
     doc.splice_text(&text, 0, 0, "x").expect("a character");
     doc.commit();
-    let mut change = doc.get_last_local_change().expect("it was just made").decode();
+    let mut change = doc.get_last_local_change().expect("the change was just made").decode();
     change.deps = heads.to_vec();
     change.seq = 1;
     change.start_op = start_op.try_into().expect("a counter");
@@ -337,7 +337,7 @@ impl BadServer {
     /// If it cannot listen.
     pub fn start(relay: u16, bad: usize, treat: fn(TcpStream)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("ws://{}", listener.local_addr().expect("it is bound"));
+        let url = format!("ws://{}", listener.local_addr().expect("the listener is bound"));
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
         std::thread::spawn(move || {

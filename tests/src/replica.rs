@@ -181,7 +181,7 @@ fn canonical(doc: &Automerge) -> String {
     let mut changes = doc.get_changes(&[]);
     changes.sort_by_key(|change| (change.max_op(), change.hash()));
     let mut rebuilt = Automerge::new();
-    rebuilt.apply_changes(changes).expect("its own changes apply");
+    rebuilt.apply_changes(changes).expect("the document's own changes apply");
     let visible = serde_json::to_string(&AutoSerde::from(&rebuilt)).expect("a document is JSON");
     let own = serde_json::to_string(&AutoSerde::from(doc)).expect("a document is JSON");
     assert_eq!(visible, own, "the state depends on the order in which changes arrived");

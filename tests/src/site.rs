@@ -190,7 +190,7 @@ impl Site {
     /// # Panics
     /// If that fails.
     pub fn restore(&self) {
-        std::fs::remove_dir_all(self.data()).expect("the data folder goes");
+        std::fs::remove_dir_all(self.data()).expect("the data folder is removed");
         log::copy_folder(&self.copy(), &self.data());
     }
 

@@ -28,10 +28,10 @@ fn wrong_usage() {
     }
     assert!(!home.path("notes.landfall").exists());
     home.run(&["sync", "--timeout", "soon"]).failed(2, &["wrong usage", "soon"]);
-    home.run(&["--space", "a b", "sync"]).failed(2, &["no name of a space"]);
+    home.run(&["--space", "a b", "sync"]).failed(2, &["not a space's name"]);
     for url in ["http://127.0.0.1:1", "wss://a", "ws://a:x", "7600"] {
         let new = ["--relay", url, "notes", "new", "x"];
-        home.run(&new).failed(2, &[url, "no relay's URL", "ws://127.0.0.1:7600"]);
+        home.run(&new).failed(2, &[url, "not the URL of a relay", "ws://127.0.0.1:7600"]);
     }
     let help = home.run(&["--help"]);
     assert!(help.out().contains("Exit codes: 0 done"));
@@ -93,7 +93,7 @@ fn an_older_format_names_the_command_that_migrates_it() {
     let version = u32::from_be_bytes(bytes[at.clone()].try_into().unwrap());
     bytes[at].copy_from_slice(&(version - 1).to_be_bytes());
     std::fs::write(&path, bytes).unwrap();
-    let (found, needed) = (format!("of format {}", version - 1), format!("reads {version}"));
+    let (found, needed) = (format!("has format {}", version - 1), format!("reads {version}"));
     for args in [&["notes", "list"][..], &["status"], &["store", "verify"], &["store", "inspect"]] {
         home.run(args).failed(3, &[&found, &needed, "a command that edits", "store compact"]);
     }
@@ -185,7 +185,7 @@ fn servers_that_are_not_relays() {
     });
     // Fails at once, whatever the timeout: another attempt would not help.
     home.run(&["--relay", &url, "sync", "--timeout", "2m"])
-        .failed(4, &["no Landfall relay", "404", "saved here, pending: 1 change;", "--relay"]);
+        .failed(4, &["not a Landfall relay", "404", "saved here, pending: 1 change;", "--relay"]);
     let added = home.run(&["--relay", &url, "notes", "append", "kept", "x"]).ok();
     assert_eq!(added, "saved here; not on the relay yet (2 pending)\n");
 }

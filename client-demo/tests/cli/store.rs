@@ -139,8 +139,8 @@ fn an_exported_space_is_imported_and_synced_to_a_relay() {
     home.run(&["--store", "a", "store", "export", "notes.space"]).ok();
     // The first time there is no store yet; the second time nothing is new, which is no error.
     for counts in [
-        "new here: 620 changes, 0 deletions; already here: 0 changes",
-        "new here: 0 changes, 0 deletions; already here: 620 changes",
+        "new here: 620 changes, 0 deletions; here already: 0 changes",
+        "new here: 0 changes, 0 deletions; here already: 620 changes",
     ] {
         let told = home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
         assert_eq!(told, format!("space default: 3 documents in the file; {counts}\n"));
@@ -153,7 +153,7 @@ fn an_exported_space_is_imported_and_synced_to_a_relay() {
     let whole = std::fs::read(home.path("notes.space")).unwrap();
     home.write("cut.space", &whole[..whole.len() - 7]);
     for store in ["b", "new"] {
-        home.run(&["--store", store, "store", "import", "cut.space"]).failed(6, &["cut"]);
+        home.run(&["--store", store, "store", "import", "cut.space"]).failed(6, &["truncated"]);
     }
     assert!(!home.path("new").exists());
     home.run(&["--store", "no/b", "store", "import", "notes.space"]).failed(3, &["does not exist"]);

@@ -26,10 +26,10 @@ fn every_form_of_a_relays_url_connects() {
     let wrong = format!("{url}/elsewhere");
     home.run(&["--relay", &wrong, "sync", "--timeout", "2m"]).failed(
         4,
-        &["no Landfall relay", "404", "give the URL that the relay printed at its start"],
+        &["not a Landfall relay", "404", "give the URL that the relay printed at its start"],
     );
     let page = url.replacen("ws", "http", 1);
-    home.run(&["--relay", &page, "sync"]).failed(2, &["it is a page's", &format!("{url}/")]);
+    home.run(&["--relay", &page, "sync"]).failed(2, &["it is a web page's", &format!("{url}/")]);
 }
 
 #[test]
@@ -51,5 +51,5 @@ fn a_url_path_names_the_space_as_for_browsers() {
         .failed(2, &["two different spaces are given", "`team`", "`other`"]);
     assert!(!home.path("dan").exists());
     let no_name = format!("{}/spaces/a b", relay.url);
-    home.run(&["--relay", &no_name, "sync"]).failed(2, &["no name of a space"]);
+    home.run(&["--relay", &no_name, "sync"]).failed(2, &["not a space's name"]);
 }

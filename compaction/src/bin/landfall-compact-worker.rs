@@ -10,7 +10,7 @@ fn main() -> ExitCode {
             std::thread::park();
         },
         Some("babble") => {
-            let much = "no worker says this. ".repeat(10_000);
+            let much = "not a worker's message. ".repeat(10_000);
             eprintln!("{much}");
             println!("{much}");
             ExitCode::SUCCESS

@@ -55,7 +55,7 @@ fn long() -> Automerge {
 }
 
 #[test]
-fn chunks_of_all_types_in_any_order_are_one_history() {
+fn chunks_of_all_types_in_any_order_load_as_one_history() {
     let document = session();
     let all = changes(&document);
     let quarter = all.len() / 4;
@@ -80,7 +80,7 @@ fn chunks_of_all_types_in_any_order_are_one_history() {
 }
 
 #[test]
-fn only_what_is_not_held_is_new() {
+fn only_changes_missing_from_the_store_are_new() {
     let document = session();
     let all = changes(&document);
     let whole = document.save();
@@ -102,7 +102,7 @@ fn only_what_is_not_held_is_new() {
 }
 
 #[test]
-fn more_than_a_push_comes_as_a_snapshot_of_everything() {
+fn more_changes_than_a_push_takes_become_one_snapshot() {
     let document = long();
     let all = changes(&document);
     let most = limits::PUSH_CHANGES;
@@ -141,7 +141,7 @@ fn more_than_a_push_comes_as_a_snapshot_of_everything() {
 }
 
 #[test]
-fn several_beginnings_are_one_document() {
+fn histories_without_a_common_root_load_as_one_document() {
     let (mut one, mut two) = (empty(1), empty(2));
     one.empty_commit(Default::default());
     two.empty_commit(Default::default());
@@ -152,7 +152,7 @@ fn several_beginnings_are_one_document() {
 }
 
 #[test]
-fn what_rests_on_something_missing_is_told_and_nothing_is_taken() {
+fn a_missing_dependency_is_reported_and_nothing_is_absorbed() {
     let all = changes(&session());
     let missing = hash(&all[50]);
     let parts = [all[..50].concat(), all[51..].concat()];
@@ -172,7 +172,7 @@ fn what_rests_on_something_missing_is_told_and_nothing_is_taken() {
 }
 
 #[test]
-fn what_no_push_would_bring_is_refused() {
+fn changes_that_a_push_would_reject_are_rejected() {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 5);
     let all = changes(&one);
@@ -202,7 +202,7 @@ fn what_no_push_would_bring_is_refused() {
 }
 
 #[test]
-fn chunks_that_are_none_are_refused() {
+fn malformed_chunks_are_rejected() {
     let whole = session().save();
     let refused = |chunks: &[u8], at: usize| match absorb(&[chunks], vec![], [], false) {
         Err(CompactionError::Chunk { part: 0, at: told, what }) => {
@@ -231,7 +231,7 @@ fn chunks_that_are_none_are_refused() {
 }
 
 #[test]
-fn what_is_sound_is_saved_from_what_is_not() {
+fn salvage_keeps_the_sound_parts_of_a_damaged_file() {
     let all = changes(&session());
     let mut damaged = all[120..130].concat();
     damaged[50] ^= 1;
@@ -254,7 +254,7 @@ fn what_is_sound_is_saved_from_what_is_not() {
 
 /// automerge asks for gigabytes to open some of these, and never finishes others. Only the worker dies.
 #[test]
-fn a_hostile_bundle_kills_its_worker_at_most() {
+fn a_hostile_bundle_kills_at_most_its_worker() {
     let (mut document, text) = begun(1);
     type_into(&mut document, &text, 40);
     let bundled = bundle(&document, &changes(&document));
@@ -279,5 +279,5 @@ fn a_hostile_bundle_kills_its_worker_at_most() {
     }
     assert!(died > 0 && refused > 50, "refused {refused}, died {died}");
     let patient = Supervisor { time: Duration::from_secs(60), ..small };
-    assert!(patient.absorb(&[&bundled], &[], [], false).is_ok(), "the next one is well");
+    assert!(patient.absorb(&[&bundled], &[], [], false).is_ok(), "the next worker works");
 }

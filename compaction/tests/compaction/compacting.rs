@@ -17,7 +17,7 @@ pub fn load(snapshot: &[u8]) -> Automerge {
 }
 
 #[test]
-fn a_session_compacts_into_what_it_was() {
+fn a_compacted_session_loads_as_the_same_document() {
     let document = session();
     let compacted = compact(&[], changes(&document)).unwrap();
     assert_eq!(compacted.heads, document.get_heads());
@@ -43,7 +43,7 @@ fn a_session_compacts_into_what_it_was() {
 }
 
 #[test]
-fn snapshots_and_changes_in_any_order_come_together() {
+fn snapshots_and_changes_merge_in_any_order() {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 50);
     let mut two = one.fork().with_actor([2; 16].into());
@@ -68,7 +68,7 @@ fn snapshots_and_changes_in_any_order_come_together() {
 }
 
 #[test]
-fn nothing_compacts_into_nothing() {
+fn an_empty_history_compacts_to_an_empty_document() {
     let compacted = compact(&[], []).unwrap();
     assert_eq!(
         (compacted.changes, &compacted.heads[..], &compacted.actors[..]),
@@ -78,7 +78,7 @@ fn nothing_compacts_into_nothing() {
 }
 
 #[test]
-fn what_rests_on_something_absent_is_an_error() {
+fn a_missing_dependency_is_an_error() {
     let document = session();
     let mut some = changes(&document);
     let lost = document.get_changes(&[])[40].hash();
@@ -95,7 +95,7 @@ fn what_rests_on_something_absent_is_an_error() {
 }
 
 #[test]
-fn what_is_no_snapshot_or_change_is_named() {
+fn an_invalid_snapshot_or_change_is_named_by_position() {
     let document = session();
     let good = document.save();
     for bad in [&b""[..], b"x", &good[..7], &good[..good.len() - 1], &changes(&document)[0]] {
@@ -117,7 +117,7 @@ fn what_is_no_snapshot_or_change_is_named() {
 }
 
 #[test]
-fn a_poisoned_change_is_an_error_and_no_panic() {
+fn a_change_on_which_automerge_panics_is_an_error() {
     let document = session();
     let mut all = changes(&document);
     all.push(poison(&document));
@@ -129,7 +129,7 @@ fn a_poisoned_change_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn what_comes_since_is_what_is_missing_dependencies_first() {
+fn changes_since_returns_missing_changes_in_dependency_order() {
     let document = session();
     let snapshot = document.save();
     let all = changes(&document);
@@ -149,7 +149,7 @@ fn what_comes_since_is_what_is_missing_dependencies_first() {
 }
 
 #[test]
-fn an_actor_whose_changes_do_not_rest_on_each_other_is_served_by_ancestry() {
+fn changes_since_follows_dependencies_not_sequence_numbers() {
     // automerge treats a sequence number as a clock; a change need not depend on its actor's last one.
     let (mut one, mut two) = (empty(1), empty(2));
     let first = put(&mut one, "first");
@@ -165,7 +165,7 @@ fn an_actor_whose_changes_do_not_rest_on_each_other_is_served_by_ancestry() {
 }
 
 #[test]
-fn what_automerge_saves_but_does_not_load_is_never_handed_out() {
+fn a_snapshot_that_automerge_cannot_load_is_never_returned() {
     // Two changes of one actor whose operation counters are ambiguous: automerge applies and saves
     // them, but fails to load what it saved.
     let mut one = empty(1);
@@ -186,7 +186,7 @@ fn put(document: &mut Automerge, key: &str) -> Change {
 }
 
 #[test]
-fn a_snapshot_is_no_longer_than_it_may_be() {
+fn a_snapshot_over_the_size_limit_is_an_error() {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 50);
     let all = changes(&one);

@@ -13,7 +13,7 @@ fn inspected(snapshot: &[u8]) -> Result<Compacted, CompactionError> {
 }
 
 #[test]
-fn an_honest_snapshot_comes_back_as_it_is() {
+fn a_sound_snapshot_is_returned_unchanged() {
     let document = session();
     let snapshot = document.save();
     let compacted = inspected(&snapshot).unwrap();
@@ -28,7 +28,7 @@ fn an_honest_snapshot_comes_back_as_it_is() {
 }
 
 #[test]
-fn another_order_of_changes_is_honest_too() {
+fn a_snapshot_with_another_change_order_is_sound() {
     // Changes in the order in which a peer received them: first all of one actor, then all of the
     // other.
     let (mut one, text) = begun(1);
@@ -102,7 +102,7 @@ fn with_a_column_more(plain: &[u8], data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_automerge_would_not_write_does_not_stay() {
+fn unknown_columns_are_dropped_from_a_snapshot() {
     let document = session();
     let plain = document.save_with_options(SaveOptions { deflate: false, ..Default::default() });
     let more = with_a_column_more(&plain, b"something hidden");
@@ -114,7 +114,7 @@ fn what_automerge_would_not_write_does_not_stay() {
 }
 
 #[test]
-fn what_is_not_what_was_told_is_refused() {
+fn a_snapshot_with_another_hash_is_rejected() {
     let snapshot = session().save();
     assert_eq!(inspect(&snapshot, [0; 32]).unwrap_err(), CompactionError::Hash);
     let orphan = {
@@ -152,7 +152,7 @@ fn claiming(changes: i64) -> Vec<u8> {
 }
 
 #[test]
-fn a_snapshot_that_states_more_than_its_bytes_is_not_opened_by_anybody() {
+fn a_snapshot_that_claims_more_than_its_budget_is_never_opened() {
     for changes in [300_000, 1 << 20, i64::MAX] {
         let claims = claiming(changes);
         let over = |error: CompactionError| match error {
@@ -171,7 +171,7 @@ fn a_snapshot_that_states_more_than_its_bytes_is_not_opened_by_anybody() {
 }
 
 #[test]
-fn a_change_that_no_push_would_bring_is_refused() {
+fn a_snapshot_with_a_change_that_a_push_would_reject_is_rejected() {
     // automerge accepts it, but a relay rejects it: its counters skip as many numbers as the limit.
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 3);
@@ -192,7 +192,7 @@ fn a_change_that_no_push_would_bring_is_refused() {
 }
 
 #[test]
-fn damaged_snapshots_are_refused_or_say_what_their_changes_say() {
+fn a_damaged_snapshot_is_rejected_or_matches_its_changes() {
     let (mut one, text) = begun(1);
     type_into(&mut one, &text, 60);
     let plain = one.save_with_options(SaveOptions { deflate: false, ..Default::default() });

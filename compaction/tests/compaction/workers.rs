@@ -31,7 +31,7 @@ fn is_there(id: u32) -> bool {
 }
 
 #[test]
-fn a_worker_brings_what_the_library_brings() {
+fn a_worker_returns_the_same_result_as_the_library() {
     let document = session();
     let supervisor = supervisor(&[]);
     let all = changes(&document);
@@ -49,7 +49,7 @@ fn a_worker_brings_what_the_library_brings() {
 }
 
 #[test]
-fn what_the_library_refuses_a_worker_refuses_in_the_same_words() {
+fn a_worker_rejects_with_the_same_error_text_as_the_library() {
     let document = session();
     let supervisor = supervisor(&[]);
     let refused = |error: WorkerError| match error {
@@ -80,7 +80,7 @@ fn what_the_library_refuses_a_worker_refuses_in_the_same_words() {
 }
 
 #[test]
-fn one_worker_opens_what_is_offered_and_merges_it() {
+fn one_worker_inspects_and_merges_an_uploaded_snapshot() {
     let supervisor = supervisor(&[]);
     let document = session();
     let (offered, all) = (document.save(), changes(&document));
@@ -118,7 +118,7 @@ fn one_worker_opens_what_is_offered_and_merges_it() {
 }
 
 #[test]
-fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
+fn a_worker_over_its_memory_limit_dies_alone() {
     // A change of a few bytes with this many operations.
     let (mut document, text) = begun(1);
     {
@@ -138,7 +138,7 @@ fn a_worker_that_takes_too_much_memory_is_its_own_loss() {
 }
 
 #[test]
-fn workers_end_when_whoever_wants_them_stops() {
+fn workers_end_when_the_supervisor_stops() {
     let supervisor = supervisor(&["hang"]);
     let stop = std::sync::Arc::clone(&supervisor.stop);
     let mut job = supervisor.start(JobKind::Compaction).unwrap();
@@ -156,7 +156,7 @@ fn workers_end_when_whoever_wants_them_stops() {
 }
 
 #[test]
-fn a_worker_that_is_not_done_in_time_is_killed() {
+fn a_worker_over_its_time_limit_is_killed() {
     let impatient = Supervisor { time: Duration::from_millis(300), ..supervisor(&["hang"]) };
     let begun = Instant::now();
     let error = impatient.compact(&[], changes(&session())).unwrap_err();
@@ -176,7 +176,7 @@ fn a_worker_that_is_not_done_in_time_is_killed() {
 }
 
 #[test]
-fn a_worker_that_dies_says_how() {
+fn a_dead_worker_is_reported_with_its_exit_status() {
     let died = |word: &str| {
         let error = supervisor(&[word]).compact(&[], changes(&session())).unwrap_err();
         match error {
@@ -196,7 +196,7 @@ fn a_worker_that_dies_says_how() {
 }
 
 #[test]
-fn a_job_that_is_given_up_leaves_no_process() {
+fn a_dropped_job_leaves_no_process() {
     let mut job = supervisor(&[]).start(JobKind::Compaction).unwrap();
     job.change(&changes(&session())[0]).unwrap();
     let id = job.id();
@@ -211,7 +211,7 @@ fn a_job_that_is_given_up_leaves_no_process() {
 
 /// The start of a job, as a supervisor sends it: version, release, memory, time, bytes of a snapshot,
 /// kind of job, number of hashes.
-fn greeting(seconds: u64) -> Vec<u8> {
+fn header(seconds: u64) -> Vec<u8> {
     greeting_of(env!("CARGO_PKG_VERSION"), seconds)
 }
 
@@ -242,7 +242,7 @@ fn a_worker_ends_with_its_parent() {
     // The parent dies while it sends.
     let mut child = by_hand();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&[greeting(60), part(2, &changes(&session())[0])].concat()).unwrap();
+    input.write_all(&[header(60), part(2, &changes(&session())[0])].concat()).unwrap();
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(3));
     // The parent dies during the worker's work, which takes more than a moment.
@@ -250,7 +250,7 @@ fn a_worker_ends_with_its_parent() {
     type_into(&mut document, &text, 10_000);
     let mut child = by_hand();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&[greeting(60), part(1, &document.save()), part(5, &[])].concat()).unwrap();
+    input.write_all(&[header(60), part(1, &document.save()), part(5, &[])].concat()).unwrap();
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(3));
     let mut answer = Vec::new();
@@ -259,10 +259,10 @@ fn a_worker_ends_with_its_parent() {
 }
 
 #[test]
-fn a_worker_has_so_much_processor_time_and_no_more() {
+fn a_workers_processor_time_is_limited() {
     let mut child = by_hand();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(&greeting(0)).unwrap();
+    input.write_all(&header(0)).unwrap();
     // Endless input: the same changes again and again.
     let again = part(2, &changes(&session())[1]).repeat(100);
     while input.write_all(&again).is_ok() {}
@@ -273,7 +273,7 @@ fn a_worker_has_so_much_processor_time_and_no_more() {
 
 /// The worker's file was replaced while its parent runs: the worker refuses and reports what to do.
 #[test]
-fn a_worker_of_another_release_does_nothing() {
+fn a_worker_of_another_release_rejects_the_job() {
     for begin in [greeting_of("0.0.9", 60), b"LFfold\0\x05".to_vec()] {
         let mut child = by_hand();
         child.stdin.take().unwrap().write_all(&begin).unwrap();
@@ -285,7 +285,7 @@ fn a_worker_of_another_release_does_nothing() {
 }
 
 #[test]
-fn one_who_calls_the_worker_by_hand_is_told() {
+fn starting_the_worker_by_hand_prints_a_hint() {
     let mut child = by_hand();
     child.stdin.take().unwrap().write_all(b"hello, what are you?").unwrap();
     let mut said = String::new();
@@ -295,7 +295,7 @@ fn one_who_calls_the_worker_by_hand_is_told() {
 }
 
 #[test]
-fn many_workers_at_once_do_not_mix() {
+fn concurrent_workers_return_their_own_results() {
     let threads: Vec<_> = (1..=4u8)
         .map(|actor| {
             std::thread::spawn(move || {
@@ -311,7 +311,7 @@ fn many_workers_at_once_do_not_mix() {
 }
 
 #[test]
-fn a_worker_makes_no_longer_snapshot_than_it_may() {
+fn a_worker_rejects_a_snapshot_over_the_size_limit() {
     let document = session();
     let all = changes(&document);
     let actual = compact(&[], all.iter().cloned()).unwrap().snapshot.len();

@@ -75,7 +75,7 @@ impl Leaving {
         let Some(folder) = folder(place.device) else { return };
         let text = place.text() + &hex(&self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
-            tracing::debug!(%error, "the next opening takes fresh actors");
+            tracing::debug!(%error, "cannot write the clean-close marker; the next opening uses fresh actors");
         }
         // Occasionally is enough, and reading a folder is slow.
         if self.nonce[0] < 8 {
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_fits_only_in_memory_on_another_device_in_a_private_folder() {
+    fn a_marker_needs_a_private_folder_in_memory_on_another_device() {
         let disk = tempfile::tempdir().unwrap();
         let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
             return println!("SKIPPED (needs /dev/shm)");
@@ -267,8 +267,8 @@ mod tests {
         }
         let [on_disk, private] = [&disk, &memory].map(|folder| folder.path().join("landfall"));
         assert!(!fits(&on_disk, user, device) && !fits(&on_disk, user, of_disk));
-        assert!(!on_disk.exists(), "nothing is made where no marker can be");
-        assert!(!fits(&private, user, device), "what holds both may be copied with both");
+        assert!(!on_disk.exists(), "nothing is created where a marker is impossible");
+        assert!(!fits(&private, user, device), "a device that has both may be copied with both");
         assert!(fits(&private, user, of_disk));
         assert!(!fits(&private, user + 1, of_disk));
         std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o750)).unwrap();

@@ -149,9 +149,9 @@ enum Step {
 /// Runs a step. A panic in it, of automerge or of the engine, counts against that document alone.
 fn contained_step(document: &Arc<OpenDocument>) -> Step {
     catch_unwind(AssertUnwindSafe(|| step(document))).unwrap_or_else(|panic| {
-        let reason = format!("applying what arrived panicked: {}", panic_text(&*panic));
+        let reason = format!("applying received changes panicked: {}", panic_text(&*panic));
         if catch_unwind(AssertUnwindSafe(|| swap::quarantine(document, reason))).is_err() {
-            tracing::error!(document = %document.id, "the document could not even be quarantined");
+            tracing::error!(document = %document.id, "cannot quarantine the document");
         }
         Step::Done
     })
@@ -173,7 +173,7 @@ fn step(document: &Arc<OpenDocument>) -> Step {
                 true
             }
             Err(error) => {
-                tracing::warn!(document = %document.id, %error, "what arrived could not be read");
+                tracing::warn!(document = %document.id, %error, "cannot read the received changes");
                 let mut slot = document.slot.lock();
                 (slot.building, slot.arrived) = (None, true);
                 document.core.applier.enqueue(document, &mut slot);

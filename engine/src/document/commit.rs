@@ -123,7 +123,7 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
         patches_from = told;
     }
     let bytes = edit.loaded()?.bytes();
-    let gone = || ChangeError::Closure("the document's state is gone".into());
+    let gone = || ChangeError::Closure("an earlier change of this document failed".into());
     Ok(Publication {
         document: Arc::clone(&edit.document),
         loaded: edit.work.take().ok_or_else(gone)?,

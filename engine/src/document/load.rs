@@ -98,9 +98,9 @@ impl Whole {
     fn base(&self) -> Result<(Automerge, u64), String> {
         let Some(compacted) = &self.compacted else { return Ok((empty(), 0)) };
         if <[u8; 32]>::from(Sha256::digest(&compacted.body)) != compacted.hash {
-            return Err("the compacted history is damaged in the store".to_owned());
+            return Err("the snapshot is damaged in the store".to_owned());
         }
-        let in_base = |error: String| format!("the compacted history: {error}");
+        let in_base = |error: String| format!("the snapshot: {error}");
         let size = measure(&compacted.body).map_err(|error| in_base(error.to_string()))?;
         let options = LoadOptions::new().text_encoding(TextEncoding::UnicodeCodePoint);
         let base = contained(|| Automerge::load_with_options(&compacted.body, options));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_stands_for_what_came_before_it() {
+    fn a_snapshot_replaces_the_changes_before_it() {
         let (mut document, first) = written();
         let mut whole = Whole::default();
         whole.add(vec![change(1, &first), compacted(2, document.save())]);
@@ -273,7 +273,7 @@ mod tests {
     /// A store of an earlier version may hold a document that would take all memory: it is not shown,
     /// and the application goes on.
     #[test]
-    fn what_states_too_much_is_not_given_to_automerge() {
+    fn oversized_declarations_are_rejected_before_automerge_loads_them() {
         // A document chunk of two columns of changes: 2^29 of actor 0, sequence numbers ascending.
         let run = |value| [0x80, 0x80, 0x80, 0x80, 0x02, value];
         let mut body = [&[1, 16][..], &[1; 16], &[1], &[7; 32], &[2, 0x01, 6, 0x03, 6]].concat();
@@ -286,7 +286,7 @@ mod tests {
         let mut whole = Whole::default();
         whole.add(vec![compacted(1, claims)]);
         let reason = whole.build().unwrap_err();
-        assert!(reason.starts_with("the compacted history"), "{reason}");
+        assert!(reason.starts_with("the snapshot"), "{reason}");
         assert_eq!(whole.last_good().length(ROOT), 0);
         // More operations behind a snapshot than a document may have.
         let (_, first) = written();
@@ -298,7 +298,7 @@ mod tests {
 
     /// Damage that automerge detects, and damage that only the hash detects.
     #[test]
-    fn damaged_bytes_are_not_shown() {
+    fn damaged_bytes_are_not_loaded() {
         let (document, first) = written();
         let saved = document.save();
         for damaged in [compacted(1, saved[..saved.len() / 2].to_vec()), {
@@ -309,7 +309,7 @@ mod tests {
             let mut whole = Whole::default();
             whole.add(vec![damaged]);
             let reason = whole.build().unwrap_err();
-            assert!(reason.starts_with("the compacted history"), "{reason}");
+            assert!(reason.starts_with("the snapshot"), "{reason}");
             assert_eq!(whole.last_good().length(ROOT), 0);
         }
         let mut whole = Whole::default();

@@ -141,7 +141,7 @@ fn next_state(
         automerge = apply_parsed(automerge, meanwhile, &mut PatchLog::inactive())?;
     }
     if !contains(&automerge, &seen) {
-        return Err("what was built lacks changes of the present state".to_owned());
+        return Err("the built state lacks changes of the present one".to_owned());
     }
     let patches = match patches.filter(|_| undisturbed && since.is_none_or(|since| *since == seen))
     {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_built_is_shown_with_what_was_changed_meanwhile() {
+    fn a_swap_keeps_changes_made_during_the_build() {
         let (_store, _space, document, built) = built();
         document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
         assert_eq!(keys(&document), ["mine", "more"]);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_built_before_a_deletion_is_not_shown() {
+    fn a_build_from_before_a_deletion_is_discarded() {
         let (store, space, document, built) = built();
         let mut events = store.events();
         space.delete(document.id()).unwrap();
@@ -316,7 +316,7 @@ mod tests {
 
     /// As after `reauthor`: the loaded state and states built on it differ from the store.
     #[test]
-    fn what_was_built_on_an_outdated_state_is_not_shown() {
+    fn a_build_on_an_outdated_state_is_discarded() {
         let (_store, _space, document, mut built) = built();
         if let Some(state) = &mut built.state {
             state.automerge.transact(|tx| tx.put(ROOT, "never stored", 1)).unwrap();
@@ -344,7 +344,7 @@ mod tests {
 
     /// A built state that lacks a change that readers have seen is not shown.
     #[test]
-    fn what_lacks_changes_of_the_present_state_is_not_shown() {
+    fn a_build_without_all_present_changes_is_discarded() {
         let (_store, _space, document, built) = built();
         document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
         document.open().slot.lock().building.as_mut().unwrap().since.clear();
@@ -355,7 +355,7 @@ mod tests {
 
     /// A busy writer swaps in a built state before its next change.
     #[test]
-    fn the_next_writer_takes_in_what_was_built() {
+    fn the_next_writer_swaps_in_the_finished_build() {
         let (_store, _space, document, built) = built();
         let mut built = Some(built);
         document

@@ -94,7 +94,7 @@ pub(super) fn run<T>(
     let value = changes(&mut group)?;
     let Group { edits, failed, inside: _inside, .. } = group;
     if failed || edits.iter().any(Edit::is_spoiled) {
-        return Err(ChangeError::Closure("a change of the group failed before".into()));
+        return Err(ChangeError::Closure("an earlier change of the group failed".into()));
     }
     commit(edits)?;
     Ok(value)

@@ -29,16 +29,16 @@ pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
     match url.scheme() {
         "ws" => {}
         "wss" | "https" => {
-            return Err(bad("TLS is not built into this version; put a local TLS proxy before it"));
+            return Err(bad("this version does not support TLS; use a local TLS proxy"));
         }
         "http" => {
             let rest = url.as_str().trim_start_matches("http");
-            return Err(bad(&format!("it is a page's; a relay's is ws{rest}")));
+            return Err(bad(&format!("it is a web page's; the relay's is ws{rest}")));
         }
         _ => return Err(bad("it does not begin with ws://")),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("user names have no place in it; use a token"));
+        return Err(bad("it must not contain a user name or password; use a token"));
     }
     // The fragment is for the client alone, and no request carries it.
     url.set_fragment(None);
@@ -49,7 +49,7 @@ pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
         None => return Err(bad("it names no host")),
     };
     let port = url.port_or_known_default().filter(|port| *port > 0);
-    let port = port.ok_or_else(|| bad("its port is none"))?;
+    let port = port.ok_or_else(|| bad("its port is 0"))?;
     let space = space(url.path()).map_err(|what| bad(&what))?;
     if let Some(space) = &space {
         // A trailing slash does not change the meaning, and a relay answers without one.
@@ -63,7 +63,7 @@ fn space(path: &str) -> Result<Option<SpaceName>, String> {
     let Some(name) = path.strip_prefix(SPACES) else { return Ok(None) };
     let name = name.strip_suffix('/').unwrap_or(name);
     let parsed = name.parse::<SpaceName>();
-    parsed.map(Some).map_err(|error| format!("`{name}` is no name of a space: {error}"))
+    parsed.map(Some).map_err(|error| format!("`{name}` is not a space's name: {error}"))
 }
 
 #[cfg(test)]
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_relays() {
+    fn valid_urls_are_parsed() {
         for (given, host, port, url) in [
             ("ws://127.0.0.1:7600", "127.0.0.1", 7600, "ws://127.0.0.1:7600/"),
             ("ws://relay.example/path?x", "relay.example", 80, "ws://relay.example/path?x"),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn others_say_what_is_wrong() {
+    fn invalid_urls_are_refused_with_the_reason() {
         for bad in [
             "",
             "7600",
@@ -134,6 +134,6 @@ mod tests {
             }
         }
         let Err(ConnectError::BadUrl { what, .. }) = parse("http://a:7600/x") else { panic!() };
-        assert_eq!(what, "it is a page's; a relay's is ws://a:7600/x");
+        assert_eq!(what, "it is a web page's; the relay's is ws://a:7600/x");
     }
 }

@@ -134,7 +134,7 @@ mod tests {
         let stale = tell.clone();
         arrivals.run(1, false, move || stale.send(3).unwrap());
         arrivals.run(2, false, move || tell.send(4).unwrap());
-        assert_eq!(told.recv().unwrap(), 4, "what the first connection brought is dropped");
+        assert_eq!(told.recv().unwrap(), 4, "the batches of the first connection are dropped");
         let gate = arrivals.gate(1);
         gate.pass(|| panic!("not the present connection"));
     }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_subscribed_is_taken() {
+    fn only_messages_of_subscribed_spaces_are_queued() {
         let ephemeral_queue = EphemeralQueue::default();
         let say =
             |name: &str, count| ephemeral_queue.add(&space(name), DOCUMENT, vec![1], || count);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_goes_with_its_subscription() {
+    fn the_queue_is_bounded_and_emptied_with_its_subscription() {
         let ephemeral_queue = EphemeralQueue::default();
         let (here, there) = (space("here"), space("there"));
         ephemeral_queue.set(here.clone(), Some(Filter::Everything));

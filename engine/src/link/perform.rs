@@ -18,7 +18,7 @@ use landfall_storage::{Committed, FailureClass, WriteError};
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
-use super::desk::Desk;
+use super::commands::LinkCommands;
 use super::requests::Reached;
 use crate::core::Core;
 use crate::error::RefusedSpace;
@@ -118,7 +118,7 @@ pub(super) struct Performer {
     core: Arc<Core>,
     /// The store, for jobs about the relay of this connection, even if another one is connected later.
     log: LocalLog,
-    desk: Arc<Desk>,
+    commands: Arc<LinkCommands>,
     tell: mpsc::UnboundedSender<Completion>,
     spaces: BTreeMap<SpaceName, SpaceRow>,
     names: BTreeMap<SpaceRow, SpaceName>,
@@ -140,14 +140,14 @@ pub(super) struct Performer {
 impl Performer {
     pub(super) fn new(
         core: Arc<Core>,
-        desk: Arc<Desk>,
+        commands: Arc<LinkCommands>,
         arrivals: Arrivals,
         tell: mpsc::UnboundedSender<Completion>,
     ) -> Self {
         Self {
             log: core.log.clone(),
             core,
-            desk,
+            commands,
             tell,
             spaces: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -204,7 +204,7 @@ impl Performer {
     /// Whether there was a further `connect` that the link's thread has not seen yet: from then on the
     /// status shows nothing of this session's relay.
     fn is_superseded(&self) -> bool {
-        self.desk.connects() != self.connects
+        self.commands.connects() != self.connects
     }
 
     pub(super) fn reached(&self) -> &Reached {
@@ -316,7 +316,7 @@ impl Performer {
             }
             ReplicaEffect::Phase { space, phase } => self.phase(space, phase),
             ReplicaEffect::SendsEphemeral { space, filter } => {
-                self.desk.ephemeral_queue.set(space, filter)
+                self.commands.ephemeral_queue.set(space, filter)
             }
             ReplicaEffect::End(reason) => return Some(reason),
             later => self.perform_later(replica, now, later),
@@ -348,16 +348,16 @@ impl Performer {
             }
             ReplicaEffect::Checked { space, ticket, drifted, more } => {
                 let count = self.checked(&space, drifted, more);
-                self.desk.requests.checked(&space, ticket, &Ok(count));
+                self.commands.requests.checked(&space, ticket, &Ok(count));
             }
             ReplicaEffect::NotChecked { space, ticket, why } => {
-                tracing::debug!(%space, %why, "the space was not compared with the relay");
-                self.desk.requests.checked(&space, ticket, &Err(why));
+                tracing::debug!(%space, %why, "cannot compare the space with the relay");
+                self.commands.requests.checked(&space, ticket, &Err(why));
             }
             ReplicaEffect::LoadSnapshotPart { space, document, hash, from } => {
                 self.parts.want(space, document, hash, from);
-                self.desk.wants_room.store(true, Ordering::Release);
-                self.desk.wake.notify_one();
+                self.commands.wants_room.store(true, Ordering::Release);
+                self.commands.wake.notify_one();
             }
             ReplicaEffect::SnapshotAcknowledged { space, document, hash, mark } => {
                 self.parts.forget(&hash);
@@ -420,9 +420,10 @@ impl Performer {
     fn delayed(&mut self, space: SpaceName, why: Option<(Code, String)>) {
         match why {
             Some((code, what)) => {
-                tracing::warn!(%space, %code, what, "the relay does not take changes now");
-                let error =
-                    format!("the relay does not take changes of `{space}` now ({code}): {what}");
+                tracing::warn!(%space, %code, what, "the relay accepts no changes at present");
+                let error = format!(
+                    "the relay accepts no changes of `{space}` at present ({code}): {what}"
+                );
                 self.delayed.insert(space, error);
             }
             None => drop(self.delayed.remove(&space)),
@@ -454,7 +455,7 @@ impl Performer {
 
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        tracing::warn!(%space, "the relay's log is not the one we knew: what differs is exchanged");
+        tracing::warn!(%space, "the relay's log was replaced; comparing the space with it");
         let done = self.counted(row, move |through| Outcome::Reset(space, through));
         self.log.submit_reset(row, done);
     }

@@ -11,7 +11,7 @@ use landfall_protocol::SpaceName;
 use landfall_protocol::replica::Unchecked;
 use parking_lot::Mutex;
 
-use super::desk::Desk;
+use super::commands::LinkCommands;
 use super::timings::FAR;
 use crate::core::Core;
 use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
@@ -286,7 +286,7 @@ impl CheckRequest {
 
 /// A request that an application waits for; dropping it cancels it.
 pub(crate) struct Registered<T> {
-    desk: Arc<Desk>,
+    commands: Arc<LinkCommands>,
     id: u64,
     answer: notify::ReplyReceiver<T>,
 }
@@ -300,21 +300,25 @@ enum Begun<T> {
 }
 
 impl<T> Registered<T> {
-    fn begin(desk: &Arc<Desk>, request: Request, answer: notify::ReplyReceiver<T>) -> Begun<T> {
-        let Some(id) = desk.requests.add(request) else { return Begun::Closed };
-        let registered = Self { desk: Arc::clone(desk), id, answer };
+    fn begin(
+        commands: &Arc<LinkCommands>,
+        request: Request,
+        answer: notify::ReplyReceiver<T>,
+    ) -> Begun<T> {
+        let Some(id) = commands.requests.add(request) else { return Begun::Closed };
+        let registered = Self { commands: Arc::clone(commands), id, answer };
         // Checked after the registration: a thread that ends later answers this request too.
-        if desk.has_ended() {
+        if commands.has_ended() {
             return Begun::Ended;
         }
-        desk.wake.notify_one();
+        commands.wake.notify_one();
         Begun::Waiting(registered)
     }
 }
 
 impl<T> Drop for Registered<T> {
     fn drop(&mut self) {
-        self.desk.requests.cancel(self.id);
+        self.commands.requests.cancel(self.id);
     }
 }
 
@@ -325,7 +329,7 @@ pub(crate) enum Flush {
 }
 
 impl Flush {
-    pub(super) fn begin(core: &Arc<Core>, desk: &Arc<Desk>, timeout: Duration) -> Self {
+    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>, timeout: Duration) -> Self {
         if core.is_closed() {
             return Self::Decided(Err(FlushError::Closed));
         }
@@ -334,14 +338,14 @@ impl Flush {
             .into_iter()
             .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.last)))
             .collect();
-        if !desk.has_target() {
+        if !commands.has_target() {
             let decided = decide(core, None, &targets);
             return Self::Decided(decided.unwrap_or_else(|| Err(offline(core, false))));
         }
         let (reply, answer) = notify::answer(&core.notifier);
         let deadline = Instant::now() + timeout.min(FAR);
         let request = Request::Flush(FlushRequest { targets, deadline, reply });
-        match Registered::begin(desk, request, answer) {
+        match Registered::begin(commands, request, answer) {
             Begun::Waiting(registered) => Self::Waiting(registered),
             Begun::Ended => Self::Decided(Err(offline(core, false))),
             Begun::Closed => Self::Decided(Err(FlushError::Closed)),
@@ -365,11 +369,11 @@ pub(crate) enum Check {
 }
 
 impl Check {
-    pub(super) fn begin(core: &Arc<Core>, desk: &Arc<Desk>) -> Self {
+    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>) -> Self {
         if core.is_closed() {
             return Self::Decided(Err(CheckError::Closed));
         }
-        if !desk.is_online() {
+        if !commands.is_online() {
             let last_error = core.status.watch().now().last_error;
             return Self::Decided(Err(CheckError::Offline { last_error }));
         }
@@ -382,7 +386,7 @@ impl Check {
         let deadline = Instant::now() + CHECK_PATIENCE;
         let (drifted, not_compared, steps) = (0, Vec::new(), 0);
         let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
-        match Registered::begin(desk, Request::Check(check), answer) {
+        match Registered::begin(commands, Request::Check(check), answer) {
             Begun::Waiting(registered) => Self::Waiting(registered),
             Begun::Ended => {
                 let last_error = core.status.watch().now().last_error;

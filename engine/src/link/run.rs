@@ -10,7 +10,7 @@ use landfall_protocol::{Moment, SpaceName};
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
-use super::desk::{Desk, RelayTarget, Wishes};
+use super::commands::{LinkCommands, PendingCommands, RelayTarget};
 use super::perform::{Completion, Performer};
 use super::session::Ended;
 use super::socket::{Socket, SocketError, connect};
@@ -24,7 +24,7 @@ use crate::threads::StoreThread;
 /// The state of the link's thread.
 pub(super) struct Runner {
     pub(super) core: Arc<Core>,
-    pub(super) desk: Arc<Desk>,
+    pub(super) commands: Arc<LinkCommands>,
     pub(super) replica: Replica,
     pub(super) performer: Performer,
     pub(super) completions: mpsc::UnboundedReceiver<Completion>,
@@ -50,15 +50,15 @@ pub(super) struct Runner {
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
 impl Runner {
-    pub(super) fn new(core: Arc<Core>, desk: Arc<Desk>, arrivals: Arrivals) -> Self {
+    pub(super) fn new(core: Arc<Core>, commands: Arc<LinkCommands>, arrivals: Arrivals) -> Self {
         let agent = concat!("landfall/", env!("CARGO_PKG_VERSION")).to_owned();
         let replica = Replica::new(core.log.replica(), agent, Patience::default());
         let (tell, completions) = mpsc::unbounded_channel();
-        let performer = Performer::new(Arc::clone(&core), Arc::clone(&desk), arrivals, tell);
+        let performer = Performer::new(Arc::clone(&core), Arc::clone(&commands), arrivals, tell);
         let started = Instant::now();
         let mut runner = Self {
             core,
-            desk,
+            commands,
             replica,
             performer,
             completions,
@@ -79,7 +79,7 @@ impl Runner {
 
     pub(super) async fn run(mut self) {
         loop {
-            self.take_wishes();
+            self.take_commands();
             if self.closing {
                 break;
             }
@@ -139,17 +139,17 @@ impl Runner {
         let connects = self.connects;
         let connecting = connect(&target.address, target.timings.patience.handshake);
         tokio::pin!(connecting);
-        let desk = Arc::clone(&self.desk);
+        let commands = Arc::clone(&self.commands);
         loop {
             tokio::select! {
                 connected = &mut connecting => return Some(connected),
-                () = desk.wake.notified() => {
-                    self.take_wishes();
+                () = commands.wake.notified() => {
+                    self.take_commands();
                     if self.is_over(connects) || self.hurry {
                         return None;
                     }
                 }
-                () = sleep_until(desk.requests.deadline()) => self.unsettled = true,
+                () = sleep_until(commands.requests.deadline()) => self.unsettled = true,
                 Some(completion) = self.completions.recv() => self.complete(completion),
             }
             self.settle(false);
@@ -160,7 +160,7 @@ impl Runner {
     async fn rest(&mut self, wait: Option<Duration>) {
         let (connects, was_online) = (self.connects, self.online);
         let until = wait.map(|wait| Instant::now() + wait);
-        let desk = Arc::clone(&self.desk);
+        let commands = Arc::clone(&self.commands);
         loop {
             if self.closing || self.connects != connects || self.online != was_online {
                 return;
@@ -170,21 +170,21 @@ impl Runner {
             }
             self.settle(!self.online);
             tokio::select! {
-                () = desk.wake.notified() => self.take_wishes(),
+                () = commands.wake.notified() => self.take_commands(),
                 () = sleep_until(until) => return,
-                () = sleep_until(desk.requests.deadline()) => self.unsettled = true,
+                () = sleep_until(commands.requests.deadline()) => self.unsettled = true,
                 Some(completion) = self.completions.recv() => self.complete(completion),
             }
         }
     }
 
     /// Applies the wishes.
-    pub(super) fn take_wishes(&mut self) {
+    pub(super) fn take_commands(&mut self) {
         self.core.threads.pass(StoreThread::Link);
-        let wishes = self.desk.take();
-        if wishes.connects != self.connects {
-            self.connects = wishes.connects;
-            self.target = wishes.target.clone();
+        let pending = self.commands.take();
+        if pending.connects != self.connects {
+            self.connects = pending.connects;
+            self.target = pending.target.clone();
             (self.attempt, self.faults, self.unsettled) = (0, 0, true);
             self.performer.forget_relay(self.connects);
             if let Some(target) = &self.target {
@@ -192,49 +192,49 @@ impl Runner {
                 self.next_check = Instant::now() + target.timings.check_every;
             }
         }
-        if wishes.online != self.online {
-            self.online = wishes.online;
+        if pending.online != self.online {
+            self.online = pending.online;
             (self.attempt, self.unsettled) = (0, true);
         }
-        self.closing = wishes.closing;
-        if wishes.hurry {
+        self.closing = pending.closing;
+        if pending.hurry {
             (self.hurry, self.attempt) = (true, 0);
         }
-        if wishes.spaces_changed {
+        if pending.spaces_changed {
             self.sync_spaces();
         }
-        self.take_news(wishes);
-        for (ticket, spaces) in self.desk.requests.take_fresh() {
+        self.take_news(pending);
+        for (ticket, spaces) in self.commands.requests.take_fresh() {
             let now = self.now();
             for space in spaces {
                 match self.performer.row(&space) {
                     Some(_) => self.replica.handle_check(now, &space, ticket),
-                    None => self.desk.requests.space_removed(&space),
+                    None => self.commands.requests.space_removed(&space),
                 }
             }
         }
-        self.unsettled |= self.desk.requests.take_changed();
+        self.unsettled |= self.commands.requests.take_changed();
     }
 
     /// Applies the new wishes for single spaces.
-    fn take_news(&mut self, wishes: Wishes) {
+    fn take_news(&mut self, pending: PendingCommands) {
         let now = self.now();
-        for space in self.performer.names(&wishes.local) {
+        for space in self.performer.names(&pending.local) {
             self.replica.handle_local(now, &space);
         }
-        for space in self.performer.names(&wishes.filters) {
+        for space in self.performer.names(&pending.filters) {
             if let Some(filter) = self.performer.filter(&space) {
                 self.replica.handle_filter(&space, filter);
             }
         }
-        for (row, document) in wishes.retried {
+        for (row, document) in pending.retried {
             if let Some(space) = self.performer.name(row) {
                 self.replica.handle_retried(now, &space, &document);
             }
         }
-        let checks = self.performer.names(&wishes.checks);
+        let checks = self.performer.names(&pending.checks);
         if !checks.is_empty() {
-            let ticket = self.desk.requests.number();
+            let ticket = self.commands.requests.number();
             checks.iter().for_each(|space| self.replica.handle_check(now, space, ticket));
         }
     }
@@ -248,7 +248,7 @@ impl Runner {
                 self.performer.remove_space(&name, row);
                 self.replica.handle_space_removed(now, &name);
                 // The machine reports it too, but its effects are dropped with a connection that ends.
-                self.desk.requests.space_removed(&name);
+                self.commands.requests.space_removed(&name);
             }
         }
         for (name, row) in spaces {
@@ -270,8 +270,8 @@ impl Runner {
         if !std::mem::take(&mut self.unsettled) {
             return;
         }
-        self.desk.requests.settle(&self.core, self.performer.reached(), is_offline);
-        self.desk.requests.expire_checks(&self.core, self.replica.check_steps());
+        self.commands.requests.settle(&self.core, self.performer.reached(), is_offline);
+        self.commands.requests.expire_checks(&self.core, self.replica.check_steps());
     }
 
     pub(super) fn now(&self) -> Moment {

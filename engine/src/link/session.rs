@@ -11,7 +11,7 @@ use landfall_protocol::replica::EndReason;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
-use super::desk::{Desk, RelayTarget};
+use super::commands::{LinkCommands, RelayTarget};
 use super::ephemeral_queue::OutgoingEphemeral;
 use super::perform::Out;
 use super::run::{Runner, sleep_until};
@@ -45,7 +45,7 @@ async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     unsent: Arc<AtomicUsize>,
-    desk: Arc<Desk>,
+    commands: Arc<LinkCommands>,
 ) -> Result<(), WsError> {
     let mut next = None;
     while let Some(mut message) = match next.take() {
@@ -63,7 +63,7 @@ async fn write(
         let bytes = message.len();
         sink.send(Message::Binary(Bytes::from(message))).await?;
         unsent.fetch_sub(bytes, Ordering::AcqRel);
-        desk.handle_room();
+        commands.handle_room();
     }
     sink.close().await
 }
@@ -81,10 +81,10 @@ impl Runner {
         let (queue, queued) = mpsc::unbounded_channel::<Vec<u8>>();
         let unsent = Arc::new(AtomicUsize::new(0));
         let out = Out::new(queue, Arc::clone(&unsent));
-        let mut writer = tokio::spawn(write(sink, queued, unsent, Arc::clone(&self.desk)));
+        let mut writer = tokio::spawn(write(sink, queued, unsent, Arc::clone(&self.commands)));
         self.performer.begin();
         self.replica.handle_connected(self.now(), target.token.clone());
-        let desk = Arc::clone(&self.desk);
+        let commands = Arc::clone(&self.commands);
         let mut ended = self.perform(&out);
         while ended.is_none() {
             let timeout = self.started + self.replica.poll_timeout().0.min(FAR);
@@ -93,12 +93,12 @@ impl Runner {
                     ended = self.receive(message);
                 }
                 Some(completion) = self.completions.recv() => self.complete(completion),
-                () = desk.wake.notified() => {
-                    self.take_wishes();
+                () = commands.wake.notified() => {
+                    self.take_commands();
                     self.send_ephemeral(&out);
                 }
                 () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
-                () = sleep_until(desk.requests.deadline()) => self.unsettled = true,
+                () = sleep_until(commands.requests.deadline()) => self.unsettled = true,
                 () = sleep_until(Some(self.next_check)) => self.begin_checks(target),
             }
             if std::mem::take(&mut self.hurry) {
@@ -127,7 +127,7 @@ impl Runner {
     /// Requests a comparison of every space with the relay: it is due.
     fn begin_checks(&mut self, target: &RelayTarget) {
         self.next_check = Instant::now() + target.timings.check_every;
-        let (now, ticket) = (self.now(), self.desk.requests.number());
+        let (now, ticket) = (self.now(), self.commands.requests.number());
         for (space, _) in self.performer.spaces() {
             self.replica.handle_check(now, &space, ticket);
         }
@@ -137,7 +137,7 @@ impl Runner {
     fn send_ephemeral(&mut self, out: &Out) {
         let mut room = EPHEMERAL_BELOW_BYTES.saturating_sub(out.unsent());
         while room > 0
-            && let Some(ephemeral) = self.desk.ephemeral_queue.take()
+            && let Some(ephemeral) = self.commands.ephemeral_queue.take()
         {
             room = room.saturating_sub(ephemeral.weight());
             let OutgoingEphemeral { space, document, count, data } = ephemeral;

@@ -28,9 +28,9 @@ pub(super) enum SocketError {
     },
     #[error("{host}:{port} did not answer within {waited:?}")]
     TimedOut { host: String, port: u16, waited: Duration },
-    #[error("{url} is no Landfall relay: {what}")]
+    #[error("{url} is not a Landfall relay: {what}")]
     NotLandfall { url: String, what: String },
-    #[error("{url} does not let us in: it answered HTTP {what}")]
+    #[error("{url} refuses the connection: it answered HTTP {what}")]
     Refused { url: String, what: String },
     #[error("the handshake with {url} failed: {source}")]
     Handshake {
@@ -96,7 +96,7 @@ fn answered(url: String, response: &HttpResponse<Option<Vec<u8>>>) -> SocketErro
     let body = String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned();
     let location = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
     let answer = match location {
-        Some(to) if status.is_redirection() => format!("{status}: it is at {to}"),
+        Some(to) if status.is_redirection() => format!("{status}: it redirects to {to}"),
         _ => format!("{status} {body}"),
     };
     let may_be_one = status.is_server_error()

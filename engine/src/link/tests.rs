@@ -97,7 +97,7 @@ fn connected(store: &Store, address: SocketAddr) -> crate::Status {
 }
 
 #[test]
-fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
+fn a_panic_while_receiving_ends_the_session_and_the_entries_come_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let relay = std::thread::spawn(move || {
@@ -116,14 +116,10 @@ fn a_panic_while_something_is_taken_up_ends_its_session_and_it_comes_again() {
     let status = connected(&store, address);
     assert_eq!(status.panicked.len(), 1);
     assert_eq!(status.panicked[0].thread, StoreThread::Arrivals);
-    assert_eq!(status.spaces["s"].received, 1, "it came twice, and is in once");
+    assert_eq!(status.spaces["s"].received, 1, "it was received twice and is stored once");
     store.close().unwrap();
     drop(TcpStream::connect(address).unwrap());
-    assert_eq!(
-        relay.join().unwrap(),
-        2,
-        "the session of the panic ended, and another one was made"
-    );
+    assert_eq!(relay.join().unwrap(), 2, "the session with the panic ended, and another one began");
 }
 
 /// Serves one connection to a relay that requests a document once the test asks for it. The end of the
@@ -209,7 +205,7 @@ fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
 
 /// The answer to a resend request is assembled on the arrivals thread.
 #[test]
-fn a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
+fn a_panic_while_reading_for_a_resend_ends_the_session() {
     let (store, asks, hears, end) = asked_store();
     store.shared_core().threads.order_panic(StoreThread::Arrivals);
     asks.wanted.store(true, Ordering::SeqCst);
@@ -223,7 +219,7 @@ fn a_panic_while_what_the_relay_asks_for_is_read_ends_its_session() {
 
 /// A requested document may be damaged here as well.
 #[test]
-fn what_cannot_be_read_is_answered_with_nothing_in_the_same_session() {
+fn an_unreadable_document_is_answered_with_nothing() {
     let (store, asks, hears, end) = asked_store();
     let rename = |sql: &'static str| {
         let core = store.shared_core();

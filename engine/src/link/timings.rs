@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_option_makes_a_time_that_overflows_or_is_no_wait() {
+    fn link_times_never_overflow_and_never_are_zero() {
         for time in [Duration::ZERO, Duration::MAX] {
             let options = LinkOptions {
                 ping_after: time,
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_wait_is_never_longer_than_the_longest() {
+    fn the_first_reconnect_wait_is_at_most_the_longest() {
         let mut options = LinkOptions::new("ws://127.0.0.1:1");
         options.reconnect_first = Duration::MAX;
         options.reconnect_most = Duration::from_secs(2);

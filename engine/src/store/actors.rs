@@ -67,7 +67,7 @@ impl LocalLog {
         let job = move |tx: &rusqlite::Transaction<'_>| keep(tx, &actors);
         self.db.submit(Durability::Relaxed, job, |kept| {
             if let Err(error) = kept {
-                tracing::warn!(%error, "actors could not be kept");
+                tracing::warn!(%error, "cannot store actors; they are not used again");
             }
         });
     }

@@ -30,7 +30,7 @@ pub(crate) enum AppendError {
     #[error("the change does not fit the document's history: {0}")]
     History(#[from] HistoryError),
     /// With the change the document would exceed the size for local changes.
-    #[error("document {document} would have {bytes} bytes, local changes end at {limit}")]
+    #[error("document {document} would have {bytes} bytes, the limit for local changes is {limit}")]
     DocumentTooLarge { document: DocumentId, bytes: u64, limit: u64 },
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),

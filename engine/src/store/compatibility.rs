@@ -30,7 +30,7 @@ pub(super) fn check(
     }
     while let Some((hash, theirs)) = conflict(conn, row, index)? {
         if !writing.make_room(ready.document, hash)? {
-            let reason = format!("it has {theirs} in the place of {hash}, which the relay holds");
+            let reason = format!("it contains {theirs} in place of {hash}, which the relay has");
             return Ok(Err((Wait::Never, reason)));
         }
     }

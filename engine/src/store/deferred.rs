@@ -66,7 +66,7 @@ pub(super) fn put(
     if wait == Wait::Dependencies {
         let waiting = space_waiting(conn, space)?.deferred_waiting;
         if waiting >= limits::DEFERRED_CHANGES as u64 {
-            tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; one is dropped");
+            tracing::warn!(document = %entry.document, "too many changes wait for their dependencies; dropped one");
             return Ok(false);
         }
     }

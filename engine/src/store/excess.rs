@@ -34,7 +34,7 @@ impl std::fmt::Display for DocumentLimit {
 
 /// A limit that a document exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Excess {
+pub struct ExceededLimit {
     /// The quantity.
     pub of: DocumentLimit,
     /// The document's value.
@@ -49,7 +49,7 @@ pub(super) fn excesses(
     conn: &Connection,
     document: DocumentRow,
     most_bytes: u64,
-) -> rusqlite::Result<Vec<Excess>> {
+) -> rusqlite::Result<Vec<ExceededLimit>> {
     let parts = parts(conn, document)?;
     let heads: u64 = conn
         .prepare_cached("SELECT count(*) FROM head WHERE document = ?1")?
@@ -61,6 +61,7 @@ pub(super) fn excesses(
         (DocumentLimit::Operations, parts.operations, most_operations),
         (DocumentLimit::Heads, heads, limits::DOCUMENT_HEADS as u64),
     ];
-    let excess = |(of, actual, limit)| (actual > limit).then_some(Excess { of, actual, limit });
+    let excess =
+        |(of, actual, limit)| (actual > limit).then_some(ExceededLimit { of, actual, limit });
     Ok(each.into_iter().filter_map(excess).collect())
 }

@@ -51,12 +51,12 @@ impl LocalLog {
             match changes_of(&task.body) {
                 Ok(changes) => {
                     tracing::warn!(%document, bytes, limit = most_bytes, changes = changes.len(),
-                        "a compacted history exceeds the limit; its changes become single ones");
+                        "a snapshot exceeds the limit; it is split into its changes");
                     expanded += u64::from(self.expand(task, changes)?);
                 }
                 Err(reason) => {
                     tracing::error!(%document, bytes, reason,
-                        "a compacted history exceeds the limit and cannot be taken apart");
+                        "a snapshot exceeds the limit and cannot be split into changes");
                 }
             }
         }

@@ -30,11 +30,11 @@ pub(crate) enum PrepareError {
 /// Why a snapshot is rejected. Only its document is affected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadSnapshot {
-    #[error("its parts are not all there")]
+    #[error("some of its parts are missing")]
     Incomplete,
-    #[error("its SHA-256 is not the one that was told")]
+    #[error("its SHA-256 differs from the announced one")]
     Hash,
-    #[error("its heads are not those that were told")]
+    #[error("its heads differ from the announced ones")]
     Heads,
     #[error(transparent)]
     Compaction(#[from] CompactionError),
@@ -135,7 +135,7 @@ impl ReadySnapshot {
                 | CompactionError::Unfaithful { .. }),
             ) => {
                 tracing::info!(document = %self.document, %error,
-                    "a compacted history and our own do not fit one snapshot; it comes in as changes");
+                    "a received snapshot cannot be merged into ours; it is stored as single changes");
                 self.apart = Some(self.apart(conn, row)?);
                 self.over = now;
                 return Ok(());
@@ -218,8 +218,7 @@ impl LocalLog {
                     if damaged.contains(&document) =>
                 {
                     let entry = Entry::of_change(offset, document, change, &author, at_ms);
-                    let what =
-                        "the document's own compacted history cannot be read; repair the store";
+                    let what = "the document's own snapshot cannot be read; repair the store";
                     let reason = DeferredReason::Snapshot(what.to_owned());
                     Prepared::Plain(Incoming::Deferred { entry, reason })
                 }
@@ -277,7 +276,7 @@ impl LocalLog {
             }
         })?;
         if let Err(error) = joined {
-            tracing::warn!(%document, %error, "a relay's compacted history does not go with our own");
+            tracing::warn!(%document, %error, "a relay's snapshot cannot be merged into ours");
         }
         Ok(())
     }

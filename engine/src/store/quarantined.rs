@@ -79,7 +79,7 @@ impl LocalLog {
         };
         self.db.submit(Durability::Relaxed, job, move |noted| {
             if let Err(error) = noted {
-                tracing::warn!(%document, %error, "a quarantine could not be noted");
+                tracing::warn!(%document, %error, "cannot store a quarantine");
             }
         });
     }

@@ -14,7 +14,7 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;
 
 use super::deferred::{self, Wait};
-use super::excess::{Excess, excesses};
+use super::excess::{ExceededLimit, excesses};
 use super::indexes::{Indexes, is_unreadable};
 use super::install::{Source, install};
 use super::log_transaction::LogTransaction;
@@ -29,13 +29,13 @@ use super::{
 /// Why a batch was not written. The connection then restarts from the store's state.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
-    #[error("the relay echoes change {0}, which this store does not hold")]
+    #[error("the relay echoes change {0}, which this store does not have")]
     UnknownEcho(ChangeHash),
     #[error("the entries follow offset {after}, the store's cursor is at {at}")]
     NotNext { at: Offset, after: Offset },
     #[error("no upstream is known")]
     NoUpstream,
-    #[error("a part of a snapshot begins at {from} of {total}, what is there ends at {at}")]
+    #[error("a part of a snapshot begins at {from} of {total}, the parts before it end at {at}")]
     Part { from: u64, at: u64, total: u64 },
     #[error(transparent)]
     Prepare(#[from] Box<PrepareError>),
@@ -84,7 +84,7 @@ pub(crate) struct Received {
     pub(crate) changes: u64,
     pub(crate) superseded: Vec<Superseded>,
     /// Documents that exceed limits after this batch, once for each limit.
-    pub(crate) oversized: Vec<(DocumentId, Excess)>,
+    pub(crate) oversized: Vec<(DocumentId, ExceededLimit)>,
 }
 
 impl Received {
@@ -374,7 +374,7 @@ impl<'a> ReceiveTransaction<'a> {
             Ok(()) => {}
             Err(JoinError::Sql(error)) => return Err(error),
             Err(JoinError::Compaction(error)) => {
-                let reason = format!("it cannot be joined with what is compacted here: {error}");
+                let reason = format!("it cannot be merged into the local snapshot: {error}");
                 return Ok(Err((ready, Wait::Never, reason)));
             }
         }

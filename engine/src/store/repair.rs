@@ -58,7 +58,7 @@ impl LocalLog {
             // Damage that SQLite finds beyond an index stays, and is reported at the end.
             let reindexed = self.db.write(Durability::Full, |tx| tx.execute_batch("REINDEX"));
             if let Err(error) = reindexed {
-                tracing::warn!(%error, "the file's indexes could not be made anew");
+                tracing::warn!(%error, "cannot rebuild the file's indexes");
             }
         }
         let mut spaces: BTreeMap<SpaceName, (BTreeMap<DocumentId, Remedy>, bool)> = BTreeMap::new();
@@ -77,11 +77,11 @@ impl LocalLog {
                 match self.repair_document(row, document, remedy) {
                     Ok(0) => {}
                     Ok(changes) => repaired.dropped.push((name.clone(), document, changes)),
-                    Err(error) => tracing::warn!(%document, %error, "it could not be repaired"),
+                    Err(error) => tracing::warn!(%document, %error, "cannot repair a document"),
                 }
             }
             if let Err(error) = self.repair_space(row, links) {
-                tracing::warn!(space = %name, %error, "it could not be repaired");
+                tracing::warn!(space = %name, %error, "cannot repair a space");
             }
         }
         repaired.left = self.verify()?;

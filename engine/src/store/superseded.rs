@@ -154,7 +154,7 @@ pub(crate) struct Unsent {
 /// Why the unsent changes of a document were not replaced. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplaceError {
-    #[error("the document's unsent changes are not those that were given; take them again")]
+    #[error("the document's unsent changes differ from the given ones; read them again")]
     Changed,
     #[error("a new change does not fit the document's history: {0}")]
     History(#[from] HistoryError),

@@ -51,7 +51,7 @@ pub enum Fault {
     #[error("the log's row of change {0} contradicts its bytes")]
     Row(ChangeHash),
     /// A dependency of a change is missing.
-    #[error("change {hash} rests on {missing}, which is not there")]
+    #[error("change {hash} depends on {missing}, which is missing")]
     Dependency {
         /// The change.
         hash: ChangeHash,
@@ -62,28 +62,28 @@ pub enum Fault {
     #[error("change {0} does not follow its actor's last one")]
     Sequence(ChangeHash),
     /// A snapshot's bytes do not have its hash, or automerge cannot read them.
-    #[error("the compacted history is damaged: {0}")]
+    #[error("the snapshot is damaged: {0}")]
     Snapshot(String),
     /// The recorded facts about a snapshot differ from its contents.
-    #[error("what is noted of the compacted history is not what it holds")]
+    #[error("the snapshot's metadata does not match its content")]
     SnapshotNotes,
     /// The document's id is not the one from which its digest entry was computed.
     #[error("the document's id is damaged")]
     Identity,
     /// The recorded heads are not those of the changes.
-    #[error("the heads are not those of the changes")]
+    #[error("the stored heads differ from the heads of the changes")]
     Heads,
     /// The digest entry does not match the heads.
-    #[error("the leaf is not that of the heads")]
+    #[error("the leaf does not match the heads")]
     DigestEntry,
     /// The mark between compacted and other changes is wrong.
-    #[error("rows of changes are on the wrong side of the compacted history's end")]
+    #[error("rows of changes are on the wrong side of the snapshot's end")]
     SnapshotBase,
     /// The recorded counts are not those of the changes.
-    #[error("the counts are not those of the changes")]
+    #[error("the stored counts do not match the changes")]
     Counts,
     /// There are dead rows that no sweep will remove.
-    #[error("rows of compacted or deleted changes were left behind")]
+    #[error("rows of compacted or deleted changes remain")]
     Unswept,
     /// The sweep mark covers rows that are needed.
     #[error("rows that are needed are marked as removable")]
@@ -92,7 +92,7 @@ pub enum Fault {
     #[error("the sum of leaves {0:02x} is wrong")]
     Digest(u8),
     /// The recorded acked ranges of an upstream are impossible, or counted wrongly.
-    #[error("what an upstream is noted to hold is wrong: {0}")]
+    #[error("the acked ranges of an upstream are wrong: {0}")]
     Held(&'static str),
 }
 

@@ -99,12 +99,12 @@ fn snapshot_faults(
         .optional()?;
     let Some((hash, noted, body)) = stored else {
         if parts.compacted_changes > 0 {
-            faults.push(Fault::Snapshot("it is not there".to_owned()));
+            faults.push(Fault::Snapshot("it is missing".to_owned()));
         }
         return Ok(None);
     };
     if <[u8; 32]>::from(Sha256::digest(&body)) != hash {
-        faults.push(Fault::Snapshot("its bytes are not those of its hash".to_owned()));
+        faults.push(Fault::Snapshot("its bytes do not have its hash".to_owned()));
         return Ok(None);
     }
     let length = body.len() as u64;
@@ -152,7 +152,7 @@ impl RawRow {
         let change = preflight(&self.body).map_err(|error| error.to_string())?;
         match change.hash == self.hash {
             true => Ok(change),
-            false => Err(format!("its bytes are those of {}", change.hash)),
+            false => Err(format!("its bytes are those of change {}", change.hash)),
         }
     }
 }

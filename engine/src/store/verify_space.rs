@@ -34,20 +34,20 @@ pub(super) fn space_faults(
     for upstream in links::linked(conn, space)? {
         let ranges = ranges(conn, upstream, space)?;
         if !ranges_are_possible(&ranges, noted.last) {
-            faults.push(Fault::Held("its ranges overlap, or go beyond the log"));
+            faults.push(Fault::Held("they overlap or end beyond the log"));
             continue;
         }
         if !unacked_is_right(conn, upstream, space)? {
-            faults.push(Fault::Held("it is owed what is no compacted history"));
+            faults.push(Fault::Held("an unacked snapshot does not exist"));
         }
         if links::damaged(conn, upstream, space)? != damaged(conn, upstream, space)? {
             faults.push(Fault::Counts);
         }
         let (changes, bytes) = acked_counts(conn, upstream, space, &ranges)?;
         if (changes, bytes) != noted_counts(conn, upstream, space)? {
-            faults.push(Fault::Held("it is wrongly counted"));
+            faults.push(Fault::Held("their counts are wrong"));
         } else if in_use == Some(upstream) && !outbox_is_right(conn, upstream, space, &noted)? {
-            faults.push(Fault::Held("the outbox is not what is left of the log"));
+            faults.push(Fault::Held("the outbox differs from the rest of the log"));
         }
     }
     Ok(faults)

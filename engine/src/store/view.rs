@@ -5,7 +5,7 @@ use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName};
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::excess::{Excess, excesses};
+use super::excess::{ExceededLimit, excesses};
 use super::rows::{document_row, heads, parts, space_totals};
 use super::snapshots::{SnapshotBase, base_after};
 use super::{
@@ -55,7 +55,7 @@ pub(crate) struct DocumentFacts {
     /// The last local sequence number of its space.
     pub(crate) last: u64,
     /// The limits that it exceeds.
-    pub(crate) exceeded: Vec<Excess>,
+    pub(crate) exceeded: Vec<ExceededLimit>,
 }
 
 impl LocalLog {

@@ -11,7 +11,7 @@ use crate::store::LocalChange;
 /// More than one batch arrives while the application writes: a local change must not mark the unread
 /// rest as applied.
 #[test]
-fn a_writer_does_not_jump_over_what_is_still_to_be_applied() {
+fn a_writer_does_not_skip_unapplied_changes() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let mut other = document.read(|doc| doc.fork()).unwrap();
@@ -36,7 +36,7 @@ fn a_writer_does_not_jump_over_what_is_still_to_be_applied() {
     let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
     let mut written = 0;
     while document.heads().unwrap() != core.log.heads(row).unwrap() || written < 50 {
-        assert!(Instant::now() < deadline, "the document stays behind its store");
+        assert!(Instant::now() < deadline, "the document lags behind its store");
         if written < 50 {
             put(&document, &format!("local {written}")).unwrap();
             written += 1;

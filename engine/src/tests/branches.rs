@@ -34,7 +34,10 @@ fn check_actors(document: &Document) -> usize {
         let last = known.entry(actor.clone()).or_default();
         assert_eq!(change.seq(), *last + 1);
         if *last > 0 {
-            assert!(behind.contains(&at[&(actor.clone(), *last)]), "it rests on its own last one");
+            assert!(
+                behind.contains(&at[&(actor.clone(), *last)]),
+                "it depends on its actor's last one"
+            );
         }
         *last += 1;
         at.insert((actor, change.seq()), change.hash());
@@ -79,7 +82,11 @@ fn the_closure_sees_the_past_and_the_change_is_merged_with_the_present() {
         .unwrap();
     assert_eq!(seen, "one three");
     assert_eq!(document.read(|doc| doc.text(&text).unwrap()).unwrap(), "one two three four");
-    assert_eq!(document.heads().unwrap().len(), 2, "it is concurrent to what came meanwhile");
+    assert_eq!(
+        document.heads().unwrap().len(),
+        2,
+        "it is concurrent to the changes received meanwhile"
+    );
     let event = events.try_next().unwrap().unwrap();
     let EventKind::Changed { heads, patches: Some(patches), .. } = event.kind else {
         panic!("{event:?}")
@@ -114,7 +121,7 @@ fn unknown_heads_are_named_and_leave_no_trace() {
 }
 
 #[test]
-fn a_failed_commit_takes_back_a_change_of_the_past_too() {
+fn a_failed_commit_reverts_a_change_at_earlier_heads() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     put(&document, "first").unwrap();
@@ -137,7 +144,7 @@ fn a_failed_commit_takes_back_a_change_of_the_past_too() {
 }
 
 #[test]
-fn at_the_present_heads_it_is_a_change_like_any_other() {
+fn change_at_the_present_heads_equals_change() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     for n in 0..20 {
@@ -150,7 +157,7 @@ fn at_the_present_heads_it_is_a_change_like_any_other() {
 
 /// A branch that is edited repeatedly uses one actor, and so does the other one.
 #[test]
-fn two_branches_take_two_actors() {
+fn two_branches_use_two_actors() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let root = document.heads().unwrap();
@@ -172,7 +179,7 @@ fn two_branches_take_two_actors() {
 /// patches lead from the state before to the one after, failed closures leave nothing, and a replica
 /// that receives the changes builds the same document.
 #[test]
-fn random_edits_at_random_heads_are_what_another_replica_builds() {
+fn random_edits_at_random_heads_match_another_replicas_document() {
     for seed in 0..60 {
         let noise = &mut Noise::new(seed);
         let store = store();

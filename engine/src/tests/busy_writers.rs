@@ -118,7 +118,7 @@ fn heads(document: &Document) -> Vec<ChangeHash> {
 }
 
 #[test]
-fn a_slow_closure_delays_what_arrives_for_its_own_document_only() {
+fn a_slow_closure_delays_received_changes_of_its_own_document_only() {
     let store = store();
     let space = store.space("default").unwrap();
     let [a, b] = [(); 2].map(|()| long_document(&space));
@@ -129,10 +129,10 @@ fn a_slow_closure_delays_what_arrives_for_its_own_document_only() {
     for n in 0..3 {
         arrive(&store, &a, &mut for_a, &n.to_string());
         notify(&store, &a);
-        until("a stays behind", || theirs_of(&a) == Some(format!("\"{n}\"")));
+        until("a lags behind", || theirs_of(&a) == Some(format!("\"{n}\"")));
     }
     busy.end(Ok(())).unwrap();
-    until("b stays behind", || theirs_of(&b).as_deref() == Some("\"1\""));
+    until("b lags behind", || theirs_of(&b).as_deref() == Some("\"1\""));
     assert_eq!(text_of(&b), "\"busy\"");
     let count = b.read(|doc| doc.get_changes(&[]).len()).unwrap();
     assert_eq!(count as u64, b.status().unwrap().changes);
@@ -140,7 +140,7 @@ fn a_slow_closure_delays_what_arrives_for_its_own_document_only() {
 
 /// Arriving changes are applied beside a writer that never pauses.
 #[test]
-fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
+fn received_changes_are_applied_beside_a_continuous_writer() {
     let store = store();
     let document = long_document(&store.space("default").unwrap());
     let mut theirs = theirs(&document);
@@ -155,7 +155,7 @@ fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
         });
         for n in 0..20 {
             arrive_told(&store, &document, &mut theirs, &n.to_string());
-            until("it never gets in", || theirs_of(&document) == Some(format!("\"{n}\"")));
+            until("it is never applied", || theirs_of(&document) == Some(format!("\"{n}\"")));
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -164,7 +164,7 @@ fn what_arrives_gets_in_beside_a_writer_without_a_pause() {
 /// A reader beside a closure loads the committed state, with changes that the state in memory lacks.
 /// Later reads have all of them too, however the closure ends.
 #[test]
-fn what_a_reader_has_seen_it_sees_again() {
+fn changes_that_a_reader_has_seen_stay_visible() {
     for how in [Ok(()), Err("no")] {
         let store = store();
         let document = long_document(&store.space("default").unwrap());
@@ -172,7 +172,7 @@ fn what_a_reader_has_seen_it_sees_again() {
         let mut events = store.events();
         let busy = Busy::start(&document);
         arrive(&store, &document, &mut theirs, "1");
-        assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "what the store holds");
+        assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "the stored state");
         assert_eq!(text_of(&document), "", "and nothing else");
         busy.end(how).unwrap_or_default();
         assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "{how:?}");
@@ -180,7 +180,7 @@ fn what_a_reader_has_seen_it_sees_again() {
         // The applier runs later, and sends the event all the same.
         notify(&store, &document);
         let mut told = Vec::new();
-        until("it is never told", || {
+        until("no event is sent", || {
             told.extend(changes(&mut events));
             told.iter().any(|(_, origin, _)| *origin == Origin::Remote)
         });
@@ -194,7 +194,7 @@ fn what_a_reader_has_seen_it_sees_again() {
 
 /// A reader loads the document, with a change that has just arrived, before the applier looks at it.
 #[test]
-fn a_remote_change_that_a_reader_loaded_is_told() {
+fn a_remote_change_that_a_reader_loaded_sends_its_event() {
     let store = store();
     let document = long_document(&store.space("default").unwrap());
     let mut theirs = theirs(&document);
@@ -210,7 +210,7 @@ fn a_remote_change_that_a_reader_loaded_is_told() {
 
 /// Patches lead from event to event, even if a load brought in a change without an event.
 #[test]
-fn patches_leave_out_nothing_that_a_load_brought_in() {
+fn patches_include_changes_that_a_load_applied() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let mut theirs = theirs(&document);
@@ -223,10 +223,14 @@ fn patches_leave_out_nothing_that_a_load_brought_in() {
     let id = document.id();
     let local = (id, Origin::Local, Some(1));
     let told = changes(&mut events);
-    assert_eq!(told, [local, (id, Origin::Local, Some(2))], "theirs, and the second of ours");
+    assert_eq!(
+        told,
+        [local, (id, Origin::Local, Some(2))],
+        "the remote change, and the second local one"
+    );
     notify(&store, &document);
     let mut told = Vec::new();
-    until("it is never told", || {
+    until("no event is sent", || {
         told.extend(changes(&mut events));
         !told.is_empty()
     });
@@ -234,7 +238,7 @@ fn patches_leave_out_nothing_that_a_load_brought_in() {
 }
 
 #[test]
-fn a_panic_over_patches_ends_nothing() {
+fn a_panic_while_computing_patches_has_no_effect() {
     let store = store();
     let space = store.space("default").unwrap();
     let [a, b] = [(); 2].map(|()| long_document(&space));
@@ -256,12 +260,12 @@ fn a_panic_over_patches_ends_nothing() {
     }
     arrive(&store, &a, &mut theirs(&a), "2");
     notify(&store, &a);
-    until("the applier is gone", || theirs_of(&a).as_deref() == Some("\"2\""));
+    until("the applier has ended", || theirs_of(&a).as_deref() == Some("\"2\""));
 }
 
 /// A deletion beside a closure: no later read shows the document, and no event follows.
 #[test]
-fn nothing_follows_a_deletion() {
+fn no_event_and_no_state_follows_a_deletion() {
     for how in [Ok(()), Err("no")] {
         let store = store();
         let space = store.space("default").unwrap();
@@ -302,7 +306,7 @@ fn nothing_follows_a_deletion() {
 
 /// Deletions, readers, writers and arriving changes, all on the same documents.
 #[test]
-fn deleted_is_deleted_whatever_goes_on() {
+fn a_deletion_is_final_under_concurrent_edits_and_arrivals() {
     let store = store();
     let space = store.space("default").unwrap();
     for _ in 0..30 {
@@ -332,7 +336,7 @@ fn deleted_is_deleted_whatever_goes_on() {
 /// The published state equals the store's in every order of events: a change that follows another
 /// commit of the same document must not mark everything before it as applied.
 #[test]
-fn what_is_shown_is_what_is_stored() {
+fn the_visible_state_equals_the_stored_state() {
     let store = store();
     let document = Arc::new(long_document(&store.space("default").unwrap()));
     let mut theirs = theirs(&document);
@@ -344,5 +348,5 @@ fn what_is_shown_is_what_is_stored() {
         }
     });
     let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
-    until("it stays behind", || heads(&document) == core.log.heads(row).unwrap());
+    until("it lags behind", || heads(&document) == core.log.heads(row).unwrap());
 }

@@ -68,7 +68,7 @@ fn check_apart(common: &Written, one: &Written, other: &Written) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn fifty_one_shot_commands_use_one_actor() {
+fn fifty_short_openings_use_one_actor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     if !has_a_place(&path) {
@@ -85,7 +85,7 @@ fn fifty_one_shot_commands_use_one_actor() {
 }
 
 #[test]
-fn a_copied_file_takes_a_fresh_actor() {
+fn a_copied_file_uses_a_fresh_actor() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("s"), folder.path().join("copy"));
     let common = once(&path);
@@ -96,7 +96,7 @@ fn a_copied_file_takes_a_fresh_actor() {
 }
 
 #[test]
-fn a_file_that_was_moved_away_and_replaced_takes_a_fresh_actor() {
+fn a_file_that_was_moved_away_and_replaced_uses_a_fresh_actor() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("s"), folder.path().join("copy"));
     let common = once(&path);
@@ -116,7 +116,7 @@ fn a_file_that_was_moved_away_and_replaced_takes_a_fresh_actor() {
 /// and still it may have been elsewhere meanwhile.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_backup_restored_at_once_takes_a_fresh_actor() {
+fn a_backup_restored_at_once_uses_a_fresh_actor() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("s"), folder.path().join("copy"));
     if !has_a_place(&path) {
@@ -139,7 +139,7 @@ fn a_backup_restored_at_once_takes_a_fresh_actor() {
 }
 
 #[test]
-fn a_killed_process_leaves_nobody_its_actor() {
+fn after_a_killed_process_its_actor_is_not_reused() {
     if let Some(path) = std::env::var_os(DIES_AT) {
         let (_store, document) = open(Path::new(&path));
         put(&document, "the last").unwrap();
@@ -148,7 +148,7 @@ fn a_killed_process_leaves_nobody_its_actor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     once(&path);
-    let itself = "tests::closing::a_killed_process_leaves_nobody_its_actor";
+    let itself = "tests::closing::after_a_killed_process_its_actor_is_not_reused";
     let dead = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", itself, "--nocapture"])
         .env(DIES_AT, &path)
@@ -160,7 +160,7 @@ fn a_killed_process_leaves_nobody_its_actor() {
 }
 
 #[test]
-fn whatever_is_outside_must_be_there_and_be_right() {
+fn a_missing_or_altered_marker_leads_to_a_fresh_actor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     once(&path);
@@ -190,7 +190,7 @@ fn whatever_is_outside_must_be_there_and_be_right() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_lies_outside_is_nobody_elses() {
+fn the_marker_is_private_and_removed_at_opening() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
@@ -203,12 +203,12 @@ fn what_lies_outside_is_nobody_elses() {
     let mode = std::fs::metadata(file.parent().unwrap()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
     let (store, _document) = open(&path);
-    assert!(!file.exists(), "it is taken away when the store is opened");
+    assert!(!file.exists(), "it is removed when the store is opened");
     store.close().unwrap();
 }
 
 #[test]
-fn after_a_failed_commit_no_actor_is_sure() {
+fn after_a_failed_commit_no_actor_is_reused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     once(&path);
@@ -226,7 +226,7 @@ fn after_a_failed_commit_no_actor_is_sure() {
 
 /// A change that is rejected before it is written leaves no doubt about other documents' actors.
 #[test]
-fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
+fn an_edit_of_a_deleted_document_keeps_other_documents_actors() {
     let store = super::store();
     let space = store.space("default").unwrap();
     let [kept, deleted] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap());
@@ -244,7 +244,7 @@ fn an_edit_of_a_deleted_document_costs_no_other_document_its_actor() {
 /// with the opening.
 #[cfg(target_os = "linux")]
 #[test]
-fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
+fn a_branchs_actor_survives_unloading_but_not_the_opening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     if !has_a_place(&path) {
@@ -276,7 +276,7 @@ fn actors_outlive_what_is_loaded_but_branches_do_not_outlive_the_opening() {
 
 /// An actor is never used again after changes of it were removed from its document.
 #[test]
-fn an_actor_can_be_ended() {
+fn an_ended_actor_is_not_reused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     if !has_a_place(&path) {
@@ -292,7 +292,7 @@ fn an_actor_can_be_ended() {
     assert_eq!(actors(&written(&document)), before + 1);
     put(&document, "by that one too").unwrap();
     core.actors.end(document.open().key());
-    put(&document, "by one that does not know yet").unwrap();
+    put(&document, "by one that has not noticed yet").unwrap();
     let before = written(&document);
     assert_eq!(actors(&before), 2);
     store.close().unwrap();
@@ -316,13 +316,13 @@ fn many_documents_in_one_opening_keep_their_actors() {
         document.open().outdate();
         put(&document, "again").unwrap();
         let count = document.read(|doc| doc.stats().num_actors).unwrap();
-        assert_eq!(count, 1, "the store knows what memory does not");
+        assert_eq!(count, 1, "the store records an actor that memory does not");
     }
     store.close().unwrap();
 }
 
 #[test]
-fn a_document_with_very_many_actors_is_told_of_once() {
+fn a_document_with_too_many_actors_is_reported_once() {
     let store = super::store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let mut other = document.read(|doc| doc.fork()).unwrap();
@@ -355,5 +355,5 @@ fn a_document_with_very_many_actors_is_told_of_once() {
     assert!(told().is_empty(), "once is enough");
     assert_eq!(document.status().unwrap().actors, many);
     assert!(document.open().try_unload());
-    assert_eq!(document.status().unwrap().actors, many, "the store knows it too");
+    assert_eq!(document.status().unwrap().actors, many, "the store records it too");
 }

@@ -11,7 +11,7 @@ use super::{put, store, text_of};
 use crate::{ChangeError, EventKind, StoreFailure};
 
 #[test]
-fn a_failed_commit_takes_the_document_back_and_the_next_change_takes_a_fresh_actor() {
+fn a_failed_commit_reverts_the_document_and_ends_its_actor() {
     let store = store();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap();
@@ -47,7 +47,7 @@ fn actors_of(document: &crate::Document) -> usize {
 /// A change that the store rejects leaves no doubt about any actor, and a failed commit none about
 /// documents that it did not change. Nothing stays loaded, so each edit looks up its actor.
 #[test]
-fn only_an_unknown_outcome_ends_actors_and_only_those_that_it_concerns() {
+fn only_an_unknown_commit_outcome_ends_the_actors_involved() {
     let options = crate::Options { document_cache_bytes: 0, ..crate::Options::default() };
     let store = crate::Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
@@ -62,7 +62,7 @@ fn only_an_unknown_outcome_ends_actors_and_only_those_that_it_concerns() {
     assert_eq!(edit_both(), (1, 1));
     space.delete(deleted.id()).unwrap();
     assert!(matches!(put(&deleted, "late"), Err(ChangeError::Deleted)));
-    assert_eq!(edit_both(), (1, 1), "a refused change leaves no doubt");
+    assert_eq!(edit_both(), (1, 1), "a refused change has a known outcome");
     store.shared_core().log.database().faults().fail_next_commits(1, FailureClass::Io);
     put(&one, "lost").unwrap_err();
     assert_eq!(edit_both(), (2, 1), "one fresh actor, and none for the other document");
@@ -137,7 +137,7 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
 }
 
 #[test]
-fn the_writing_connection_is_as_safe_as_documented() {
+fn the_writing_connection_has_the_documented_durability() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let pragmas = store.shared_core().log.database().pragmas().unwrap();
@@ -152,7 +152,7 @@ fn the_writing_connection_is_as_safe_as_documented() {
 }
 
 #[test]
-fn after_a_failed_fsync_every_change_is_refused_until_the_store_is_opened_again() {
+fn after_a_failed_fsync_every_change_fails_until_the_store_is_reopened() {
     use crate::{Durability, Options, Store};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");

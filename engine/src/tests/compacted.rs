@@ -24,7 +24,7 @@ fn reload(document: &Document) {
 }
 
 #[test]
-fn it_is_opened_from_the_snapshot_and_the_tail() {
+fn a_document_is_loaded_from_its_snapshot_and_tail() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     for n in 0..20 {
@@ -52,7 +52,7 @@ fn it_is_opened_from_the_snapshot_and_the_tail() {
 
 /// The shown state is the snapshot with the longest part of the tail that works.
 #[test]
-fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
+fn a_poisoned_tail_leaves_the_snapshot_readable() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     for n in 0..5 {
@@ -81,7 +81,7 @@ fn a_poisoned_tail_is_cut_off_behind_the_snapshot() {
 
 /// A change that arrived for an open document was compacted before it was applied.
 #[test]
-fn what_was_compacted_unseen_gets_in_all_the_same() {
+fn compacted_changes_that_were_not_applied_yet_are_applied() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     put(&document, "before").unwrap();
@@ -113,12 +113,12 @@ fn what_was_compacted_unseen_gets_in_all_the_same() {
             patches += some.len();
         }
     }
-    assert_eq!(patches, 3, "mine, theirs at its last value, later");
+    assert_eq!(patches, 3, "the local key, the remote one at its last value, and `later`");
 }
 
 /// Writers, arriving changes, compactions and a cache that is too small, all on the same documents.
 #[test]
-fn everything_at_once() {
+fn concurrent_edits_compactions_and_arrivals_agree() {
     let options = Options { document_cache_bytes: 0, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
@@ -178,7 +178,7 @@ fn check_settled(store: &Store, document: &Document) {
     let row = log.document(document.open().row, &document.id()).unwrap().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while document.heads().unwrap() != log.heads(row).unwrap() {
-        assert!(Instant::now() < deadline, "it stays behind its store");
+        assert!(Instant::now() < deadline, "it lags behind its store");
         std::thread::yield_now();
     }
     let (shown, changes) = document.read(|doc| (visible(doc), doc.get_changes(&[]))).unwrap();

@@ -102,6 +102,10 @@ fn two_containers_of_one_image_never_write_the_same_actor_and_sequence() {
         let [one, two] = ["one", "two"].map(|name| run(name, &image, &folder.path().join(name)));
         assert!(made.len() == 2 && one.len() == 3 && two.len() == 3, "{made:?} {one:?} {two:?}");
         let both: Vec<&String> = one.iter().filter(|written| two.contains(written)).collect();
-        assert_eq!(both, made.iter().collect::<Vec<_>>(), "{memory:?}: what both wrote");
+        assert_eq!(
+            both,
+            made.iter().collect::<Vec<_>>(),
+            "{memory:?}: the changes of both containers"
+        );
     }
 }

@@ -31,7 +31,7 @@ fn repeat_until(stop: &AtomicBool, mut work: impl FnMut()) {
 
 /// Two documents, so that loading one evicts the other.
 #[test]
-fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
+fn an_edit_sees_all_earlier_edits_under_contention() {
     let options = Options { document_cache_bytes: 0, compaction: false, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
@@ -67,7 +67,7 @@ fn no_edit_is_made_on_a_state_that_lacks_an_earlier_one() {
         assert_eq!(panicked, 0, "threads that edit");
     });
     for document in &documents {
-        until("memory stays behind", || keys(document) == 1 + 3 * EDITS);
+        until("memory lags behind", || keys(document) == 1 + 3 * EDITS);
         assert_eq!(document.status().unwrap().changes as usize, 1 + 3 * EDITS);
         let heads = document.heads().unwrap();
         until("it stays in use", || document.open().try_unload());

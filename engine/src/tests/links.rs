@@ -21,7 +21,7 @@ fn with_a_change() -> Store {
 }
 
 #[test]
-fn a_future_that_is_dropped_leaves_no_request() {
+fn a_dropped_future_withdraws_its_request() {
     let store = with_a_change();
     store.connect(UNREACHABLE).unwrap();
     let mut context = Context::from_waker(Waker::noop());
@@ -70,7 +70,7 @@ fn a_flush_after_the_close_fails_as_closed_with_or_without_a_link() {
 }
 
 #[test]
-fn times_at_their_ends_break_nothing() {
+fn extreme_link_times_cause_no_panic() {
     for time in [Duration::ZERO, Duration::MAX] {
         let store = with_a_change();
         let options = LinkOptions {
@@ -95,7 +95,7 @@ fn times_at_their_ends_break_nothing() {
 
 /// Entries of one relay are written after another one was connected: they belong to the first.
 #[test]
-fn what_arrives_is_of_the_relay_that_sent_it() {
+fn received_entries_count_for_the_relay_that_sent_them() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut of_first = bench.about(1);
@@ -116,7 +116,7 @@ fn what_arrives_is_of_the_relay_that_sent_it() {
 }
 
 #[test]
-fn the_relay_that_was_met_last_is_known_as_such_however_often_others_were() {
+fn the_most_recent_relay_is_recorded_however_often_others_connected() {
     let mut bench = Bench::new();
     for _ in 0..5 {
         bench.meet(1);

@@ -92,7 +92,7 @@ fn a_closure_that_fails_or_writes_nothing_merges_nothing() {
 }
 
 #[test]
-fn heads_are_merged_before_a_change_of_an_earlier_state() {
+fn heads_are_merged_before_a_change_at_earlier_heads() {
     let store = store();
     let document = document(&store, limits::MERGED_HEADS + 200);
     let past = document.heads().unwrap();

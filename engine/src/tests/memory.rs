@@ -35,7 +35,7 @@ fn actors(document: &Document) -> u64 {
 }
 
 #[test]
-fn those_used_last_stay_and_the_others_are_read_again() {
+fn the_cache_keeps_the_most_recently_used_documents() {
     let (store, space) = store(TWO);
     let all = documents(&space, 4);
     let loaded: Vec<bool> = all.iter().map(is_loaded).collect();
@@ -57,7 +57,7 @@ fn those_used_last_stay_and_the_others_are_read_again() {
 }
 
 #[test]
-fn without_a_budget_the_one_in_use_stays() {
+fn without_a_budget_only_the_document_in_use_stays_loaded() {
     let (store, space) = store(0);
     let all = documents(&space, 3);
     assert_eq!(store.status().loaded.documents, 1);
@@ -66,7 +66,7 @@ fn without_a_budget_the_one_in_use_stays() {
 }
 
 #[test]
-fn what_somebody_is_at_stays() {
+fn documents_in_use_stay_loaded() {
     let (store, space) = store(0);
     let all = documents(&space, 3);
     all[0]
@@ -91,7 +91,7 @@ fn what_somebody_is_at_stays() {
 }
 
 #[test]
-fn a_document_without_handles_stays_loaded_until_something_arrives_for_it() {
+fn a_document_without_handles_stays_loaded_until_a_change_arrives() {
     let (store, space) = store(1 << 30);
     let document = documents(&space, 1).remove(0);
     let id = document.id();
@@ -106,12 +106,12 @@ fn a_document_without_handles_stays_loaded_until_something_arrives_for_it() {
     store.shared_core().applier.notify(&open.upgrade().unwrap());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
-    assert_eq!(store.status().loaded.documents, 0, "nobody looks at it, so nobody applies it");
+    assert_eq!(store.status().loaded.documents, 0, "no handle uses it, so it is not applied");
     assert_eq!(text_of(&space.open(id).unwrap()), "\"0\"");
 }
 
 #[test]
-fn a_longer_document_counts_for_more() {
+fn a_longer_document_uses_more_of_the_budget() {
     let (store, space) = store(1 << 30);
     let document = space.create(|_| Ok(())).unwrap();
     let mut before = store.status().loaded.bytes;
@@ -130,7 +130,7 @@ fn a_longer_document_counts_for_more() {
 }
 
 #[test]
-fn a_closed_store_holds_no_documents() {
+fn a_closed_store_unloads_its_documents() {
     let (store, space) = store(1 << 30);
     let open = Arc::downgrade(documents(&space, 2)[0].open());
     let core = Arc::downgrade(store.shared_core());
@@ -143,7 +143,7 @@ fn a_closed_store_holds_no_documents() {
 
 /// Readers and writers of many documents, of which hardly one fits into the cache.
 #[test]
-fn documents_come_and_go_under_readers_and_writers() {
+fn documents_are_loaded_and_unloaded_beside_readers_and_writers() {
     let (store, space) = store(TWO / 2);
     let all = documents(&space, 6);
     std::thread::scope(|scope| {

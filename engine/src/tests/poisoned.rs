@@ -40,7 +40,7 @@ pub(super) fn append(store: &Store, document: &crate::Document, bytes: &[u8]) {
 }
 
 #[test]
-fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
+fn a_poisoned_document_keeps_its_last_good_state_and_affects_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let store = Store::open(&path, crate::Options::default()).unwrap();
@@ -81,7 +81,7 @@ fn a_poisoned_document_keeps_its_last_good_state_and_harms_no_other() {
 
 /// Damaged bytes in the store affect only their document.
 #[test]
-fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
+fn a_damaged_document_is_in_the_status_until_it_is_readable() {
     let store = super::store();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap();
@@ -106,7 +106,7 @@ fn a_document_whose_bytes_are_damaged_is_in_the_status_until_it_can_be_read() {
 
 /// SQLite itself cannot read the document's bytes in the file.
 #[test]
-fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
+fn a_document_that_sqlite_cannot_read_is_reported_and_affects_no_other() {
     use automerge::{ROOT, transaction::Transactable};
 
     use crate::{ReadError, StoreFailure};
@@ -153,7 +153,7 @@ fn a_document_that_sqlite_cannot_read_is_in_the_status_and_harms_no_other() {
 
 /// The list of unreadable documents is bounded, and a flag shows that there are more.
 #[test]
-fn documents_that_cannot_be_read_are_listed_up_to_a_limit() {
+fn the_status_lists_unreadable_documents_up_to_a_limit() {
     let store = super::store();
     let space = store.space("default").unwrap();
     let row = store.shared_core().space(space.name()).unwrap();
@@ -176,7 +176,7 @@ fn documents_that_cannot_be_read_are_listed_up_to_a_limit() {
 
 /// An earlier version of this software could not read it, this one can.
 #[test]
-fn what_another_version_could_not_read_is_tried_again() {
+fn a_document_that_an_older_version_could_not_read_is_retried() {
     let store = super::store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     put(&document, "fine").unwrap();

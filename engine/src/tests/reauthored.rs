@@ -68,7 +68,7 @@ fn refused(changes: &[Change], noise: &mut Noise) -> BTreeSet<ChangeHash> {
 }
 
 #[test]
-fn random_histories_show_the_same_and_save_and_load() {
+fn random_histories_keep_their_content_and_survive_save_and_load() {
     for seed in 0..400 {
         let noise = &mut Noise::new(seed);
         let (original, changes) = history(noise, 5 + seed as usize % 40);
@@ -97,7 +97,7 @@ fn random_histories_show_the_same_and_save_and_load() {
 
 /// Every kind of operation, one change each, survives automerge's expanded form.
 #[test]
-fn every_kind_of_operation_survives_being_taken_apart() {
+fn every_kind_of_operation_survives_re_authoring() {
     let mut document = empty().with_actor(ActorId::from([1; 16]));
     let mut all = Vec::new();
     let mut step = |run: &mut dyn FnMut(&mut automerge::transaction::Transaction<'_>)| {
@@ -166,7 +166,7 @@ fn every_kind_of_operation_survives_being_taken_apart() {
 
 /// The intended case: another change has the actor and sequence number of a local one.
 #[test]
-fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
+fn a_superseded_change_is_re_authored_beside_its_successor() {
     let actor = ActorId::from([7; 16]);
     let mut common = empty().with_actor(actor.clone());
     common.transact(|tx| tx.put(ROOT, "base", 1)).unwrap();
@@ -192,7 +192,7 @@ fn a_change_whose_place_is_taken_is_made_again_beside_the_one_that_took_it() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn the_error_names_the_change_that_cannot_be_re_authored() {
     let noise = &mut Noise::new(1);
     let (_, changes) = history(noise, 20);
     let (first, last) = (changes[0].hash(), changes.last().unwrap().hash());

@@ -14,12 +14,12 @@ fn with_two_spaces() -> Store {
 }
 
 #[test]
-fn what_is_on_no_relay_is_removed_by_force_only() {
+fn unsent_changes_are_removed_by_force_only() {
     let store = with_two_spaces();
     let unsent = store.remove_space("gone", false).unwrap_err();
     let RemoveSpaceError::Unsent { pending, .. } = &unsent else { panic!("{unsent}") };
     assert_eq!(pending.changes, 1);
-    assert_eq!(store.spaces().len(), 2, "it is as it was");
+    assert_eq!(store.spaces().len(), 2, "it is unchanged");
     store.remove_space("gone", true).unwrap();
     assert_eq!(store.spaces().len(), 1);
     assert_eq!(store.status().spaces.len(), 1);
@@ -30,7 +30,7 @@ fn what_is_on_no_relay_is_removed_by_force_only() {
 }
 
 #[test]
-fn handles_of_it_give_a_typed_error_and_a_new_one_is_empty() {
+fn handles_of_a_removed_space_fail_and_a_new_space_is_empty() {
     let store = with_two_spaces();
     let space = store.space("gone").unwrap();
     let id = space.documents().unwrap()[0];
@@ -48,7 +48,7 @@ fn handles_of_it_give_a_typed_error_and_a_new_one_is_empty() {
     // Another space of the same name is not the one that was removed.
     let again = store.space("gone").unwrap();
     assert_eq!(again.documents().unwrap(), []);
-    assert!(document.change(|tx| Ok(tx.put(ROOT, "k", 1)?)).is_err(), "an old handle came alive");
+    assert!(document.change(|tx| Ok(tx.put(ROOT, "k", 1)?)).is_err(), "an old handle became valid");
     again.create(|_| Ok(())).unwrap();
     assert_eq!(again.documents().unwrap().len(), 1);
     store.close().unwrap();
@@ -56,7 +56,7 @@ fn handles_of_it_give_a_typed_error_and_a_new_one_is_empty() {
 
 /// Every table of the schema is checked, including those that are added later.
 #[test]
-fn no_row_of_it_is_left() {
+fn a_removed_space_leaves_no_row() {
     let mut bench = Bench::new();
     bench.meet(1);
     let (mut ours, mut theirs) = (Author::new(1, 1), Author::new(2, 2));

@@ -43,6 +43,6 @@ fn a_batch_behind_one_that_failed_is_refused() {
     assert!(matches!(receive(10, 20), Err(WriteError::Commit(_))));
     let skipping = receive(20, 30);
     assert!(matches!(skipping, Err(WriteError::Job(ReceiveError::NotNext { .. }))), "{skipping:?}");
-    assert_eq!(meet().cursor, Some(cursor(10)), "the cursor stands before what is missing");
+    assert_eq!(meet().cursor, Some(cursor(10)), "the cursor is before the missing entries");
     receive(10, 30).unwrap();
 }

@@ -48,7 +48,7 @@ fn meet(log: &LocalLog, upstream: u8, row: SpaceRow) {
 /// is the last one in the status. The calls run while commits are delayed, so they all wait at the same
 /// moment and are woken in any order.
 #[test]
-fn the_status_is_right_when_nobody_writes_any_more() {
+fn the_status_is_exact_once_all_writers_stop() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
@@ -88,7 +88,7 @@ fn the_status_is_right_when_nobody_writes_any_more() {
 }
 
 #[test]
-fn a_deletion_is_told_once_and_behind_the_changes_before_it() {
+fn a_deletion_sends_one_event_after_those_of_earlier_changes() {
     let store = store();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap();
@@ -109,7 +109,7 @@ fn a_deletion_is_told_once_and_behind_the_changes_before_it() {
 /// A relay is connected between the submission of a write and its commit: later reports refer to that
 /// relay, too.
 #[test]
-fn counts_speak_of_the_relay_that_was_met_last() {
+fn the_counts_describe_the_most_recent_relay() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
@@ -129,11 +129,11 @@ fn counts_speak_of_the_relay_that_was_met_last() {
     core.log.submit_retry(row, document.id(), retried);
     drop(hold);
     told.recv().unwrap().unwrap();
-    assert_eq!(store.status().pending().changes, 1, "the second relay holds nothing");
+    assert_eq!(store.status().pending().changes, 1, "the second relay has nothing");
 }
 
 #[test]
-fn compacting_and_deleting_what_is_refused_show_in_the_status() {
+fn the_status_shows_compacted_and_deleted_rejected_changes() {
     let store = store();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap();
@@ -164,7 +164,7 @@ fn compacting_and_deleting_what_is_refused_show_in_the_status() {
 
 /// An idle store makes no write, so it wakes no disk: a search for dead rows only reads.
 #[test]
-fn looking_for_something_to_compact_writes_nothing() {
+fn a_search_for_compactions_writes_nothing() {
     let store = store();
     store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let core = store.shared_core();

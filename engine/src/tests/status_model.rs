@@ -248,8 +248,8 @@ fn check_events(events: &mut Events, space: &Space, before: usize, refused: u64,
     }
     let all = space.deleted_documents().unwrap();
     let new = &all[before..];
-    assert!(deleted.values().all(|times| *times == 1), "{name}: each deletion is told once");
-    assert!(new.iter().all(|document| deleted.contains_key(document)), "{name}: each is told");
+    assert!(deleted.values().all(|times| *times == 1), "{name}: each deletion has one event");
+    assert!(new.iter().all(|document| deleted.contains_key(document)), "{name}: each has an event");
     assert_eq!(new.len(), deleted.len(), "{name}: and no other");
     assert_eq!(told_refused, refused, "{name}");
 }
@@ -293,13 +293,13 @@ fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
     store.watch().until_blocking(|status| status.spaces["s"].not_on_disk == 0).unwrap();
     assert_eq!(told(&store), stored(&store), "{name}");
     let findings = core.log.verify().unwrap();
-    assert_eq!(findings, [], "{name}: what is counted is what is there");
+    assert_eq!(findings, [], "{name}: the counts match the store");
     check_events(&mut events, &space, before, relay.refused, name);
     store.close().unwrap();
 }
 
 #[test]
-fn status_and_events_are_what_the_store_holds_once_all_is_quiet() {
+fn status_and_events_match_the_store_at_rest() {
     for seed in 0..6 {
         let folder = tempfile::tempdir().unwrap();
         let known = Known::default();

@@ -54,7 +54,7 @@ fn appended(bench: &Bench, change: &CheckedChange) -> Result<(), WriteError<Appe
 }
 
 #[test]
-fn what_a_relay_holds_comes_in_beside_own_heads() {
+fn received_changes_are_accepted_beyond_the_limit_of_heads() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
@@ -72,7 +72,7 @@ fn what_a_relay_holds_comes_in_beside_own_heads() {
 }
 
 #[test]
-fn what_a_relay_holds_comes_in_beside_own_operations() {
+fn received_changes_are_accepted_beyond_the_operations_budget() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
@@ -96,7 +96,7 @@ fn what_a_relay_holds_comes_in_beside_own_operations() {
 /// A relay may have compacted the document to next to nothing: the long changes here are no allowance
 /// for the operations of a short change there.
 #[test]
-fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
+fn a_change_that_a_relay_might_refuse_fails_locally() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let made = |author: &mut Author| {
@@ -121,7 +121,7 @@ fn a_change_that_a_relay_might_refuse_is_refused_where_it_is_made() {
 }
 
 #[test]
-fn two_compacted_histories_with_many_heads_are_both_kept() {
+fn two_snapshots_with_many_heads_are_both_kept() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));
@@ -144,7 +144,7 @@ fn two_compacted_histories_with_many_heads_are_both_kept() {
 }
 
 #[test]
-fn changes_that_leave_the_log_are_not_counted_any_more() {
+fn changes_that_leave_the_log_leave_the_counts() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.meet(1);
@@ -200,7 +200,7 @@ fn refuse(bench: &Bench, locals: impl IntoIterator<Item = u64>) {
 }
 
 #[test]
-fn what_a_snapshot_brings_is_counted_beside_what_was_there() {
+fn a_snapshots_operations_add_to_the_documents_count() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     let base = author.put("base", "1");
@@ -244,7 +244,7 @@ fn a_full_document_keeps_its_actor() {
 /// A change that is made again counts as a local one. A relay that has compacted the document need not
 /// have more room than a local change needs, and would reject it again.
 #[test]
-fn what_is_made_again_gets_no_more_room_than_what_is_made_here() {
+fn re_authored_changes_have_the_limits_of_local_changes() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));

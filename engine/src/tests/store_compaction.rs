@@ -10,7 +10,7 @@ use super::store_support::{Author, Bench, id};
 use crate::store::{AppendError, CompactionOptions, LocalChange};
 
 #[test]
-fn a_store_that_never_met_an_upstream_compactions_everything() {
+fn a_store_without_an_upstream_compacts_everything() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(40));
@@ -19,7 +19,7 @@ fn a_store_that_never_met_an_upstream_compactions_everything() {
     assert_eq!((before.totals.changes, before.pending.changes), (40, 40));
     let compacted = bench.compact();
     assert_eq!((compacted.documents, compacted.changes, compacted.failed), (1, 40, 0));
-    assert_eq!(bench.rows(), 0, "the rows are gone");
+    assert_eq!(bench.rows(), 0, "the rows are removed");
     let after = bench.count();
     assert_eq!((after.totals.changes, after.pending.changes), (40, 40));
     assert!(after.totals.bytes < before.totals.bytes);
@@ -33,12 +33,12 @@ fn a_store_that_never_met_an_upstream_compactions_everything() {
 }
 
 #[test]
-fn only_what_the_upstream_in_use_holds_is_compacted() {
+fn only_changes_acked_by_the_current_upstream_are_compacted() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(20));
     bench.meet(1);
-    assert_eq!(bench.compact().documents, 0, "nothing is held there");
+    assert_eq!(bench.compact().documents, 0, "nothing is acked there");
     bench.acknowledge(1..=12);
     assert_eq!(bench.compact().changes, 12);
     assert_eq!(bench.count().pending.changes, 8);
@@ -78,7 +78,7 @@ fn acknowledge_snapshot(bench: &Bench, hash: [u8; 32]) {
 }
 
 #[test]
-fn the_young_end_stays_and_compacts_wait_for_enough() {
+fn recent_changes_stay_and_compaction_waits_for_enough_others() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(100));
@@ -104,7 +104,7 @@ fn the_young_end_stays_and_compacts_wait_for_enough() {
 }
 
 #[test]
-fn admission_knows_what_is_compacted() {
+fn admission_takes_compacted_changes_into_account() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let changes = author.puts(30);
@@ -167,7 +167,7 @@ fn a_compaction_that_failed_waits_until_the_tail_has_doubled() {
 }
 
 #[test]
-fn a_compaction_of_what_has_changed_meanwhile_is_given_up() {
+fn a_compaction_is_abandoned_if_the_document_changed() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(20));

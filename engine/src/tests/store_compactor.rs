@@ -43,7 +43,7 @@ fn poison(document: &Author) -> CheckedChange {
 }
 
 #[test]
-fn it_compacts_by_itself_and_harms_nothing_when_it_cannot() {
+fn documents_are_compacted_in_the_background_and_failures_do_no_harm() {
     let bench = Bench::new();
     let mut authors: Vec<Author> = (1..=3).map(|n| Author::new(n, n)).collect();
     for author in &mut authors {
@@ -72,11 +72,11 @@ fn it_compacts_by_itself_and_harms_nothing_when_it_cannot() {
     let tails: Vec<u64> = documents.iter().map(|document| document.tail_changes).collect();
     assert_eq!(tails, [5, 21, 0]);
     let findings = bench.log.verify().unwrap();
-    assert_eq!(findings, [], "its bytes are what they were");
+    assert_eq!(findings, [], "its bytes are unchanged");
 }
 
 #[test]
-fn closing_does_not_wait_for_what_is_due() {
+fn close_does_not_wait_for_due_compactions() {
     let bench = Bench::new();
     for n in 1..=60u8 {
         bench.append_all(id(n), &Author::new(n, n).puts(2));
@@ -91,7 +91,7 @@ fn closing_does_not_wait_for_what_is_due() {
 
 /// A compaction that is delayed until the test releases it.
 #[test]
-fn closing_does_not_wait_for_a_compaction_and_the_store_opens_again_meanwhile() {
+fn close_does_not_wait_for_a_running_compaction() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let bench = Bench::at(OpenMode::File(&path));

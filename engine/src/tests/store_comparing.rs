@@ -60,7 +60,7 @@ fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
 }
 
 #[test]
-fn what_an_upstream_holds_is_what_its_heads_rest_on() {
+fn an_upstreams_heads_imply_their_ancestors() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut author = Author::new(1, 1);
@@ -87,7 +87,7 @@ fn what_an_upstream_holds_is_what_its_heads_rest_on() {
 }
 
 #[test]
-fn a_compacted_history_is_owed_or_held_as_a_whole() {
+fn a_snapshot_is_acked_as_a_whole_or_not_at_all() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut author = Author::new(1, 1);
@@ -110,11 +110,11 @@ fn a_compacted_history_is_owed_or_held_as_a_whole() {
     // Its snapshot of the compacted part arrives.
     bench.receive_apart(id(1), present(&early), vec![early.snapshot()]);
     bench.check();
-    assert_eq!(bench.outbox_kinds(), "sccc", "early is less than what is compacted here");
+    assert_eq!(bench.outbox_kinds(), "sccc", "`early` is less than the local snapshot covers");
 }
 
 #[test]
-fn after_a_comparison_all_that_was_not_found_to_differ_is_held() {
+fn a_comparison_acks_every_document_that_did_not_differ() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut authors: Vec<Author> = (1..=4).map(|n| Author::new(n, n)).collect();
@@ -168,7 +168,7 @@ fn expected(bench: &Bench) -> Vec<DocumentId> {
 /// The copy of a relay that rejects a document differs at each check; so does one to which an edit or a
 /// deletion is still to be sent. That is no drift.
 #[test]
-fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
+fn rejected_deferred_and_unsent_changes_explain_a_difference() {
     let mut bench = Bench::new();
     bench.meet(1);
     let mut authors: Vec<Author> = (1..=5).map(|n| Author::new(n, n)).collect();
@@ -204,7 +204,7 @@ fn a_difference_is_expected_of_what_is_refused_aside_or_not_sent() {
 /// Entries that the relay has and cannot read are recorded with the cursor, and forgotten when the
 /// document has arrived whole or the relay's log is another one.
 #[test]
-fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
+fn damaged_entries_at_the_upstream_are_recorded_until_they_arrive() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
     use landfall_protocol::replica::{DeferredReason, Incoming};
@@ -234,12 +234,12 @@ fn what_the_upstream_cannot_read_is_remembered_until_it_has_come() {
     assert_eq!(at_relay(&bench), []);
     assert_eq!(bench.acknowledge([]).damaged, 0);
     bench.receive(entries);
-    assert_eq!(at_relay(&bench).len(), 3, "told again after the reset");
+    assert_eq!(at_relay(&bench).len(), 3, "reported again after the reset");
 }
 
 /// A relay reports damage by entry, and for a fetched document as a whole.
 #[test]
-fn damage_that_is_told_in_two_ways_counts_once() {
+fn damage_that_is_reported_twice_counts_once() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
     use landfall_protocol::replica::{DeferredReason, Incoming};
@@ -255,14 +255,14 @@ fn damage_that_is_told_in_two_ways_counts_once() {
     bench.receive(vec![damaged(0, id(2))]);
     assert_eq!(bench.count().damaged, 3);
     bench.receive(vec![damaged(5, id(2))]);
-    assert_eq!(bench.count().damaged, 3, "now it is known which one it is");
+    assert_eq!(bench.count().damaged, 3, "now the document is known");
     bench.check();
 }
 
 /// Entries that one relay cannot read do not count for another, and are recorded until it is connected
 /// again.
 #[test]
-fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
+fn damaged_entries_are_counted_for_their_upstream_only() {
     use landfall_protocol::Offset;
     use landfall_protocol::frame::Entry;
     use landfall_protocol::replica::{DeferredReason, Incoming};
@@ -280,7 +280,7 @@ fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
     };
     assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
     bench.meet(2);
-    assert_eq!(told(&bench), (0, 0, vec![]), "the other one has said nothing of the kind");
+    assert_eq!(told(&bench), (0, 0, vec![]), "the other upstream has reported no damage");
     bench.receive(vec![damaged(3, Some(id(3)))]);
     assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
     bench.check();
@@ -304,7 +304,7 @@ fn what_an_upstream_cannot_read_is_counted_for_it_alone() {
 
 /// So many damaged entries that no more are recorded: those of other relays are removed.
 #[test]
-fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
+fn damaged_entries_of_all_upstreams_are_bounded_and_reported() {
     use landfall_protocol::frame::Entry;
     use landfall_protocol::replica::{DeferredReason, Incoming};
     use landfall_protocol::{Offset, limits};
@@ -333,9 +333,5 @@ fn what_many_upstreams_cannot_read_is_bounded_and_the_present_one_is_told() {
     assert_eq!(bench.count().damaged, 1);
     bench.check();
     let point = bench.meet(1);
-    assert_eq!(
-        (point.cursor, bench.count().damaged),
-        (None, 0),
-        "it is compared, and tells it again"
-    );
+    assert_eq!((point.cursor, bench.count().damaged), (None, 0), "a comparison reports it again");
 }

@@ -50,7 +50,7 @@ fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
 }
 
 #[test]
-fn a_commit_costs_the_same_beside_many_waiting_deletions() {
+fn many_pending_deletions_do_not_slow_a_commit() {
     costs_the_same(|bench, count| {
         for n in 0..count {
             let local = bench.append(document(n), &Author::new(2, 2).put("k", &n.to_string()));
@@ -64,7 +64,7 @@ fn a_commit_costs_the_same_beside_many_waiting_deletions() {
 
 /// Every second change is acked, so that the rejected ones are as many gaps.
 #[test]
-fn a_commit_costs_the_same_beside_many_refused_changes() {
+fn many_rejected_changes_do_not_slow_a_commit() {
     costs_the_same(|bench, count| {
         let (mut refused, mut acked) = (Author::new(3, 3), Author::new(4, 4));
         bench.append(id(3), &refused.puts(1)[0]);
@@ -87,7 +87,7 @@ fn a_commit_costs_the_same_beside_many_refused_changes() {
 }
 
 #[test]
-fn a_commit_costs_the_same_beside_many_spaces_and_relays() {
+fn many_spaces_and_relays_do_not_slow_a_commit() {
     costs_the_same(|bench, count| {
         for n in 0..count {
             let row = bench.log.ensure_space(&format!("s{n}").parse().unwrap()).unwrap();
@@ -99,7 +99,7 @@ fn a_commit_costs_the_same_beside_many_spaces_and_relays() {
 
 /// Half of the documents are compacted: snapshots over the limit are searched among those.
 #[test]
-fn opening_a_store_costs_the_same_however_many_documents_it_has() {
+fn many_documents_do_not_slow_the_opening_of_a_store() {
     let [few, many] = [4, 400].map(|count| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -123,7 +123,7 @@ fn opening_a_store_costs_the_same_however_many_documents_it_has() {
 }
 
 #[test]
-fn a_commit_costs_the_same_beside_much_that_is_set_aside_or_superseded() {
+fn many_deferred_or_superseded_changes_do_not_slow_a_commit() {
     costs_the_same(|bench, count| {
         let mut others = Author::new(5, 5);
         let changes = others.puts(count + 2);

@@ -64,7 +64,7 @@ fn all_is_back(bench: &Bench, authors: &BTreeMap<DocumentId, Author>) {
 type Case = (&'static str, fn(&Fault) -> bool);
 
 #[test]
-fn what_is_derived_is_derived_again() {
+fn a_repair_recomputes_derived_rows() {
     let cases: &[Case] = &[
         ("UPDATE change SET seq = seq + 1 WHERE id = (SELECT max(id) FROM change)", |fault| {
             matches!(fault, Fault::Row(_))
@@ -108,7 +108,7 @@ fn what_is_derived_is_derived_again() {
 }
 
 #[test]
-fn what_is_lost_goes_and_comes_back() {
+fn a_repair_drops_damaged_changes_and_receives_them_again() {
     let cases: &[(&'static str, u8, u64)] = &[
         ("UPDATE change SET body = CAST(substr(body, 1, 60) || x'00' || substr(body, 62) AS BLOB)
               WHERE document = 2 AND local = 16", 2, 9),
@@ -140,7 +140,7 @@ fn what_is_lost_goes_and_comes_back() {
 }
 
 #[test]
-fn what_the_upstream_does_not_hold_is_never_dropped() {
+fn a_repair_never_drops_changes_that_the_upstream_lacks() {
     let (bench, mut authors) = store();
     let more = authors.get_mut(&id(2)).unwrap().puts(1);
     bench.append_all(id(2), &more);
@@ -154,7 +154,7 @@ fn what_the_upstream_does_not_hold_is_never_dropped() {
 }
 
 #[test]
-fn what_was_dropped_is_asked_for_again() {
+fn dropped_changes_are_requested_again() {
     let (mut bench, _) = store();
     assert!(bench.meet(1).cursor.is_some());
     damage(&bench, "DELETE FROM snapshot WHERE document = 1");

@@ -11,7 +11,7 @@ use crate::compactor::compact;
 use crate::store::{CompactionOptions, LocalLog, OpenMode};
 
 #[test]
-fn a_compacted_store_is_little_longer_than_its_documents() {
+fn a_compacted_store_is_hardly_larger_than_its_documents() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::at(OpenMode::File(&folder.path().join("s")));
     let used = || {
@@ -139,7 +139,7 @@ fn a_flipped_bit_is_found_or_harmless() {
 /// fail.
 #[cfg(target_os = "linux")]
 #[test]
-fn maintenance_through_a_link_to_another_file_system_works_beside_the_file() {
+fn maintenance_through_a_symlink_works_beside_the_target_file() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {

@@ -197,7 +197,7 @@ fn what_waits(log: &LocalLog, name: &SpaceName, space: SpaceRow) {
 #[test]
 fn write_a_store_of_this_version() {
     let Ok(path) = std::env::var("LANDFALL_FIXTURE").map(PathBuf::from) else {
-        return println!("skipped: it writes a file that is kept for ever");
+        return println!("skipped: it writes a permanent fixture");
     };
     std::fs::remove_file(&path).ok();
     let store = Store::open(&path, Options::default()).unwrap();
@@ -269,7 +269,7 @@ fn a_store_of_version_1_keeps_everything() {
         meet(log, 1, row);
     }
     let expected = std::fs::read_to_string(fixtures().join("engine-v1.first.txt")).unwrap();
-    assert_eq!(facts(&store), expected, "and of the upstream that was met first");
+    assert_eq!(facts(&store), expected, "and of the first upstream");
 }
 
 #[test]
@@ -278,16 +278,16 @@ fn a_store_of_version_2_keeps_everything() {
     let expected = std::fs::read_to_string(fixtures().join("engine-v2-waiting.txt")).unwrap();
     assert_eq!(facts(&store), expected);
     let log = &store.shared_core().log;
-    assert_eq!(log.verify().unwrap(), [], "what is counted from version 5 on is right");
+    assert_eq!(log.verify().unwrap(), [], "the counts of version 5 are right");
     for (_, row, _) in log.spaces().unwrap() {
         meet(log, 1, row);
     }
     let expected = std::fs::read_to_string(fixtures().join("engine-v2-waiting.first.txt")).unwrap();
-    assert_eq!(facts(&store), expected, "and of the upstream that was met first");
+    assert_eq!(facts(&store), expected, "and of the first upstream");
 }
 
 #[test]
-fn a_migrated_store_has_leaves_and_digests() {
+fn a_migrated_store_has_digests() {
     use landfall_protocol::digest::{DigestEntry, Node, Prefix};
     let (_folder, store) = migrated("engine-v1.db");
     let log = &store.shared_core().log;

@@ -157,7 +157,7 @@ fn orphaned_edits_survive_maintenance() {
 /// A store of version 2 recorded only that there is something to remove, and a deletion did not change
 /// that.
 #[test]
-fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
+fn orphaned_edits_survive_a_migration() {
     for compacted in CASES {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -213,7 +213,7 @@ fn orphaned_edits_survive_the_migration_of_a_store_that_would_lose_them() {
 }
 
 #[test]
-fn a_mark_that_reaches_too_far_is_found_and_a_repair_keeps_the_edits() {
+fn a_sweep_mark_that_reaches_too_far_is_repaired_without_loss() {
     let folder = tempfile::tempdir().unwrap();
     let (bench, author) = orphaned(&folder.path().join("s"), CompactionReport::Compacted);
     let damage = |sql: &'static str| {

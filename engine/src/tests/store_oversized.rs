@@ -57,7 +57,7 @@ fn shape(bench: &Bench) -> (u64, u64, u64) {
 }
 
 #[test]
-fn no_more_is_compacted_than_one_snapshot_may_have() {
+fn compaction_stops_at_the_limit_of_a_snapshot() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &images(&mut author, 30));
@@ -77,7 +77,7 @@ fn no_more_is_compacted_than_one_snapshot_may_have() {
 }
 
 #[test]
-fn a_snapshot_beyond_the_limit_is_taken_apart() {
+fn a_snapshot_beyond_the_limit_is_split_into_changes() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &images(&mut author, 12));
@@ -110,7 +110,7 @@ fn a_snapshot_beyond_the_limit_is_taken_apart() {
 }
 
 #[test]
-fn two_compacted_histories_that_exceed_a_snapshot_together_are_both_kept() {
+fn two_snapshots_that_exceed_one_together_are_both_kept() {
     let mut bench = Bench::new();
     bench.log = bench.log.clone().with_document_bytes(20_500);
     let mut ours = Author::new(1, 1);
@@ -129,7 +129,7 @@ fn two_compacted_histories_that_exceed_a_snapshot_together_are_both_kept() {
     assert!(document == id(1) && excess.actual > 20_500, "{excess:?}");
     assert_eq!((excess.of, excess.limit), (DocumentLimit::Bytes, 20_500));
     bench.check();
-    assert_eq!(shape(&bench).0, 14, "theirs came in as single changes");
+    assert_eq!(shape(&bench).0, 14, "the remote changes were stored as single changes");
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (29, 0));
     ours.merge(&mut theirs);
     assert_eq!(bench.heads(id(1)), ours.heads());

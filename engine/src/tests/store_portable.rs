@@ -143,7 +143,7 @@ fn state(bench: &Bench) -> (State, BTreeSet<DocumentId>) {
 }
 
 #[test]
-fn an_export_and_its_import_give_equal_heads_for_every_document() {
+fn an_import_restores_the_heads_of_every_exported_document() {
     let seeds = std::env::var("LANDFALL_SEEDS").map_or(30, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
         let noise = &mut Noise::new(seed);
@@ -191,7 +191,7 @@ fn an_export_and_its_import_give_equal_heads_for_every_document() {
 
 /// Imported roots are pushed with their flag, or a relay would reject the second one.
 #[test]
-fn an_imported_merge_of_unrelated_histories_is_offered_as_one() {
+fn an_imported_merge_of_unrelated_histories_is_pushed_as_one() {
     let folder = tempfile::tempdir().unwrap();
     let [path, file, fresh] = ["s", "file", "fresh"].map(|name| folder.path().join(name));
     for compacted in [false, true] {

@@ -125,7 +125,7 @@ impl World {
                 OutboxKind::Change(body, _) => {
                     let known = relay.documents.entry(document).or_insert(fresh);
                     known.doc.load_incremental(&body).unwrap();
-                    assert_eq!(known.doc.get_missing_deps(&[]), [], "it comes in order");
+                    assert_eq!(known.doc.get_missing_deps(&[]), [], "it arrives in order");
                     self.bench.acknowledge([change.local.0]);
                 }
                 OutboxKind::Snapshot { hash, .. } => {
@@ -246,7 +246,7 @@ impl World {
 }
 
 #[test]
-fn whatever_happens_nothing_is_wrong() {
+fn random_operations_leave_a_consistent_store() {
     let seeds = std::env::var("LANDFALL_SEEDS").map_or(4, |seeds| seeds.parse().unwrap());
     for seed in 1..=seeds {
         let mut world = World::new(seed);

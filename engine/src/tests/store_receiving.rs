@@ -37,7 +37,7 @@ fn a_snapshot_fills_an_empty_store() {
 }
 
 #[test]
-fn a_second_root_that_came_from_the_relay_goes_back_as_one() {
+fn a_second_root_received_from_the_relay_is_pushed_back_as_one() {
     let (mut bench, mut first) = met();
     let mut second = Author::new(2, 1);
     let root = first.put("a", "1");
@@ -58,7 +58,7 @@ fn a_second_root_that_came_from_the_relay_goes_back_as_one() {
 }
 
 #[test]
-fn what_is_only_local_stays_behind_a_received_snapshot() {
+fn local_changes_stay_behind_a_received_snapshot() {
     let (mut bench, mut author) = met();
     let shared = author.puts(10);
     bench.append_all(id(1), &shared);
@@ -86,7 +86,7 @@ fn what_is_only_local_stays_behind_a_received_snapshot() {
 }
 
 #[test]
-fn two_compacted_histories_become_one() {
+fn two_snapshots_are_merged_into_one() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(10));
     bench.acknowledge(1..=10);
@@ -115,7 +115,7 @@ fn two_compacted_histories_become_one() {
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (37, 37));
     bench.meet(1);
     bench.check();
-    assert_eq!(bench.outbox_kinds(), "s", "the first one lacks what the second brought");
+    assert_eq!(bench.outbox_kinds(), "s", "the first one lacks the changes of the second");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
         let mut other = Author::new(10 + count as u8, 50 + count as u8);
         let change = other.put("k", "v");
         let received = bench.receive(vec![incoming, other.incoming(change)]);
-        let [(rejected, reason)] = &received.deferred[..] else { panic!("{what} was taken") };
+        let [(rejected, reason)] = &received.deferred[..] else { panic!("{what} was accepted") };
         assert_eq!(*rejected, id(1));
         assert!(reason.contains(what), "{reason}");
         assert_eq!(bench.heads(other.document), other.heads());
@@ -207,7 +207,7 @@ fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String
 }
 
 #[test]
-fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
+fn a_snapshot_in_parts_resumes_where_it_was_cut() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let mut bench = Bench::at(crate::store::OpenMode::File(&path));
@@ -247,7 +247,7 @@ fn a_snapshot_in_parts_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn an_orphan_waits_for_what_it_rests_on() {
+fn a_change_waits_for_its_dependencies() {
     let (mut bench, mut author) = met();
     let mut changes = author.puts(9);
     let last = changes.split_off(2);
@@ -275,7 +275,7 @@ fn an_orphan_waits_for_what_it_rests_on() {
 }
 
 #[test]
-fn a_damaged_compacted_history_concerns_its_own_document_only() {
+fn a_damaged_snapshot_affects_its_own_document_only() {
     let (mut bench, mut author) = met();
     let all = author.puts(20);
     bench.receive(author.incomings(all.clone()));
@@ -290,7 +290,7 @@ fn a_damaged_compacted_history_concerns_its_own_document_only() {
     let (late, other) = (early.put("late", "branch"), others.put("key", "value"));
     let received = bench.receive(vec![early.incoming(late), others.incoming(other)]);
     assert_eq!((received.deferred.len(), received.deferred[0].0), (1, id(1)));
-    assert_eq!(received.touched.len(), 1, "the other one is taken");
+    assert_eq!(received.touched.len(), 1, "the other one is accepted");
     let other = others.put("key", "more");
     let received = bench.receive(vec![early.snapshot(), others.incoming(other)]);
     assert_eq!((received.deferred.len(), received.deferred[0].0), (1, id(1)));
@@ -299,7 +299,7 @@ fn a_damaged_compacted_history_concerns_its_own_document_only() {
 
 /// A flush waits for all changes up to the last number at its beginning.
 #[test]
-fn what_a_snapshot_gives_new_numbers_is_still_waited_for() {
+fn a_flush_waits_for_changes_that_a_snapshot_renumbered() {
     let mut bench = Bench::new();
     let mut author = Author::new(1, 1);
     bench.append(id(1), &author.put("base", "1"));

@@ -58,7 +58,7 @@ fn local(bench: &Bench, change: CheckedChange) -> LocalChange {
 }
 
 #[test]
-fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
+fn a_received_change_supersedes_an_unacknowledged_one() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(5));
     bench.acknowledge(1..=5);
@@ -95,7 +95,7 @@ fn an_inbound_change_takes_the_place_of_an_unacknowledged_one() {
 }
 
 #[test]
-fn a_conflict_with_what_the_upstream_holds_is_set_aside() {
+fn a_change_that_conflicts_with_an_acknowledged_one_is_deferred() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(5));
     let mut copy = author.fork(1);
@@ -109,7 +109,7 @@ fn a_conflict_with_what_the_upstream_holds_is_set_aside() {
 }
 
 #[test]
-fn refused_changes_are_offered_again_or_replaced() {
+fn rejected_changes_are_retried_or_replaced() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(4));
     bench.acknowledge(1..=4);
@@ -147,7 +147,7 @@ fn refused_changes_are_offered_again_or_replaced() {
 /// The relay has accepted a change, and its answer is still on the way. Made again, the content would
 /// be duplicated.
 #[test]
-fn what_was_sent_and_not_answered_is_never_made_again() {
+fn sent_and_unanswered_changes_are_never_re_authored() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(4));
     bench.acknowledge(1..=4);
@@ -175,7 +175,7 @@ fn what_was_sent_and_not_answered_is_never_made_again() {
 
 /// A rejected change that the relay has all the same, from a copy of the store.
 #[test]
-fn what_came_to_the_relay_by_another_way_is_not_made_again() {
+fn changes_that_the_relay_got_from_others_are_not_re_authored() {
     let (mut bench, mut author) = met();
     let changes = author.puts(3);
     bench.append_all(id(1), &changes);
@@ -187,7 +187,7 @@ fn what_came_to_the_relay_by_another_way_is_not_made_again() {
 }
 
 #[test]
-fn a_document_that_is_deleted_here_goes_and_stays_away() {
+fn a_locally_deleted_document_stays_deleted() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(30));
     bench.acknowledge(1..=20);
@@ -227,7 +227,7 @@ fn a_document_that_is_deleted_here_goes_and_stays_away() {
 }
 
 #[test]
-fn what_was_never_sent_of_a_deleted_document_is_kept_until_somebody_says() {
+fn unsent_edits_of_a_deleted_document_are_kept_until_discarded() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(20));
     bench.acknowledge(1..=20);
@@ -261,7 +261,7 @@ fn what_was_never_sent_of_a_deleted_document_is_kept_until_somebody_says() {
 }
 
 #[test]
-fn unrelated_histories_are_merged_when_somebody_says() {
+fn unrelated_histories_are_merged_on_request() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(3));
     let mut theirs = Author::new(2, 1);
@@ -291,7 +291,7 @@ fn unrelated_histories_are_merged_when_somebody_says() {
 }
 
 #[test]
-fn an_unrelated_compacted_history_waits_for_the_word_to_merge() {
+fn an_unrelated_snapshot_is_deferred_until_a_merge_is_requested() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(3));
     let mut theirs = Author::new(2, 1);
@@ -315,7 +315,7 @@ fn an_unrelated_compacted_history_waits_for_the_word_to_merge() {
 }
 
 #[test]
-fn a_compacted_history_takes_the_place_of_what_was_not_sent() {
+fn a_snapshot_supersedes_unsent_changes() {
     let (mut bench, mut author) = met();
     bench.append_all(id(1), &author.puts(5));
     bench.acknowledge(1..=5);

@@ -13,7 +13,7 @@ fn changes(bench: &Bench, document: u8, named: &[ChangeHash]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn named_changes_are_given_in_their_order_and_no_more_than_a_window() {
+fn requested_changes_are_returned_in_order_within_the_window() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let mut made = author.puts(5);
@@ -41,7 +41,7 @@ fn noise(length: usize) -> String {
 }
 
 #[test]
-fn what_is_compacted_comes_with_everything_in_one_snapshot() {
+fn compacted_changes_are_resent_in_one_snapshot_of_everything() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let made = author.puts(30);
@@ -63,7 +63,7 @@ fn what_is_compacted_comes_with_everything_in_one_snapshot() {
 
 /// The cost of a compaction depends on its changes and operations: many of them may have few bytes.
 #[test]
-fn what_a_snapshot_is_made_of_is_told_with_it() {
+fn a_resent_snapshot_reports_the_weight_of_its_input() {
     let bench = Bench::new();
     let mut author = Author::new(1, 1);
     let made: Vec<_> = (0..2_000).map(|n| author.put("key", &n.to_string())).collect();

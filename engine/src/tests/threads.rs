@@ -35,7 +35,7 @@ fn with_a_space() -> (Store, Space) {
 }
 
 #[test]
-fn after_a_panic_of_the_writer_every_change_fails_and_the_status_says_why() {
+fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let store = Store::open(&path, Options::default()).unwrap();
@@ -61,7 +61,7 @@ fn after_a_panic_of_the_writer_every_change_fails_and_the_status_says_why() {
 }
 
 #[test]
-fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
+fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
     let (store, space) = with_a_space();
     space.create(|_| Ok(())).unwrap();
     store.connect(UNREACHABLE).unwrap();
@@ -109,7 +109,7 @@ fn after_a_panic_of_the_link_who_waits_is_answered_and_connect_begins_anew() {
 
 /// A `connect` beside a panic is taken up, or its refusal is in the status, whichever comes first.
 #[test]
-fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
+fn a_connect_during_a_panic_of_the_link_succeeds_or_shows_the_panic() {
     let (store, space) = with_a_space();
     space.create(|_| Ok(())).unwrap();
     for _ in 0..50 {
@@ -133,7 +133,7 @@ fn a_connect_beside_a_panic_of_the_link_is_taken_up_or_refused_in_the_status() {
 }
 
 #[test]
-fn after_a_panic_of_the_follower_each_look_fails_and_none_waits() {
+fn after_a_panic_of_the_follower_reads_fail_without_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let writer = Store::open(&path, Options::default()).unwrap();
@@ -156,7 +156,7 @@ fn after_a_panic_of_the_follower_each_look_fails_and_none_waits() {
 }
 
 #[test]
-fn the_thread_that_applies_goes_on_after_a_panic() {
+fn the_applier_continues_after_a_panic() {
     let (store, space) = with_a_space();
     let document = space.create(|_| Ok(())).unwrap();
     let mut other = document.read(|doc| doc.fork()).unwrap();
@@ -178,7 +178,7 @@ fn the_thread_that_applies_goes_on_after_a_panic() {
 }
 
 #[test]
-fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
+fn the_notifier_continues_after_a_panic() {
     let (store, space) = with_a_space();
     let document = space.create(|_| Ok(())).unwrap();
     let mut events = store.events();
@@ -204,7 +204,7 @@ fn the_thread_that_wakes_tasks_goes_on_after_a_panic() {
 }
 
 #[test]
-fn the_thread_that_compacts_goes_on_after_a_panic() {
+fn the_compactor_continues_after_a_panic() {
     let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();

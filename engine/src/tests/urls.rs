@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{ConnectError, LinkOptions, Options, Status, Store};
 
 #[test]
-fn a_url_that_names_a_space_needs_that_space() {
+fn connect_fails_if_the_urls_space_is_not_open() {
     let store = Store::in_memory(Options::default()).unwrap();
     store.space("default").unwrap();
     let url = "ws://127.0.0.1:1/spaces/team";
@@ -22,7 +22,7 @@ fn a_url_that_names_a_space_needs_that_space() {
 
 /// Another program or another path is no relay; a busy server may be one.
 #[test]
-fn what_answers_and_is_no_relay_is_told_apart() {
+fn a_server_that_is_not_a_relay_is_reported_as_such() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     // The thread ends with the test's process: it accepts connections until then.
@@ -45,8 +45,8 @@ fn what_answers_and_is_no_relay_is_told_apart() {
     for (says, wrong) in [
         ("503", false),
         ("404", true),
-        ("it is at /there", true),
-        ("is no Landfall relay", true),
+        ("it redirects to /there", true),
+        ("is not a Landfall relay", true),
         ("the handshake with", false),
     ] {
         let said = |status: &Status| {

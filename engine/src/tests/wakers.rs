@@ -219,7 +219,7 @@ fn scene(source: Source, act: Act) {
 }
 
 #[test]
-fn a_waker_may_change_block_panic_and_close_and_harms_no_other() {
+fn a_waker_that_blocks_panics_or_closes_affects_no_other_task() {
     let sources = [
         Source::Local,
         Source::RemoteOpen,

@@ -15,7 +15,7 @@ use crate::error::BoxError;
 pub enum TypedError {
     /// The value there is of a kind that the type does not accept.
     #[error(
-        "{} is {found}, which `{wanted}` does not take there; change the type of that field, or what stands there",
+        "{} is {found}, which `{wanted}` does not accept there; change the type of that field, or the value",
         place(path)
     )]
     Kind {
@@ -40,7 +40,7 @@ pub enum TypedError {
     },
     /// There is no value.
     #[error(
-        "nothing is at {}, and `{wanted}` needs a value there; make the field an `Option`, or give it a default with `#[autosurgeon(missing = \"…\")]`",
+        "there is no value at {}, and `{wanted}` needs one; make the field an `Option`, or give it a default with `#[autosurgeon(missing = \"…\")]`",
         place(path)
     )]
     Missing {
@@ -60,7 +60,7 @@ pub enum TypedError {
         source: BoxError,
     },
     /// The given path is invalid.
-    #[error("`{path}` is no path: {what} at byte {at}; write it like `todos[3].title`")]
+    #[error("`{path}` is not a path: {what} at byte {at}; write it like `todos[3].title`")]
     BadPath {
         /// The given path.
         path: String,
@@ -80,7 +80,9 @@ pub enum TypedError {
         found: String,
     },
     /// A whole document is a map with string keys, and the type is no map.
-    #[error("`{wanted}` is no map, as a whole document must be; put it into a field of a struct")]
+    #[error(
+        "`{wanted}` is not a map, but a whole document must be one; put it into a field of a struct"
+    )]
     NotAMap {
         /// The requested type.
         wanted: &'static str,
@@ -88,7 +90,7 @@ pub enum TypedError {
     /// A part of the value, such as autosurgeon's own `Text`, can be written only onto the document and
     /// state from which it was hydrated.
     #[error(
-        "what is to be written at {} was read from another state or document; use `edit`, or `reconcile_at` with the heads that it was read at, or `landfall::Text` for texts",
+        "the value to write at {} was read from another state or document; use `edit`, or `reconcile_at` with the heads at which it was read, or `landfall::Text` for texts",
         place(path)
     )]
     Stale {

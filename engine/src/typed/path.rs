@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_printed_path_parses_to_itself() {
         let key = |key: &str| Prop::Map(key.to_owned());
         let cases = [
             (vec![], ""),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_says_where() {
+    fn an_invalid_path_reports_its_position() {
         for (path, byte) in [
             (".a", 0),
             ("a.", 1),

@@ -109,7 +109,7 @@ shapes!(ours, landfall);
 shapes!(theirs, ::autosurgeon);
 
 #[test]
-fn types_of_every_form_are_written_as_autosurgeon_writes_them_and_read_back() {
+fn types_of_every_form_round_trip_and_match_autosurgeon() {
     let (_store, space) = space();
     let ours = round(&space, &ours::all());
     let theirs = round(&space, &theirs::all());
@@ -269,7 +269,7 @@ enum Report {
 }
 
 #[test]
-fn fields_are_read_and_written_by_functions_and_have_defaults() {
+fn fields_have_custom_functions_and_defaults() {
     let (_store, space) = space();
     let past = vec![Degrees(Celsius(1.0)), Degrees(Celsius(2.0))];
     let report = Report::Guessed { half: 21, by: "Ada".into() };
@@ -279,7 +279,7 @@ fn fields_are_read_and_written_by_functions_and_have_defaults() {
     assert_eq!(document.get::<i64>("report.Guessed.half").unwrap(), 42);
     document.edit::<Weather>(|weather| weather.report = Report::Measured(Celsius(1.5))).unwrap();
     let left = document.get::<Option<i64>>("report.Guessed").unwrap();
-    assert_eq!(left, None, "the variant before it is gone");
+    assert_eq!(left, None, "the previous variant is removed");
     document
         .change(|tx| {
             use landfall::automerge::transaction::Transactable;
@@ -292,7 +292,7 @@ fn fields_are_read_and_written_by_functions_and_have_defaults() {
 }
 
 #[test]
-fn an_unknown_variant_says_which_ones_there_are() {
+fn an_unknown_variant_error_lists_the_variants() {
     let (_store, space) = space();
     let document = round(&space, &ours::all());
     document

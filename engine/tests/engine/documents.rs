@@ -36,7 +36,7 @@ fn a_closure_that_fails_or_panics_leaves_no_trace() {
     assert_eq!((keys(&document), document.heads().unwrap()), (vec!["kept".to_owned()], heads));
     assert_eq!(store.status(), status);
     document.change(|tx| Ok(tx.put(ROOT, "c", 1)?)).unwrap();
-    assert_eq!(keys(&document), ["c", "kept"], "the document goes on");
+    assert_eq!(keys(&document), ["c", "kept"], "the document remains usable");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_closure_that_writes_nothing_makes_no_change() {
 }
 
 #[test]
-fn a_change_that_no_relay_would_take_is_refused_and_the_document_untouched() {
+fn a_change_that_no_relay_accepts_fails_and_leaves_no_trace() {
     let (_store, document) = document();
     document.change(|tx| Ok(tx.put(ROOT, "kept", 1)?)).unwrap();
     let heads = document.heads().unwrap();
@@ -83,7 +83,7 @@ fn text_positions_count_code_points() {
 }
 
 #[test]
-fn a_document_is_not_entered_twice() {
+fn calls_on_a_document_inside_its_own_change_fail() {
     let (_store, document) = document();
     let inner = document.clone();
     document
@@ -103,7 +103,7 @@ struct Contact {
 }
 
 #[test]
-fn an_applications_own_types() {
+fn an_application_reads_and_writes_its_own_types() {
     let (_store, document) = document();
     let mut contact = Contact { name: "Ada".into(), tags: vec!["maths".into()] };
     document.reconcile(&contact).unwrap();
@@ -133,7 +133,7 @@ fn handles_are_shared_between_threads() {
 }
 
 #[test]
-fn groups_of_two_threads_do_not_wait_for_each_other_for_ever() {
+fn groups_of_two_threads_do_not_deadlock() {
     let (store, a) = document();
     let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     std::thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn a_group_that_fails_in_the_middle_commits_nothing() {
 /// Checked when the closure ends, before the change is encoded; the document is loaded again, without
 /// any part of the change. The same applies at an earlier state.
 #[test]
-fn a_change_of_too_many_operations_is_refused_and_leaves_no_trace() {
+fn a_change_of_too_many_operations_fails_and_leaves_no_trace() {
     let store = Store::in_memory(Options::default()).unwrap();
     let note = store.space("default").unwrap().create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
     let first = note.heads().unwrap();

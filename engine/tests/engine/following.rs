@@ -36,7 +36,7 @@ fn value(document: &Document) -> Option<i64> {
 }
 
 #[test]
-fn each_call_sees_what_was_committed_before_it() {
+fn each_call_sees_all_earlier_commits() {
     let Pair { writer, reader, .. } = &pair(false);
     let space = writer.space("s").unwrap();
     let written = space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
@@ -57,13 +57,13 @@ fn each_call_sees_what_was_committed_before_it() {
     assert!(!reader.space("s").unwrap().contains(&written.id()).unwrap());
     // An error, or nothing, but not the old contents.
     let left = read.read(|doc| doc.get(ROOT, "k").unwrap().is_some());
-    assert!(!left.unwrap_or(false), "what is deleted is not shown");
+    assert!(!left.unwrap_or(false), "the deleted document is not listed");
     assert_eq!(reader.status().spaces["s"].changes, 1, "the deletion is all that is left");
 }
 
 /// The reader does not claim what it cannot know.
 #[test]
-fn a_reader_does_not_say_what_is_on_the_disk() {
+fn a_reader_reports_no_durability() {
     let Pair { writer, reader, .. } = &pair(false);
     let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
     assert!(written.status().unwrap().on_disk);
@@ -73,7 +73,7 @@ fn a_reader_does_not_say_what_is_on_the_disk() {
 }
 
 #[test]
-fn events_and_the_watched_status_come_by_themselves() {
+fn a_reader_receives_events_and_status_without_polling() {
     let Pair { writer, reader, .. } = &pair(true);
     let space = writer.space("s").unwrap();
     let (mut events, mut watch) = (reader.events(), reader.watch());
@@ -94,7 +94,7 @@ fn events_and_the_watched_status_come_by_themselves() {
 }
 
 #[test]
-fn a_space_that_the_writer_removes_is_gone_from_the_reader() {
+fn a_space_that_the_writer_removes_disappears_from_the_reader() {
     let Pair { writer, reader, .. } = &pair(true);
     let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
     writer.space("stays").unwrap();
@@ -111,13 +111,13 @@ fn a_space_that_the_writer_removes_is_gone_from_the_reader() {
     // Another space of the same name is another space.
     writer.space("s").unwrap().create(|_| Ok(())).unwrap();
     assert_eq!(reader.space("s").unwrap().documents().unwrap().len(), 1);
-    assert!(space.documents().is_err(), "an old handle came alive");
+    assert!(space.documents().is_err(), "an old handle became valid");
 }
 
 /// A reader stays open while the writer removes a space, closes, and opens again with another space,
 /// which must not get the old one's row.
 #[test]
-fn a_handle_of_a_removed_space_never_shows_another_one() {
+fn a_handle_of_a_removed_space_never_refers_to_another() {
     for name in ["s", "other"] {
         let Pair { _folder: folder, writer, reader } = pair(false);
         let space = writer.space("s").unwrap();

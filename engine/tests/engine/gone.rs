@@ -20,7 +20,7 @@ const DEEDS: [(&str, Deed); 4] = [
 ];
 
 #[test]
-fn no_change_returns_for_a_file_that_is_gone() {
+fn no_change_succeeds_once_the_file_is_removed() {
     for (case, deed) in DEEDS {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
@@ -43,7 +43,10 @@ fn no_change_returns_for_a_file_that_is_gone() {
         assert_eq!(failed.class, StoreFailure::Gone, "{case}");
         assert!(failed.what.contains("notes.db"), "{case}: {}", failed.what);
         let status = space.status().unwrap();
-        assert_eq!(status.not_on_disk, status.changes, "{case}: it claims that something is saved");
+        assert_eq!(
+            status.not_on_disk, status.changes,
+            "{case}: the status claims that something is saved"
+        );
         // A read that needs a connection of its own finds no file.
         let claims = note
             .status()

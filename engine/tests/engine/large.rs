@@ -32,7 +32,7 @@ fn fill(document: &Document, bytes: usize, first: u64) -> (u64, ChangeError) {
 }
 
 #[test]
-fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
+fn local_changes_end_at_three_quarters_of_the_document_limit() {
     let store =
         Store::in_memory(Options { document_bytes: 400_000, compaction: false, ..options() })
             .unwrap();
@@ -57,7 +57,7 @@ fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
         assert!(matches!(refused, Err(ChangeError::DocumentTooLarge { .. })), "{ran}");
     }
     let status = document.status().unwrap();
-    assert_eq!((status.changes, status.actors), (count + 1, 1), "refusals take no actors");
+    assert_eq!((status.changes, status.actors), (count + 1, 1), "refused changes use no actors");
     assert_ne!(document.heads().unwrap(), heads);
     assert_eq!(document.read(|doc| doc.length(ROOT)).unwrap() as u64, count);
     other.change(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
@@ -71,7 +71,7 @@ fn local_changes_end_at_three_quarters_of_what_a_document_may_have() {
 }
 
 #[test]
-fn a_pasted_text_is_kept_compacted_by_a_program_that_closes_at_once() {
+fn a_pasted_text_is_compacted_at_close() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes");
     let store = Store::open(&path, options()).unwrap();
@@ -96,7 +96,7 @@ fn a_pasted_text_is_kept_compacted_by_a_program_that_closes_at_once() {
 }
 
 #[test]
-fn a_store_compacted_beyond_the_limit_heals_when_it_is_opened() {
+fn a_snapshot_beyond_the_limit_is_split_when_the_store_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("album");
     let store = Store::open(&path, Options { compaction: false, ..options() }).unwrap();

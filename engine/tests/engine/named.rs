@@ -13,7 +13,7 @@ fn template(tx: &mut Transaction<'_>) -> Result<(), BoxError> {
 /// The id and the first change are a format: replicas of all versions must agree on them. If an
 /// upgrade of automerge changes this, named documents need a new derivation, not a new golden.
 #[test]
-fn the_derivation_never_changes() {
+fn the_derivation_of_named_documents_is_stable() {
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let inbox = space.create_named("inbox", template).unwrap();
@@ -64,7 +64,7 @@ fn a_named_document_is_edited_by_a_fresh_actor() {
 /// It has the event and the contents of any other document, and its compaction uses the form in which
 /// it was built.
 #[test]
-fn a_large_one_is_not_left_in_memory_and_is_compacted_at_close() {
+fn a_large_named_document_is_unloaded_and_compacted_at_close() {
     let folder = tempfile::tempdir().unwrap();
     let prose = "a long text, 漢字; ".repeat(10_000);
     let template = |tx: &mut Transaction<'_>| {
@@ -77,8 +77,8 @@ fn a_large_one_is_not_left_in_memory_and_is_compacted_at_close() {
         let store = Store::open(&path, Options::default()).unwrap();
         let mut events = store.events();
         let document = store.space("default").unwrap().create_named("long", template).unwrap();
-        assert_eq!(store.status().loaded.documents, 0, "nobody has looked at it");
-        let Some(Ok(event)) = events.try_next() else { panic!("nothing is told") };
+        assert_eq!(store.status().loaded.documents, 0, "it was not read");
+        let Some(Ok(event)) = events.try_next() else { panic!("no event is sent") };
         let EventKind::Changed { origin: Origin::Local, heads, .. } = event.kind else {
             panic!("{event:?}")
         };

@@ -248,7 +248,7 @@ const OUTERS: [Outer; 10] = [
 
 /// Every call in the closure of every other, while two threads use the same documents.
 #[test]
-fn calls_in_the_closures_of_others_end_or_are_refused() {
+fn nested_calls_in_closures_succeed_or_fail_without_deadlock() {
     for (outer_name, changes, outer) in OUTERS {
         let inner = CHANGING.iter().map(|inner| (inner, true));
         for ((inner_name, inner), is_change) in inner.chain(OTHERS.iter().map(|i| (i, false))) {
@@ -277,7 +277,7 @@ fn calls_in_the_closures_of_others_end_or_are_refused() {
 
 /// Two threads, each in a closure of one document, read the other: they see the committed state.
 #[test]
-fn changes_that_read_each_others_documents_do_not_wait_for_each_other() {
+fn changes_that_read_each_others_documents_do_not_deadlock() {
     let world = world();
     let both = Arc::new(Barrier::new(2));
     let step = |one: &Document, other: &Document| {
@@ -327,7 +327,7 @@ fn during_a_change<T: Send + 'static>(
 }
 
 #[test]
-fn a_reader_does_not_wait_for_a_closure_and_sees_what_is_committed() {
+fn a_reader_beside_a_closure_sees_the_committed_state_at_once() {
     let world = world();
     let short = world.space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
     for document in [&world.a, &short] {
@@ -344,7 +344,7 @@ fn a_reader_does_not_wait_for_a_closure_and_sees_what_is_committed() {
 }
 
 #[test]
-fn a_group_in_its_closure_delays_no_change_of_another_document() {
+fn a_running_group_delays_no_change_of_another_document() {
     let world = world();
     let (entered, inside) = mpsc::channel();
     let (leave, left) = mpsc::channel::<()>();
@@ -374,7 +374,7 @@ fn a_group_in_its_closure_delays_no_change_of_another_document() {
 }
 
 #[test]
-fn what_a_reader_holds_stays_as_it_is_while_the_document_goes_on() {
+fn a_readers_snapshot_is_unaffected_by_later_changes() {
     let world = world();
     world
         .a
@@ -388,7 +388,7 @@ fn what_a_reader_holds_stays_as_it_is_while_the_document_goes_on() {
 }
 
 #[test]
-fn the_store_closes_beside_a_closure_whose_change_then_fails() {
+fn close_does_not_wait_for_a_closure_whose_change_then_fails() {
     let world = world();
     let (entered, inside) = mpsc::channel();
     let (leave, left) = mpsc::channel::<()>();
@@ -415,7 +415,7 @@ fn the_store_closes_beside_a_closure_whose_change_then_fails() {
 
 /// The last handle of another store is dropped in a closure: that store is closed there.
 #[test]
-fn the_last_handle_of_a_store_may_go_in_a_closure() {
+fn the_last_handle_of_a_store_may_be_dropped_in_a_closure() {
     let world = world();
     let other = Store::in_memory(Options::default()).unwrap();
     let document = other.space("default").unwrap().create(|_| Ok(())).unwrap();
@@ -434,7 +434,7 @@ fn the_last_handle_of_a_store_may_go_in_a_closure() {
 }
 
 #[test]
-fn a_group_that_was_told_an_error_commits_nothing() {
+fn a_group_with_a_failed_change_commits_nothing() {
     let world = world();
     let other = self::world();
     world.space.delete(world.spare.id()).unwrap();
@@ -500,7 +500,7 @@ fn the_predicate_of_until_runs_without_a_lock() {
 }
 
 #[test]
-fn a_closed_store_says_so_everywhere() {
+fn every_call_on_a_closed_store_fails_as_closed() {
     let world = world();
     let mut watch = world.store.watch();
     world.store.close().unwrap();
@@ -524,7 +524,7 @@ fn a_closed_store_says_so_everywhere() {
 }
 
 #[test]
-fn a_deleted_document_is_not_an_empty_one() {
+fn a_deleted_document_is_distinct_from_an_empty_one() {
     let world = world();
     let World { store, space, a, .. } = &world;
     space.delete(a.id()).unwrap();

@@ -8,7 +8,7 @@ use landfall::{
 use std::time::Duration;
 
 #[test]
-fn what_was_saved_is_there_again() {
+fn saved_changes_are_there_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.landfall");
     let store = Store::open(&path, Options::default()).unwrap();
@@ -26,7 +26,7 @@ fn what_was_saved_is_there_again() {
     let space = store.space("default").unwrap();
     assert_eq!(space.documents().unwrap(), [id]);
     assert_eq!(space.open(id).unwrap().status().unwrap().changes, 2);
-    assert_eq!(store.status().pending().changes, 2, "no relay was ever met");
+    assert_eq!(store.status().pending().changes, 2, "no relay was connected before");
     let missing = landfall::DocumentId::from_bytes([1; 16]);
     assert!(matches!(space.open(missing), Err(OpenDocumentError::Unknown { .. })));
 }
@@ -54,7 +54,7 @@ fn a_store_is_open_once_and_readable_beside_it() {
 }
 
 #[test]
-fn files_that_are_no_store_are_refused() {
+fn a_file_that_is_not_a_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("letter.txt");
     std::fs::write(&path, "Dear reader, this is not a database. ".repeat(100)).unwrap();
@@ -66,7 +66,7 @@ fn files_that_are_no_store_are_refused() {
 }
 
 #[test]
-fn a_closed_store_says_so() {
+fn a_closed_store_fails_as_closed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
@@ -82,14 +82,14 @@ fn a_closed_store_says_so() {
 }
 
 #[test]
-fn names_and_urls_that_are_none() {
+fn invalid_names_and_urls_are_refused() {
     let store = Store::in_memory(Options::default()).unwrap();
     assert!(matches!(store.space("../x"), Err(SpaceError::BadName(_))));
     assert!(matches!(store.connect("http://x"), Err(ConnectError::BadUrl { .. })));
 }
 
 #[test]
-fn flush_offline_says_what_is_pending() {
+fn flush_offline_reports_the_pending_changes() {
     let store = Store::in_memory(Options::default()).unwrap();
     store.flush_blocking(Duration::from_secs(60)).unwrap();
     store.space("default").unwrap().create(|_| Ok(())).unwrap();

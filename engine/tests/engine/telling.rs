@@ -4,7 +4,7 @@ use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{EventKind, Options, Origin, Store, SyncStatus};
 
 #[test]
-fn local_changes_are_told_with_patches() {
+fn local_changes_send_events_with_patches() {
     let store = Store::in_memory(Options::default()).unwrap();
     let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let mut events = store.events();
@@ -18,7 +18,7 @@ fn local_changes_are_told_with_patches() {
 }
 
 #[test]
-fn a_slow_listener_is_told_that_it_lagged_and_blocks_nobody() {
+fn a_slow_listener_gets_a_lag_error_and_blocks_no_other() {
     let options = Options { events: 8, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
@@ -32,7 +32,7 @@ fn a_slow_listener_is_told_that_it_lagged_and_blocks_nobody() {
 }
 
 #[test]
-fn the_status_is_awaited_on_any_executor() {
+fn the_status_can_be_awaited_on_any_executor() {
     let store = Store::in_memory(Options::default()).unwrap();
     let mut watch = store.watch();
     let writer = {
@@ -53,7 +53,7 @@ fn the_status_is_awaited_on_any_executor() {
 }
 
 #[test]
-fn normal_durability_says_what_is_not_on_the_disk_yet() {
+fn normal_durability_reports_changes_that_are_not_on_disk_yet() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { durability: landfall::Durability::Normal, ..Options::default() };
     let store = Store::open(folder.path().join("s"), options).unwrap();

@@ -151,7 +151,7 @@ fn an_edit_of_a_document_of_javascript_leaves_it_as_javascript_expects() {
 }
 
 #[test]
-fn what_arrives_between_reading_and_writing_is_merged() {
+fn changes_received_between_reading_and_writing_are_merged() {
     let (store, space) = space();
     let document = of_javascript(&space);
     let (mut board, heads) = document.hydrate_with_heads::<Board>().unwrap();
@@ -365,7 +365,7 @@ fn a_map_whose_keys_are_data_is_read_with_all_of_them() {
 }
 
 #[test]
-fn what_cannot_be_read_names_the_place_and_what_is_there() {
+fn a_type_error_names_the_path_and_the_value_found() {
     let (_store, space) = space();
     let document = of_javascript(&space);
     document
@@ -445,7 +445,7 @@ mod of_autosurgeon {
     }
 
     #[test]
-    fn it_is_edited_where_it_was_spliced() {
+    fn splices_apply_to_the_state_that_was_read() {
         let (_store, space) = space();
         let document = book(&space);
         document.edit::<Book>(|book| book.pages[1].text.splice(2, 1, "BB")).unwrap();
@@ -457,7 +457,7 @@ mod of_autosurgeon {
     }
 
     #[test]
-    fn what_is_stale_is_told_and_nothing_panics() {
+    fn stale_values_are_errors_and_cause_no_panic() {
         let (_store, space) = space();
         let document = book(&space);
         let stale = |outcome| match typed(outcome) {
@@ -507,7 +507,7 @@ impl Reconcile for Faulty {
 }
 
 #[test]
-fn a_panic_of_a_types_code_is_an_error_and_one_of_a_closure_is_not_hidden() {
+fn a_panic_in_a_type_is_an_error_and_one_in_a_closure_propagates() {
     let (_store, space) = space();
     let document = space.create(|tx| Ok(tx.put(ROOT, "n", 5)?)).unwrap();
     let heads = document.heads().unwrap();
@@ -534,7 +534,7 @@ fn a_panic_of_a_types_code_is_an_error_and_one_of_a_closure_is_not_hidden() {
 }
 
 #[test]
-fn a_deleted_document_is_told_by_every_typed_call() {
+fn every_typed_call_on_a_deleted_document_fails_as_deleted() {
     let (_store, space) = space();
     let document = of_javascript(&space);
     let (board, heads) = document.hydrate_with_heads::<Board>().unwrap();
@@ -547,7 +547,7 @@ fn a_deleted_document_is_told_by_every_typed_call() {
 }
 
 #[test]
-fn a_group_commits_typed_edits_together_and_goes_on_after_one_that_failed() {
+fn a_group_commits_typed_edits_together_and_survives_a_failed_one() {
     let (store, space) = space();
     let (one, other) = (of_javascript(&space), of_javascript(&space));
     store

@@ -6,7 +6,7 @@ use landfall::{ChangeError, Options, Store};
 /// An app renders a view, the document changes, and the user edits the rendered state: a cursor
 /// position keeps the meaning that it had when it was shown.
 #[test]
-fn what_was_rendered_is_edited_where_it_was_rendered() {
+fn an_edit_at_rendered_heads_applies_to_the_rendered_state() {
     let store = Store::in_memory(Options::default()).unwrap();
     let note = store.space("notes").unwrap().create(|_| Ok(())).unwrap();
     let text = note
@@ -29,7 +29,7 @@ fn what_was_rendered_is_edited_where_it_was_rendered() {
 }
 
 #[test]
-fn heads_of_another_document_are_refused_by_name() {
+fn heads_of_another_document_are_refused_with_the_missing_change() {
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space("notes").unwrap();
     let (note, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());
@@ -40,7 +40,7 @@ fn heads_of_another_document_are_refused_by_name() {
 }
 
 #[test]
-fn the_status_says_what_is_loaded() {
+fn the_status_counts_loaded_documents() {
     let options = Options { document_cache_bytes: 100 * 1024, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("notes").unwrap();
@@ -54,6 +54,6 @@ fn the_status_says_what_is_loaded() {
     assert_eq!(seen.loaded, loaded);
     for (n, note) in notes.iter().enumerate() {
         let value = note.read(|doc| doc.get(ROOT, "n").unwrap().unwrap().0.as_i64()).unwrap();
-        assert_eq!(value, Some(n as i64), "what went is read again");
+        assert_eq!(value, Some(n as i64), "the unloaded document is read again");
     }
 }

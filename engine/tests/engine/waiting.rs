@@ -20,7 +20,7 @@ fn create(space: &Space) -> DocumentId {
 }
 
 #[test]
-fn a_document_that_comes_is_found_and_one_that_is_here_at_once() {
+fn a_wait_returns_when_the_document_arrives_or_at_once() {
     let (_other, other) = space();
     let id = create(&other);
     assert_eq!(other.wait_for(id, Duration::ZERO).unwrap().id(), id);
@@ -36,7 +36,7 @@ fn a_document_that_comes_is_found_and_one_that_is_here_at_once() {
 }
 
 #[test]
-fn a_wait_in_vain_says_why() {
+fn a_wait_that_times_out_reports_the_reason() {
     let (_other, other) = space();
     let id = create(&other);
     let (store, space) = space();
@@ -59,7 +59,7 @@ fn a_wait_in_vain_says_why() {
 }
 
 #[test]
-fn listeners_of_a_space_and_of_a_document_get_theirs_with_patches() {
+fn listeners_of_a_space_and_a_document_get_their_events_with_patches() {
     let (store, space) = space();
     let elsewhere = store.space("elsewhere").unwrap();
     let (one, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());

@@ -268,7 +268,7 @@ impl<'a> Rows<'a> {
         if stretch.action != MARK {
             return Ok(());
         }
-        stretch.refuse_if(!stretch.insert, "it marks without being inserted")?;
+        stretch.refuse_if(!stretch.insert, "it is a mark and not an insertion")?;
         if stretch.mark_name.is_some() {
             self.begun_mark = Some(stretch.object);
             return Ok(());
@@ -323,7 +323,7 @@ impl<'a> Rows<'a> {
             return Err(FormError::ColumnLength { column: self.insert.column(), expected: rows });
         }
         if !self.expand.is_absent() && !self.expand.was_true() {
-            let (column, what) = (self.expand.column(), "nothing but false");
+            let (column, what) = (self.expand.column(), "only false");
             return Err(FormError::Encoding { column, what });
         }
         Ok(())
@@ -352,7 +352,7 @@ impl Least {
 }
 
 fn needed(runs: &Runs<'_, u64>, value: Option<u64>) -> Result<u64, FormError> {
-    let (column, what) = (runs.column(), "a null, or nothing at all");
+    let (column, what) = (runs.column(), "a null, or no value");
     value.ok_or(FormError::Encoding { column, what })
 }
 
@@ -407,9 +407,12 @@ impl Stretch<'_> {
         self.refuse_if(self.action > MARK, "its action is unknown")?;
         let has_value = matches!(self.action, PUT | INCREMENT)
             || (self.action == MARK && self.mark_name.is_some());
-        self.refuse_if(!has_value && self.value != NULL, "it has a value but no use for one")?;
+        self.refuse_if(
+            !has_value && self.value != NULL,
+            "it has a value and its action takes none",
+        )?;
         let marks = self.expand || self.mark_name.is_some();
-        self.refuse_if(marks && self.action != MARK, "it has part of a mark but is none")?;
+        self.refuse_if(marks && self.action != MARK, "it has fields of a mark and is no mark")?;
         self.refuse_if(self.insert && self.predecessors > 0, "it inserts over a predecessor")?;
         self.refuse_if(self.insert && self.action == INCREMENT, "it inserts an increment")?;
         let deletes = self.action == DELETE;

@@ -193,16 +193,16 @@ fn body(chunk: &[u8]) -> Result<&[u8], DocumentError> {
     let not = |what| DocumentError::NotADocument { what };
     let rest = chunk.strip_prefix(&MAGIC).ok_or(not("it does not begin with 856f4a83"))?;
     // A checksum of 4 bytes, which automerge verifies.
-    let rest = rest.get(4..).ok_or(not("it is cut off"))?;
-    let (&kind, rest) = rest.split_first().ok_or(not("it is cut off"))?;
+    let rest = rest.get(4..).ok_or(not("it is truncated"))?;
+    let (&kind, rest) = rest.split_first().ok_or(not("it is truncated"))?;
     if kind != DOCUMENT {
         return Err(not("it is a chunk of another type"));
     }
     let mut rest = ByteReader::new(rest);
-    let length = rest.unsigned("length").map_err(|_| not("its length is no number"))?;
+    let length = rest.unsigned("length").map_err(|_| not("its length is not a number"))?;
     match length == rest.rest().len() as u64 {
         true => Ok(rest.rest()),
-        false => Err(not("it is cut off, or something follows")),
+        false => Err(not("it is truncated, or has trailing bytes")),
     }
 }
 

@@ -86,7 +86,7 @@ impl Facts {
 }
 
 /// A history that answers from known facts about one document first.
-pub struct Foreknown<'a, H> {
+pub struct WithFacts<'a, H> {
     /// The document.
     pub document: DocumentId,
     /// Its known facts.
@@ -95,7 +95,7 @@ pub struct Foreknown<'a, H> {
     pub history: &'a H,
 }
 
-impl<H: History> History for Foreknown<'_, H> {
+impl<H: History> History for WithFacts<'_, H> {
     type Error = H::Error;
 
     fn last_sequence(

@@ -60,7 +60,7 @@ pub enum FormError {
     },
     /// The stated checksum is not the beginning of the hash: the bytes are damaged. automerge
     /// itself does not check this, and some peers then drop all later changes.
-    #[error("the change states checksum {stated:02x?} but its hash begins with {actual:02x?}")]
+    #[error("the change declares checksum {stated:02x?} but its hash begins with {actual:02x?}")]
     Checksum {
         /// The checksum in the chunk.
         stated: [u8; 4],
@@ -68,7 +68,7 @@ pub enum FormError {
         actual: [u8; 4],
     },
     /// More dependencies than a change may have.
-    #[error("a change has at most {limit} dependencies, this one states {actual}")]
+    #[error("a change has at most {limit} dependencies, this one has {actual}")]
     Dependencies {
         /// The limit.
         limit: usize,
@@ -82,7 +82,7 @@ pub enum FormError {
         hash: ChangeHash,
     },
     /// An actor id of no bytes or of too many.
-    #[error("an actor id has 1 to {limit} bytes, this one states {actual}")]
+    #[error("an actor id has 1 to {limit} bytes, this one has {actual}")]
     ActorLength {
         /// The limit in bytes.
         limit: usize,
@@ -117,7 +117,7 @@ pub enum FormError {
     #[error("the change's message is not UTF-8")]
     Message,
     /// More other actors than a change may name.
-    #[error("a change names at most {limit} other actors, this one states {actual}")]
+    #[error("a change names at most {limit} other actors, this one {actual}")]
     OtherActors {
         /// The limit.
         limit: usize,
@@ -137,7 +137,7 @@ pub enum FormError {
         index: usize,
     },
     /// More columns than exist.
-    #[error("a change has at most {limit} columns, this one states {actual}")]
+    #[error("a change has at most {limit} columns, this one has {actual}")]
     Columns {
         /// The limit.
         limit: usize,
@@ -152,7 +152,7 @@ pub enum FormError {
         spec: u64,
     },
     /// Columns must ascend, each once.
-    #[error("column {spec:#x} is out of order or there twice")]
+    #[error("column {spec:#x} is out of order or a duplicate")]
     ColumnOrder {
         /// The column's specification.
         spec: u64,
@@ -191,7 +191,7 @@ pub enum FormError {
         expected: u64,
     },
     /// The lengths of the values do not add up to the bytes of the values.
-    #[error("the values are stated to have {stated} bytes, but there are {actual}")]
+    #[error("the values' declared size is {stated} bytes, but they have {actual}")]
     ValueBytes {
         /// The sum of the stated lengths.
         stated: u64,
@@ -199,7 +199,7 @@ pub enum FormError {
         actual: usize,
     },
     /// Keys and mark names that run lengths repeat, and that would fill memory when applied.
-    #[error("keys and mark names come to at most {limit} bytes when written out")]
+    #[error("keys and mark names have at most {limit} bytes in all when decoded")]
     Text {
         /// The limit in bytes.
         limit: u64,
@@ -243,7 +243,7 @@ pub enum FormError {
     },
     /// automerge decodes the bytes to another change than this module does. This is a bug of ours.
     /// The change is rejected, because automerge would not apply the change that was checked.
-    #[error("automerge reads another {field} from the change than the preflight did")]
+    #[error("automerge and the preflight decode different values of {field}")]
     Disagreement {
         /// The differing field.
         field: &'static str,

@@ -114,13 +114,15 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
     /// A dependency is not present.
-    #[error("it depends on change {missing}, which is not there; send that first")]
+    #[error("it depends on change {missing}, which is missing; send that first")]
     MissingDependency {
         /// The first missing dependency.
         missing: ChangeHash,
     },
     /// Its actor's sequence numbers would have a gap.
-    #[error("actor {actor} is at sequence {last}, so {actual} cannot follow; send what is between")]
+    #[error(
+        "actor {actor} is at sequence {last}, so {actual} cannot follow; send the changes between them first"
+    )]
     SequenceGap {
         /// The actor.
         actor: ActorId,
@@ -141,7 +143,7 @@ pub enum HistoryError {
     },
     /// Its first operation counter is not greater than those of its dependencies.
     #[error(
-        "its first operation is {start_op}, which is not past {dependency} of what it depends on"
+        "its first operation is {start_op}, which is not past its dependencies' last, {dependency}"
     )]
     Counter {
         /// The change's first operation counter.
@@ -152,7 +154,7 @@ pub enum HistoryError {
     /// Its operation counters would leave a gap that no honest author leaves, which would exhaust
     /// the counters.
     #[error(
-        "its first operation is {start_op}, more than {} past {dependency} of what it depends on",
+        "its first operation is {start_op}, more than {} past its dependencies' last, {dependency}",
         limits::COUNTER_HOLE
     )]
     CounterHole {
@@ -165,13 +167,13 @@ pub enum HistoryError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     /// The document is deleted.
-    #[error("the document is deleted, and a deletion is for good")]
+    #[error("the document is deleted, and a deletion is final")]
     Deleted,
     /// It has no dependencies, and the document has a history.
-    #[error("it rests on nothing, and the document has a history already: the two are unrelated")]
+    #[error("it has no dependencies, but the document has a history: the two are unrelated")]
     Unrelated,
     /// It names an actor that has no change in this document.
-    #[error("it names actor {actor}, which has no change in this document")]
+    #[error("it refers to actor {actor}, which has no change in this document")]
     UnknownActor {
         /// The actor.
         actor: ActorId,

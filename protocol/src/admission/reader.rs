@@ -120,7 +120,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back(value in any::<i64>(), shift in 0u32..64) {
+        fn numbers_round_trip(value in any::<i64>(), shift in 0u32..64) {
             let value = value >> shift;
             let mut bytes = Vec::new();
             put_signed(value, &mut bytes);
@@ -132,7 +132,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn whatever_is_read_is_in_its_shortest_form(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+        fn numbers_are_read_in_their_shortest_form_only(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
             let mut reader = ByteReader::new(&bytes);
             if let Ok(value) = reader.unsigned("n") {
                 let mut again = Vec::new();
@@ -149,7 +149,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn edges_of_numbers() {
+    fn numbers_at_their_limits_are_read_or_refused() {
         let unsigned = |bytes: &[u8]| ByteReader::new(bytes).unsigned("n");
         let bad = Err(FormError::Number { part: "n" });
         let longest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];

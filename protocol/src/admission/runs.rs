@@ -141,7 +141,7 @@ impl<'a, V: Cell<'a>> Runs<'a, V> {
         self.refuse_if(count == 0, "an empty run of nulls")?;
         self.refuse_if(self.kind == Kind::Null, "two runs of nulls in a row")?;
         let only_nulls = self.kind == Kind::Start && self.reader.is_empty();
-        self.refuse_if(only_nulls, "nothing but nulls")?;
+        self.refuse_if(only_nulls, "only nulls")?;
         self.kind = Kind::Null;
         self.value = None;
         self.rows = count;

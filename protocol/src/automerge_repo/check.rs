@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_leave_no_room_are_too_large_however_they_come() {
+    fn exhausted_counters_are_too_large_in_every_encoding() {
         let mut document = Automerge::new();
         let mut tx = document.transaction();
         tx.put(ROOT, "k", "long enough to be deflated ".repeat(40)).unwrap();
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!((plain[PREFIX], deflated[PREFIX]), (CHANGE, DEFLATED_CHANGE));
         for chunk in [plain, deflated] {
             let Ok(Inspected::TooLarge(hash, error)) = inspect(&chunk, &mut Work::default()) else {
-                panic!("taken")
+                panic!("accepted")
             };
             assert_eq!(hash, change.hash());
             assert!(matches!(error, FormError::Counter { .. }), "{error}");
@@ -153,16 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_and_deflates_is_sound_and_what_does_not_is_too_large() {
+    fn a_long_change_is_valid_only_if_it_deflates_below_the_limit() {
         let (chunk, hash) = change(vec![7; 5_000_000]);
         let Ok(Inspected::Sound(sound)) = inspect(&chunk, &mut Work::default()) else {
-            panic!("it was not taken")
+            panic!("it was not accepted")
         };
         assert_eq!(sound.hash, hash);
         assert!(sound.bytes.len() < 50_000);
         let (chunk, hash) = change(noise(5_000_000));
         let Ok(Inspected::TooLarge(found, error)) = inspect(&chunk, &mut Work::default()) else {
-            panic!("taken")
+            panic!("accepted")
         };
         assert_eq!(found, hash);
         assert!(matches!(error, FormError::TooLarge { .. }), "{error}");

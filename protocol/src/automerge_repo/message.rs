@@ -153,7 +153,7 @@ pub struct Ephemeral<'a> {
 #[non_exhaustive]
 pub enum MessageError {
     /// Not CBOR, not a map with text keys, or a field of another type.
-    #[error("no message of automerge-repo: {what}")]
+    #[error("not an automerge-repo message: {what}")]
     Malformed {
         /// The reader's error.
         what: String,

@@ -307,7 +307,7 @@ impl Peer {
             return self.handle_join(sender, metadata, versions);
         }
         if self.remote.is_none() {
-            let what = "a message came before `join`".to_owned();
+            let what = "a message before `join`".to_owned();
             return self.fail(Code::OUT_OF_ORDER, what);
         }
         match message {
@@ -321,7 +321,9 @@ impl Peer {
             Message::Leave { .. } => self.fail(Code::GOODBYE, String::new()),
             // The client does not have a document. The relay asks it for none.
             Message::Unavailable { .. } => {}
-            Message::Error { message, .. } => self.ignore(format!("the client says: {message}")),
+            Message::Error { message, .. } => {
+                self.ignore(format!("the client reports an error: {message}"))
+            }
             Message::Unknown { kind } => self.ignore(format!("a message of type `{kind}`")),
             Message::Join { .. } | Message::Peer { .. } => {
                 self.ignore("a message that only a server sends".to_owned());
@@ -331,7 +333,7 @@ impl Peer {
 
     /// Handles a text message: the protocol has none.
     pub fn handle_text(&mut self) {
-        let what = "a text message: the protocol's messages are binary".to_owned();
+        let what = "a text message; the protocol's messages are binary".to_owned();
         self.fail(Code::MALFORMED, what);
     }
 
@@ -372,11 +374,11 @@ impl Peer {
         versions: Option<Vec<&str>>,
     ) {
         if versions.is_some_and(|versions| !versions.contains(&VERSION)) {
-            let what = "this relay speaks version 1 of the automerge-repo protocol only";
+            let what = "this relay supports version 1 of the automerge-repo protocol only";
             return self.turn_away(sender, Code::UNSUPPORTED_VERSION, what);
         }
         if sender == self.host.peer_id || is_replica(sender) {
-            let what = "the peer id is the relay's own, or that of an engine: take another";
+            let what = "the peer id is the relay's own, or that of an engine; use another";
             return self.turn_away(sender, Code::FORBIDDEN, what);
         }
         // A second `join` resets the session. Answers to requests from before are dropped.
@@ -413,7 +415,7 @@ impl Peer {
         }
         let Ok(id) = sync.document.parse::<DocumentId>() else {
             // An id of another length or format: such a document cannot be in the store.
-            self.ignore(format!("a document whose id has no 16 bytes: `{}`", sync.document));
+            self.ignore(format!("a document id that has not 16 bytes: `{}`", sync.document));
             return self.send_unavailable(sync.document);
         };
         let message = match SyncMessage::decode(sync.data) {
@@ -485,7 +487,7 @@ impl Peer {
             return self.ignore(format!("an ephemeral message of `{}`", ephemeral.sender));
         }
         let Ok(document) = ephemeral.document.parse() else {
-            return self.ignore("an ephemeral message of a document that cannot be here".into());
+            return self.ignore("an ephemeral message with an invalid document id".into());
         };
         self.effects.push_back(Effect::Say(EphemeralMessage {
             document,
@@ -612,7 +614,7 @@ impl Peer {
         }
         if self.remote.is_none() {
             if self.began.after(self.patience.handshake) <= now {
-                self.fail(Code::SILENT, "no `join` came".to_owned());
+                self.fail(Code::SILENT, "the client sent no `join`".to_owned());
             }
             return;
         }

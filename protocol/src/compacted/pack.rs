@@ -33,7 +33,8 @@ pub(super) fn pack(changes: &[CompactedChange]) -> Result<Vec<u8>, BadIndex> {
     for (position, change) in changes.iter().enumerate() {
         let impossible = |what| BadIndex::Change { position, what };
         // The map above has every change's actor.
-        let (actor, seq) = actors.get_mut(&change.actor).ok_or(impossible("nobody made it"))?;
+        let (actor, seq) =
+            actors.get_mut(&change.actor).ok_or(impossible("its author is unknown"))?;
         *seq += 1;
         if *seq != change.seq {
             return Err(impossible("its sequence number is not its actor's next"));
@@ -57,7 +58,7 @@ fn order(changes: &[CompactedChange]) -> Result<Vec<u32>, BadIndex> {
     match order.windows(2).find(|pair| hash(&pair[0]) == hash(&pair[1])) {
         Some(pair) => {
             let position = pair[0].max(pair[1]) as usize;
-            Err(BadIndex::Change { position, what: "it is there twice" })
+            Err(BadIndex::Change { position, what: "it is a duplicate" })
         }
         None => Ok(order),
     }
@@ -80,7 +81,7 @@ fn put_row(
     }
     let mut found = Vec::with_capacity(change.dependencies.len());
     for dependency in &change.dependencies {
-        found.push(find(dependency).ok_or("a dependency does not stand before it")?);
+        found.push(find(dependency).ok_or("a dependency does not precede it")?);
     }
     let mut sorted = found.clone();
     sorted.sort_unstable();

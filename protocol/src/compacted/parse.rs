@@ -77,7 +77,7 @@ fn actors(reader: &mut IndexReader<'_>) -> Result<Vec<u32>, BadIndex> {
         let actor = reader.take(length, "actors")?;
         // Ids are not empty, so the first is greater than the empty start value.
         if actor <= before {
-            return Err(BadIndex::Actor { number, what: "it is out of order or there twice" });
+            return Err(BadIndex::Actor { number, what: "it is out of order or a duplicate" });
         }
         before = actor;
     }
@@ -92,7 +92,7 @@ fn order(hashes: &[[u8; HASH_BYTES]]) -> Result<Vec<u32>, BadIndex> {
     match order.windows(2).find(|pair| hash(pair[0]) == hash(pair[1])) {
         Some(pair) => {
             let position = pair[0].max(pair[1]) as usize;
-            Err(BadIndex::Change { position, what: "it is there twice" })
+            Err(BadIndex::Change { position, what: "it is a duplicate" })
         }
         None => Ok(order),
     }
@@ -131,7 +131,7 @@ impl Rows {
         self.begins.push(reader.at() as u32);
         let actor = reader.number(PART)?;
         let actor = usize::try_from(actor).ok().filter(|&actor| actor < self.counts.len());
-        let actor = actor.ok_or(impossible("its actor is not there"))?;
+        let actor = actor.ok_or(impossible("its actor is missing"))?;
         self.counts[actor] += 1;
         self.actors.push(actor as u32);
         let growth = reader.number(PART)?;
@@ -144,7 +144,7 @@ impl Rows {
         for _ in 0..dependencies {
             let distance = reader.number(PART)?;
             if distance == 0 || distance > position as u64 {
-                return Err(impossible("a dependency does not stand before it"));
+                return Err(impossible("a dependency does not precede it"));
             }
             let dependency = position - distance as usize;
             past = past.max(self.max_ops[dependency]);

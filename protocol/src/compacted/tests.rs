@@ -66,7 +66,7 @@ fn reached(changes: &[CompactedChange], have: &[ChangeHash]) -> BTreeSet<ChangeH
 
 proptest! {
     #[test]
-    fn it_answers_as_a_list_of_changes_would(
+    fn the_packed_index_answers_like_a_list_of_changes(
         sketches in sketches(),
         asked in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_taken_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = PackedIndex::parse(bytes.clone());
         bytes.splice(..0, MAGIC.into_iter().chain([VERSION]));
         bytes.extend(checksum(&bytes));
@@ -155,7 +155,7 @@ proptest! {
 }
 
 #[test]
-fn the_written_form_stays() {
+fn the_encoding_is_stable() {
     // Two actors; a fork and its merge; an empty change; distances of one and two bytes.
     let fork: [Sketch; 4] =
         [(1, 1, vec![]), (0, 300, vec![0]), (1, 2, vec![0]), (1, 0, vec![1, 2])];
@@ -188,7 +188,7 @@ fn a_typed_character_takes_36_bytes_on_disk_and_52_in_memory() {
 }
 
 #[test]
-fn two_who_type_at_once_take_less_than_40_bytes_a_change() {
+fn two_concurrent_typists_take_less_than_40_bytes_a_change() {
     // Each change depends on its actor's last one, with an occasional merge.
     let sketch = |at: usize| match at {
         0 => (0, 1, vec![]),
@@ -202,7 +202,7 @@ fn two_who_type_at_once_take_less_than_40_bytes_a_change() {
 }
 
 #[test]
-fn what_is_no_history_is_not_packed() {
+fn an_invalid_history_is_not_packed() {
     let good = typing(3);
     let refused = |spoil: &dyn Fn(&mut Vec<CompactedChange>)| {
         let mut changes = good.clone();
@@ -213,7 +213,7 @@ fn what_is_no_history_is_not_packed() {
         BadIndex::Change { position, .. } => position,
         other => panic!("{other}"),
     };
-    assert_eq!(at(refused(&|changes| changes.swap(1, 2))), 1, "a dependency that comes later");
+    assert_eq!(at(refused(&|changes| changes.swap(1, 2))), 1, "a dependency on a later change");
     assert_eq!(at(refused(&|changes| changes[2].seq = 4)), 2, "a hole in the sequence");
     assert_eq!(at(refused(&|changes| changes[2].hash = changes[0].hash)), 2, "a hash twice");
     assert_eq!(at(refused(&|changes| changes[2].max_op = 1)), 2, "counters that go back");
@@ -225,7 +225,7 @@ fn what_is_no_history_is_not_packed() {
 }
 
 #[test]
-fn claims_of_more_than_there_is_cost_nothing() {
+fn oversized_claims_allocate_nothing() {
     let mut bytes = MAGIC.to_vec();
     // A hundred million actors.
     bytes.extend([VERSION, 0x80, 0xc2, 0xd7, 0x2f]);
@@ -238,7 +238,7 @@ fn claims_of_more_than_there_is_cost_nothing() {
 }
 
 #[test]
-fn what_is_damaged_says_so() {
+fn each_kind_of_damage_has_its_error() {
     let good = PackedIndex::pack(&typing(2)).unwrap();
     let with = |at: usize, byte: u8| {
         let mut bytes = good.clone();

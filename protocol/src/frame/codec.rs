@@ -133,7 +133,7 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
         Frame::Document(body) => write(message, kind::DOCUMENT, body),
         Frame::Refilter(body) => write(message, kind::REFILTER, body),
         Frame::Reconciled(body) => write(message, kind::RECONCILED, body),
-        _ => debug_assert!(false, "a frame that `encode_into` does not know"),
+        _ => debug_assert!(false, "a frame that `encode_into` cannot encode"),
     }
 }
 
@@ -164,7 +164,10 @@ fn write_optional<T: Serialize>(message: &mut Vec<u8>, kind: u16, body: &T) {
 pub(super) fn append_body<T: Serialize>(body: &T, out: &mut Vec<u8>) {
     // Writing needs no limit: the values were bounded when they were made.
     let written = bincode::serde::encode_into_std_write(body, out, bincode::config::legacy());
-    debug_assert!(written.is_ok(), "a Vec takes every byte, and our types serialize: {written:?}");
+    debug_assert!(
+        written.is_ok(),
+        "writing to a Vec cannot fail, and our types serialize: {written:?}"
+    );
 }
 
 /// Decodes the one frame of a message. For messages of several frames see [`Frames`].

@@ -49,7 +49,7 @@ mod tests {
     use crate::frame::Filter;
 
     #[test]
-    fn a_filter_is_kept_once_however_often_it_is_cloned() {
+    fn clones_of_a_filter_share_its_documents() {
         let ids = [3, 1, 2, 1].map(|byte| DocumentId::from_bytes([byte; 16]));
         let filter = Filter::of_documents(ids);
         let (Filter::Documents(one), Filter::Documents(other)) = (filter.clone(), filter) else {

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_built_frame_is_the_frame_that_the_codec_writes() {
+    fn a_built_frame_equals_the_encoded_frame() {
         let entries = vec![entry(7, b"one"), entry(8, b""), entry(10, &[9; 300])];
         let epoch = Epoch::from_bytes([6; 16]);
         let mut builder = EntriesBuilder::new(3, Offset(6), Offset(11), epoch, Offset(12));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_built_document_is_the_frame_that_the_codec_writes() {
+    fn a_built_document_frame_equals_the_encoded_frame() {
         let entries = vec![entry(7, b"one"), entry(8, b"")];
         let encoded: Vec<EncodedEntry> = entries.iter().map(EncodedEntry::new).collect();
         let (document, holding) = (entries[0].document, Holding::Present(vec![[9; 32]]));

@@ -173,7 +173,7 @@ impl Decoder {
         let Some((hash, hasher)) = self.snapshot.take() else { return Ok(()) };
         match <[u8; 32]>::from(hasher.finalize()) == hash {
             true => Ok(()),
-            false => Err(self.refused("the snapshot before it is not what its hash says")),
+            false => Err(self.refused("the snapshot before it does not have its hash")),
         }
     }
 
@@ -230,7 +230,7 @@ impl<'a> Body<'a> {
         };
         match self.bytes {
             [] => Ok(record),
-            _ => Err("it is longer than its kind is"),
+            _ => Err("it is longer than its kind allows"),
         }
     }
 
@@ -255,4 +255,4 @@ impl<'a> Body<'a> {
     }
 }
 
-const BAD_NAME: &str = "the space's name is none";
+const BAD_NAME: &str = "the space's name is invalid";

@@ -59,7 +59,7 @@ fn read(file: &[u8], piece: usize) -> Result<(Vec<Record>, Counts), PortableErro
 }
 
 #[test]
-fn what_is_written_is_read_in_whatever_pieces_it_comes() {
+fn a_file_is_read_back_in_pieces_of_any_size() {
     let file = file(&sample());
     for piece in [1, 2, 7, 4096, file.len()] {
         let (records, counts) = read(&file, piece).unwrap();
@@ -93,7 +93,7 @@ fn the_bytes_are_as_documented() {
 }
 
 #[test]
-fn a_file_that_is_cut_anywhere_is_told_from_a_whole_one() {
+fn a_file_that_is_truncated_anywhere_is_refused() {
     let file = file(&[document(1), change(1, 5), document(2), change(2, 9)]);
     for length in 0..file.len() {
         let error = read(&file[..length], 11).unwrap_err();
@@ -108,7 +108,7 @@ fn a_file_that_is_cut_anywhere_is_told_from_a_whole_one() {
 }
 
 #[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
+fn a_flipped_bit_anywhere_is_detected() {
     let file = file(&[document(1), change(1, 5), document(2)]);
     for bit in 0..file.len() * 8 {
         let mut damaged = file.clone();
@@ -118,7 +118,7 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 }
 
 #[test]
-fn an_unknown_record_is_skipped_if_it_may_be() {
+fn an_unknown_record_is_skipped_only_if_optional() {
     let whole = file(&[document(1), change(1, 5)]);
     let end = whole.len() - RECORD_HEADER - 64;
     let with = |kind: u8| {
@@ -173,7 +173,7 @@ fn records_in_an_impossible_order_are_refused_by_both_sides() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_what_its_hash_says_is_refused() {
+fn a_snapshot_that_does_not_have_its_hash_is_refused() {
     let records =
         [document(1), Record::Snapshot { hash: [1; 32], bytes: 3 }, Record::Part(vec![1, 2, 3])];
     let error = read(&file(&records), 64).unwrap_err();
@@ -182,7 +182,7 @@ fn a_snapshot_that_is_not_what_its_hash_says_is_refused() {
 
 proptest! {
     #[test]
-    fn strange_bytes_never_panic_and_never_fill_memory(
+    fn arbitrary_bytes_never_panic_and_use_bounded_memory(
         bytes in vec(any::<u8>(), 0..600), at in 0usize..400, piece in 1usize..50,
     ) {
         let _ = read(&bytes, piece);

@@ -392,7 +392,7 @@ impl Replica {
         // An answer may cross the end of its comparison.
         let Some(compare) = &mut link.compare else { return };
         let Awaiting::Relay(asked) = &compare.awaiting else {
-            return self.broken("it tells a difference that nobody asked for".to_owned());
+            return self.broken("it reports a difference without a query".to_owned());
         };
         // Check the answer before storing anything of it: its size and prefixes come from the
         // network.
@@ -403,7 +403,7 @@ impl Replica {
                 .zip(asked)
                 .all(|(branch, prefix)| branch.prefix == *prefix && is_within(branch));
         if !fits {
-            return self.broken("it tells other differences than were asked for".to_owned());
+            return self.broken("it reports other differences than were queried".to_owned());
         }
         if compare.purpose == Purpose::Drift {
             // A difference is meaningful only while neither end has anything in progress.
@@ -447,7 +447,7 @@ impl Replica {
         let is_fruitless = found == (compare.wanted.len(), compare.ours_only.len());
         compare.fruitless = if is_fruitless { compare.fruitless + 1 } else { 0 };
         if compare.fruitless > limits::FRUITLESS_QUESTIONS {
-            let what = format!("its digests of {space} differ from ours where no document does");
+            let what = format!("its digests of {space} differ from ours where no document differs");
             return self.broken(what);
         }
         self.compare_on(now, space);
@@ -493,21 +493,21 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(compare) = &mut link.compare else { return };
         let Awaiting::Documents(expected) = &compare.awaiting else {
-            return self.broken("it sends a document that nobody asked for".to_owned());
+            return self.broken("it sends a document that was not requested".to_owned());
         };
         if expected.front() != Some(&found.document)
             || found.entries.iter().any(|entry| entry.document != found.document)
         {
-            return self.broken("it sends another document than was asked for".to_owned());
+            return self.broken("it sends another document than was requested".to_owned());
         }
         self.check_steps += u64::from(compare.ticket.is_some());
         if !compare.gather_heads(&mut found) {
             let document = found.document;
-            return self.broken(format!("it tells of ever more heads of document {document}"));
+            return self.broken(format!("it reports too many heads of document {document}"));
         }
         if !compare.comes(&found) {
             let document = found.document;
-            return self.broken(format!("it tells of document {document} and sends nothing of it"));
+            return self.broken(format!("it reports document {document} and sends nothing of it"));
         }
         let heads_at = compare.heads_at;
         let is_news = |entry: &Entry| entry.offset > heads_at;

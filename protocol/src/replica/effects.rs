@@ -302,10 +302,10 @@ pub enum Unchecked {
         what: String,
     },
     /// The relay's version does not support comparison.
-    #[error("this relay cannot compare what it holds; upgrade it")]
+    #[error("this relay does not support checks; upgrade it")]
     Unsupported,
     /// Changes kept arriving.
-    #[error("changes of the space are always under way; check again when it is quieter")]
+    #[error("changes of the space were in transit all the time; check again when there are fewer")]
     Busy,
     /// The space was removed.
     #[error("the space was removed")]
@@ -482,19 +482,21 @@ pub enum Incoming {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DeferredReason {
     /// Its kind is of a later version.
-    #[error("entries of kind {0} are not known to this version; an upgrade will read it")]
+    #[error("this version does not know entries of kind {0}; a later version reads them")]
     UnknownKind(u16),
     /// The relay has the entry and cannot read it. The next comparison fetches it again.
-    #[error("what the relay's store has there is damaged; its operator must repair or restore it")]
+    #[error(
+        "the entry is damaged in the relay's store; its operator must repair or restore the store"
+    )]
     Damaged,
     /// Its bytes do not pass the preflight.
     #[error("the change is malformed: {0}")]
     Form(#[from] FormError),
     /// Its bytes are another change than its header states.
-    #[error("the entry's id is not its change's hash")]
+    #[error("the entry's id differs from the hash of its change")]
     WrongId,
     /// A snapshot beyond the size limit. The next comparison fetches its document again.
-    #[error("the snapshot has {actual} bytes, the limit is {limit}; it was not taken")]
+    #[error("the snapshot has {actual} bytes, the limit is {limit}; it was not stored")]
     SnapshotTooLarge {
         /// Its bytes, as the relay states them.
         actual: u64,
@@ -503,6 +505,6 @@ pub enum DeferredReason {
     },
     /// A snapshot that differs from its entry, or that automerge cannot read: the reason. The next
     /// comparison fetches its document again.
-    #[error("the snapshot is bad: {0}")]
+    #[error("the snapshot is invalid: {0}")]
     Snapshot(String),
 }

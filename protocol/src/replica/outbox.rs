@@ -575,12 +575,12 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(&space) else { return };
         let Some(push) = link.outbox.in_flight.get_mut(&id) else { return };
         let Some(upload) = &mut push.upload else {
-            return self.broken("it wants parts of a push that has none".to_owned());
+            return self.broken("it requests parts of a push that has none".to_owned());
         };
         let window = limits::SNAPSHOT_WINDOW_BYTES as u64;
         if from > upload.total || up_to > upload.total || up_to < from || up_to - from > window {
             let total = upload.total;
-            return self.broken(format!("it wants bytes {from} to {up_to} of {total}"));
+            return self.broken(format!("it requests bytes {from} to {up_to} of {total}"));
         }
         // An offset below the last one means that the relay has dropped bytes it had; another
         // session may have begun again meanwhile.

@@ -216,7 +216,7 @@ impl Receiver {
             {
                 Ok(())
             }
-            _ => Err("a snapshot whose parts did not come".to_owned()),
+            _ => Err("a snapshot whose parts are missing".to_owned()),
         }
     }
 
@@ -318,7 +318,7 @@ impl Replica {
 
 fn check_order(at: Offset, frame: &Entries) -> Result<(), String> {
     if frame.after != at {
-        return Err(format!("they follow offset {}, our copy ends at {at}", frame.after));
+        return Err(format!("they follow offset {}, our cursor is at {at}", frame.after));
     }
     if frame.up_to <= frame.after || frame.up_to.0 > limits::OFFSET {
         return Err(format!("they go from {} to {}", frame.after, frame.up_to));

@@ -95,7 +95,7 @@ impl Replica {
         }
         if filter != Filter::Everything {
             let code = Code::UNSUPPORTED_VERSION;
-            let what = "this relay cannot send single documents; upgrade it".to_owned();
+            let what = "this relay does not support filters; upgrade it".to_owned();
             return self.refuse_space(&space, SpacePhase::Refused { code, what });
         }
         link.receiver.begin(cursor, None);

@@ -133,7 +133,7 @@ impl Session {
             return self.fail_unknown(subscription);
         };
         let Some(position) = entry.position else {
-            let what = "another filter before the subscription stands".to_owned();
+            let what = "a second filter before the subscription is confirmed".to_owned();
             return self.fail(Code::OUT_OF_ORDER, what, "wait for subscribed");
         };
         let others = self.filter_documents - named(&entry.filter);

@@ -108,7 +108,7 @@ mod tests {
     use crate::ids::{DocumentId, ReplicaId};
 
     #[test]
-    fn a_push_that_is_too_much_work_is_taken_in_part_and_not_refused() {
+    fn a_push_over_the_work_limit_is_accepted_in_part() {
         let mut automerge = Automerge::new();
         let mut tx = automerge.transaction();
         let text = tx.put_object(ROOT, "text", ObjType::Text).unwrap();

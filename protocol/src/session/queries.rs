@@ -16,7 +16,7 @@ impl Session {
             return self.fail_unknown(subscription);
         };
         if prefixes.is_empty() || !prefixes.iter().all(|prefix| prefix.is_valid()) {
-            let what = "a digest of no prefix, or of one that is none".to_owned();
+            let what = "a digest query without a prefix, or with an invalid one".to_owned();
             return self.fail(Code::MALFORMED, what, "see docs/protocol.md");
         }
         let (space, ticket) = (entry.space.clone(), entry.ticket);
@@ -30,7 +30,7 @@ impl Session {
             return self.fail_unknown(subscription);
         };
         if wants.is_empty() || !wants.iter().all(|want| entry.filter.wants(&want.document)) {
-            let what = "a fetch of nothing, or of a document outside the filter".to_owned();
+            let what = "a fetch of no document, or of one outside the filter".to_owned();
             return self.fail(Code::MALFORMED, what, "change the filter first");
         }
         let (space, ticket) = (entry.space.clone(), entry.ticket);

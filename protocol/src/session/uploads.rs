@@ -98,7 +98,8 @@ impl Session {
             _ => false,
         };
         if !fits {
-            let what = format!("an entry of kind {} that a client cannot push so", entry.kind);
+            let what =
+                format!("an entry of kind {}, which a client cannot push this way", entry.kind);
             return self.refuse_push(entry.id, Code::FORM, what);
         }
         self.effects.push_back(SessionEffect::PushEntry { space, entry });
@@ -119,11 +120,14 @@ impl Session {
         self.in_flight.remove(&id);
         if self.uploads.awaited() >= limits::PUSHES_IN_FLIGHT {
             let limit = limits::PUSHES_IN_FLIGHT;
-            return self.give_back(id, format!("{limit} offers wait for their parts"));
+            return self.give_back(id, format!("{limit} snapshot uploads wait for their parts"));
         }
         if self.uploads.heads() + upload.heads.len() > limits::SESSION_UPLOAD_HEADS {
             let limit = limits::SESSION_UPLOAD_HEADS;
-            return self.give_back(id, format!("offers of {limit} heads wait for their parts"));
+            return self.give_back(
+                id,
+                format!("snapshot uploads with {limit} heads wait for their parts"),
+            );
         }
         self.uploads.insert(upload.clone());
         self.effects.push_back(SessionEffect::SnapshotUpload { space, upload });
@@ -183,7 +187,7 @@ impl Session {
             && from.checked_add(bytes.len() as u64).is_some_and(|end| end <= total);
         let Some(entry) = self.subscriptions.get(&subscription).filter(|_| fits) else {
             let what = "a part that does not fit its snapshot".to_owned();
-            return self.fail(Code::MALFORMED, what, "send what wanted asks for");
+            return self.fail(Code::MALFORMED, what, "send the bytes that Wanted requests");
         };
         let (space, bytes) = (entry.space.clone(), bytes.into_vec());
         self.effects.push_back(SessionEffect::Part { space, upload, from, bytes });

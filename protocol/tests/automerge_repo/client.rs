@@ -181,7 +181,7 @@ impl Client {
     fn receive_sync(&mut self, document: DocumentId, data: &[u8]) {
         let message = sync::Message::decode(data).unwrap();
         if !self.copies.contains_key(&document) {
-            assert!(self.may_fail, "{document} was never asked for");
+            assert!(self.may_fail, "{document} was never requested");
             return;
         }
         self.traffic.received += 1;

@@ -47,7 +47,7 @@ fn ended(world: &mut World) -> Option<Code> {
 }
 
 #[test]
-fn heads_that_are_announced_and_never_sent_are_asked_for_a_few_times() {
+fn announced_heads_that_never_arrive_are_requested_a_few_times() {
     for changes in [0, 5] {
         let (mut world, document) = world(changes);
         let heads = [ChangeHash([0xaa; 32])];
@@ -75,7 +75,7 @@ fn asks_for(message: &[u8], hash: &ChangeHash) -> bool {
 }
 
 #[test]
-fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
+fn repeated_requests_with_the_same_heads_are_answered_once() {
     let (mut world, document) = world(50);
     let heads = [world.heads(0, document)[0]];
     let older = world.clients[0].copy(&document).automerge.get_changes(&[])[10].hash();
@@ -96,7 +96,7 @@ fn who_asks_for_everything_again_and_again_with_the_same_heads_gets_it_once() {
 /// This cut clients off from all documents: the relay sent 10,050 heads, and the client sent them
 /// back.
 #[test]
-fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
+fn only_a_document_of_too_many_heads_is_unavailable() {
     let (mut world, document) = world(3);
     // 131,122 as LEB128: fifty more than the limit.
     let mut data = vec![0x42, 0xb2, 0x80, 0x08];
@@ -118,7 +118,7 @@ fn a_document_of_too_many_heads_is_unavailable_and_no_other_is() {
 }
 
 #[test]
-fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
+fn a_query_from_before_a_second_join_is_not_answered_after_it() {
     let (mut world, document) = world(5);
     let all = world.clients[0].copy(&document).automerge.get_changes(&[]);
     let (older, head) = ([all[3].hash()], [all[4].hash()]);
@@ -139,7 +139,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
     say(&mut world, &Reply::default());
     world.settle_relay();
     let told: Vec<_> = world.session(1).sent.drain(1..).collect();
-    assert_eq!(told.len(), 1, "the answer to what was asked before came too");
+    assert_eq!(told.len(), 1, "the earlier query was answered too");
     let Ok(Message::Sync(sync)) = Message::decode(&told[0]) else { panic!("no sync") };
     let sync = landfall_protocol::automerge_repo::sync::SyncMessage::decode(sync.data).unwrap();
     assert_eq!((&sync.heads[..], sync.chunks.len()), (&head[..], 5));
@@ -168,7 +168,7 @@ fn what_was_asked_before_a_second_join_is_no_answer_after_it() {
 }
 
 #[test]
-fn who_forgot_what_it_was_told_is_told_again_a_few_times() {
+fn a_peer_that_forgot_its_answer_gets_it_again_a_few_times() {
     let (mut world, document) = world(5);
     let heads = world.heads(0, document);
     let filter = automerge::sync::BloomFilter::from_hashes(heads.iter());
@@ -183,7 +183,7 @@ fn who_forgot_what_it_was_told_is_told_again_a_few_times() {
 }
 
 #[test]
-fn an_equal_peer_that_talks_on_is_answered_once() {
+fn an_equal_peer_that_repeats_itself_is_answered_once() {
     let (mut world, document) = world(5);
     let heads = world.heads(0, document);
     let have = [Have::of(heads.clone())];
@@ -194,7 +194,7 @@ fn an_equal_peer_that_talks_on_is_answered_once() {
 }
 
 #[test]
-fn every_message_is_answered_by_one_at_most() {
+fn every_message_has_at_most_one_answer() {
     // Random heads, needs and filters.
     let mut rng = Rng::new(3);
     for _ in 0..20 {
@@ -230,7 +230,7 @@ fn every_message_is_answered_by_one_at_most() {
 }
 
 #[test]
-fn frames_that_are_no_changes_end_the_session_and_nothing_else() {
+fn invalid_changes_end_their_session_only() {
     for (chunk, code) in [
         (&b"no chunk"[..], Code::FORM),
         (&[0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 9, 0][..], Code::FORM),
@@ -248,7 +248,7 @@ fn frames_that_are_no_changes_end_the_session_and_nothing_else() {
 }
 
 #[test]
-fn messages_out_of_order_of_others_or_of_no_form() {
+fn invalid_and_misplaced_messages_are_ignored_or_end_the_session() {
     let join = |versions| {
         let metadata = PeerMetadata::default();
         Message::Join { sender: "mallory", metadata, versions }.encode()
@@ -301,7 +301,7 @@ fn messages_out_of_order_of_others_or_of_no_form() {
 }
 
 #[test]
-fn one_that_says_nothing_is_asked_and_then_dropped() {
+fn a_silent_peer_is_pinged_and_then_dropped() {
     let patience = Patience::default();
     let (mut world, _) = World::of_one(1, 2);
     world.connect(0);
@@ -324,7 +324,7 @@ fn one_that_says_nothing_is_asked_and_then_dropped() {
 }
 
 #[test]
-fn more_documents_than_a_session_may_have_end_it() {
+fn too_many_open_documents_end_the_session() {
     let (mut world, _) = world(0);
     let name = world.clients[1].name.clone();
     let (id, now) = (world.session_id(1), world.now);
@@ -341,7 +341,7 @@ fn more_documents_than_a_session_may_have_end_it() {
 }
 
 #[test]
-fn mutated_conversations_harm_nobody_else() {
+fn mutated_sessions_affect_no_other_session() {
     let mut rng = Rng::new(11);
     let mut ends = 0;
     for seed in 0..300 {

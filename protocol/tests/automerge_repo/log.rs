@@ -64,7 +64,7 @@ struct Compacted {
 impl Stored {
     fn add(&mut self, hash: ChangeHash, row: Row) {
         for dependency in &row.dependencies {
-            assert!(self.changes.contains_key(dependency), "a change before what it rests on");
+            assert!(self.changes.contains_key(dependency), "a change before its dependencies");
             self.heads.remove(dependency);
         }
         self.heads.insert(hash);
@@ -133,7 +133,7 @@ impl Log {
         self.epochs.extend(commit.opens);
         for new in &commit.entries {
             let entry = &new.entry;
-            assert!(entry.offset > self.head, "an offset was given out twice");
+            assert!(entry.offset > self.head, "an offset was assigned twice");
             self.head = entry.offset;
             let stored = self.documents.entry(entry.document).or_default();
             match &new.kind {

@@ -51,13 +51,13 @@ fn sent(world: &mut World, client: usize) -> usize {
 }
 
 #[test]
-fn news_wait_a_moment_for_more_and_the_first_does_not() {
+fn updates_are_batched_for_a_moment_except_the_first() {
     let (mut world, document) = two(1);
     world.pass(Duration::from_secs(1));
     let step = Duration::from_millis(1);
     world.edit(0, document);
     push(&mut world, 0);
-    assert_eq!(sent(&mut world, 1), 1, "nothing came lately: it goes at once");
+    assert_eq!(sent(&mut world, 1), 1, "nothing arrived recently: it is sent at once");
     // The reader answers at once.
     while world.carry(1) {}
     world.edit(0, document);
@@ -74,7 +74,7 @@ fn news_wait_a_moment_for_more_and_the_first_does_not() {
 }
 
 #[test]
-fn who_has_not_answered_is_told_more_only_after_a_while() {
+fn a_peer_that_has_not_answered_gets_updates_less_often() {
     let (mut world, document) = two(2);
     world.pass(Duration::from_secs(1));
     world.edit(0, document);
@@ -90,7 +90,7 @@ fn who_has_not_answered_is_told_more_only_after_a_while() {
 }
 
 #[test]
-fn nothing_of_its_own_is_among_the_news_that_waited() {
+fn batched_updates_leave_out_the_peers_own_changes() {
     let (mut world, document) = two(3);
     world.pass(Duration::from_secs(1));
     world.edit(0, document);
@@ -111,7 +111,7 @@ fn nothing_of_its_own_is_among_the_news_that_waited() {
 }
 
 #[test]
-fn a_peer_that_lost_everything_while_its_answer_is_read_gets_everything() {
+fn a_peer_that_lost_its_data_during_an_answer_gets_everything() {
     let (mut world, document) = two(4);
     world.disconnect(1);
     world.edit_often(0, document, 5);
@@ -130,7 +130,7 @@ fn a_peer_that_lost_everything_while_its_answer_is_read_gets_everything() {
 }
 
 #[test]
-fn what_a_session_did_not_hear_of_while_its_answer_was_read_comes_all_the_same() {
+fn changes_committed_while_an_answer_is_read_are_sent_too() {
     let (mut world, document) = two(5);
     return_and_read(&mut world, 1);
     let id = world.session_id(1);
@@ -145,7 +145,7 @@ fn what_a_session_did_not_hear_of_while_its_answer_was_read_comes_all_the_same()
 }
 
 #[test]
-fn its_own_change_that_comes_while_its_answer_is_read_is_not_sent_back() {
+fn a_peers_change_during_its_answer_is_not_echoed() {
     let (mut world, document) = two(6);
     let id = world.session_id(1);
     world.relay.overflow(id);
@@ -161,7 +161,7 @@ fn its_own_change_that_comes_while_its_answer_is_read_is_not_sent_back() {
 }
 
 #[test]
-fn a_document_that_another_uploads_whole_comes_to_who_has_another_part_of_it() {
+fn a_whole_upload_reaches_peers_that_have_other_parts() {
     let (mut world, document) = World::of_one(7, 3);
     world.edit_often(0, document, limits::REPO_WHOLE_CHANGES as usize);
     world.edit(1, document);
@@ -180,7 +180,7 @@ fn a_document_that_another_uploads_whole_comes_to_who_has_another_part_of_it() {
 }
 
 #[test]
-fn who_asks_again_for_what_nobody_has_is_told_so_again() {
+fn repeated_requests_for_an_unknown_document_get_unavailable() {
     let (mut world, document) = World::of_one(8, 1);
     world.open(0, document);
     world.connect(0);
@@ -203,7 +203,7 @@ fn who_asks_again_for_what_nobody_has_is_told_so_again() {
 }
 
 #[test]
-fn a_second_join_waits_its_own_time_for_a_document() {
+fn a_second_join_has_its_own_wait_for_a_document() {
     let (mut world, document) = World::of_one(9, 1);
     // Time passes only where the test says.
     let talk = |world: &mut World| {
@@ -227,7 +227,7 @@ fn a_second_join_waits_its_own_time_for_a_document() {
 }
 
 #[test]
-fn what_rests_on_a_change_that_is_too_large_is_refused_and_the_rest_goes_on() {
+fn dependents_of_a_too_large_change_are_refused_and_others_accepted() {
     let (mut world, document) = two(10);
     world.edit(1, document);
     let large = world.heads(1, document)[0];

@@ -144,7 +144,7 @@ proptest! {
 
     /// A peer with only known heads gets exactly the changes that it lacks.
     #[test]
-    fn an_exact_answer_is_what_is_lacking(seed: u64) {
+    fn an_exact_answer_has_the_missing_changes_only(seed: u64) {
         let (Case { graph, has, question, .. }, _) = case(seed, false);
         let index = graph.index(true);
         let plan = Plan::of(&index, &question).unwrap();
@@ -163,11 +163,11 @@ proptest! {
 
     /// Each page announces what the peer has after it, and the pages together are complete.
     #[test]
-    fn pages_are_whole_in_themselves(seed: u64, size in 1usize..6) {
+    fn every_page_is_complete_in_itself(seed: u64, size in 1usize..6) {
         let (Case { graph, mut has, mut question, .. }, _) = case(seed, false);
         let index = graph.index(true);
         for page in 0.. {
-            prop_assert!(page <= graph.rows.len(), "it comes to an end");
+            prop_assert!(page <= graph.rows.len(), "it ends");
             let plan = Plan::of(&index, &question).unwrap();
             let sent = plan.offsets.len().min(size);
             if plan.snapshot {
@@ -178,7 +178,7 @@ proptest! {
             prop_assert_eq!(has.len(), before + sent, "nothing is sent twice");
             let closing = plan.close(&index, sent);
             prop_assert_eq!(&closing.have, &vec![Have::of(graph.heads_of(&has))]);
-            prop_assert_eq!(&graph.ancestors(&has), &has, "what it rests on came before");
+            prop_assert_eq!(&graph.ancestors(&has), &has, "its dependencies precede it");
             question.heads = graph.heads_of(&has);
             question.sent_through = question.sent_through.max(closing.sent_through);
             if closing.complete {
@@ -233,7 +233,7 @@ proptest! {
 
     /// Sent changes are not sent again, unless they are needed by hash.
     #[test]
-    fn what_was_sent_comes_again_only_when_it_is_needed(seed: u64, strangers: bool) {
+    fn sent_changes_are_repeated_only_when_needed(seed: u64, strangers: bool) {
         let (Case { graph, mut question, .. }, mut rng) = case(seed, strangers);
         let index = graph.index(true);
         let whole = Plan::of(&index, &question).unwrap();
@@ -259,7 +259,7 @@ proptest! {
 
     /// Without the packed index, the plan is the same or asks for it.
     #[test]
-    fn the_packed_index_is_asked_for_or_not_needed(seed: u64, strangers: bool) {
+    fn the_packed_index_is_requested_only_when_needed(seed: u64, strangers: bool) {
         let (Case { graph, question, .. }, _) = case(seed, strangers);
         let plan = Plan::of(&graph.index(true), &question).unwrap();
         match Plan::of(&graph.index(false), &question) {
@@ -276,7 +276,7 @@ proptest! {
 
     /// Two real documents: the plan sends what automerge itself would send.
     #[test]
-    fn a_plan_is_what_automerge_sends(seed in 0u64..1_000_000, apart in 0usize..15) {
+    fn a_plan_equals_automerges_answer(seed in 0u64..1_000_000, apart in 0usize..15) {
         let mut rng = Rng::new(seed);
         let mut ours = Automerge::new().with_actor(ActorId::from(rng.bytes()));
         let mut state = State::new();
@@ -302,7 +302,7 @@ proptest! {
         let sent = answer.changes.iter().map(|chunk| Change::from_bytes(chunk.to_vec()).unwrap().hash());
         let sent: Set = sent.collect();
         if plan.unknown.is_empty() {
-            prop_assert!(sent.is_subset(&planned), "automerge leaves out what a filter hides");
+            prop_assert!(sent.is_subset(&planned), "automerge leaves out changes that a filter hides");
         } else {
             prop_assert_eq!(&sent, &planned);
             prop_assert_eq!(&plan.unknown, &theirs.get_heads());
@@ -331,7 +331,7 @@ fn index_of(automerge: &Automerge) -> DocumentIndex {
 }
 
 #[test]
-fn one_who_believes_in_a_lost_history_is_asked_for_all_and_not_held_for_sent() {
+fn a_peer_with_a_lost_history_is_asked_for_all_of_it() {
     let (Case { graph, mut question, .. }, _) = case(3, true);
     question.have[0].last_sync = vec![ChangeHash([0xee; 32])];
     let index = graph.index(true);
@@ -343,7 +343,7 @@ fn one_who_believes_in_a_lost_history_is_asked_for_all_and_not_held_for_sent() {
 }
 
 #[test]
-fn one_who_says_nothing_of_what_it_has_is_sent_what_came_since_or_is_asked() {
+fn a_peer_without_a_have_gets_the_newer_changes_or_is_asked() {
     let (Case { graph, mut question, .. }, _) = case(3, true);
     question.have.clear();
     let index = graph.index(true);

@@ -86,7 +86,7 @@ fn session_ended(world: &mut World, client: usize) -> bool {
 
 /// `LANDFALL_SEED` runs one seed, `LANDFALL_SEEDS` sets their number.
 #[test]
-fn whatever_happens_all_have_all_in_the_end() {
+fn all_peers_converge_after_random_faults() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("LANDFALL_SEED") {
         Some(seed) => seed..seed + 1,
@@ -97,7 +97,7 @@ fn whatever_happens_all_have_all_in_the_end() {
 
 /// A run depends on its seed alone.
 #[test]
-fn one_seed_is_one_run() {
+fn the_same_seed_gives_the_same_run() {
     let draw = || {
         let mut rng = Rng::new(5);
         (0..10).map(|_| rng.next()).collect::<Vec<_>>()

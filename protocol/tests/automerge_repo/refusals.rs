@@ -47,7 +47,7 @@ fn send(world: &mut World, document: DocumentId, heads: &[ChangeHash], chunks: &
 }
 
 #[test]
-fn changes_in_any_order_are_taken_when_what_they_rest_on_is_there() {
+fn changes_in_any_order_are_accepted_with_their_dependencies() {
     for seed in 0..20 {
         let (mut world, document) = puppet(seed);
         let changes = bytes_of(&written(1, 0, 12));
@@ -64,7 +64,7 @@ fn changes_in_any_order_are_taken_when_what_they_rest_on_is_there() {
 }
 
 #[test]
-fn what_an_orphan_rests_on_is_asked_for() {
+fn missing_dependencies_are_requested() {
     let (mut world, document) = puppet(1);
     let changes = bytes_of(&written(1, 0, 3));
     send(&mut world, document, &[changes[2].0], &[&changes[2].1]);
@@ -82,7 +82,7 @@ fn what_an_orphan_rests_on_is_asked_for() {
 }
 
 #[test]
-fn an_orphan_is_let_in_when_somebody_else_brings_what_it_rests_on() {
+fn a_deferred_change_is_accepted_when_another_peer_sends_its_dependency() {
     let (mut world, document) = puppet(2);
     let automerge = written(1, 0, 3);
     let changes = bytes_of(&automerge);
@@ -93,11 +93,11 @@ fn an_orphan_is_let_in_when_somebody_else_brings_what_it_rests_on() {
     world.clients[0].put(document, &older, [9; 16]);
     world.settle_but(1);
     assert_eq!(world.relay.log.heads(&document), [changes[2].0]);
-    assert_eq!(world.heads(0, document), [changes[2].0], "and passed on to who brought it");
+    assert_eq!(world.heads(0, document), [changes[2].0], "and forwarded to its sender");
 }
 
 #[test]
-fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
+fn a_gap_hidden_by_a_filter_is_requested_by_both_ends() {
     // The peer's filter has a false positive for one change that the relay has and the peer lacks.
     for hidden in 0..5 {
         let (mut world, document) = World::of_one(3, 2);
@@ -132,7 +132,7 @@ fn a_hole_that_a_filter_hides_is_asked_for_by_both() {
 }
 
 #[test]
-fn a_pen_that_is_full_ends_the_session() {
+fn too_many_deferred_bytes_end_the_session() {
     let (mut world, document) = puppet(4);
     let large = "x".repeat(limits::REPO_DEFERRED_BYTES / 4);
     let mut automerge = written(1, 0, 1);
@@ -159,7 +159,7 @@ fn a_pen_that_is_full_ends_the_session() {
 }
 
 #[test]
-fn more_orphans_than_a_pen_takes_end_the_session() {
+fn too_many_deferred_changes_end_the_session() {
     let (mut world, document) = puppet(5);
     let automerge = written(1, 0, limits::DEFERRED_CHANGES + 2);
     let changes = bytes_of(&automerge);
@@ -217,7 +217,7 @@ fn a_change_that_is_refused_does_not_stop_the_others() {
 }
 
 #[test]
-fn another_history_of_an_actor_is_refused_and_harms_nobody_else() {
+fn a_second_history_of_an_actor_is_refused_and_affects_no_other() {
     for seed in 0..10 {
         let (mut world, document) = puppet(seed);
         world.clients[0].put(document, &written(1, 0, 2), [8; 16]);
@@ -247,7 +247,7 @@ fn another_history_of_an_actor_is_refused_and_harms_nobody_else() {
 }
 
 #[test]
-fn a_thousand_that_rest_on_a_refused_change_do_not_end_the_session() {
+fn a_thousand_dependents_of_a_refused_change_keep_the_session() {
     for seed in 0..4 {
         let (mut world, document) = puppet(seed);
         // Together with the others, more than one push holds.
@@ -261,7 +261,7 @@ fn a_thousand_that_rest_on_a_refused_change_do_not_end_the_session() {
 }
 
 #[test]
-fn what_rests_far_back_is_taken_although_something_beside_it_is_refused() {
+fn changes_with_old_dependencies_are_accepted_beside_a_refused_one() {
     let (mut world, document) = puppet(1);
     let mut base = written(1, 0, 300);
     let early = [base.get_changes(&[])[10].hash()];
@@ -281,7 +281,7 @@ fn what_rests_far_back_is_taken_although_something_beside_it_is_refused() {
 }
 
 #[test]
-fn more_refused_changes_than_a_session_remembers_end_it() {
+fn too_many_refused_changes_end_the_session() {
     let (mut world, document) = puppet(1);
     unwanted(&mut world, document, limits::REPO_REFUSED + 1);
     world.settle();
@@ -290,7 +290,7 @@ fn more_refused_changes_than_a_session_remembers_end_it() {
 }
 
 #[test]
-fn what_rests_on_a_change_that_is_being_refused_is_refused_with_it() {
+fn dependents_of_a_change_under_refusal_are_refused_with_it() {
     // The second message arrives while the first one's changes are being committed.
     for seed in 0..40 {
         let (mut world, document) = puppet(seed);
@@ -322,14 +322,14 @@ fn what_rests_on_a_change_that_is_being_refused_is_refused_with_it() {
         world.settle_relay();
         world.assert_all_live();
         let refused: usize = world.relay.refused.iter().map(|(.., changes)| changes).sum();
-        assert_eq!(refused, 3, "it and what rests on it");
+        assert_eq!(refused, 3, "it and its dependents");
         assert!(world.relay.log.contains(&document, &good));
         assert_eq!(world.relay.log.documents[&document].changes.len(), 3);
     }
 }
 
 #[test]
-fn one_who_has_refused_changes_and_fell_behind_still_gets_what_others_make() {
+fn a_lagging_peer_with_refused_changes_still_gets_others_changes() {
     let (mut world, document) = puppet(7);
     unwanted(&mut world, document, 2);
     world.settle();

@@ -202,7 +202,7 @@ impl Relay {
         let document = sync.document.parse().unwrap();
         let sync = SyncMessage::decode(sync.data).unwrap();
         for head in &sync.heads {
-            assert!(self.log.contains(&document, head), "told of {head}, which is not durable");
+            assert!(self.log.contains(&document, head), "reported {head}, which is not durable");
         }
         assert!(sync.heads.is_sorted() && sync.need.is_sorted());
         if let Ok(Carried::Changes(mut chunks)) = carried(&sync) {

@@ -54,7 +54,7 @@ fn an_equal_client_that_returns_costs_one_message_each_way_and_no_changes() {
 }
 
 #[test]
-fn an_edit_is_answered_once_passed_on_once_and_not_echoed() {
+fn an_edit_is_answered_once_forwarded_once_and_not_echoed() {
     let (mut world, document) = world_with(3, 2, 5);
     world.open(1, document);
     world.connect(1);
@@ -66,14 +66,18 @@ fn an_edit_is_answered_once_passed_on_once_and_not_echoed() {
     world.assert_equal();
     let author = world.traffic(0);
     assert_eq!((author.sent, author.sent_chunks), (1, 1));
-    assert_eq!((author.received, author.received_chunks), (1, 0), "told, and nothing echoed");
+    assert_eq!(
+        (author.received, author.received_chunks),
+        (1, 0),
+        "acknowledged, and nothing echoed"
+    );
     let other = world.traffic(1);
     assert_eq!((other.received, other.received_chunks), (1, 1));
     assert_eq!((other.sent, other.sent_chunks), (1, 0));
 }
 
 #[test]
-fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_expanded() {
+fn a_peer_slightly_behind_gets_missing_changes_without_expansion() {
     for keeps in [true, false] {
         let (mut world, document) = world_with(4, 2, 40);
         world.clients[1].keeps_states = keeps;
@@ -95,7 +99,7 @@ fn one_that_is_slightly_behind_gets_what_it_lacks_and_the_log_is_not_expanded() 
 }
 
 #[test]
-fn one_that_is_far_behind_gets_the_snapshot_and_the_tail() {
+fn a_peer_far_behind_gets_the_snapshot_and_the_tail() {
     let (mut world, document) = world_with(5, 2, 10);
     world.open(1, document);
     world.connect(1);
@@ -114,7 +118,7 @@ fn one_that_is_far_behind_gets_the_snapshot_and_the_tail() {
 }
 
 #[test]
-fn two_that_diverged_inside_compacted_history_meet() {
+fn peers_that_diverged_inside_compacted_history_converge() {
     for (seed, keeps) in [(6, true), (7, false)] {
         let (mut world, document) = world_with(seed, 2, 20);
         world.clients[1].keeps_states = keeps;
@@ -152,7 +156,7 @@ fn histories_that_share_nothing_are_both_kept() {
 }
 
 #[test]
-fn a_first_upload_of_thousands_of_changes_comes_whole() {
+fn a_first_upload_of_thousands_of_changes_is_forwarded_whole() {
     let (mut world, document) = World::of_one(9, 2);
     world.edit_often(0, document, 5_000);
     world.connect(0);
@@ -176,7 +180,7 @@ fn a_first_upload_of_thousands_of_changes_comes_whole() {
 }
 
 #[test]
-fn fewer_than_that_come_as_single_changes() {
+fn a_smaller_first_upload_is_forwarded_as_single_changes() {
     let (mut world, document) = World::of_one(10, 1);
     world.edit_often(0, document, 4_000);
     world.connect(0);
@@ -187,7 +191,7 @@ fn fewer_than_that_come_as_single_changes() {
 }
 
 #[test]
-fn a_long_answer_comes_in_pages_each_of_which_is_whole() {
+fn a_long_answer_has_several_complete_pages() {
     for compaction in [0, 50] {
         let (mut world, document) = world_with(11, 2, 200);
         world.relay.log.compact(&document, compaction);
@@ -204,7 +208,7 @@ fn a_long_answer_comes_in_pages_each_of_which_is_whole() {
 }
 
 #[test]
-fn what_is_made_between_two_pages_is_neither_lost_nor_sent_twice() {
+fn changes_made_between_two_pages_are_sent_exactly_once() {
     let (mut world, document) = world_with(12, 2, 200);
     world.relay.log.page_bytes = 2_000;
     world.open(1, document);
@@ -221,7 +225,7 @@ fn what_is_made_between_two_pages_is_neither_lost_nor_sent_twice() {
 }
 
 #[test]
-fn changes_that_together_are_beyond_what_a_session_keeps_are_read_from_the_store() {
+fn changes_beyond_the_sessions_memory_are_read_from_the_store() {
     let (mut world, document) = world_with(13, 2, 1);
     world.open(1, document);
     world.connect(1);
@@ -246,12 +250,12 @@ fn incompressible(like: &str, seed: u64) -> String {
 }
 
 #[test]
-fn who_asks_for_what_nobody_has_is_told_so_and_gets_it_when_it_comes() {
+fn an_unavailable_document_is_sent_once_it_arrives() {
     let (mut world, document) = World::of_one(14, 2);
     world.open(0, document);
     world.connect(0);
     world.settle();
-    assert!(world.clients[0].unavailable.is_empty(), "not before somebody had time to bring it");
+    assert!(world.clients[0].unavailable.is_empty(), "not before another peer had time to send it");
     assert_eq!(world.traffic(0).received, 0);
     world.pass(limits::REPO_REQUEST_WAIT);
     world.settle();
@@ -267,7 +271,7 @@ fn who_asks_for_what_nobody_has_is_told_so_and_gets_it_when_it_comes() {
 }
 
 #[test]
-fn who_asks_while_somebody_brings_it_is_not_told_that_nobody_has_it() {
+fn a_request_during_an_upload_is_not_answered_unavailable() {
     let (mut world, document) = World::of_one(15, 2);
     world.open(0, document);
     world.connect(0);
@@ -282,7 +286,7 @@ fn who_asks_while_somebody_brings_it_is_not_told_that_nobody_has_it() {
 }
 
 #[test]
-fn a_deleted_document_is_unavailable_and_takes_nothing() {
+fn a_deleted_document_is_unavailable_and_accepts_no_changes() {
     let (mut world, document) = world_with(16, 3, 3);
     world.open(1, document);
     world.connect(1);
@@ -310,7 +314,7 @@ fn a_deleted_document_is_unavailable_and_takes_nothing() {
 }
 
 #[test]
-fn a_peer_that_reads_nothing_publishes_all_the_same() {
+fn a_peer_that_reads_nothing_still_publishes() {
     let (mut world, document) = world_with(17, 3, 3);
     world.open(1, document);
     world.clients[1].copies.get_mut(&document).unwrap().reads_only = true;
@@ -344,7 +348,7 @@ fn a_peer_that_reads_nothing_publishes_all_the_same() {
 }
 
 #[test]
-fn a_second_join_on_a_live_session_begins_anew() {
+fn a_second_join_restarts_the_session() {
     let (mut world, document) = world_with(18, 2, 10);
     world.open(1, document);
     world.connect(1);
@@ -378,7 +382,7 @@ fn a_second_join_on_a_live_session_begins_anew() {
 }
 
 #[test]
-fn who_begins_a_document_again_on_the_same_connection_gets_it_again() {
+fn a_peer_that_reopens_a_document_on_a_connection_gets_it_again() {
     for cut in 0..30 {
         let (mut world, document) = world_with(200 + cut as u64, 2, 10);
         world.open(1, document);
@@ -397,7 +401,7 @@ fn who_begins_a_document_again_on_the_same_connection_gets_it_again() {
 }
 
 #[test]
-fn a_relay_that_lost_its_log_gets_it_back_and_gives_what_is_new() {
+fn a_relay_that_lost_its_log_receives_it_back_and_sends_new_changes() {
     // The client's sync state names common heads that only the client has; others have filled the
     // new log.
     let (mut world, document) = world_with(19, 2, 50);
@@ -433,7 +437,7 @@ fn a_document_that_was_merged_elsewhere_is_not_sent_back() {
 }
 
 #[test]
-fn one_that_types_on_while_it_is_being_answered_is_asked_for_all_at_once() {
+fn a_peer_that_edits_during_an_answer_is_asked_for_all_at_once() {
     // Its heads have changed by the time the relay requests those that it announced.
     for seed in 0..30 {
         let (mut world, document) = world_with(seed, 1, 3);

@@ -34,7 +34,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn what_is_written_is_what_automerge_writes_and_both_read_it(
+    fn sync_messages_are_encoded_as_automerge_encodes_them(
         heads in hashes(6),
         need in hashes(6),
         have in vec(have(), 0..3),
@@ -72,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_at_all_are_more_than_an_error(bytes in vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_give_at_most_an_error(bytes in vec(any::<u8>(), 0..400)) {
         let mut versioned = vec![0x42];
         versioned.extend(&bytes);
         read(&bytes);
@@ -131,7 +131,7 @@ fn real_messages(seed: u64) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_real_documents_say_is_read_as_automerge_reads_it() {
+fn messages_of_real_documents_decode_as_in_automerge() {
     let (mut count, mut changes, mut versions) = (0, 0, [0, 0]);
     for bytes in (0..40).flat_map(real_messages) {
         let theirs = sync::Message::decode(&bytes).unwrap();
@@ -171,7 +171,7 @@ fn flags_are_read() {
 }
 
 #[test]
-fn mutated_messages_are_read_or_refused_and_nothing_else() {
+fn mutated_messages_decode_or_fail_without_panic() {
     let mut rng = Rng::new(7);
     let messages: Vec<Vec<u8>> = (0..20).flat_map(real_messages).collect();
     let (mut taken, mut refused) = (0, 0);
@@ -282,7 +282,7 @@ fn have_of(hash: &ChangeHash) -> Have {
 }
 
 #[test]
-fn lists_of_hashes_end_at_their_limit_and_at_their_bytes() {
+fn lists_of_hashes_are_bounded_by_limit_and_bytes() {
     let many = vec![ChangeHash([7; 32]); limits::SYNC_HASHES + 1];
     let (most, more) = (&many[1..], &many[..]);
     let have = [Have::of(most.to_vec())];

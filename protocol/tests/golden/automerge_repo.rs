@@ -124,7 +124,7 @@ fn said_sync(sync: &Sync<'_>) -> String {
 }
 
 #[test]
-fn every_recorded_frame_says_what_it_says() {
+fn every_recorded_frame_decodes_to_its_message() {
     let mut left: BTreeSet<&str> = FILES.lines().collect();
     for (name, bytes) in recorded() {
         let line = format!("{name}: {}", said(&Message::decode(&bytes).unwrap()));
@@ -134,7 +134,7 @@ fn every_recorded_frame_says_what_it_says() {
 }
 
 #[test]
-fn every_recorded_frame_is_the_same_when_it_is_written_by_us() {
+fn every_recorded_frame_is_encoded_identically() {
     for (name, bytes) in recorded() {
         let message = Message::decode(&bytes).unwrap();
         let written = message.encode();
@@ -151,7 +151,7 @@ fn every_recorded_frame_is_the_same_when_it_is_written_by_us() {
 }
 
 #[test]
-fn a_frame_that_is_cut_anywhere_is_no_frame() {
+fn a_truncated_frame_is_invalid() {
     for (name, bytes) in recorded() {
         for length in 0..bytes.len() {
             assert!(Message::decode(&bytes[..length]).is_err(), "{name} cut to {length}");
@@ -167,7 +167,7 @@ const STORAGE: &str = "3760df37-a4c6-4f66-9ecd-732039a9385d";
 
 /// The bytes of every message that a relay sends. Clients must be able to read any change here.
 #[test]
-fn every_message_that_is_sent_is_written_as_it_always_was() {
+fn the_encoding_of_every_sent_message_is_stable() {
     let (sender, target) = ("relay", "alice");
     let metadata = PeerMetadata { storage_id: Some(STORAGE), is_ephemeral: false };
     let data: &[u8] = &[0x42, 0, 0, 0, 0];
@@ -192,7 +192,7 @@ fn every_message_that_is_sent_is_written_as_it_always_was() {
 }
 
 #[test]
-fn every_sync_message_that_is_sent_is_written_as_it_always_was() {
+fn the_encoding_of_every_sent_sync_message_is_stable() {
     let (a, b) = (ChangeHash([0xaa; 32]), ChangeHash([0xbb; 32]));
     let have = [Have::of(vec![a])];
     let (aa, bb) = ("aa".repeat(32), "bb".repeat(32));

@@ -212,7 +212,7 @@ fn every_count_of_the_wire_is_in_the_page() {
 
 /// A new limit must be in the lists of these tests, or be declared not to be a limit of the wire.
 #[test]
-fn every_limit_of_automerge_repo_sessions_is_looked_for() {
+fn every_limit_of_automerge_repo_sessions_is_tested() {
     let limits = include_str!("../../src/limits.rs");
     let names = limits.lines().filter_map(|line| line.strip_prefix("pub const "));
     let names = names.filter_map(|line| line.split(':').next());

@@ -47,7 +47,7 @@ fn compare(name: &str, bytes: &[u8]) {
 }
 
 #[test]
-fn every_frame_is_written_as_it_always_was() {
+fn the_encoding_of_every_frame_is_stable() {
     for (name, frame) in examples::all() {
         compare(name, &encode(&frame));
     }

@@ -19,7 +19,7 @@ fn frames(message: &[u8]) -> Result<Vec<Frame>, FrameError> {
 /// A frame of a later version between two of this one.
 fn with_a_later_frame(flags: u16) -> Vec<u8> {
     let mut message = encode(&Frame::Ping(1));
-    raw_frame(LATER, flags, b"whatever it will be", &mut message);
+    raw_frame(LATER, flags, b"whatever its content", &mut message);
     encode_into(&Frame::Pong(2), &mut message);
     message
 }
@@ -71,7 +71,7 @@ fn unknown_flags_are_refused_on_every_frame() {
 }
 
 #[test]
-fn bytes_behind_a_body_are_refused() {
+fn trailing_bytes_after_a_body_are_refused() {
     for (name, frame) in examples::all() {
         let message = encode(&frame);
         let longer = [&message[FRAME_HEADER_BYTES..], &[0]].concat();

@@ -156,7 +156,7 @@ impl Client {
                 job => {
                     let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });
                     let writes = self.jobs.iter().any(is_arrival);
-                    assert!(!finishes || !writes, "the end rests on what may yet fail");
+                    assert!(!finishes || !writes, "the end depends on a commit that may fail");
                     self.jobs.push_back(job);
                 }
             }

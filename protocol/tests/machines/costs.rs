@@ -66,7 +66,7 @@ fn three_of_200_documents_that_differ_cost_in_proportion() {
 }
 
 #[test]
-fn a_client_that_is_ahead_of_a_restored_relay_is_not_sent_what_it_has() {
+fn a_client_ahead_of_a_restored_relay_receives_nothing_it_has() {
     let mut world = world(1, 1, 200);
     let disk = of_unknown_epochs(&mut world);
     let whole = disk.holds().len() * 100;
@@ -79,7 +79,7 @@ fn a_client_that_is_ahead_of_a_restored_relay_is_not_sent_what_it_has() {
 }
 
 #[test]
-fn a_snapshot_that_was_cut_goes_on_where_it_was() {
+fn an_interrupted_snapshot_resumes_where_it_was_cut() {
     let mut world = world(1, 1, 60);
     let document = world.documents[0];
     world.relay.compact(&document, 61);
@@ -94,7 +94,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_was() {
         for _ in 0..10 {
             world.exchange(1);
         }
-        assert!(cuts < 100, "it never gets whole");
+        assert!(cuts < 100, "it never completes");
     }
     assert!(cuts > 4, "only {cuts} cuts");
     let bytes = world.traffic.bytes;
@@ -106,7 +106,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
+fn a_wiped_relay_receives_snapshots_and_not_single_changes() {
     let mut world = world(1, 3, 40);
     for document in world.documents.clone() {
         world.clients[0].store.compact(document, 41);
@@ -122,7 +122,7 @@ fn a_wiped_relay_is_offered_snapshots_and_not_single_changes() {
 }
 
 #[test]
-fn an_offer_that_is_compacted_again_in_the_middle_is_made_again() {
+fn an_upload_restarts_if_its_snapshot_is_replaced() {
     let mut world = world(1, 1, 150);
     let document = world.documents[0];
     world.clients[0].store.compact(document, 20);

@@ -67,7 +67,7 @@ fn wait(link: &mut Scripted) -> Duration {
 }
 
 #[test]
-fn a_relay_that_takes_nothing_now_is_asked_ever_less_often_and_named() {
+fn a_delayed_push_backs_off_and_reports_the_delay_once() {
     let (mut link, _) = pushing(vec![change(1, 1)]);
     let mut waits = Vec::new();
     for round in 0..10 {
@@ -90,7 +90,7 @@ fn a_relay_that_takes_nothing_now_is_asked_ever_less_often_and_named() {
 }
 
 #[test]
-fn the_wait_that_a_relay_names_holds_if_it_is_longer() {
+fn a_longer_wait_from_the_relay_takes_precedence() {
     let (mut link, _) = pushing(vec![change(1, 1)]);
     let push = pushed(&mut link);
     delay(&mut link, &push, 2_000);
@@ -110,7 +110,7 @@ fn answers_of_one_round_are_one_delay() {
 }
 
 #[test]
-fn the_rest_of_a_push_that_was_taken_in_part_follows_at_once() {
+fn the_rest_of_a_partly_accepted_push_follows_at_once() {
     let (mut link, _) = pushing(vec![change(1, 1), change(2, 1)]);
     let push = pushed(&mut link);
     assert_eq!(push.changes.len(), 2);
@@ -151,7 +151,7 @@ fn a_delay_ends_when_nothing_is_left_to_push() {
 /// Three replicas upload one snapshot to a relay that has lost it. When the first upload completes,
 /// the relay asks the other two for the rest of an upload that the faster one has just begun again.
 #[test]
-fn an_offer_goes_on_where_the_relay_says_even_if_that_is_further_back() {
+fn an_upload_resumes_where_the_relay_requests_even_further_back() {
     let (hash, total) = ([7; 32], 8 << 20);
     let snapshot = OutboxKind::Snapshot { hash, total, heads: Vec::new() };
     let document = DocumentId::from_bytes([1; 16]);
@@ -176,7 +176,7 @@ fn an_offer_goes_on_where_the_relay_says_even_if_that_is_further_back() {
     assert_eq!(wanted(&mut link, 0), [0, 1, 2, 3]);
     assert_eq!(wanted(&mut link, 4 * part), [4, 5, 6, 7]);
     assert_eq!(wanted(&mut link, 8 * part), [8, 9, 10, 11]);
-    assert_eq!(wanted(&mut link, 9 * part), [12], "what is on its way is not sent again");
+    assert_eq!(wanted(&mut link, 9 * part), [12], "changes in transit are not sent again");
     assert_eq!(wanted(&mut link, 2 * part), [2, 3, 4, 5]);
     assert_eq!(link.ended, None);
 }

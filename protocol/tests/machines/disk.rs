@@ -113,7 +113,7 @@ impl Disk {
         for new in &commit.entries {
             let entry = &new.entry;
             let document = self.documents.entry(entry.document).or_default();
-            assert!(entry.offset > self.head, "an offset was given out twice");
+            assert!(entry.offset > self.head, "an offset was assigned twice");
             self.head = entry.offset;
             match &new.kind {
                 NewKind::Change { .. } => {

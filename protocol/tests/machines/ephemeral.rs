@@ -135,7 +135,7 @@ fn message(document: DocumentId, count: u64) -> Ephemeral {
 /// A session listens once its subscription is accepted, not before. A peer that supports only
 /// repair requests listens too, and receives no ephemeral messages.
 #[test]
-fn who_can_be_asked_listens_once_it_is_subscribed() {
+fn a_resend_capable_session_listens_once_it_is_subscribed() {
     let (upstream, id) = (Upstream::from_bytes([0xb; 16]), SessionId(1));
     let mut session = Session::new(id, upstream, "pair".into(), Patience::default(), NOW);
     let hello = Frame::Hello(Hello {
@@ -165,11 +165,11 @@ fn who_can_be_asked_listens_once_it_is_subscribed() {
     let effects: Vec<_> = std::iter::from_fn(|| session.poll_effect()).collect();
     assert!(matches!(effects[0], SessionEffect::Send(Frame::Subscribed(_))));
     assert!(is_listen(&effects[1]));
-    assert_eq!(effects.len(), 2, "what is said is not sent");
+    assert_eq!(effects.len(), 2, "no ephemeral message is sent");
 }
 
 #[test]
-fn what_a_replica_says_leaves_its_session_under_its_own_name() {
+fn an_ephemeral_message_carries_its_replicas_own_name() {
     let mut pair = Pair::connected(0);
     assert_eq!(pair.listens, [pair.filter.clone()]);
     assert_eq!(pair.sends_ephemeral, [Some(pair.filter.clone())]);
@@ -190,7 +190,7 @@ fn what_a_replica_says_leaves_its_session_under_its_own_name() {
 }
 
 #[test]
-fn what_others_say_is_heard_once_and_only_inside_the_filter() {
+fn ephemeral_messages_arrive_once_and_only_inside_the_filter() {
     let mut pair = Pair::connected(0);
     for (document, count) in [(INSIDE, 1), (INSIDE, 1), (OUTSIDE, 2), (INSIDE, 3)] {
         pair.session.send_ephemeral(message(document, count));
@@ -219,7 +219,7 @@ fn what_others_say_is_heard_once_and_only_inside_the_filter() {
 }
 
 #[test]
-fn another_filter_is_in_force_at_once_on_both_ends() {
+fn a_new_filter_applies_at_once_on_both_ends() {
     let mut pair = Pair::connected(0);
     let (space, filter) = (pair.space.clone(), Filter::of_documents([OUTSIDE]));
     pair.replica.handle_filter(&space, filter.clone());
@@ -231,7 +231,7 @@ fn another_filter_is_in_force_at_once_on_both_ends() {
 }
 
 #[test]
-fn nothing_is_said_without_a_subscription() {
+fn no_ephemeral_message_is_sent_without_a_subscription() {
     let mut pair = Pair::new(0);
     pair.replica.handle_space(pair.space.clone());
     assert!(!pair.broadcast(INSIDE, 1));

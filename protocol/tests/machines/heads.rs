@@ -41,7 +41,7 @@ fn comparing(documents: &[DocumentId]) -> (Scripted, SpaceName) {
 
 fn give_heads(link: &mut Scripted, name: &SpaceName, most: usize, each: usize) -> Fetch {
     let Some(ReplicaEffect::LoadHeads { documents, .. }) = link.effects.pop_front() else {
-        panic!("no heads are asked for")
+        panic!("no heads are requested")
     };
     let of = |document: &DocumentId| {
         let (heads, older) = (hashes(0, each), vec![]);
@@ -70,7 +70,7 @@ fn stored(link: &mut Scripted) -> DocumentBatch {
 }
 
 #[test]
-fn heads_that_come_in_several_frames_are_one_list() {
+fn heads_in_several_frames_form_one_list() {
     let (mut link, name) = comparing(&[document(1)]);
     give_heads(&mut link, &name, 1, 3);
     let all = hashes(0, 2 * limits::HEADS_PAGE + 5);
@@ -88,7 +88,7 @@ fn heads_that_come_in_several_frames_are_one_list() {
 }
 
 #[test]
-fn a_relay_that_tells_of_heads_without_end_is_left() {
+fn a_relay_that_reports_endless_heads_is_disconnected() {
     let (mut link, name) = comparing(&[document(1)]);
     give_heads(&mut link, &name, 1, 3);
     let mut told = 0;

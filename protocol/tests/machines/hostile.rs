@@ -55,7 +55,7 @@ fn digest(rng: &mut Rng) -> Digest {
 
 /// The deepest path of queries has 32 steps.
 #[test]
-fn digests_that_lead_nowhere_end_the_session() {
+fn digests_that_differ_without_a_document_end_the_session() {
     let (mut link, name) = checking();
     let mut rng = Rng::new(1);
     let mut questions = 0;
@@ -67,7 +67,7 @@ fn digests_that_lead_nowhere_end_the_session() {
             _ => Node::Children((0..16).map(|_| digest(&mut rng)).collect()),
         });
     }
-    assert!(link.ended.as_deref().is_some_and(|why| why.contains("where no document does")));
+    assert!(link.ended.as_deref().is_some_and(|why| why.contains("where no document differs")));
     assert!(questions <= limits::FRUITLESS_QUESTIONS + 2, "{questions}");
 }
 
@@ -82,7 +82,7 @@ fn below(prefix: Prefix, rng: &mut Rng) -> DocumentId {
 /// The relay lists documents without end. They are fetched before the walk continues, and a
 /// document without entries is a lie.
 #[test]
-fn documents_that_are_told_and_not_sent_end_the_session() {
+fn documents_that_are_reported_and_not_sent_end_the_session() {
     for holding in [Holding::Absent, Holding::Present(vec![[5; 32]])] {
         let (mut link, name) = checking();
         let mut rng = Rng::new(2);
@@ -90,7 +90,7 @@ fn documents_that_are_told_and_not_sent_end_the_session() {
         let fetch = loop {
             match link.next_sent() {
                 Some(Frame::Digest(query)) => {
-                    assert!(told < limits::FETCH_DOCUMENTS, "it walks on with {told} documents");
+                    assert!(told < limits::FETCH_DOCUMENTS, "it continues with {told} documents");
                     tell(&mut link, &name, &query, |prefix| match prefix.depth {
                         0 | 1 => Node::Children((0..16).map(|_| digest(&mut rng)).collect()),
                         _ => {
@@ -132,7 +132,7 @@ fn answer_heads(link: &mut Scripted, name: &SpaceName, heads: Vec<ChangeHash>) {
 }
 
 #[test]
-fn documents_outside_the_prefix_that_was_asked_for_end_the_session() {
+fn documents_outside_the_queried_prefix_end_the_session() {
     let (mut link, name) = checking();
     let Some(Frame::Digest(root)) = link.next_sent() else { panic!("no question") };
     let mut rng = Rng::new(3);
@@ -147,7 +147,7 @@ fn documents_outside_the_prefix_that_was_asked_for_end_the_session() {
 
 /// An entry with a small body and a thousand dependencies takes 32 KiB.
 #[test]
-fn what_waits_for_the_store_is_weighed_with_its_dependencies() {
+fn entries_that_wait_for_the_store_count_with_their_dependencies() {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
     link.connect();

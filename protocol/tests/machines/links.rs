@@ -43,7 +43,7 @@ fn every_check_is_answered_also_twice_in_a_row_and_beside_a_refused_space() {
 }
 
 #[test]
-fn a_check_that_was_asked_for_while_one_runs_sees_a_comparison_of_its_own() {
+fn a_check_requested_during_another_gets_its_own_comparison() {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
     link.connect();
@@ -76,7 +76,7 @@ fn a_check_outlives_its_connection_and_ends_with_its_space() {
 }
 
 #[test]
-fn a_check_of_a_space_that_never_rests_is_given_up() {
+fn a_check_of_a_constantly_changing_space_ends_as_busy() {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
     link.connect();
@@ -111,7 +111,7 @@ fn ack(link: &mut Scripted, id: u64) {
 }
 
 #[test]
-fn any_number_of_spaces_is_pushed_and_few_have_a_page_in_memory() {
+fn any_number_of_spaces_is_pushed_with_few_pages_in_memory() {
     let spaces: Vec<SpaceName> = (0..500).map(|n| space(&format!("s{n}"))).collect();
     let mut link = Scripted::new(&spaces);
     for space in &spaces {
@@ -134,7 +134,7 @@ fn any_number_of_spaces_is_pushed_and_few_have_a_page_in_memory() {
 }
 
 #[test]
-fn a_space_that_is_removed_is_unsubscribed_and_gives_its_places_back() {
+fn a_removed_space_is_unsubscribed_and_frees_its_places() {
     let (gone, stays) = (space("gone"), space("stays"));
     let mut link = Scripted::new(&[gone.clone(), stays.clone()]);
     link.outbox.insert(gone.clone(), (1..=200).map(change).collect());
@@ -160,7 +160,7 @@ fn a_space_that_is_removed_is_unsubscribed_and_gives_its_places_back() {
 }
 
 #[test]
-fn a_deletion_of_a_refused_document_is_offered() {
+fn a_deletion_of_a_rejected_document_is_pushed() {
     use landfall_protocol::Code;
     use landfall_protocol::code::NackClass;
     use landfall_protocol::frame::Nack;
@@ -189,7 +189,7 @@ fn a_deletion_of_a_refused_document_is_offered() {
 }
 
 #[test]
-fn a_probe_ends_a_dead_connection_and_no_other() {
+fn a_probe_ends_only_a_dead_connection() {
     let mut link = Scripted::new(&[space("s")]);
     link.connect();
     link.sent.clear();

@@ -21,7 +21,7 @@ fn settle_and_check(world: &mut World) {
 }
 
 #[test]
-fn compacting_at_both_ends_all_the_time_changes_nothing() {
+fn constant_compaction_at_both_ends_changes_no_content() {
     let mut snapshots = 0;
     for seed in seeds(50) {
         let mut world = World::new(seed, 3, COMPACTING);
@@ -86,7 +86,7 @@ fn a_wiped_relay_is_healed_with_snapshots() {
 }
 
 #[test]
-fn two_relays_in_turn_come_to_the_same() {
+fn two_relays_used_in_turn_converge() {
     for seed in seeds(50) {
         let mut world = World::new(seed, 3, DELETING);
         let mut other = Disk::new(world.rng.bytes());
@@ -181,7 +181,7 @@ fn a_deletion_beats_offline_editors_and_never_comes_back() {
 }
 
 #[test]
-fn an_offline_editors_lost_edits_are_told() {
+fn an_offline_editors_orphaned_edits_are_reported() {
     let mut world = World::new(3, 2, Faults::default());
     let document = world.documents[0];
     world.edit_document(0, document);
@@ -198,12 +198,12 @@ fn an_offline_editors_lost_edits_are_told() {
     }
     settle_and_check(&mut world);
     let told = &world.clients[1].store.told;
-    assert!(told.len() >= 4, "only {} were told", told.len());
-    assert!(world.clients[0].store.told.is_empty(), "what was acknowledged is not lost");
+    assert!(told.len() >= 4, "only {} were reported", told.len());
+    assert!(world.clients[0].store.told.is_empty(), "no acknowledged change is lost");
 }
 
 #[test]
-fn filters_that_change_while_live_leave_no_hole() {
+fn filters_that_change_while_live_miss_nothing() {
     for seed in seeds(50) {
         let mut world = World::new(seed, 3, DELETING);
         for _ in 0..8 {
@@ -245,7 +245,7 @@ fn a_filter_that_changes_again_and_again_ends_no_connection() {
 }
 
 #[test]
-fn documents_that_come_into_scope_are_whole() {
+fn documents_that_enter_the_scope_arrive_whole() {
     for seed in seeds(30) {
         let mut world = World::new(seed, 2, Faults { compaction: 100, ..Faults::default() });
         let documents = world.documents.clone();
@@ -262,7 +262,7 @@ fn documents_that_come_into_scope_are_whole() {
 }
 
 #[test]
-fn what_is_edited_while_the_two_compare_is_pushed() {
+fn edits_during_a_comparison_are_pushed() {
     for seed in seeds(60) {
         let mut world = World::new(seed, 2, Faults::default());
         run(&mut world, 600);
@@ -296,7 +296,7 @@ fn check_all(world: &mut World) -> Vec<DocumentId> {
         assert!(world.clients[client].check(world.now), "nothing is under way");
         world.settle();
         let checked = std::mem::take(&mut world.clients[client].store.checked);
-        assert_eq!(checked.len(), 1, "a check comes to its end");
+        assert_eq!(checked.len(), 1, "a check completes");
         found.extend(checked.into_iter().flatten());
     }
     found

@@ -38,7 +38,7 @@ fn read(world: &mut World, session: SessionId) -> Vec<Frame> {
 }
 
 #[test]
-fn an_older_client_is_fed_what_is_not_compacted() {
+fn an_older_client_receives_uncompacted_entries() {
     let mut world = World::new(1, 1, Faults::default());
     (0..20).for_each(|_| world.edit(0));
     world.settle();
@@ -99,7 +99,7 @@ fn an_older_relay_that_lost_its_history_is_healed_as_before() {
 }
 
 #[test]
-fn what_an_older_relay_does_not_know_waits_for_its_upgrade() {
+fn features_that_an_older_relay_lacks_wait_for_its_upgrade() {
     let mut world = World::new(4, 2, Faults::default());
     world.older_relay = true;
     (0..30).for_each(|_| world.edit(0));
@@ -124,7 +124,7 @@ fn what_an_older_relay_does_not_know_waits_for_its_upgrade() {
 }
 
 #[test]
-fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
+fn a_second_history_is_refused_until_a_merge_is_requested() {
     for compacted in [false, true] {
         let mut world = World::new(2, 3, Faults::default());
         let document = world.documents[0];
@@ -142,8 +142,8 @@ fn a_second_history_is_refused_until_somebody_asks_to_merge_it() {
         world.settle();
         let upstream = world.relay.disk.upstream;
         let refused = &world.clients[1].store;
-        assert!(refused.links[&upstream].rejected.contains(&document), "it is told apart");
-        assert_eq!(refused.deferred.len(), 5, "what came is kept aside");
+        assert!(refused.links[&upstream].rejected.contains(&document), "it is rejected");
+        assert_eq!(refused.deferred.len(), 5, "the received entries are deferred");
         assert_eq!(world.relay.disk.holds().len(), 5);
         assert_eq!(world.clients[2].store.holds().len(), 5);
         let now = world.now;

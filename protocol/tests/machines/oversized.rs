@@ -63,7 +63,7 @@ fn batches(replica: &mut Replica) -> (Vec<Batch>, usize) {
 }
 
 #[test]
-fn a_snapshot_beyond_the_limit_sets_its_document_aside_and_nothing_else() {
+fn a_snapshot_beyond_the_limit_defers_its_document_only() {
     let space: SpaceName = "default".parse().unwrap();
     let mut replica = subscribed(&space, 3);
     batches(&mut replica);

@@ -175,7 +175,7 @@ impl Relay {
         assert!(connection.session.handle_whole(upload.id), "it was awaited");
         let push = pushed(id, upload.id, upload.document);
         if model::sha256(&bytes) != upload.hash {
-            let what = "other bytes than its hash says".to_owned();
+            let what = "bytes that do not have its hash".to_owned();
             let refusal = Refusal::new(Code::SNAPSHOT, NackClass::REFUSED, what);
             return self.answer(now, [push.refused(refusal)]);
         }
@@ -326,8 +326,8 @@ impl Relay {
     /// Reads the next document of a session's fetches.
     pub fn fetch(&mut self, now: Moment, id: SessionId) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
-        let Some((asker, wants)) = connection.fetches.front_mut() else { return false };
-        let (subscription, ticket) = *asker;
+        let Some((requester, wants)) = connection.fetches.front_mut() else { return false };
+        let (subscription, ticket) = *requester;
         let Some(want) = wants.pop_front() else {
             connection.fetches.pop_front();
             connection.session.handle_fetched(subscription, ticket);

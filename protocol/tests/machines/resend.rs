@@ -97,7 +97,7 @@ fn resent(count: u32) -> Option<Frame> {
 }
 
 #[test]
-fn what_is_asked_for_is_pushed_and_said_to_be_answered_after_its_acks() {
+fn a_resend_is_pushed_and_reported_as_answered_after_its_acks() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 3);
     assert_eq!(loads(&mut link), Some(3));
@@ -115,7 +115,7 @@ fn what_is_asked_for_is_pushed_and_said_to_be_answered_after_its_acks() {
 }
 
 #[test]
-fn one_who_has_nothing_says_so_and_a_refusal_parks_nothing() {
+fn an_empty_resend_is_answered_and_a_nack_rejects_nothing() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), Some(1));
@@ -135,7 +135,7 @@ fn one_who_has_nothing_says_so_and_a_refusal_parks_nothing() {
 }
 
 #[test]
-fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
+fn a_resent_snapshot_is_pushed_in_parts() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 0);
     assert_eq!(loads(&mut link), Some(0));
@@ -168,7 +168,7 @@ fn a_snapshot_of_everything_goes_in_parts_as_any_other() {
 /// A push to a document cancels an earlier upload of its snapshot, so the answer waits for the
 /// upload.
 #[test]
-fn an_answer_waits_for_an_offer_of_its_document() {
+fn a_resend_waits_for_a_running_upload_of_its_document() {
     let name = space("s");
     let mut link = Scripted::new(std::slice::from_ref(&name));
     let (hash, total, heads) = ([6; 32], 3, Vec::new());
@@ -180,7 +180,7 @@ fn an_answer_waits_for_an_offer_of_its_document() {
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), Some(1));
     give(&mut link, &name, Resendable::Changes(vec![vec![1]]));
-    assert_eq!(link.next_sent(), None, "it would withdraw the offer");
+    assert_eq!(link.next_sent(), None, "it would withdraw the upload");
     ack(&mut link, upload.id, 1);
     let (id, _) = pushed(&mut link);
     ack(&mut link, id, 1);
@@ -189,7 +189,7 @@ fn an_answer_waits_for_an_offer_of_its_document() {
 
 /// A relay rejects a snapshot, or has all of it without a part: the snapshot is dropped.
 #[test]
-fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
+fn a_snapshot_built_for_a_resend_is_dropped_after_it() {
     let (mut link, name) = connected();
     let (hash, total) = ([4; 32], 3);
     let made = || Resendable::Snapshot { hash, total, heads: Vec::new() };
@@ -199,7 +199,7 @@ fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
         give(link, &name, made());
         match link.next_sent() {
             Some(Frame::PushSnapshot(upload)) => upload.id,
-            other => panic!("no offer: {other:?}"),
+            other => panic!("no snapshot upload: {other:?}"),
         }
     };
     let id = upload(&mut link);
@@ -220,7 +220,7 @@ fn a_snapshot_that_was_made_is_dropped_with_its_answer() {
 }
 
 #[test]
-fn no_relay_makes_a_replica_read_or_send_without_end() {
+fn resend_requests_are_rate_limited() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 1);
     assert_eq!(loads(&mut link), Some(1));
@@ -254,7 +254,7 @@ fn no_relay_makes_a_replica_read_or_send_without_end() {
 
 /// Many changes or operations in few bytes take long to compact.
 #[test]
-fn a_compaction_counts_by_what_it_is_made_of() {
+fn a_compaction_counts_with_the_weight_of_its_input() {
     let many = 1 << 20;
     let of_changes = Weight { changes: many, ..Weight::default() };
     let of_operations = Weight { operations: many, ..Weight::default() };
@@ -295,7 +295,7 @@ fn a_compaction_counts_by_what_it_is_made_of() {
 }
 
 #[test]
-fn what_a_relay_asks_of_the_wrong_place_is_not_read() {
+fn a_resend_request_outside_the_subscription_is_not_read() {
     let (mut link, name) = connected();
     link.replica.handle_filter(&name, Filter::of_documents([OTHER]));
     link.drain();
@@ -309,7 +309,7 @@ fn what_a_relay_asks_of_the_wrong_place_is_not_read() {
 }
 
 #[test]
-fn a_space_that_goes_away_or_a_cut_ends_the_answer() {
+fn removing_the_space_or_losing_the_connection_ends_a_resend() {
     let (mut link, name) = connected();
     ask(&mut link, DOCUMENT, 1);
     loads(&mut link).unwrap();
@@ -332,7 +332,7 @@ fn a_space_that_goes_away_or_a_cut_ends_the_answer() {
 }
 
 #[test]
-fn what_can_be_read_again_is_told_to_the_store() {
+fn a_repaired_frame_is_reported_to_the_store() {
     let (mut link, name) = connected();
     let repaired = |link: &mut Scripted, document| {
         link.say(&Frame::Repaired(Repaired { subscription: 0, document }));
@@ -389,7 +389,7 @@ fn session(bits: u64) -> Session {
 }
 
 #[test]
-fn a_session_asks_only_whom_it_can() {
+fn a_resend_is_requested_only_from_capable_sessions() {
     let lost = [ChangeHash([7; 32])];
     let mut session_that_knows = session(features::ALL);
     assert!(session_that_knows.handle_lost(4, DOCUMENT, &lost));
@@ -419,7 +419,7 @@ fn a_session_asks_only_whom_it_can() {
 /// A replica that answers request after request, because it has everything, is notified of each
 /// repaired document: requests have a separate budget.
 #[test]
-fn who_healed_a_document_hears_that_it_is_mended() {
+fn a_client_is_notified_of_a_document_that_it_healed() {
     let (mut link, name) = connected();
     // Documents of 4 MiB, in sequence, as soon as the rate allows; the relay sends `Repaired` a
     // second after each.
@@ -442,7 +442,7 @@ fn who_healed_a_document_hears_that_it_is_mended() {
 
 /// The relay asks a new subscriber at once, and waits long for the answer.
 #[test]
-fn a_question_that_comes_during_a_comparison_is_answered_after_it() {
+fn a_resend_request_during_a_comparison_is_answered_after_it() {
     let (mut link, name) = connected();
     let filter = Filter::of_documents([DOCUMENT]);
     let scope = filter.scope();
@@ -464,7 +464,7 @@ fn a_question_that_comes_during_a_comparison_is_answered_after_it() {
 
 /// The request may be sent before `Subscribed`; one for an unwanted document gets an empty answer.
 #[test]
-fn no_question_goes_without_a_word() {
+fn every_resend_request_is_answered() {
     let (mut link, name) = connected();
     // Another filter.
     link.replica.handle_filter(&name, Filter::of_documents([OTHER]));

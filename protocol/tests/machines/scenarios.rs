@@ -37,7 +37,7 @@ fn replicas_converge_without_faults() {
 }
 
 #[test]
-fn messages_lost_repeated_and_cut_and_commits_that_fail_lose_nothing() {
+fn lost_repeated_and_cut_messages_and_failed_commits_lose_nothing() {
     for seed in seeds(60) {
         let mut world = World::new(seed, 3, HOSTILE);
         (0..2_000).for_each(|_| world.step());
@@ -154,7 +154,7 @@ fn nothing_is_acknowledged_or_sent_before_the_commit_returns() {
         }
         world.relay.begin_commit();
     }
-    assert!(world.relay.writing.is_some(), "the commit is held back");
+    assert!(world.relay.writing.is_some(), "the commit is delayed");
     world.relay.finish_commit(world.now, true);
     world.settle();
     world.check();
@@ -162,7 +162,7 @@ fn nothing_is_acknowledged_or_sent_before_the_commit_returns() {
 
 /// The offset of a failed commit is never written, so no answer may wait for it.
 #[test]
-fn nothing_waits_for_what_a_failed_commit_gave_back() {
+fn after_a_failed_commit_a_waiting_push_is_answered() {
     let mut world = World::new(1, 1, Faults::default());
     world.edit(0);
     world.settle();
@@ -177,7 +177,7 @@ fn nothing_waits_for_what_a_failed_commit_gave_back() {
 }
 
 #[test]
-fn cut_at_every_message_of_a_short_exchange() {
+fn a_cut_at_any_message_of_an_exchange_loses_nothing() {
     let mut cut = 0;
     loop {
         let mut world = World::new(3, 2, Faults::default());
@@ -222,7 +222,7 @@ fn a_silent_relay_is_pinged_and_then_dropped() {
 }
 
 #[test]
-fn a_reconnect_without_news_takes_six_small_messages() {
+fn a_reconnect_without_changes_takes_six_small_messages() {
     let mut world = World::new(11, 1, Faults::default());
     (0..50).for_each(|_| world.edit(0));
     world.settle();

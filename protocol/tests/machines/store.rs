@@ -440,7 +440,7 @@ impl ModelStore {
             return Err("a snapshot of other bytes");
         }
         let changes = model::decode(body);
-        assert_eq!(model::heads(&changes), heads, "a snapshot has the heads that it says");
+        assert_eq!(model::heads(&changes), heads, "a snapshot has its stated heads");
         let has_none = self.rows(&d).next().is_none();
         let mut rooted = !has_none;
         let related = changes.iter().any(|change| self.local_of(&d, &change.hash).is_some());

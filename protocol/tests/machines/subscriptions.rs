@@ -49,7 +49,7 @@ impl Peer {
 }
 
 #[test]
-fn a_session_has_so_many_subscriptions_and_no_more() {
+fn the_subscriptions_of_a_session_are_bounded() {
     let mut peer = Peer::new();
     let most = limits::SUBSCRIPTIONS as u32;
     for subscription in 0..most {
@@ -63,7 +63,7 @@ fn a_session_has_so_many_subscriptions_and_no_more() {
 }
 
 #[test]
-fn filters_are_counted_over_the_session() {
+fn documents_in_filters_are_bounded_per_session() {
     let mut peer = Peer::new();
     let filter = |first: u32| {
         let id = |n: u32| {
@@ -84,7 +84,7 @@ fn filters_are_counted_over_the_session() {
 }
 
 #[test]
-fn a_relay_that_has_no_room_refuses_and_forgets() {
+fn a_relay_without_room_refuses_a_subscription_and_drops_it() {
     let mut peer = Peer::new();
     assert_eq!(peer.subscribe(1, Filter::Everything), None);
     peer.session.handle_no_room(1, 1);

@@ -329,8 +329,8 @@ impl World {
             !self.deleted.contains(&made.0) && !relay.contains(*made)
         };
         let missing = self.returned.iter().filter(is_lost).count();
-        assert_eq!(missing, 0, "the relay does not hold what was returned");
-        assert!(relay.iter().all(|held| self.made.contains_key(held)), "nobody made it");
+        assert_eq!(missing, 0, "the relay lacks a saved change");
+        assert!(relay.iter().all(|held| self.made.contains_key(held)), "no client made it");
         assert!(!relay.iter().any(|(document, _)| self.deleted.contains(document)), "risen");
         for index in 0..self.clients.len() {
             self.check_client(index, &relay);
@@ -348,7 +348,7 @@ impl World {
         let missing = relay.iter().filter(wanted).filter(|held| !distinct.contains(*held));
         assert_eq!(missing.count(), 0, "client {index} misses changes");
         let more = distinct.difference(relay).filter(wanted);
-        assert_eq!(more.count(), 0, "client {index} has what the relay has not");
+        assert_eq!(more.count(), 0, "client {index} has changes that the relay lacks");
         let deferred: Vec<_> = client.store.deferred.iter().map(|(.., error)| error).collect();
         assert!(deferred.is_empty(), "client {index}: {deferred:?}");
         assert_eq!(client.phase, SpacePhase::Live, "client {index}");
@@ -372,7 +372,7 @@ impl World {
                 || store.links.values().any(|link| link.rejected.contains(document));
             let is_deleted = self.deleted.contains(document);
             let is_counted = self.returned.contains(&(*document, *hash));
-            assert!(!is_deleted || !is_counted || is_told, "nobody was told of {hash}");
+            assert!(!is_deleted || !is_counted || is_told, "the author of {hash} was not notified");
         }
     }
 }

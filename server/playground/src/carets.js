@@ -1,10 +1,10 @@
-// The carets and selections of others, drawn over an editor. They are decoration: who is here is told
-// in words elsewhere, and what is drawn here is no part of the text.
+// The carets and selections of others, drawn over an editor. They are decoration and not
+// part of the text: the page also lists the other users as text.
 
 import { EditorSelection, StateEffect, StateField } from "@codemirror/state"
 import { layer, RectangleMarker } from "@codemirror/view"
 
-/** Where others are from now on: `{ peer, name, hue, anchor, head }`, with positions of the editor. */
+/** Sets the others' carets: `{ peer, name, hue, anchor, head }`, in the editor's positions. */
 export const showCarets = StateEffect.define()
 
 const others = StateField.define({
@@ -12,13 +12,13 @@ const others = StateField.define({
   update(shown, transaction) {
     for (const effect of transaction.effects) if (effect.is(showCarets)) return effect.value
     if (!transaction.docChanged || shown.length === 0) return shown
-    // Until they say it themselves, they move with what they stand in.
+    // Until their next report, carets move with the surrounding text.
     const moved = place => transaction.changes.mapPos(place)
     return shown.map(other => ({ ...other, anchor: moved(other.anchor), head: moved(other.head) }))
   },
 })
 
-/** A caret with its owner's name on it. */
+/** A caret, labelled with its owner's name. */
 class Caret {
   constructor(rectangle, { name, hue }) {
     this.rectangle = rectangle
@@ -43,7 +43,7 @@ class Caret {
   update(caret) {
     const again = caret.classList.contains("again")
     this.#adjust(caret)
-    // Whoever moves is named again for a while.
+    // A moved caret shows its name again for a while.
     caret.classList.toggle("again", !again)
     return true
   }
@@ -52,7 +52,7 @@ class Caret {
     const { left, top, height } = this.rectangle
     caret.className = "other-caret"
     caret.dataset.hue = this.hue
-    // In the first line there is no room above it.
+    // In the first line there is no room for the name above the caret.
     caret.classList.toggle("first", top < height / 2)
     caret.firstChild.textContent = this.name
     Object.assign(caret.style, { left: `${left}px`, top: `${top}px`, height: `${height}px` })

@@ -1,10 +1,10 @@
-// Deletion, here and elsewhere: what the user deletes can be taken back for a while, and what somebody else
-// deletes takes nothing along that only this browser has. It must not know the page.
+// Deletion, here and elsewhere: the user can undo a deletion for a while, and a deletion elsewhere does not
+// remove edits that only this browser has. This module must not depend on the page.
 
 import { contentOf, copy, keep } from "./kept.js"
 import { remove } from "./relay.js"
 
-/** How long a deletion can be taken back. */
+/** How long a deletion can be undone. */
 export const UNDO_MS = 10_000
 
 export class Deletions {
@@ -13,13 +13,13 @@ export class Deletions {
   #place
   #titles
   #owed
-  /** Notes that the user deleted here and that the relay is still to delete, each with the time when. */
+  /** Notes that the user deleted here and the relay has not deleted yet, each with its due time. */
   #deleting
   #notebook
 
   /**
-   * `notebook` has `notes`, `note(id)`, `create(content)` and `isUp`, and hears of a note: `changed(note)`, and
-   * `notDeleted(note)` if the relay did not do it.
+   * `notebook` has `notes`, `note(id)`, `create(content)` and `isUp`, and is called back: `changed(note)`, and
+   * `notDeleted(note)` if the relay refused the deletion.
    */
   constructor({ repo, shelf, place, titles, owed, deleting, notebook }) {
     this.#repo = repo
@@ -31,12 +31,12 @@ export class Deletions {
     this.#notebook = notebook
   }
 
-  /** The ids of what the user has deleted here. */
+  /** The ids of the notes that the user has deleted here. */
   all() {
     return new Set(this.#deleting.all())
   }
 
-  /** Deletes a note after a while, unless that is taken back. */
+  /** Deletes a note after a delay, unless the deletion is undone. */
   delete(note) {
     this.#deleting.put(note.id, String(Date.now() + UNDO_MS))
     note.isDeletedHere = true
@@ -50,36 +50,36 @@ export class Deletions {
     note.undo = setTimeout(() => void this.#deleteNow(note.id), Math.max(0, due))
   }
 
-  /** Takes a deletion back. */
+  /** Undoes a deletion. */
   undelete(note) {
     clearTimeout(note.undo)
     this.#deleting.drop(note.id)
     this.#notebook.changed(note)
   }
 
-  /** What can still be taken back is done now: the page is left. */
+  /** The page is left: performs the deletions that could still be undone. */
   leave() {
     for (const id of this.#deleting.all()) {
-      // Those of another page of this notebook can still be taken back there.
+      // Deletions made on another page of this notebook can still be undone there.
       if (!this.#notebook.notes.get(id)?.isDeletedHere) continue
       this.#deleting.put(id, "0")
       if (this.#notebook.isUp) void remove(this.#place, id, true).catch(() => {})
     }
   }
 
-  /** The relay is there: what waits for it is done. */
+  /** The relay is reachable: performs the deletions that wait for it. */
   goOn() {
     for (const id of this.#deleting.all()) this.#deleteSoon(this.#notebook.note(id))
   }
 
   async #deleteNow(id) {
-    // Taken back, here or on another page of this notebook.
+    // Undone, here or on another page of this notebook.
     if (!this.#notebook.isUp || !this.#deleting.has(id)) return
     try {
       await remove(this.#place, id)
       if (this.#deleting.has(id)) this.#forget(id)
     } catch {
-      // Without the relay it waits; a relay that does not want to is told.
+      // Without the relay it waits; a refusal by the relay is reported to the user.
       if (!this.#notebook.isUp || !this.#deleting.has(id)) return
       this.#deleting.drop(id)
       this.#notebook.changed(this.#notebook.note(id))
@@ -87,7 +87,7 @@ export class Deletions {
     }
   }
 
-  /** The user let go of a note: nothing of it stays. */
+  /** The user deleted a note: removes everything of it. */
   #forget(id) {
     const note = this.#notebook.note(id)
     this.#deleting.drop(id)
@@ -96,10 +96,10 @@ export class Deletions {
     this.#drop(note)
   }
 
-  /** The relay had it and has it no more: somebody deleted it, for good. */
+  /** The relay no longer lists a note that it had: it was permanently deleted elsewhere. */
   async lost(note) {
     const owed = this.#owed.has(note.id)
-    // What could not be kept before is kept now.
+    // Edits that could not be kept before are kept now.
     if (note.state === "gone" && !owed) return
     if (this.#deleting.has(note.id)) return this.#forget(note.id)
     if (note.state === "listed" && !owed) {
@@ -113,39 +113,39 @@ export class Deletions {
     if (note.handle) this.dropWithCopy(note)
   }
 
-  /** Nothing is lost with it: but while it is on the screen, it can still be saved. */
+  /** Drops a note without orphaned edits. While it is shown, the user can still save its last copy. */
   dropWithCopy(note) {
     Object.assign(note, copy(note.handle.doc()))
     this.#drop(note)
   }
 
-  /** Puts what only this browser has of a deleted note where no other page of it can lose it. */
+  /** Stores the orphaned edits of a deleted note where no other page of this browser can lose them. */
   async #shelve(note) {
     note.handle ??= await this.#repo.find(note.id).catch(() => null)
-    // If nothing was stored here, there is nothing to lose.
+    // Without a stored document there are no orphaned edits.
     if (note.handle) await keep(this.#repo, this.#shelf, note)
     else note.orphan = false
     this.#owed.drop(note.id)
     this.#drop(note)
   }
 
-  /** Makes a new note of one that is gone. */
+  /** Creates a new note from a deleted one. */
   saveAsNew(note) {
     const made = this.#notebook.create(contentOf(note))
     note.orphan = false
-    // Only once the new one is stored.
+    // Only after the new note is stored.
     this.#repo.flush([made.id]).then(() => this.discard(note), () => {})
     return made
   }
 
-  /** Lets go of what was kept of a note that is gone. */
+  /** Discards the orphaned edits of a deleted note. */
   async discard(note) {
     note.orphan = false
     this.#notebook.changed(note)
     await this.#shelf.letGo(note.id).catch(() => {})
   }
 
-  /** The document is of no use any more. What is shown of it may stay. */
+  /** Deletes the document. Its last view may stay on the screen. */
   #drop(note) {
     this.#titles.forget(note)
     this.#repo.delete(note.id)

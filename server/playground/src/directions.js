@@ -1,11 +1,11 @@
-// Each line has the direction of what is written in it.
+// Sets the writing direction of each line from its text.
 
 import { RangeSetBuilder } from "@codemirror/state"
 import { Decoration, EditorView, ViewPlugin } from "@codemirror/view"
 
 const automatic = Decoration.line({ attributes: { dir: "auto" } })
 
-/** Of the lines that are drawn: the others have no element. */
+/** The directions of the drawn lines: others have no element. */
 function drawn(view) {
   const lines = new RangeSetBuilder()
   for (const { from, to } of view.visibleRanges) {

@@ -1,23 +1,23 @@
-// The notes whose documents are in memory: what they hold, what is stored of them here, and what the relay
-// has. It must not know the page, nor which notes the relay lists.
+// The notes whose documents are in memory: their content, and whether this browser and the relay have stored
+// all of it. This module must not depend on the page, nor on which notes the relay lists.
 
 import { takeStored } from "./kept.js"
 import { fresh, read, summary } from "./note.js"
 import { LINGER_MS } from "./titles.js"
 
-/** How long somebody who types must rest before it is looked whether all is stored. */
+/** Pause in the typing after which the page checks whether everything is stored. */
 const KEEP_AFTER_MS = 250
-/** How long another page of this notebook may take to send what it has, before this one helps. */
+/** How long another page of this notebook may take to send its changes before this page sends them. */
 const HELP_AFTER_MS = 5_000
-/** Notes whose documents stay in memory after they were looked at. */
+/** Maximum number of documents that stay in memory after they were shown. */
 const OPEN_MOST = 8
 
 /**
- * A note. `state` is `listed` (its document is not in memory), `loading`, `ready`, `missing` (the relay
- * did not give it) or `gone` (deleted by somebody); `offset` the place of its last entry in the relay's
- * log, 0 while the relay lists none; `rank` its place in the list; `summary` what the list shows, as of the
- * offset `seen`; `view` what it holds; `kept` whether this browser has stored all of it, `safe` whether the
- * relay has; `orphan` whether it is gone and holds work that only this browser has, `isKept` whether that is stored.
+ * A note. `state` is `listed` (its document is not in memory), `loading`, `ready`, `missing` (unavailable
+ * from the relay) or `gone` (deleted elsewhere). `offset`: the place of its last entry in the relay's log, 0
+ * while the relay lists none. `rank`: its place in the list. `summary`: what the list shows, as of the offset
+ * `seen`. `view`: its content. `kept`: this browser has stored all of it; `safe`: the relay has. `orphan`: it
+ * is deleted and has edits that only this browser has; `isKept`: those are stored.
  */
 export class Note {
   state = "listed"
@@ -44,15 +44,15 @@ export class Documents {
   #owed
   #titles
   #notebook
-  /** Notes that are open, those that were looked at last at the end. */
+  /** Open notes, least recently shown first. */
   #recent = []
-  /** The heads of documents that the relay has on its disk, by their ids, as of this connection. */
+  /** The heads that the relay reported to be on its disk in this connection, by document id. */
   #onDisk = new Map()
 
   /**
-   * `owed`: the ids of notes that were edited here and that the relay is not known to have. `notebook` has
-   * `notes`, `note(id)`, `storageId` and `head` of the relay, and hears of a note: `changed(note)` if its place in the
-   * list may be another, `toDraw(note)` if not, `dropWithCopy(note)` if it was read when it was gone already.
+   * `owed`: the ids of notes with local edits that the relay has not confirmed. `notebook` has `notes`,
+   * `note(id)`, `storageId` and `head` of the relay, and is called back: `changed(note)` if the note's place in
+   * the list may have changed, `toDraw(note)` if not, `dropWithCopy(note)` if a deleted note was read.
    */
   constructor({ repo, owed, titles, notebook }) {
     this.#repo = repo
@@ -69,29 +69,29 @@ export class Documents {
     this.#edited(note)
     this.#ready(note, handle)
     this.#keep(note)
-    // The list must know of it even if the page is closed at once.
+    // The list must contain it even if the page is closed immediately.
     void this.#titles.save().catch(() => {})
     return note
   }
 
-  /** Somebody looks at it: it stays in memory for a while. */
+  /** The user opens it: its document stays in memory for a while. */
   look(note) {
     if (note.state === "listed") this.open(note)
     this.#recent = [...this.#recent.filter(other => other !== note), note]
     this.#shrink()
   }
 
-  /** The relay lists it: whoever looks at it waits. */
+  /** The relay lists it: opens it if the user waits for it. */
   heard(note) {
     if (note.state === "listed" && this.#recent.includes(note)) this.open(note)
   }
 
-  /** The relay is there: it may have what it did not have. */
+  /** The relay is reachable: it may have documents that it did not have before. */
   tryAgain() {
     for (const note of this.#recent) if (note.state === "missing") this.open(note)
   }
 
-  /** Writes what the browser has not stored yet. */
+  /** Writes unsaved changes to the browser's storage. */
   flush() {
     return this.#repo.flush().catch(() => {})
   }
@@ -111,7 +111,7 @@ export class Documents {
     if (note.handle) return
     note.handle = handle
     if (note.state === "gone") {
-      // It was heard of before the note was read. What is owed is being kept.
+      // The deletion was received before the document was read. Unconfirmed edits are being kept.
       if (!note.orphan) this.#notebook.dropWithCopy(note)
       return
     }
@@ -131,7 +131,7 @@ export class Documents {
     this.#refresh(note)
   }
 
-  /** Was edited here just now: it comes first until the relay says what its place is. */
+  /** The note was edited locally: it is listed first until the relay reports its place. */
   #edited(note) {
     note.edited = Date.now()
     const rank = this.#notebook.head + 0.5
@@ -140,7 +140,7 @@ export class Documents {
     this.#notebook.changed(note)
   }
 
-  /** The repo stores what changed by itself; this is to know when it has. */
+  /** The repo stores changes itself; this detects when it has done so. */
   #keep(note) {
     note.kept = false
     clearTimeout(note.keeping)
@@ -165,8 +165,8 @@ export class Documents {
   }
 
   /**
-   * Whether the relay has all of a document: it tells only heads that are on its disk. It tells them once in a
-   * connection, so that they are remembered of documents that leave memory meanwhile.
+   * Whether the relay has all of a document: it reports only heads that are on its disk. It reports them once
+   * per connection, so this remembers them for documents that leave memory.
    */
   isSafe(handle) {
     const { storageId } = this.#notebook
@@ -178,21 +178,21 @@ export class Documents {
     return isSafe || this.#onDisk.get(handle.documentId) === all
   }
 
-  /** The connection is over: in the next one the relay tells its heads again. */
+  /** The connection ended: in the next one the relay reports its heads again. */
   disconnected() {
     this.#onDisk.clear()
   }
 
-  /** Another page of this notebook has something for the relay, or thinks that it has not. */
+  /** Another page of this notebook has changes for the relay, or considers them confirmed. */
   #owedElsewhere(id, isThere) {
     const note = this.#notebook.notes.get(id)
     if (!isThere && note?.state === "ready" && !note.safe && note.edited > 0) this.#owed.add(id)
-    // That page may be closed before it has sent it.
+    // That page may be closed before it has sent them.
     if (isThere) setTimeout(() => this.#owed.has(id) && this.help(id), HELP_AFTER_MS)
     this.#notebook.toDraw()
   }
 
-  /** Sends what another page of this browser has stored for the relay. */
+  /** Sends changes that another page of this browser has stored for the relay. */
   help(id) {
     const note = this.#notebook.note(id)
     this.#owed.take(id)
@@ -200,7 +200,7 @@ export class Documents {
     else if (note.state === "ready") void takeStored(this.#repo, note.handle).then(() => this.#refresh(note))
   }
 
-  /** Lets go of documents that nobody looks at and the relay has. */
+  /** Removes documents from memory that are not shown and that the relay has. */
   #shrink() {
     const idle = this.#recent.filter(note => note.state !== "ready" || (note.safe && note.kept))
     for (const note of idle.slice(0, Math.max(0, this.#recent.length - OPEN_MOST))) {

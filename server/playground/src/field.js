@@ -1,5 +1,5 @@
-// An editor that is bound to a text of a document: what is typed becomes splices, what others write
-// appears and stays out of the history that undo goes back in. It must not know notes.
+// An editor bound to a text of a document: local typing becomes splices; remote edits are shown, and are not
+// part of the undo history. This module must not depend on notes.
 
 import { Automerge } from "@automerge/automerge-repo/slim"
 import { history, historyKeymap, redo, redoDepth, standardKeymap, undo, undoDepth } from "@codemirror/commands"
@@ -10,9 +10,9 @@ import { carets, showCarets } from "./carets.js"
 import { directions } from "./directions.js"
 import { difference, shown, toShown, toText } from "./text.js"
 
-/** Marks what comes from the document, and is not written to it again. */
+/** Marks transactions that come from the document and must not be written back to it. */
 const fromDocument = Annotation.define()
-/** How long after a composition its last input may still come. */
+/** How long after the end of a composition its last input may still arrive. */
 const COMPOSED_MS = 60
 
 export class Field {
@@ -20,17 +20,17 @@ export class Field {
   #key
   #options
   #handle = null
-  /** The document's text as it is at these heads, and as the editor shows it but for `#pending`. */
+  /** The document's text at `#heads`; the editor shows it plus `#pending`. */
   #text = ""
   #heads = []
-  /** What an input method has written and the document has not: it is in the middle of a character. */
+  /** The text of an unfinished composition, not in the document yet. */
   #pending = null
   #composing = false
   #timer = null
   #writing = false
   #locked = new Compartment()
   #onChange = () => !this.#writing && this.#pull()
-  /** Where the others' carets are, as the document names places. */
+  /** The others' carets, as cursors of the document. */
   #others = []
 
   /** `options`: `label`, `hint`, `onCaret()`, `onHistory()`, and for one line `onEnter()`. */
@@ -69,7 +69,7 @@ export class Field {
     return [EditorState.readOnly.of(is), EditorView.contentAttributes.of({ "aria-readonly": String(is) })]
   }
 
-  /** Shows another document's text, to be edited; with null, nothing. */
+  /** Shows a document's text for editing; with null, nothing. */
   bind(handle) {
     if (handle === this.#handle) return
     this.#release()
@@ -82,12 +82,12 @@ export class Field {
     this.#options.onCaret()
   }
 
-  /** Whether it shows this document's text, to be edited. */
+  /** Whether it shows this document's text for editing. */
   isOf(handle) {
     return this.#handle !== null && handle === this.#handle
   }
 
-  /** Shows a text that cannot be edited. */
+  /** Shows a read-only text. */
   show(text) {
     this.bind(null)
     const now = shown(text)
@@ -97,7 +97,7 @@ export class Field {
     this.#options.onHistory()
   }
 
-  /** What is shown stays, and cannot be edited any more. */
+  /** Makes the shown text read-only. */
   freeze() {
     if (!this.#handle) return
     this.#release()
@@ -132,13 +132,13 @@ export class Field {
     this.#view.focus()
   }
 
-  /** Whether there is something to undo, and to do again. */
+  /** Whether there is something to undo, and to redo. */
   get history() {
     const { state } = this.#view
     return { undo: Boolean(this.#handle) && undoDepth(state) > 0, redo: Boolean(this.#handle) && redoDepth(state) > 0 }
   }
 
-  /** Where the user's selection is, as others can find it: `{ anchor, head }`, or null. */
+  /** The user's selection as cursors of the document: `{ anchor, head }`, or null. */
   get caret() {
     if (!this.#handle || !this.#view.hasFocus || this.#pending) return null
     const doc = this.#handle.doc()
@@ -148,7 +148,7 @@ export class Field {
     return { anchor: at, head: head === anchor ? at : name(head) }
   }
 
-  /** Shows where others are: `{ peer, name, hue, anchor, head }`. */
+  /** Shows the others' carets: `{ peer, name, hue, anchor, head }`. */
   place(others) {
     const now = JSON.stringify(others)
     if (now === JSON.stringify(this.#others)) return
@@ -165,7 +165,7 @@ export class Field {
       try {
         return [{ ...who, anchor: find(anchor), head: find(head) }]
       } catch {
-        // A place in what has not come yet, or nonsense.
+        // A cursor in changes that have not arrived yet, or an invalid one.
         return []
       }
     })
@@ -178,7 +178,7 @@ export class Field {
     this.#heads = this.#handle.heads()
   }
 
-  // What is typed.
+  // Local edits.
 
   #updated(update) {
     for (const transaction of update.transactions) {
@@ -192,7 +192,7 @@ export class Field {
 
   #compositionBegins() {
     clearTimeout(this.#timer)
-    // What was composed before this.
+    // An earlier composition.
     if (!this.#composing) this.#push()
     this.#composing = true
   }
@@ -207,7 +207,7 @@ export class Field {
     }, COMPOSED_MS)
   }
 
-  /** Writes what was typed to the document. */
+  /** Writes local edits to the document. */
   #push() {
     if (!this.#pending || !this.#handle?.isReady()) return
     const changes = this.#pending
@@ -220,7 +220,7 @@ export class Field {
         this.#take()
         return
       }
-      // Others wrote while a character was composed. The edit belongs to what was shown then.
+      // Remote edits arrived during a composition. The edit belongs to the state shown then.
       this.#heads = this.#handle.changeAt(this.#heads, splice) ?? this.#heads
       this.#text = this.#handle.view(this.#heads).doc()[this.#key]
     } finally {
@@ -245,7 +245,7 @@ export class Field {
     return now.length === this.#heads.length && now.every(head => this.#heads.includes(head))
   }
 
-  // What others write.
+  // Remote edits.
 
   #pull() {
     if (this.#composing || this.#pending || !this.#handle?.isReady() || this.#isCurrent()) return
@@ -258,9 +258,9 @@ export class Field {
     this.#placeOthers()
   }
 
-  /** The editor's changes that do what patches say; null if they are not only splices of one text. */
+  /** The editor's changes for patches; null if these are not only splices of one text. */
   #changesOf(patches, before) {
-    // Their positions are those of the text, which differ from the editor's from a `\r\n` on.
+    // Patches have positions of the text, which differ from the editor's after a `\r\n`.
     if (before.includes("\r") || this.#text.includes("\r")) return null
     let changes = ChangeSet.empty(before.length)
     for (const { action, path, value, length = 1 } of patches) {
@@ -274,7 +274,7 @@ export class Field {
     return changes.newLength === this.#text.length ? changes : null
   }
 
-  /** The one replacement that makes what the editor shows what it should show. */
+  /** The single replacement that turns the editor's content into the document's. */
   #replacement() {
     const text = shown(this.#text)
     const edit = difference(this.#view.state.doc.toString(), text, text.length)
@@ -282,7 +282,7 @@ export class Field {
   }
 }
 
-/** A title is one line: line ends that are typed or pasted become blanks. */
+/** A title is one line: typed or pasted line ends become blanks. */
 function joined(transaction) {
   if (!transaction.docChanged || transaction.isUserEvent("undo") || transaction.isUserEvent("redo")) return transaction
   let has = false

@@ -1,11 +1,11 @@
-// What only this browser has of a note that somebody deleted: put where nothing can lose it, and made a
-// note of again.
+// Orphaned edits of notes that were deleted elsewhere: stores them durably in this browser, and creates
+// new notes from them.
 
 import { Automerge } from "@automerge/automerge-repo/slim"
 
 import { copyOf, read, summary } from "./note.js"
 
-/** What a handle lacks of what other pages of this browser have stored. */
+/** Merges changes that other pages of this browser have stored into a handle. */
 export async function takeStored(repo, handle) {
   const stored = await repo.storageSubsystem.loadDoc(handle.documentId).catch(() => null)
   if (!stored || !handle.isReady()) return
@@ -14,13 +14,13 @@ export async function takeStored(repo, handle) {
   if (!isThere) handle.update(doc => Automerge.merge(doc, stored))
 }
 
-/** What a note holds, for when its document is gone: `{ view, summary, bytes }`. */
+/** A copy of a note's content that outlives its document: `{ view, summary, bytes }`. */
 export function copy(doc) {
   const view = read(doc)
   return { view, summary: summary(view), bytes: Automerge.save(doc) }
 }
 
-/** Resolves once all that a note's handle holds is on the browser's disk, also what is typed meanwhile. */
+/** Resolves once all changes of a note's handle are on the browser's disk, including concurrent typing. */
 export async function keep(repo, shelf, note) {
   await takeStored(repo, note.handle)
   for (let heads = null; heads !== String(note.handle.heads()); ) {
@@ -32,16 +32,16 @@ export async function keep(repo, shelf, note) {
   note.isKept = true
 }
 
-/** What a row of the shelf says of a note. */
+/** The note of a row of the shelf. */
 export function kept({ bytes, title, body }) {
   let view = { title, body, items: [], created: null, votes: null }
   try {
     view = read(Automerge.load(bytes))
   } catch {
-    // What it says is kept beside it, for a version that cannot read it.
+    // Title and body are stored in the row too, for a version that cannot read the bytes.
   }
   return { state: "gone", orphan: true, isKept: true, rank: Number.MAX_VALUE, bytes, view, summary: summary(view) }
 }
 
-/** The contents of a new note that has what was kept of another. */
+/** The contents of a new note with the kept content of a deleted one. */
 export const contentOf = ({ bytes, view }) => copyOf(bytes ? Automerge.toJS(Automerge.load(bytes)) : view)

@@ -1,13 +1,13 @@
-// The way to the relay: automerge-repo's WebSocket adapter, made so that it can be switched off.
+// The link to the relay: automerge-repo's WebSocket adapter, extended so that it can be switched off.
 
 import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
 
-/** How long to wait before the relay is tried again. Not all pages at once. */
+/** The delay before a reconnect, randomised so that not all pages reconnect at once. */
 const retryAfter = () => 1_500 + Math.random() * 1_000
 
 /**
- * The published adapter may connect again after `disconnect`, when its connection had been lost
- * before; and once disconnected it stops trying. So one of these is used once: it ends for good.
+ * The published adapter may reconnect after `disconnect` if its connection was lost before, and cannot be
+ * reused after `disconnect`. So each instance is used for one period online.
  */
 class Connection extends WebSocketClientAdapter {
   #ended = false
@@ -24,7 +24,7 @@ class Connection extends WebSocketClientAdapter {
     this.socket.addEventListener("close", this.#onLost)
   }
 
-  /** What finds no open socket is said again after the next handshake; the adapter would throw. */
+  /** Drops messages without an open socket, where the adapter would throw; a handshake repeats them. */
   send(message) {
     if (this.socket?.readyState === WebSocket.OPEN) super.send(message)
   }
@@ -36,12 +36,12 @@ class Connection extends WebSocketClientAdapter {
   }
 }
 
-/** `online` is what the user wants, `up` what is; `lost` says that it was tried in vain. */
+/** `online`: the user wants a connection; `up`: there is one; `lost`: the last attempt failed. */
 export class Link {
   online = false
   up = false
   lost = false
-  /** The relay's name for its storage, as automerge-repo keeps heads by it. */
+  /** The relay's storage id, under which automerge-repo stores the relay's heads. */
   storageId = null
   #repo
   #url
@@ -49,7 +49,7 @@ export class Link {
   #refused
   #connection = null
 
-  /** `refused(id)` hears of documents that the relay says it does not have. */
+  /** Calls `refused(id)` for documents that the relay reports as unavailable. */
   constructor(repo, url, tell, refused) {
     this.#repo = repo
     this.#url = url
@@ -63,7 +63,7 @@ export class Link {
     this.lost = false
     const connection = new Connection(this.#url, () => this.#is(connection, false, true))
     this.#connection = connection
-    // Its own listeners come first, so that it knows of the relay when others are told.
+    // The repo's listeners are added first, so that it knows the relay before ours run.
     this.#repo.networkSubsystem.addNetworkAdapter(connection)
     connection.on("peer-candidate", ({ peerMetadata }) => {
       this.storageId = peerMetadata?.storageId ?? null

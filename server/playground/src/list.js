@@ -1,8 +1,8 @@
-// The list of notes, and the search in it. Rows are made as far as somebody scrolls.
+// The list of notes, and its search. Creates rows as the user scrolls.
 
 import { SEARCHED } from "./note.js"
 
-/** Rows that are made at first, and at each further step. */
+/** Rows created at first, and at each further step. */
 const STEP = 50
 
 export class List {
@@ -17,7 +17,7 @@ export class List {
   #observer
   #rows = new Map()
 
-  /** `at` finds the page's elements; `changed()` asks for a drawing. */
+  /** `at` finds the page's elements; `changed()` requests a redraw. */
   constructor(at, changed) {
     this.#list = at("list")
     this.#end = at("list-end")
@@ -60,7 +60,7 @@ export class List {
       row.remove()
     }
     for (const id of before.keys()) this.#inSight.delete(id)
-    // A row that is moved loses the focus.
+    // A moved row loses the focus.
     if (focused && document.activeElement === document.body) this.#rows.get(focused)?.firstElementChild.focus()
     this.#end.hidden = found.length <= this.#shown
     this.#tell(all, found)
@@ -76,7 +76,7 @@ export class List {
     if (at("found").textContent !== text) at("found").textContent = text
   }
 
-  /** How much was searched: what was never loaded here cannot be. */
+  /** How many notes were searched: only those with a stored title can be. */
   #covered(all) {
     const { complete, isUp } = this.#notebook
     const known = all.filter(note => note.summary).length

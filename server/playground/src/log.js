@@ -1,14 +1,14 @@
-// What the relay lists of a space: read whole once, then followed. It must not know notes.
+// The relay's list of a space: read completely once, then followed. Must not depend on notes.
 
 import { listing } from "./relay.js"
 
-/** How long until a relay is asked again that was never reached: no link would tell that it is there. */
+/** Interval of requests to a relay that was never reached: there is no link yet that would detect it. */
 const AGAIN_MS = 2_000
 
 export class Log {
-  /** Up to where it was read: `{ epoch, head }`; null if all of it is to be read. */
+  /** The position read so far: `{ epoch, head }`; null to read the whole list. */
   cursor = null
-  /** The relay did not answer when it was asked last. */
+  /** Whether the last request to the relay failed. */
   deaf = false
   #place
   #tell
@@ -16,16 +16,16 @@ export class Log {
   #again = false
 
   /**
-   * `tell` has `meet(relay)`, called before anything of an answer; `listed(id, offset)` and `deleted(id)`;
-   * `whole(ids)`, when all of the list was read; `read()`, when the cursor has moved; `page()` and
-   * `looked()` after an answer and after the last; `first()` after the first of many. What they return is waited for.
+   * `tell` has the callbacks `meet(relay)`, before an answer is processed; `listed(id, offset)` and
+   * `deleted(id)`; `whole(ids)`, after the complete list; `read()`, after the cursor moved; `page()` and
+   * `looked()`, after each answer and after the last; `first()`, after the first of several. Promises are awaited.
    */
   constructor(place, tell) {
     this.#place = place
     this.#tell = tell
   }
 
-  /** Asks the relay what is new; once more if that is asked for meanwhile. */
+  /** Requests news from the relay; once more if called during a request. */
   look() {
     this.#again = true
     this.#looking ??= this.#lookUntilQuiet().finally(() => (this.#looking = null))
@@ -39,7 +39,7 @@ export class Log {
         await this.#learn()
         this.deaf = false
       } catch {
-        // It is tried again: when the link comes up, or the relay has news.
+        // Retried when the link comes up, or the relay has news.
         this.deaf = true
       }
       if (this.#tell.looked()) continue
@@ -72,15 +72,15 @@ export class Log {
       await this.#catchUp(head, hear)
       waits.push(this.#tell.whole(found))
     }
-    // What was lost with a deletion is kept first: until then the cursor stays where it is.
+    // The cursor moves only after orphaned edits of deleted notes are stored.
     await Promise.all(waits)
     this.cursor = { epoch, head }
     await this.#tell.read()
   }
 
   /**
-   * Notes that were edited while the list was read are in front of where it began. Nothing can be missed
-   * once all that is new fits into one answer.
+   * Notes that were edited while the list was read are before its beginning. Repeats until all news fits into
+   * one answer, so that nothing is missed.
    */
   async #catchUp(since, hear) {
     for (let answers = 0; answers !== 1; ) {
@@ -93,10 +93,10 @@ export class Log {
     }
   }
 
-  /** An answer of the relay: is it the one that we know, and the same log? */
+  /** Checks that an answer is from the known relay and from the same log. */
   async #meet({ relay, epoch }, cursor) {
     await this.#tell.meet(relay)
-    // In the first answer of all, it is known only now what was read before.
+    // With the first answer, the stored cursor has only now been loaded.
     const known = cursor ?? this.cursor
     if (!known || known.epoch === epoch) return
     this.cursor = null

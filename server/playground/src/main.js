@@ -1,4 +1,4 @@
-// The page: which note is open, and what a click does. It must not know automerge.
+// The page: the open note and the user's actions. This module must not depend on automerge.
 
 import { initializeWasm } from "@automerge/automerge-repo/slim"
 
@@ -17,20 +17,20 @@ let people
 let list
 let sheet
 let selected = null
-/** Whether the others have been told who is here, since the link came up. */
+/** Whether the presence message has been sent since the link came up. */
 let greeted = false
-/** Whether a note has been shown at the start, or none was to be. */
+/** Whether the first note has been shown at the start, or none had to be. */
 let shown = false
 let drawing = false
-/** What the notice at the page's foot can take back. */
+/** The undo function of the current notice. */
 let takeBack = null
 let noticeTimer = null
 
-/** What changed is drawn once for each frame, however much it was. */
+/** Draws once per frame, however many changes there were. */
 function draw() {
   if (drawing) return
   drawing = true
-  // A page in the background has no frames.
+  // A background page has no frames.
   const soon = document.hidden ? callback => setTimeout(callback) : requestAnimationFrame
   soon(() => {
     drawing = false
@@ -59,7 +59,7 @@ function drawStatus() {
   else say(status, "good", "Connected · all on the relay")
 }
 
-/** Says something at the page's foot, for a while, with a way back if there is one. */
+/** Shows a notice at the bottom of the page for a while, with an undo button if `back` is given. */
 function notice(text, back = null) {
   clearTimeout(noticeTimer)
   takeBack = back
@@ -75,20 +75,20 @@ function endNotice() {
   at("notice").hidden = true
 }
 
-/** Selects what the address names. */
+/** Selects the note that the address names. */
 function follow() {
   const id = named(location)
   try {
     selected = id && notebook.link ? notebook.get(id) : null
   } catch {
-    // No id at all: as if nothing were named.
+    // An invalid id counts as none.
     selected = null
   }
   meet()
   draw()
 }
 
-/** Enters the selected note while the relay is there, so that others see who has it open. */
+/** Announces presence in the selected note while the link is up. */
 function meet() {
   const handle = notebook.link?.up && selected?.state === "ready" ? selected.handle : null
   people.enter(handle, () => sheet.caret())
@@ -96,7 +96,7 @@ function meet() {
 
 function hear(what, note) {
   if (what === "heard") {
-    // The relay answered for this note, so it forwards now what is said about it.
+    // The relay has answered for this note, so it now forwards its ephemeral messages.
     if (note && note === selected && !greeted) {
       greeted = true
       people.greet()
@@ -111,7 +111,7 @@ function hear(what, note) {
   draw()
 }
 
-/** On a wide page a note is open from the start. */
+/** On a wide page, opens the first note at the start. */
 function showFirst() {
   if (shown || !notebook.link) return
   const [first] = notebook.list()
@@ -131,7 +131,7 @@ function deleteSelected() {
   const note = selected
   notebook.delete(note)
   show(null)
-  // What had the focus is gone.
+  // The focused element was removed.
   at(at("finding").hidden ? "new" : "search").focus()
   const title = note.summary?.title || "Untitled"
   notice(`“${title}” will be deleted for everyone.`, () => {
@@ -151,7 +151,7 @@ function listen() {
   })
   at("switch").addEventListener("click", () => {
     if (!notebook.link.online) return notebook.goOnline()
-    // The goodbye still needs the connection.
+    // The last presence message needs the connection.
     people.enter(null)
     notebook.goOffline()
   })
@@ -192,7 +192,7 @@ async function start() {
   at("space").textContent = here.space
   at("terminal").open = WIDE.matches
   at("commands").textContent = terminal(here)
-  // The relay is asked for its list meanwhile.
+  // Meanwhile the notebook requests the relay's list.
   const automerge = initializeWasm(fetch(new URL("automerge.wasm", import.meta.url)))
   people = new People(draw)
   notebook = new Notebook(here, automerge, hear)
@@ -202,8 +202,8 @@ async function start() {
   listen()
   draw()
   await Promise.all([automerge, notebook.start()])
-  // Where browsers allow it, the page opens without the relay from the next time on. It reads the page's files
-  // once more, and so comes last.
+  // If the browser supports service workers, the page opens without the relay from the next time on. The
+  // worker reads the page's files once more, so it is registered last.
   navigator.serviceWorker?.register("/playground/worker.js", { scope: "/" }).catch(() => {})
 }
 

@@ -1,18 +1,18 @@
-// A note's shape, as docs/notebook.md fixes it, and what the list keeps of one.
+// A note's format, as docs/notebook.md specifies it, and its row in the list.
 
 const VERSION = 1
 
-/** How long a title in the list may be. */
+/** Maximum length of a title in the list. */
 const LINE = 120
-/** Where a first line is looked for: a text may have a million characters. */
+/** Characters searched for the first line: a text may have a million. */
 const LOOKED_AT = 2_000
-/** Characters of a body that the search looks at: kept for each note of a space. */
+/** Characters of a body that the search covers: stored for each note of a space. */
 export const SEARCHED = 500
 
 /** The contents of a new note. Strings are text objects, the date is a timestamp. */
 export const fresh = () => ({ landfallNotebook: VERSION, created: new Date(), title: "", body: "" })
 
-/** What a document holds as a note, or `{ problem }` in words for a person. */
+/** A document's content as a note, or `{ problem }` with a message for the user. */
 export function read(doc) {
   const version = doc.landfallNotebook
   if (version === undefined) return { problem: "This document is not a note." }
@@ -30,33 +30,33 @@ export function read(doc) {
   }
 }
 
-/** What the list shows of a note and the search looks at. */
+/** The parts of a note that the list shows and the search covers. */
 export function summary(view) {
   if (view.problem) return { problem: view.problem, title: "", line: view.problem, text: "" }
   const title = firstLine(view.title)
   return { title, line: firstLine(view.body, title), text: view.body.slice(0, SEARCHED) }
 }
 
-/** The first line that says something; in Markdown, other than the title. */
+/** The first line that is not blank; in Markdown, and not the title. */
 export function firstLine(text, title = "") {
   const lines = text.slice(0, LOOKED_AT).split(/\r\n?|\n/).map(line => line.trim())
   const says = line => line && !(title && line.replace(/^#+\s*/, "") === title && line.startsWith("#"))
   return (lines.find(says) ?? "").slice(0, LINE)
 }
 
-/** The order of the list: what was changed last comes first. */
+/** The order of the list: most recently changed first. */
 export function inOrder(a, b) {
   return b.rank - a.rank || b.edited - a.edited || (a.id < b.id ? -1 : 1)
 }
 
-/** As what a note is downloaded: `{ name, text }`. */
+/** A note as a file to download: `{ name, text }`. */
 export function asFile({ title, body }) {
   const name = firstLine(title).replace(/[\\/:*?"<>|\p{Cc}]+/gu, " ").trim() || "note"
   const heading = title.trim() ? `# ${title.trim()}\n\n` : ""
   return { name: `${name.slice(0, 80)}.md`, text: heading + body }
 }
 
-/** The contents of a new note that has what another one has. `plain` is that as plain values. */
+/** The contents of a new note that copies another, given as plain values. */
 export function copyOf(plain) {
   const { title, body, ...rest } = plain
   const text = value => (typeof value === "string" ? value : "")

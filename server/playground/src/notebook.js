@@ -1,5 +1,5 @@
-// The notes of one space: which there are, in which order, and who does what with them. It knows the relay
-// and automerge-repo; it must not know the page.
+// The notes of one space and their order; connects the modules that load, delete and store them. It depends on
+// the relay and on automerge-repo, and must not depend on the page.
 
 import { Repo } from "@automerge/automerge-repo/slim"
 import { IndexedDBStorageAdapter } from "@automerge/automerge-repo-storage-indexeddb"
@@ -15,11 +15,11 @@ import { Fact, Ids, Owed, Shelf } from "./stored.js"
 import { Titles } from "./titles.js"
 
 export class Notebook {
-  /** All notes that are known of, by id. */
+  /** All known notes, by id. */
   notes = new Map()
-  /** Whether the relay has said which notes there are, all of them. */
+  /** Whether the relay's list has been read completely. */
   complete = false
-  /** The way to the relay, once it is known which relay that is. */
+  /** The link to the relay, once the relay's identity is known. */
   link = null
   #place
   #automerge
@@ -39,8 +39,8 @@ export class Notebook {
   #order = null
 
   /**
-   * `automerge` resolves when that can be used; until then the relay is asked what there is. `tell(what, note)`
-   * hears of what changed: `begun`, `notes`, `link`, `heard` from the relay, `undeleted`.
+   * `automerge` resolves when automerge is loaded; meanwhile the notebook requests the relay's list.
+   * `tell(what, note)` is called on events: `begun`, `notes`, `link`, `heard` from the relay, `undeleted`.
    */
   constructor(place, automerge, tell) {
     this.#place = place
@@ -54,7 +54,7 @@ export class Notebook {
       whole: found => this.#wholeRead(found),
       read: () => this.#logRead(),
       page: () => tell("notes"),
-      // The first screen comes before all that nobody sees yet.
+      // The visible notes load before all others.
       first: () => this.#titles.shown(),
       looked: () => {
         tell("notes")
@@ -63,19 +63,19 @@ export class Notebook {
     })
   }
 
-  /** The relay did not answer when it was asked last. */
+  /** Whether the last request to the relay failed. */
   get deaf() {
     return this.#log.deaf
   }
 
-  /** Begins with what this browser knows; the relay need not be there. */
+  /** Starts with the notes stored in this browser; the relay need not be reachable. */
   async start() {
     const relay = this.#lastRelay.value
     if (relay) await this.#begin(relay)
     if (!this.link || this.link.online) await this.look()
   }
 
-  /** Everything here is of one relay and one space: another relay is another notebook. */
+  /** Opens the notebook of one relay and one space: each relay has a separate notebook. */
   async #begin(relay) {
     this.#relay = relay
     this.#lastRelay.value = relay
@@ -104,19 +104,19 @@ export class Notebook {
     this.#tell("begun")
   }
 
-  /** What this browser knows of the notes. */
+  /** Loads the notes stored in this browser. */
   async #recall() {
     try {
       const [titles, rescued] = await Promise.all([this.#shelf.titles(), this.#shelf.kept()])
       for (const { id, ...known } of titles) Object.assign(this.note(id), known)
       for (const row of rescued) {
         const note = Object.assign(this.note(row.id), kept(row))
-        // The page may have been closed between the two.
+        // The page may have been closed between the two writes.
         this.#titles.forget(note)
       }
       this.#log.cursor = JSON.parse(this.#read.value)
     } catch {
-      // A browser that keeps nothing: all of it is asked for.
+      // A browser without storage: request the whole list.
       this.#log.cursor = null
     }
     this.complete = this.#log.cursor !== null
@@ -135,7 +135,7 @@ export class Notebook {
     this.#tell("link")
   }
 
-  /** All notes that are shown, in the list's order. */
+  /** All listed notes, in order. */
   list() {
     this.#order ??= this.#inOrder()
     return this.#order
@@ -143,13 +143,13 @@ export class Notebook {
 
   #inOrder() {
     const deleting = this.#deletions?.all() ?? new Set()
-    // What was only looked for, by a link, has no rank.
+    // A note that was only requested by a link has no rank.
     const isThere = note => (note.rank > 0 || note.state === "ready") && !deleting.has(note.id)
     const isShown = note => (note.state === "gone" ? note.orphan : isThere(note))
     return [...this.notes.values()].filter(isShown).sort(inOrder)
   }
 
-  /** How many notes hold changes that the relay is not known to have. */
+  /** The number of notes with changes that the relay has not confirmed. */
   get owing() {
     if (!this.#deletions) return 0
     const deleting = this.#deletions.all()
@@ -161,14 +161,14 @@ export class Notebook {
     return this.#documents.create(content)
   }
 
-  /** Opens one by its id, whether the relay listed it or not. */
+  /** Opens a note by its id, whether the relay listed it or not. */
   get(id) {
     const note = this.note(id)
     this.#documents.look(note)
     return note
   }
 
-  /** Loads what the list shows of these first. */
+  /** Loads the titles of these notes first. */
   want(notes) {
     this.#titles?.want(notes)
   }
@@ -184,14 +184,14 @@ export class Notebook {
     void this.look()
   }
 
-  /** Writes what the browser has not stored yet. */
+  /** Writes unsaved changes to the browser's storage. */
   flush() {
     return this.#documents?.flush()
   }
 
   // Deletion, here and elsewhere.
 
-  /** Deletes a note after a while, unless that is taken back. */
+  /** Deletes a note after a delay, unless the deletion is undone. */
   delete(note) {
     this.#deletions.delete(note)
   }
@@ -200,12 +200,12 @@ export class Notebook {
     this.#deletions.undelete(note)
   }
 
-  /** Makes a new note of one that is gone. */
+  /** Creates a new note from a deleted one. */
   saveAsNew(note) {
     return this.#deletions.saveAsNew(note)
   }
 
-  /** Lets go of what was kept of a note that is gone. */
+  /** Discards the orphaned edits of a deleted note. */
   discard(note) {
     return this.#deletions.discard(note)
   }
@@ -218,7 +218,7 @@ export class Notebook {
     void this.flush()
   }
 
-  /** Of a note that we have, the relay says so if it was deleted: or if it cannot read it. */
+  /** The relay reported a note as unavailable: it was deleted, or the relay cannot read it. */
   async #refused(id) {
     const note = this.notes.get(id)
     if (note?.state !== "ready") return
@@ -226,25 +226,25 @@ export class Notebook {
     if (note.state === "ready" && note.offset === 0) await this.#deletions.lost(note)
   }
 
-  // What the parts of this ask and tell.
+  // Queries and callbacks of the notebook's modules.
 
-  /** The note of an id, whether or not it was known. */
+  /** The note of an id; creates an entry if it is unknown. */
   note(id) {
     if (!this.notes.has(id)) this.notes.set(id, new Note(id))
     return this.notes.get(id)
   }
 
-  /** Whether the relay is there. */
+  /** Whether the link is up. */
   get isUp() {
     return Boolean(this.link?.up)
   }
 
-  /** The relay's name for its storage, once it is there. */
+  /** The relay's storage id, once connected. */
   get storageId() {
     return this.link?.storageId
   }
 
-  /** How far the relay's log was read. */
+  /** The offset up to which the relay's log has been read. */
   get head() {
     return this.#log.cursor?.head ?? 0
   }
@@ -257,12 +257,12 @@ export class Notebook {
     this.#deletions.dropWithCopy(note)
   }
 
-  /** The relay did not delete a note that it was to delete. */
+  /** The relay refused to delete a note. */
   notDeleted(note) {
     this.#tell("undeleted", note)
   }
 
-  /** Its place in the list may be another. */
+  /** The note's place in the list may have changed. */
   changed(note) {
     this.#order = null
     this.toDraw(note)
@@ -274,12 +274,12 @@ export class Notebook {
 
   // The relay's list.
 
-  /** Asks the relay what is new. */
+  /** Requests news from the relay. */
   look() {
     return this.#log.look()
   }
 
-  /** The relay that answers is the one that we know. */
+  /** Checks that the answering relay is the known one; else reloads the page. */
   async #meet(relay) {
     if (!this.link) await this.#begin(relay)
     if (relay === this.#relay) return
@@ -288,7 +288,7 @@ export class Notebook {
     throw new Error("the address leads to another relay")
   }
 
-  /** The relay has listed all that there is. */
+  /** The relay's list was read completely: notes that it lacks were deleted. */
   #wholeRead(found) {
     const notes = [...this.notes.values()].filter(note => note.offset > 0 && !found.has(note.id))
     this.complete = true
@@ -300,19 +300,19 @@ export class Notebook {
       await this.#titles.save()
       this.#read.value = JSON.stringify(this.#log.cursor)
     } catch {
-      // A browser that keeps nothing asks for all of it the next time.
+      // A browser without storage requests the whole list the next time.
     }
     this.#titles.run(this.link.up)
   }
 
-  /** The relay lists it, with its last entry at an offset. */
+  /** The relay lists the note, with its last entry at an offset. */
   #heard(note, offset) {
     if (note.orphan || (note.offset === offset && note.state !== "gone")) return
-    // A deletion is for good: what is listed was not deleted.
+    // Deletions are permanent: a listed note was not deleted.
     if (note.state === "gone") Object.assign(note, { state: "listed", handle: null, view: null })
     note.rank = this.#owed.has(note.id) ? Math.max(note.rank, offset) : offset
     note.offset = offset
-    // What is open hears of each change by itself.
+    // An open document receives its changes through automerge-repo.
     if (note.state === "ready") note.seen = offset
     if (note.state === "missing") note.state = "listed"
     this.#documents.heard(note)

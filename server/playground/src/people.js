@@ -1,18 +1,18 @@
-// Who has a note open, and where their carets are: automerge-repo's presence, one note at a time.
+// The users who have a note open, and their carets: automerge-repo's presence, for one note at a time.
 
 import { Presence } from "@automerge/automerge-repo/slim"
 
 const NAME_KEY = "landfall-name"
 const PERSON_KEY = "landfall-person"
-/** More is no name. */
+/** Maximum length of a name. */
 export const NAME_LENGTH = 24
-/** Longer is no id of a person, and no place in a text. */
+/** Maximum length of a person's id, and of a cursor. */
 const ID_LENGTH = 64
-/** Colours that there are, in style.css. */
+/** The number of colours in style.css. */
 const HUES = 8
-/** How often others are told where somebody's caret is. */
+/** Minimum interval between two reports of the caret. */
 const TELL_EVERY_MS = 80
-/** More are not shown, nor are their carets: anybody can say that he is a crowd. */
+/** Maximum number of users shown: a hostile peer can claim any number. */
 const SHOWN_MOST = 50
 const FIELDS = ["title", "body"]
 
@@ -22,7 +22,7 @@ const any = list => list[Math.floor(Math.random() * list.length)]
 
 export class People {
   name
-  /** The same in all pages of this browser, so that a person has one colour everywhere. */
+  /** The person's id, the same in all pages of this browser, so that a person has one colour everywhere. */
   person
   #presence = null
   #handle = null
@@ -44,7 +44,7 @@ export class People {
     return hueOf(this.person)
   }
 
-  /** Those who have the same note open, each page of theirs: `{ peer, person, name, hue, caret, isSelf }`. */
+  /** The other pages that have the same note open: `{ peer, person, name, hue, caret, isSelf }`. */
   others() {
     const all = this.#presence ? Object.entries(this.#presence.getPeerStates().value ?? {}) : []
     const states = all.slice(0, SHOWN_MOST)
@@ -62,7 +62,7 @@ export class People {
     this.#presence?.broadcast("name", this.name)
   }
 
-  /** Enters a note, leaves the one before; with null, only leaves. `caret()` says where the user is. */
+  /** Leaves the previous note and enters this one, unless it is null. `caret()` returns the user's caret. */
   enter(handle, caret = () => null) {
     if (handle === this.#handle) return
     clearTimeout(this.#timer)
@@ -82,7 +82,7 @@ export class People {
     this.#tell()
   }
 
-  /** The user's caret may be elsewhere: others are told soon, and not each time. */
+  /** The user's caret may have moved: reports it, at a limited rate. */
   moved() {
     if (!this.#presence || this.#timer) return
     const wait = Math.max(0, this.#told + TELL_EVERY_MS - performance.now())
@@ -96,7 +96,7 @@ export class People {
     }, wait)
   }
 
-  /** Says again who is here: whoever came meanwhile has not heard it. */
+  /** Repeats the presence message, for peers that joined since the last one. */
   greet() {
     this.#presence?.broadcast("name", this.name)
     this.#presence?.broadcast("person", this.person)
@@ -104,14 +104,14 @@ export class People {
   }
 }
 
-/** The same colour for a person, whoever looks. */
+/** The colour of a person, the same for all viewers. */
 function hueOf(person) {
   let hash = 0
   for (const letter of person) hash = (hash * 31 + letter.codePointAt(0)) >>> 0
   return hash % HUES
 }
 
-// A stranger's state may be anything.
+// A peer's presence state is untrusted.
 
 const word = (value, most) => (typeof value === "string" ? value.trim().slice(0, most) : "")
 

@@ -1,8 +1,8 @@
-// Which relay and which space: the page's own address says it.
+// Relay and space, read from the page's address.
 
 const DEFAULT_SPACE = "default"
 
-/** `/` is the space `default`, `/spaces/NAME` another. */
+/** `/` is the space `default`, `/spaces/NAME` is the space NAME. */
 export function place({ protocol, host, pathname }) {
   const name = /^\/spaces\/([A-Za-z0-9][A-Za-z0-9._-]{0,63})\/?$/.exec(pathname)?.[1]
   const relay = `${protocol === "https:" ? "wss" : "ws"}://${host}`
@@ -21,7 +21,7 @@ export const addressOf = ({ origin, pathname }, id) => `${origin}${pathname}#${i
 /** The note that an address names, if any: an id, with or without `automerge:`. */
 export const named = ({ hash }) => hash.slice(1).replace(/^automerge:/, "")
 
-/** How to open the same notebook with landfall-demo. */
+/** The commands that open the same notebook with landfall-demo. */
 export function terminal({ relay, space }) {
   const options = space === DEFAULT_SPACE ? "" : `export LANDFALL_SPACE=${space}\n`
   return [

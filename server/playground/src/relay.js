@@ -1,19 +1,19 @@
-// What the page asks of the relay by HTTP: which notes there are, and to delete one. It must not know
-// what a note is.
+// The page's HTTP requests to the relay: the list of notes, and deletion. Must not depend on the content of
+// notes.
 
-/** Ids of the first answer: a screen of them, at once. */
+/** Ids in the first answer: about a screen, for a fast start. */
 const FIRST_PAGE = 100
-/** Ids of each further answer; the relay gives no more. */
+/** Ids in each further answer, the relay's maximum. */
 const PAGE = 1_000
-/** What stands before an id in a document's address. Their checksums are looked at by whoever opens one. */
+/** The prefix of a document's URL. Opening a document checks the id's checksum. */
 const SCHEME = "automerge:"
-/** How long until the stream of news is tried again. */
+/** How long until the event stream is opened again. */
 const AGAIN_MS = 3_000
 
 /**
- * What was changed behind an offset, newest first: `page(found)` for each answer, with
- * `found.documents` as `{ id, offset, deleted }`. Resolves to the first answer, which says how far
- * the log reached.
+ * Lists the documents changed after an offset, newest first: calls `page(found)` for each answer, with
+ * `found.documents` as `{ id, offset, deleted }`. Resolves to the first answer, which contains the head
+ * of the log.
  */
 export async function listing({ documents, space }, since, page) {
   let [before, first, limit] = [null, null, FIRST_PAGE]
@@ -24,7 +24,7 @@ export async function listing({ documents, space }, since, page) {
     const found = await answer.json()
     found.documents = found.documents.map(({ url, ...rest }) => ({ id: url.slice(SCHEME.length), ...rest }))
     first ??= found
-    // Another log meanwhile: what was read does not fit together.
+    // The log was replaced between two answers: they do not belong together.
     if (found.relay !== first.relay || found.epoch !== first.epoch) throw new Error("the relay's log was replaced")
     await page(found)
     before = found.next
@@ -33,15 +33,15 @@ export async function listing({ documents, space }, since, page) {
   return first
 }
 
-/** Has the relay delete a note, for good. With `leaving`, also if the page is closed meanwhile. */
+/** Permanently deletes a note at the relay. With `leaving`, the request survives the page. */
 export async function remove({ documents, space }, id, leaving = false) {
   const query = new URLSearchParams({ space })
   const answer = await fetch(`${documents}/${id}?${query}`, { method: "DELETE", keepalive: leaving })
-  // One that never came there is as good as deleted.
+  // A note that never reached the relay counts as deleted.
   if (!answer.ok && answer.status !== 404) throw new Error(await answer.text())
 }
 
-/** Hears that the log has grown, while the page can be seen and the relay is there. */
+/** Watches for growth of the log, while the page is visible and the link is up. */
 export class News {
   #address
   #tell
@@ -49,11 +49,11 @@ export class News {
   #wanted = false
   #timer = null
 
-  /** `tell()` is called when there may be something new: also after each interruption. */
+  /** Calls `tell()` when there may be news, also after each interruption. */
   constructor({ live, space }, tell) {
     this.#address = `${live}?${new URLSearchParams({ space })}`
     this.#tell = tell
-    // A browser opens six connections to a relay: pages that nobody sees leave them to others.
+    // A browser opens at most six connections to a relay: hidden pages release theirs.
     document.addEventListener("visibilitychange", () => this.#turn())
   }
 
@@ -75,7 +75,7 @@ export class News {
     this.#stream = new EventSource(this.#address)
     this.#stream.onopen = this.#stream.onmessage = () => this.#tell()
     this.#stream.onerror = () => {
-      // The relay ends it now and then, and the browser opens it again by itself.
+      // The relay ends the stream now and then, and the browser reopens it.
       if (this.#stream?.readyState !== EventSource.CLOSED) return
       this.#stream = null
       this.#timer = setTimeout(() => {

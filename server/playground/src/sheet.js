@@ -1,13 +1,13 @@
-// The note that is open: its text, what is the matter with it, and who else is there.
+// The open note: its text, its problems, and the other users who have it open.
 
 import { Field } from "./field.js"
 import { asFile, firstLine } from "./note.js"
 import { addressOf } from "./place.js"
 
-/** How long a button says that it has done something. */
+/** How long a button shows its success message. */
 const DONE_MS = 1_500
 
-/** Puts words into an element, with what they mean in colour. */
+/** Sets the text of an element, and its colour by `tone`. */
 export function say(element, tone, text) {
   if (element.dataset.tone !== tone) element.dataset.tone = tone
   if (element.textContent !== text) element.textContent = text
@@ -18,7 +18,7 @@ export class Sheet {
   #people
   #fields
   #note = null
-  /** The one that was edited last: whose history the buttons go through. */
+  /** The field edited last: the undo buttons use its history. */
   #lastField
 
   /** `at` finds the page's elements. */
@@ -28,7 +28,7 @@ export class Sheet {
     const shared = { onCaret: () => people.moved(), onHistory: () => this.#drawHistory() }
     const title = { ...shared, label: "Title", hint: "Untitled", onEnter: () => this.#fields.body.focus() }
     const body = { ...shared, label: "Text", hint: "Write something. Others see it as you type." }
-    // Both tell when they are made, and know each other only then.
+    // Both fields call back while they are created, so they are assigned one by one.
     this.#fields = { title: new Field(at("title-field"), "title", title) }
     this.#fields.body = new Field(at("body-field"), "body", body)
     this.#lastField = this.#fields.body
@@ -49,7 +49,7 @@ export class Sheet {
     at("download").addEventListener("click", () => download(asFile(this.#note.view)))
   }
 
-  /** To write the title of a new note. */
+  /** Focuses the title of a new note. */
   begin() {
     this.#fields.title.focus()
   }
@@ -136,7 +136,7 @@ export class Sheet {
     at("others").replaceChildren(...others.map(personOf))
   }
 
-  /** Where the user's caret is, for others. */
+  /** The user's caret, to report to others. */
   caret() {
     for (const [field, editor] of Object.entries(this.#fields)) {
       const caret = editor.caret
@@ -153,7 +153,7 @@ export class Sheet {
       await navigator.clipboard.writeText(address)
       button.textContent = "Copied"
     } catch {
-      // Without TLS, and not on this machine, browsers keep the clipboard shut.
+      // Browsers deny the clipboard to pages that have neither TLS nor a loopback address.
       prompt("The note's address", address)
     }
     setTimeout(() => (button.textContent = "Copy link"), DONE_MS)

@@ -1,10 +1,10 @@
-// What the browser keeps of a notebook beside its documents: small facts at once (localStorage), what
-// is known of all notes and what must not be lost in a database of its own. No automerge here.
+// What the browser stores of a notebook beside its documents: small facts synchronously (localStorage), the
+// titles of all notes and the orphaned edits in a separate database. Must not use automerge.
 
 /** This page, among others of the same notebook. */
 const PAGE = crypto.getRandomValues(new Uint32Array(2)).join("-")
 
-/** A value of the page, by a name. */
+/** A named value in localStorage. */
 export class Fact {
   #key
 
@@ -23,8 +23,8 @@ export class Fact {
 }
 
 /**
- * A value for some notes that survives a reload at once: what is put is there before the call returns. All
- * pages of the same notebook share it.
+ * Values for note ids that survive a reload: `put` is synchronous. All pages of the same notebook share
+ * them.
  */
 export class Ids {
   #prefix
@@ -54,7 +54,7 @@ export class Ids {
     localStorage.removeItem(this.#prefix + id)
   }
 
-  /** Hears what other pages put and drop: `heard(id, isThere)`. */
+  /** Calls `heard(id, isThere)` when another page puts or drops an id. */
   listen(heard) {
     addEventListener("storage", ({ key, newValue }) => {
       if (key?.startsWith(this.#prefix)) heard(key.slice(this.#prefix.length), newValue !== null)
@@ -62,32 +62,32 @@ export class Ids {
   }
 }
 
-/** Notes that hold something for the relay, each with the page that has it. */
+/** Notes with changes that the relay has not confirmed, each with the page that has them. */
 export class Owed extends Ids {
-  /** This page has something. */
+  /** This page has unconfirmed changes of the note. */
   add(id) {
     this.put(id, PAGE)
   }
 
-  /** This page has what another one had. */
+  /** This page takes over the changes from another page. */
   take(id) {
     if (this.has(id)) this.add(id)
   }
 
-  /** The relay has all that this page has. Another one may have more. */
+  /** The relay has confirmed this page's changes. Another page may have more. */
   remove(id) {
     if (this.value(id) === PAGE) this.drop(id)
   }
 }
 
-/** Rows that are put at a time: a browser does nothing else meanwhile. */
+/** Rows written per transaction: the browser is blocked during each. */
 const PUT_AT_ONCE = 200
-/** What the list shows of each note. */
+/** The list's row of each note. */
 const TITLES = "titles"
-/** Deleted notes with work of this browser that nobody else has: `{ id, bytes, title, body }`. */
+/** Deleted notes with orphaned edits, which only this browser has: `{ id, bytes, title, body }`. */
 const KEPT = "kept"
 
-/** The page's own database of a notebook. */
+/** The page's database of a notebook. */
 export class Shelf {
   #database
 
@@ -107,7 +107,7 @@ export class Shelf {
     return this.#run(TITLES, "readonly", store => store.getAll())
   }
 
-  /** Puts what is known of some notes, and takes others out. */
+  /** Writes the rows of some notes, and deletes others. */
   async putTitles(rows, gone) {
     await this.#run(TITLES, "readwrite", store => {
       rows.slice(0, PUT_AT_ONCE).forEach(row => store.put(row))
@@ -120,7 +120,7 @@ export class Shelf {
     return this.#run(KEPT, "readonly", store => store.getAll())
   }
 
-  /** Resolves once it is on the browser's disk. */
+  /** Resolves once the row is on the browser's disk. */
   keep(row) {
     return this.#run(KEPT, "readwrite", store => store.put(row), { durability: "strict" })
   }

@@ -1,11 +1,11 @@
-// style-mod with constructed style sheets: the page's policy allows no <style> element, which the
-// published one makes. CodeMirror's styles come through here (see `alias` in bundle.mjs).
+// Replaces style-mod by constructed style sheets: the page's content security policy forbids the <style>
+// elements that the published package creates. CodeMirror's styles use it (see `alias` in bundle.mjs).
 
 import { StyleModule as Published } from "../node_modules/style-mod/src/style-mod.js"
 
 const sheets = new WeakMap()
 
-/** The style sheet of a module, made once. */
+/** The style sheet of a module, created once. */
 function sheetOf(module) {
   if (!sheets.has(module)) {
     const sheet = new CSSStyleSheet()
@@ -16,7 +16,7 @@ function sheetOf(module) {
 }
 
 export class StyleModule extends Published {
-  /** The modules' rules hold from now on; those of later modules before those of earlier ones. */
+  /** Applies the modules' rules; later modules precede earlier ones. */
   static mount(root, modules) {
     const mounted = [modules].flat().map(sheetOf)
     const others = root.adoptedStyleSheets.filter(sheet => !mounted.includes(sheet))

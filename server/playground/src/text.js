@@ -1,14 +1,14 @@
-// A text as an editor shows it, and as the document has it. Positions are UTF-16 units, as in the
-// DOM and in automerge's JavaScript. No DOM and no document here.
+// Maps positions between a text as an editor shows it and as the document stores it. Positions are UTF-16
+// units, as in the DOM and in automerge's JavaScript. Must not use the DOM or documents.
 
-/** What an editor makes of a text: every line end is one `\n`. */
+/** A text as an editor shows it: every line end is one `\n`. */
 export const shown = text => text.replace(/\r\n?/g, "\n")
 
-/** Where a position of the shown text stands in the text itself. */
+/** Maps a position of the shown text to the stored text. */
 export function toText(text, position) {
   let extra = 0
   let end = text.indexOf("\r\n")
-  // Each end of two characters before it puts it one further.
+  // Each two-character line end before it adds one.
   while (end !== -1 && end < position + extra) {
     extra++
     end = text.indexOf("\r\n", end + 2)
@@ -16,13 +16,13 @@ export function toText(text, position) {
   return position + extra
 }
 
-/** Where a position of a text stands once it is shown. */
+/** Maps a position of the stored text to the shown text. */
 export const toShown = (text, position) =>
   text.includes("\r\n") ? shown(text.slice(0, position)).length : position
 
 /**
- * The one replacement that makes `after` of `before`. The caret says where somebody typed: of "aa"
- * becoming "aaa", which `a` is new.
+ * The single replacement that turns `before` into `after`. The caret resolves ambiguity: if "aa" becomes
+ * "aaa", it determines which `a` is new.
  */
 export function difference(before, after, caret) {
   const most = Math.min(before.length, after.length)
@@ -35,7 +35,7 @@ export function difference(before, after, caret) {
   extend(Math.min(most, after.length - caret))
   while (head < most - tail && before.charCodeAt(head) === after.charCodeAt(head)) head++
   extend(most - head)
-  // Half a surrogate pair is no character.
+  // Do not split a surrogate pair.
   if (head > 0 && isHigh(before.charCodeAt(head - 1))) head--
   if (tail > 0 && isLow(fromEnd(before, tail - 1))) tail--
   return { at: head, remove: before.length - head - tail, insert: after.slice(head, after.length - tail) }

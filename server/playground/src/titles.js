@@ -1,18 +1,18 @@
-// What the list shows of notes that nobody has open: loaded once, those in sight first, and kept in the
-// browser. A document is let go of as soon as its title is known.
+// The list's rows of notes that are not open: loads each document once, visible rows first, and stores its
+// title in the browser. A document leaves memory as soon as its title is known.
 
 import { read, summary } from "./note.js"
 
-/** Documents that are loaded at a time for notes in sight, and in the background. */
+/** Documents that are loaded concurrently for visible notes, and in the background. */
 const IN_SIGHT = 16
 const BEHIND = 2
-/** How long what is not in sight waits for what is. */
+/** How long the background waits for the visible notes. */
 const GIVE_WAY_MS = 1_000
-/** How long the relay may take to say that it has no more of a document than this browser. */
+/** How long the relay may take to report that it has no more of a document than this browser. */
 const SETTLED_MS = 5_000
-/** How long a document is still kept: automerge-repo may be about to answer the relay of it. */
+/** How long a document stays in memory afterwards: automerge-repo may be about to answer the relay. */
 export const LINGER_MS = 500
-/** What became known is stored together. */
+/** New titles are stored together after this delay. */
 const SAVE_AFTER_MS = 500
 
 export class Titles {
@@ -22,15 +22,15 @@ export class Titles {
   #inSight = []
   #running = 0
   #up = false
-  /** Notes to store, and ids to take out. */
+  /** Notes to store, and ids to delete. */
   #dirty = new Set()
   #gone = new Set()
   #timer = null
-  /** Notes that were tried, with the offset: none is tried twice for the same. */
+  /** Loaded notes with their offsets: none is loaded twice for the same offset. */
   #tried = new Map()
-  /** Where the background has got to in the list. */
+  /** The background's position in the list. */
   #next = 0
-  /** Told when nothing in sight waits for its title any more. */
+  /** Resolved when all visible notes have their titles. */
   #waiting = []
 
   constructor(repo, shelf, notebook) {
@@ -39,13 +39,13 @@ export class Titles {
     this.#notebook = notebook
   }
 
-  /** These are in sight. */
+  /** Sets the visible notes. */
   want(notes) {
     this.#inSight = notes
     this.#pump()
   }
 
-  /** Resolves once nothing in sight waits for its title, or after a while. */
+  /** Resolves once all visible notes have their titles, or after a time limit. */
   shown() {
     return new Promise(resolve => {
       this.#waiting.push(resolve)
@@ -58,7 +58,7 @@ export class Titles {
     this.#pump()
   }
 
-  /** The relay is there, or not; or its list has changed. */
+  /** The link went up or down, or the relay's list changed. */
   run(up) {
     if (up && !this.#up) this.#tryAgain()
     this.#up = up
@@ -66,13 +66,13 @@ export class Titles {
     this.#pump()
   }
 
-  /** What the relay did not give before it may give now. */
+  /** The relay may now have notes that were unavailable before. */
   #tryAgain() {
     this.#tried.clear()
     for (const note of this.#notebook.list()) if (note.state === "missing" && note.offset > 0) note.state = "listed"
   }
 
-  /** What is known of a note is another thing now. */
+  /** The summary of a note changed. */
   changed(note) {
     this.#gone.delete(note.id)
     this.#dirty.add(note)
@@ -89,7 +89,7 @@ export class Titles {
     this.#timer ??= setTimeout(() => void this.save().catch(() => {}), SAVE_AFTER_MS)
   }
 
-  /** Stores what has changed. */
+  /** Stores the changed titles. */
   async save() {
     clearTimeout(this.#timer)
     this.#timer = null
@@ -124,7 +124,7 @@ export class Titles {
     if (this.#running >= IN_SIGHT) return null
     const note = this.#inSight.find(note => this.#isWanted(note))
     if (note || this.#running >= BEHIND || this.#waiting.length > 0) return note ?? null
-    // Of the others, those of which nothing is known: what the search does not cover yet.
+    // Of the others, those without a summary, which the search does not cover yet.
     const list = this.#notebook.list()
     while (this.#next < list.length) {
       const other = list[this.#next++]
@@ -142,11 +142,11 @@ export class Titles {
       if (note.state === "listed") note.state = "missing"
       return this.#notebook.toDraw(note)
     }
-    // The relay may have more of it; this much can be shown.
+    // The relay may have more of it; show the local content first.
     if (!this.#notebook.isSafe(handle)) this.#learn(note, handle)
     if (await this.#settled(handle)) note.seen = offset
     if (!this.#learn(note, handle)) return
-    // Not waited for: others have their turn.
+    // Not awaited, so that the next documents load.
     setTimeout(() => void this.#close(note), LINGER_MS)
   }
 
@@ -158,7 +158,7 @@ export class Titles {
     return true
   }
 
-  /** Waits until the relay has nothing more of it. What came before that may be an older copy. */
+  /** Waits until the relay has no more of it. An earlier state may be an older copy. */
   #settled(handle) {
     const isSafe = () => this.#notebook.isSafe(handle)
     if (isSafe()) return true

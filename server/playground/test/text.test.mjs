@@ -1,4 +1,4 @@
-// What is typed and what others write, as positions of a text.
+// Positions of local and remote edits in a text.
 
 import assert from "node:assert/strict"
 import { test } from "node:test"
@@ -9,7 +9,7 @@ const apply = (text, { at, remove, insert }) => text.slice(0, at) + insert + tex
 
 test("a difference turns one text into the other", () => {
   const alphabet = ["a", "b", "\n", "🏝", "🏞", "é"]
-  // A generator of its own, so that what fails can be run again.
+  // A seeded generator, so that failures are reproducible.
   let state = 7
   const next = below => (state = (state * 48271) % 0x7fffffff) % below
   const word = () => Array.from({ length: next(8) }, () => alphabet[next(alphabet.length)]).join("")

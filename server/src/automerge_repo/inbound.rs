@@ -67,8 +67,8 @@ impl Driver {
             }
             // The part of the message that was pushed is stored; the client sends the rest again.
             ItemResult::Unpaid => {
-                let what = "the changes are more work than this client may cause, and others need \
-                            their memory";
+                let what = "the changes exceed this client's share of the work, and other sessions \
+                            need their memory";
                 self.machine.fail(Code::OVERLOADED, what.to_owned());
             }
             ItemResult::NoRoom => {
@@ -114,7 +114,8 @@ impl Driver {
         }
         // Checked first: pings in the middle of a large message do not extend its time.
         if self.meter.gives_up(self.reads()) {
-            let what = "a large message came too slowly, and others need its memory".to_owned();
+            let what =
+                "a large message arrived too slowly, and other clients need its memory".to_owned();
             self.machine.fail(Code::OVERLOADED, what);
         }
         // Items that waited for the pacing time are taken with those that have arrived since.

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_goes_to_who_came_last_and_stays_there_when_the_first_one_leaves() {
+    async fn a_peer_id_belongs_to_the_latest_connection() {
         let (peers, space) = (Peers::default(), "s".parse::<SpaceName>().unwrap());
         let told = [Arc::<Notify>::default(), Arc::default(), Arc::default()];
         let join = |id: usize, name: &str| {

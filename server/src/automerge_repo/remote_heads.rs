@@ -21,7 +21,7 @@ pub(super) type HeadsDelivery = Arc<HeadsUpdate>;
 /// The sending end of a session's queue. When the queue is full, new items are dropped: the next ones of
 /// the storage replace them.
 #[derive(Debug, Clone)]
-pub(super) struct Ear {
+pub(super) struct HeadsListener {
     news: mpsc::Sender<HeadsDelivery>,
     /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
@@ -34,13 +34,13 @@ pub(super) struct Hears {
 }
 
 /// Both ends.
-pub(super) fn ear() -> (Ear, Hears) {
+pub(super) fn listener() -> (HeadsListener, Hears) {
     let (tell, news) = mpsc::channel(limits::REPO_REMOTE_HEADS_WAITING);
     let waiting = Arc::<AtomicUsize>::default();
-    (Ear { news: tell, waiting: Arc::clone(&waiting) }, Hears { news, waiting })
+    (HeadsListener { news: tell, waiting: Arc::clone(&waiting) }, Hears { news, waiting })
 }
 
-impl Ear {
+impl HeadsListener {
     fn tell(&self, news: &HeadsDelivery) {
         let bytes = weight(news);
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
@@ -82,7 +82,7 @@ type Storage = (SpaceName, String);
 
 #[derive(Default)]
 struct State {
-    listeners: HashMap<Storage, HashMap<SessionId, Ear>>,
+    listeners: HashMap<Storage, HashMap<SessionId, HeadsListener>>,
     wishes: HashMap<SessionId, BTreeSet<String>>,
     known: HashMap<Storage, HashMap<DocumentId, HeadsDelivery>>,
     /// The known heads, oldest first.
@@ -98,15 +98,15 @@ impl RemoteHeadsTable {
         space: &SpaceName,
         id: SessionId,
         storages: Vec<String>,
-        ear: &Ear,
+        listener: &HeadsListener,
     ) {
         let mut state = self.state.lock();
         for storage in storages {
             let key = (space.clone(), storage.clone());
             for known in state.known.get(&key).into_iter().flat_map(HashMap::values) {
-                ear.tell(known);
+                listener.tell(known);
             }
-            state.listeners.entry(key).or_default().insert(id, ear.clone());
+            state.listeners.entry(key).or_default().insert(id, listener.clone());
             state.wishes.entry(id).or_default().insert(storage);
         }
     }
@@ -158,9 +158,9 @@ impl RemoteHeadsTable {
         }
         let news = Arc::new(news);
         let mut told = 1;
-        for (id, ear) in state.listeners.get(&key).into_iter().flatten() {
+        for (id, listener) in state.listeners.get(&key).into_iter().flatten() {
             if *id != from {
-                ear.tell(&news);
+                listener.tell(&news);
                 told += 1;
             }
         }
@@ -237,10 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_newer_is_told_to_whoever_asked_for_it() {
+    fn newer_heads_reach_their_subscribers() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = ear();
+        let (sender, mut receiver) = listener();
         let id = SessionId;
         remote_heads.tell(&space, from(1), news(1.0));
         remote_heads.subscribe(&space, id(2), vec!["s".into()], &sender);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_table_is_bounded() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let tell = |number: u128, heads: usize| {
@@ -283,10 +283,10 @@ mod tests {
     }
 
     #[test]
-    fn news_from_the_future_do_not_silence_those_that_come() {
+    fn a_report_from_the_future_does_not_suppress_later_ones() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = ear();
+        let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         remote_heads.tell(&space, from(1), news(1e300));
         let message = next(&mut receiver).unwrap().timestamp_ms.unwrap();
@@ -296,10 +296,10 @@ mod tests {
 
     /// The relay's clock was ahead when a report arrived, and is then set right.
     #[test]
-    fn a_clock_that_is_set_back_silences_nobody() {
+    fn reports_pass_after_the_clock_is_set_back() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = ear();
+        let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
         // As `tell` stored it at that moment.
@@ -307,13 +307,13 @@ mod tests {
         let bytes = weight(&before);
         remote_heads.state.lock().keep((space.clone(), "s".into()), before, bytes);
         remote_heads.tell(&space, from(1), HeadsUpdate { timestamp_ms: None, ..news(1.0) });
-        assert!(next(&mut receiver).is_ok(), "nothing of it is told for thirty years");
+        assert!(next(&mut receiver).is_ok(), "reports are suppressed for thirty years");
     }
 
     /// A client subscribes to a storage and unsubscribes from it, again and again, each time to another
     /// one.
     #[test]
-    fn nothing_is_remembered_of_storages_that_nobody_wants_to_hear_of_any_more() {
+    fn storages_without_subscribers_are_forgotten() {
         use landfall_protocol::Moment;
         use landfall_protocol::automerge_repo::message::{Message, PeerMetadata};
         use landfall_protocol::automerge_repo::peer::{Effect, Host, Peer};
@@ -321,7 +321,7 @@ mod tests {
 
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, _receiver) = ear();
+        let (sender, _receiver) = listener();
         let (relay, now) = ("relay".to_owned(), Moment::default());
         let host = Host { peer_id: relay.clone(), storage_id: "storage".to_owned() };
         let mut peer = Peer::new(host, Patience::default(), now);
@@ -351,17 +351,21 @@ mod tests {
         }
         let state = remote_heads.state.lock();
         let (listeners, wishes) = (state.listeners.len(), state.wishes.len());
-        assert_eq!((listeners, wishes), (0, 0), "storages that the client asked for, and no more");
+        assert_eq!(
+            (listeners, wishes),
+            (0, 0),
+            "subscriptions remain after the client removed all"
+        );
     }
 
     /// Many clients subscribe to a storage. A client of that storage reports heads as fast as it can.
     #[test]
-    fn what_one_session_tells_of_is_no_work_without_end_for_all_who_hear_it() {
+    fn reports_of_one_session_are_paced_for_their_subscribers() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let mut heard: Vec<_> = (2..102)
             .map(|id| {
-                let (sender, receiver) = ear();
+                let (sender, receiver) = listener();
                 remote_heads.subscribe(&space, SessionId(id), vec!["s".into()], &sender);
                 receiver
             })
@@ -384,10 +388,10 @@ mod tests {
 
     /// A client subscribes to a storage and does not read.
     #[test]
-    fn what_waits_for_a_session_is_bounded_by_its_bytes() {
+    fn queued_reports_of_a_session_are_bounded_in_bytes() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let (sender, mut receiver) = ear();
+        let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         for number in 0..300_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());

@@ -440,7 +440,7 @@ mod tests {
 
     /// A client opens very many documents that the relay does not have.
     #[tokio::test]
-    async fn questions_that_need_only_a_look_are_answered_in_one_read() {
+    async fn queries_without_content_are_answered_in_one_read() {
         let compactor = tempfile::tempdir().unwrap();
         let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
         let (metrics, compactions) = (Arc::new(Metrics::new()), CompactionOptions::default());

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_child_finds_is_written_down_and_said_by_the_name() {
+    fn the_childs_result_is_recorded_and_marked_in_the_name() {
         for (script, damage, name) in [
             ("echo '{\"damage\":0}'", 0, "relay-2026-11-30T19-15-00Z.db"),
             ("echo '{\"damage\":2,\"first\":\"x\"}'", 2, "relay-2026-11-30T19-15-00Z.damaged.db"),
@@ -120,7 +120,7 @@ mod tests {
 
     /// A failed child proves nothing about the copy, which stays unchanged.
     #[test]
-    fn a_child_that_fails_says_nothing_of_the_copy() {
+    fn a_failed_child_leaves_the_copy_unchanged() {
         for script in ["exit 1", "echo no JSON", "echo '{}'", "kill -9 $$"] {
             let (_folder, left, last) = said(script);
             assert_eq!(last, None, "{script}");

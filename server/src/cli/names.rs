@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_as_browsers_write_it() {
+    fn an_origin_is_normalised_as_browsers_write_it() {
         for (given, is) in [
             ("https://app.example", "https://app.example"),
             (" https://App.Example/ ", "https://app.example"),

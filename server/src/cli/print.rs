@@ -589,14 +589,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_and_many_are_told_apart() {
+    fn counts_use_singular_and_plural() {
         let told = [(1, "space"), (2, "space"), (1, "index"), (0, "index")];
         let told = told.map(|(number, one)| counted(number, one));
         assert_eq!(told, ["1 space", "2 spaces", "1 index", "0 indexes"]);
     }
 
     #[test]
-    fn lengths_are_readable() {
+    fn byte_counts_are_human_readable() {
         let lengths = [0, 1, 9_999, 10_000, 12_345_678, 98_765_432_100];
         let read = lengths.map(bytes);
         assert_eq!(read, ["0 bytes", "1 byte", "9999 bytes", "10.0 kB", "12.3 MB", "98.8 GB"]);

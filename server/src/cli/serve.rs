@@ -332,7 +332,7 @@ mod tests {
     use crate::serve::Essential;
 
     #[test]
-    fn a_thread_that_ended_has_a_code_of_its_own() {
+    fn an_ended_thread_has_its_own_exit_code() {
         let ended = ServeError::Ended(Essential::Compaction);
         assert_eq!(code_and_hint(&ended).0, 10);
         assert!(ended.to_string().contains("its compaction thread ended"), "{ended}");

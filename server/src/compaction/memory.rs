@@ -71,7 +71,7 @@ mod tests {
     const BYTES: usize = 1 << 20;
 
     #[test]
-    fn a_compaction_has_its_memory_when_it_is_its_turn() {
+    fn a_compaction_waits_in_turn_for_its_memory() {
         let memory = Memory::new(0);
         let room = CompactionMemory::new(memory.clone());
         let peer = memory.account(ShareKey::Session(1));
@@ -80,7 +80,7 @@ mod tests {
         assert!(room.take(BYTES).is_none());
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (1, all));
         assert!(room.take(BYTES).is_none());
-        assert_eq!(memory.waiting(), 1, "it waits twice");
+        assert_eq!(memory.waiting(), 1, "it waits twice for one document");
         drop(held);
         let granted = room.take(BYTES).expect("there is room");
         assert_eq!(memory.used(Class::Upload), BYTES);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_compacted_after_all_holds_nothing() {
+    fn a_cancelled_compaction_holds_no_memory() {
         let memory = Memory::new(0);
         let room = CompactionMemory::new(memory.clone());
         let peer = memory.account(ShareKey::Session(1));

@@ -39,7 +39,7 @@ impl Worker {
             ControlFlow::Break(())
         });
         read.map_err(|error| error.chain())?;
-        let body = base.ok_or("it is gone")?;
+        let body = base.ok_or("the snapshot is gone")?;
         let hash = landfall_compaction::hash_of(&body);
         let (mut changes, mut bytes, mut bad) = (Vec::new(), 0, None);
         let opened = supervisor.changes_since(&body, &[], |change| {
@@ -59,7 +59,7 @@ impl Worker {
         let epoch = Epoch::from_bytes(epoch);
         match self.store.expand(space, document, &hash, changes, epoch) {
             Ok(true) => Ok(count),
-            Ok(false) => Err("it does not match its index".to_owned()),
+            Ok(false) => Err("the stored document no longer matches it".to_owned()),
             Err(error) => Err(error.chain()),
         }
     }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn one_session_of_twenty_uploads_delays_another_by_none_of_those_that_wait() {
+    fn queued_uploads_of_a_session_delay_no_other_session() {
         let mut queue = queue();
         for number in 0..20 {
             queue.add(session(1), place(number), "slow");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn forty_sessions_of_an_address_delay_another_by_one_that_runs() {
+    fn sessions_of_an_address_delay_another_by_one_running_job() {
         let mut queue = queue();
         for number in 0..40 {
             queue.add(session_of(1, u64::from(number)), place(number), "slow");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_have_their_turns_whoever_came_first() {
+    fn sessions_take_turns_regardless_of_arrival() {
         let mut queue = queue();
         for number in 0..3 {
             queue.add(session(1), place(number), "a");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relays_own_compactions_come_last_and_come_at_all() {
+    fn the_relays_own_compactions_run_last_but_do_run() {
         let now = Instant::now();
         let mut queue: Queue<()> = Queue { next_look: Some(now), ..Queue::default() };
         for number in 0..=limits::MERGES_IN_A_ROW as u64 {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compaction_ends_for_who_waits_for_its_thread_or_its_document_and_not_for_ever() {
+    fn a_compaction_yields_to_waiting_sessions_a_bounded_number_of_times() {
         let mut queue: Queue<()> = Queue::default();
         // One thread is free; a job behind its own owner's job waits for no thread.
         assert!(!is_ended(&mut queue, |queue| queue.add(session(1), place(2), ())));
@@ -345,7 +345,7 @@ mod tests {
         let ended =
             [(); 2 * limits::COMPACTION_YIELDS + 2].map(|()| is_ended(&mut queue, same_document));
         assert_eq!(ended.iter().filter(|ended| !**ended).count(), 2, "{ended:?}");
-        assert!(!ended[limits::COMPACTION_YIELDS], "it comes to its own end after so many");
+        assert!(!ended[limits::COMPACTION_YIELDS], "a compaction yields only so often");
         assert!(is_ended(&mut queue, other_document));
         // A compaction that finished resets the count.
         assert!(!is_ended(&mut queue, |_| {}));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_queue_takes_nothing() {
+    fn a_closed_queue_accepts_nothing() {
         let mut queue = queue();
         queue.add(session(1), place(1), "waits");
         queue.close();

@@ -117,7 +117,7 @@ impl Worker {
     ) -> Result<Remade, String> {
         // Without a whole index, the changes that the snapshot covered are unknown.
         let index = self.store.document_index(space, document, true);
-        let index = index.map_err(|error| error.chain())?.ok_or("it is gone")?;
+        let index = index.map_err(|error| error.chain())?.ok_or("the document is gone")?;
         let compacted = index.compacted.filter(|compacted| compacted.hash == hash);
         let compacted = compacted.ok_or("it has been compacted since")?;
         let (index, offset) = (compacted.index.ok_or("its index is missing")?, compacted.offset);

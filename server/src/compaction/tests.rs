@@ -23,7 +23,7 @@ fn compactor(path: &Path) -> Arc<Compactor> {
 }
 
 #[test]
-fn twenty_uploads_of_one_session_do_not_delay_that_of_another() {
+fn twenty_uploads_of_one_session_do_not_delay_anothers() {
     let home = tempfile::tempdir().unwrap();
     let compactor = compactor(home.path());
     let (tell, told) = mpsc::channel();

@@ -58,7 +58,7 @@ fn counts(mailbox: &Mailbox) -> Vec<u64> {
 }
 
 #[test]
-fn entries_reach_those_who_have_the_document_open() {
+fn entries_reach_subscribers_of_the_document() {
     let (fan_out, here) = (fan_out(), space("here"));
     let (one, two) = (mailbox_of(1), mailbox_of(2));
     fan_out.subscribe(&here, document(1), &one);
@@ -76,7 +76,7 @@ fn entries_reach_those_who_have_the_document_open() {
 }
 
 #[test]
-fn a_full_seat_drops_all_entries_and_says_so_once() {
+fn a_full_mailbox_drops_all_entries_and_reports_it_once() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
     for offset in 1..=limits::SEAT_ENTRIES as u64 {
@@ -91,7 +91,7 @@ fn a_full_seat_drops_all_entries_and_says_so_once() {
 }
 
 #[test]
-fn an_entry_counts_as_much_as_the_commit_that_it_keeps() {
+fn an_entry_is_charged_for_the_commit_that_it_keeps() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
     let half = limits::SEAT_ENTRY_BYTES / 2;
@@ -106,7 +106,7 @@ fn an_entry_counts_as_much_as_the_commit_that_it_keeps() {
 }
 
 #[test]
-fn what_is_said_reaches_everybody_else_who_follows() {
+fn an_ephemeral_message_reaches_all_other_subscribers() {
     let (fan_out, here) = (fan_out(), space("here"));
     let mailboxes: Vec<_> = (0..4).map(mailbox_of).collect();
     fan_out.subscribe(&here, document(1), &mailboxes[0]);
@@ -125,7 +125,7 @@ fn what_is_said_reaches_everybody_else_who_follows() {
     assert!(fan_out.publish_ephemeral(&mailbox_of(2), &here, message(document(2), 2)));
     assert!(
         mailboxes.iter().all(|mailbox| counts(mailbox).is_empty()),
-        "it came back to who said it"
+        "the sender received its own message"
     );
     fan_out.unsubscribe_ephemeral(&here, 7, SessionId(2));
     assert!(fan_out.publish_ephemeral(&mailbox_of(0), &here, message(document(1), 3)));
@@ -133,7 +133,7 @@ fn what_is_said_reaches_everybody_else_who_follows() {
 }
 
 #[test]
-fn a_repetition_and_one_that_is_too_large_go_to_nobody() {
+fn repeated_and_oversized_messages_are_not_forwarded() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
     assert!(fan_out.publish_ephemeral(&mailbox_of(0), &here, message(document(1), 5)));
@@ -162,7 +162,7 @@ fn a_repetition_and_one_that_is_too_large_go_to_nobody() {
 }
 
 #[test]
-fn a_full_seat_drops_what_was_said_first_and_keeps_its_entries() {
+fn a_full_mailbox_drops_the_oldest_messages_and_keeps_entries() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
     fan_out.publish(&commit(&here, &[(1, document(1), 1)]));
@@ -187,7 +187,7 @@ fn a_full_seat_drops_what_was_said_first_and_keeps_its_entries() {
 }
 
 #[test]
-fn a_session_that_is_gone_leaves_nothing_behind() {
+fn an_ended_session_leaves_nothing_behind() {
     let (fan_out, here, there) = (fan_out(), space("here"), space("there"));
     let (one, two) = (mailbox_of(1), mailbox_of(2));
     for mailbox in [&one, &two] {
@@ -209,7 +209,7 @@ fn a_session_that_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn whoever_waits_is_woken() {
+fn a_waiting_receiver_is_woken() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -230,7 +230,7 @@ fn whoever_waits_is_woken() {
 }
 
 #[test]
-fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() {
+fn messages_over_the_rate_are_dropped_and_other_senders_pass() {
     let (fan_out, here) = (fan_out(), space("here"));
     let mailboxes: Vec<_> = (2..102).map(mailbox_of).collect();
     mailboxes
@@ -257,7 +257,7 @@ fn one_who_says_too_much_is_dropped_until_it_is_paid_for_and_others_are_heard() 
 }
 
 #[test]
-fn many_sessions_of_an_address_say_no_more_than_a_few() {
+fn the_rate_is_bounded_per_address() {
     let (fan_out, here, now) = (fan_out(), space("here"), Instant::now());
     let listener = mailbox_of(0);
     fan_out.subscribe_ephemeral(&here, 1, Filter::Everything, &listener);
@@ -280,11 +280,14 @@ fn many_sessions_of_an_address_say_no_more_than_a_few() {
     let most = limits::SHARE_EPHEMERAL_BURST as usize;
     assert!((most..most + most / 8).contains(&bytes), "{bytes} bytes of {most}");
     let other = Broadcast { session: "other".to_owned(), ..message(document(1), 1) };
-    assert!(fan_out.publish_ephemeral_at(&mailbox_of(200), now, &here, other), "others are heard");
+    assert!(
+        fan_out.publish_ephemeral_at(&mailbox_of(200), now, &here, other),
+        "another address is within its rate"
+    );
 }
 
 #[test]
-fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
+fn unheard_and_repeated_messages_count_towards_the_rate() {
     let (fan_out, here) = (fan_out(), space("here"));
     let (loud, now) = (mailbox_of(0), Instant::now());
     let data = vec![0; shared::EPHEMERAL_BYTES];
@@ -292,7 +295,11 @@ fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
         let message = Broadcast { data: data.clone(), ..message(document(1), count) };
         fan_out.publish_ephemeral_at(&loud, now, &here, message)
     };
-    assert_eq!((1..=200).filter(|count| say(*count)).count(), 64, "of 64 KiB and its overhead");
+    assert_eq!(
+        (1..=200).filter(|count| say(*count)).count(),
+        64,
+        "each counts 64 KiB and its overhead"
+    );
     let (mailbox, parrot) = (mailbox_of(1), mailbox_of(2));
     fan_out.subscribe_ephemeral(&here, 1, Filter::Everything, &mailbox);
     for _ in 0..100_000 {
@@ -303,7 +310,7 @@ fn what_nobody_hears_and_what_is_repeated_costs_as_well() {
 
 /// Sessions that do not read, each with a document of its own.
 #[test]
-fn what_waits_for_sessions_takes_memory_that_is_reserved() {
+fn queued_messages_take_reserved_memory() {
     let (fan_out, here, memory) = (fan_out(), space("here"), Memory::new(0));
     let half = limits::SEAT_ENTRY_BYTES / 2;
     let mailboxes: Vec<_> = (0..100)
@@ -317,7 +324,7 @@ fn what_waits_for_sessions_takes_memory_that_is_reserved() {
         .collect();
     let kept = mailboxes.iter().map(|mailbox| mailbox.waiting_entries()).sum::<usize>();
     let used = memory.used(Class::Answer);
-    assert!(kept > 0 && kept < 100, "{kept} of 100 keep what came");
+    assert!(kept > 0 && kept < 100, "{kept} of 100 mailboxes keep the entry");
     assert!(used >= kept * (half - limits::SEAT_FREE_BYTES) && used <= memory.limit() / 2);
     // The other sessions read the store, and receive later entries.
     let told = mailboxes.iter().map(|mailbox| offsets(mailbox).1).filter(|behind| *behind).count();

@@ -13,7 +13,7 @@ use axum::routing::get;
 use flate2::read::GzDecoder;
 use tracing::error;
 
-use super::{Door, describe, text};
+use super::{HttpState, describe, text};
 
 /// The version of the page and its files: changes with any of them.
 const VERSION: &str = include_str!("../../assets/version.txt");
@@ -64,7 +64,7 @@ const ASSETS: &[Asset] = &[
 ];
 
 /// The routes of the files. The page itself is at `/` and `/spaces/NAME`, see [`page`].
-pub(super) fn routes() -> Router<Arc<Door>> {
+pub(super) fn routes() -> Router<Arc<HttpState>> {
     Router::new()
         .route("/playground/worker.js", get(worker))
         .route("/playground/{version}/{file}", get(file))
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_names_files_that_there_are() {
+    fn the_page_names_existing_files() {
         let prefix = format!("/playground/{VERSION}/");
         let named: Vec<&str> = PAGE
             .split('"')
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_sent_to_who_takes_it() {
+    fn gzip_is_sent_to_clients_that_accept_it() {
         for (accepted, takes) in [
             (None, false),
             (Some(""), false),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_compressed_can_be_inflated() {
+    fn compressed_files_can_be_inflated() {
         for asset in ASSETS.iter().filter(|asset| asset.gzip) {
             assert!(inflated(asset.bytes).unwrap().len() > asset.bytes.len(), "{}", asset.name);
         }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_names_are_known_in_all_their_forms() {
+    fn loopback_names_are_recognised_in_all_forms() {
         for good in [
             "localhost",
             "LOCALHOST:7600",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_refused_unless_allowed() {
+    fn origins_are_rejected_unless_allowed() {
         let allow_origins = vec!["https://App.example".into()];
         let guard = Guard { allow_origins, ..Guard::default() };
         let uri = Uri::from_static("/");
@@ -214,11 +214,11 @@ mod tests {
         }
         let near = (header::ORIGIN, "http://localhost");
         let two = headers(&[host.clone(), near, (header::ORIGIN, "http://evil.example")]);
-        assert!(guard.check(&uri, &two).is_err(), "one of two is enough to be refused");
+        assert!(guard.check(&uri, &two).is_err(), "one foreign origin of two is enough");
     }
 
     #[test]
-    fn the_relays_own_page_is_let_in_by_address_and_not_by_name() {
+    fn the_relays_own_page_may_connect_by_address_but_not_by_name() {
         let guard = Guard { any_address: true, ..Guard::default() };
         let uri = Uri::from_static("/");
         let ask = |host, origin| {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_host_is_refused_wherever_it_stands() {
+    fn a_foreign_host_is_rejected_in_any_position() {
         let guard = Guard::default();
         let (local, foreign) = ((header::HOST, "localhost"), (header::HOST, "evil.example"));
         let root = Uri::from_static("/");

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::playground::asked_space;
-use super::{Door, Peer, describe, text};
+use super::{HttpState, Peer, describe, text};
 use crate::hub::{Attach, Event, Feed, Grown, Hub, HubChannel};
 use crate::limits;
 use crate::memory::Grant;
@@ -53,7 +53,7 @@ struct Listener {
 /// Sends `data: OFFSET` at the start and whenever the log has grown. The stream ends after a while; the
 /// client requests it again.
 pub(super) async fn live(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
 ) -> Response<Body> {
@@ -61,7 +61,7 @@ pub(super) async fn live(
         Ok(space) => space,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
-    match listen(&door, &peer, space).await {
+    match listen(&http_state, &peer, space).await {
         Ok(listener) => {
             let mut response = Response::new(Body::from_stream(stream(listener)));
             let headers = response.headers_mut();
@@ -77,7 +77,7 @@ pub(super) async fn live(
 }
 
 async fn listen(
-    door: &Door,
+    http_state: &HttpState,
     peer: &Peer,
     space: SpaceName,
 ) -> Result<Listener, (StatusCode, String)> {
@@ -85,7 +85,7 @@ async fn listen(
         let what = "the maximum number of live listeners is open".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, what)
     };
-    let (session, shared) = (door.next_session(), &door.sessions);
+    let (session, shared) = (http_state.next_session(), &http_state.sessions);
     let account = shared.account(session, peer.address);
     let place = shared.subscriptions.take(account.share()).map_err(|_| full())?;
     let room = account.remember(limits::SUBSCRIPTION_BYTES).ok_or_else(full)?;

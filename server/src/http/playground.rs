@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::{DEFAULT_SPACE, Door, Peer, describe, live, text};
+use super::{DEFAULT_SPACE, HttpState, Peer, describe, live, text};
 use crate::hub::{Event, HubChannel, Pushed};
 use crate::limits;
 use crate::memory::Class;
@@ -29,7 +29,7 @@ const DOCUMENTS_DEFAULT: usize = 100;
 const AUTHOR: &[u8] = b"playground";
 
 /// The routes.
-pub(super) fn routes() -> Router<Arc<Door>> {
+pub(super) fn routes() -> Router<Arc<HttpState>> {
     Router::new()
         .route("/playground/documents", get(documents))
         .route("/playground/documents/{document}", delete(delete_document))
@@ -87,7 +87,7 @@ pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
 /// first; the log's head at the time; and the offset before which the next page ends, or null. An unknown
 /// space has no documents.
 async fn documents(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
 ) -> Response<Body> {
@@ -96,9 +96,9 @@ async fn documents(
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
     // Held while the answer is read and encoded.
-    let account = door.sessions.account(door.next_session(), peer.address);
+    let account = http_state.sessions.account(http_state.next_session(), peer.address);
     let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
-    let listed = match listed(&door, &peer, asked).await {
+    let listed = match listed(&http_state, &peer, asked).await {
         Ok(listed) => listed,
         Err(error) => {
             error!(error = error.chain(), "cannot list the documents");
@@ -118,7 +118,7 @@ async fn documents(
         })
         .collect();
     let body = json!({
-        "relay": door.sessions.upstream.to_string(),
+        "relay": http_state.sessions.upstream.to_string(),
         "epoch": epoch.map(|epoch| epoch.to_string()),
         "head": head.0,
         "documents": documents,
@@ -137,9 +137,10 @@ struct Listed {
 }
 
 /// Reads the store on a blocking thread, in turn with the sessions' pages.
-async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreError> {
-    let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
-    let store = Arc::clone(&door.sessions.store);
+async fn listed(http_state: &HttpState, peer: &Peer, asked: Asked) -> Result<Listed, StoreError> {
+    let turn =
+        http_state.sessions.page_reads.take(http_state.sessions.requester(peer.address)).await;
+    let store = Arc::clone(&http_state.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
         let Asked { space, since, before, limit } = asked;
         // The head before the page: entries in between are then listed twice, and not missed.
@@ -153,13 +154,14 @@ async fn listed(door: &Door, peer: &Peer, asked: Asked) -> Result<Listed, StoreE
 
 /// Whether a space has, or had, a document: a mistyped name must not create a space with a tombstone.
 async fn is_known(
-    door: &Door,
+    http_state: &HttpState,
     peer: &Peer,
     space: SpaceName,
     document: DocumentId,
 ) -> Result<bool, StoreError> {
-    let turn = door.sessions.page_reads.take(door.sessions.asker(peer.address)).await;
-    let store = Arc::clone(&door.sessions.store);
+    let turn =
+        http_state.sessions.page_reads.take(http_state.sessions.requester(peer.address)).await;
+    let store = Arc::clone(&http_state.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
         let plan = store.plan_document(&space, &document, &[])?;
         drop(turn);
@@ -171,7 +173,7 @@ async fn is_known(
 /// Deletes a document permanently: 204 once the deletion is on disk, also if it was deleted before; 404 if
 /// the document does not exist.
 async fn delete_document(
-    State(door): State<Arc<Door>>,
+    State(http_state): State<Arc<HttpState>>,
     Extension(peer): Extension<Peer>,
     Path(document): Path<String>,
     uri: Uri,
@@ -184,7 +186,7 @@ async fn delete_document(
         Ok(space) => space,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
-    match is_known(&door, &peer, space.clone(), document).await {
+    match is_known(&http_state, &peer, space.clone(), document).await {
         Ok(true) => {}
         Ok(false) => {
             let what = format!("the space {space} has no document {document}; nothing was deleted");
@@ -195,12 +197,12 @@ async fn delete_document(
             return text(StatusCode::INTERNAL_SERVER_ERROR, error.told().1);
         }
     }
-    let session = door.next_session();
-    let account = door.sessions.account(session, peer.address);
+    let session = http_state.next_session();
+    let account = http_state.sessions.account(session, peer.address);
     let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
     let (events, mut answers) = mpsc::channel(1);
     let mailbox = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
-    let hub = &door.sessions.hub;
+    let hub = &http_state.sessions.hub;
     let _seat = live::HubRegistration { hub: hub.clone(), session };
     hub.join(account.key(), session, space.clone(), mailbox).await;
     let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
@@ -227,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_is_read() {
+    fn query_parameters_are_parsed() {
         let space = |name: &str| name.parse::<SpaceName>().unwrap();
         let all = Asked { space: space("default"), since: Offset(0), before: None, limit: 100 };
         assert_eq!(asked(None), Ok(all));
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_query_parameter_is_named() {
         for (query, told) in [
             ("limit=0", "1 to 1000"),
             ("limit=1001", "1 to 1000"),

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_handshake_header_is_named() {
         let without = |name: header::HeaderName| {
             let mut headers = request();
             headers.remove(name);

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn single_changes_go_before_the_uploads_of_others_and_addresses_have_their_turns() {
+    fn changes_precede_uploads_of_others_and_addresses_take_turns() {
         let mut held = held();
         for session in 0..3 {
             assert!(held.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_on_keeps_whose_turn_it_was() {
+    fn a_push_that_is_deferred_again_keeps_its_turn() {
         let mut held = held();
         for session in 0..3 {
             assert!(held.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
@@ -257,15 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_half_of_the_places_and_of_the_bytes() {
+    fn an_address_gets_half_of_the_slots_and_bytes() {
         let mut held = held();
         let mut wait = |share, id, bytes| held.wait(&DOCUMENT, key(share, id), single(id), bytes);
         let part = limits::DEFERRED_PUSHES as u64;
         assert!((0..part).all(|id| wait(1, id, 0)));
-        assert!(!wait(1, part, 0), "the places of its share are taken");
+        assert!(!wait(1, part, 0), "the slots of its share are taken");
         assert!(wait(2, 1_000, limits::DEFERRED_PUSH_BYTES));
-        assert!(!wait(2, 1_001, 1), "so are its bytes");
+        assert!(!wait(2, 1_001, 1), "the bytes of its share are taken");
         assert!((2_001..2_000 + part).all(|id| wait(3, id, 0)));
-        assert!(!wait(4, 3_000, 0), "and all places");
+        assert!(!wait(4, 3_000, 0), "all slots are taken");
     }
 }

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_that_was_written_longest_ago_gives_way() {
+    fn the_least_recently_written_ring_is_evicted() {
         let memory = Memory::new(0);
         let room = memory.cache_room();
         let rings = Rings::new(memory.clone());
@@ -180,7 +180,7 @@ mod tests {
         rings.shrink();
         assert_eq!((has(&first), has(&third), memory.cached()), (false, false, 0));
         first.publish(epoch, vec![entry(first.head().0 + 1)]);
-        assert_eq!(memory.cached(), 0, "it kept what there is no room for");
+        assert_eq!(memory.cached(), 0, "the ring kept an entry without memory for it");
         drop((first, second, third));
         assert_eq!(memory.cached(), 0);
     }

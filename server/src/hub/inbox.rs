@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn senders_wait_for_room_and_putters_do_not() {
+    async fn send_waits_for_room_and_put_does_not() {
         let inbox = Arc::new(Inbox::new(1));
         inbox.send(key(1, 1), 1).await.unwrap();
         let second = tokio::spawn({
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_room_is_given_by_address() {
+    async fn senders_of_different_addresses_take_turns() {
         let inbox = Arc::new(Inbox::new(1));
         inbox.send(key(1, 0), 0).await.unwrap();
         // One address over many sessions, then another one.
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_tells_those_who_wait() {
+    async fn closing_ends_the_wait_of_senders() {
         let inbox = Arc::new(Inbox::new(1));
         inbox.send(key(1, 1), 1).await.unwrap();
         let second = tokio::spawn({

@@ -92,7 +92,7 @@ mod tests {
     /// A client uploads two large snapshots and disconnects. They must not delay the message of a connected
     /// client, which would wait forever.
     #[test]
-    fn snapshots_that_no_session_sends_give_way_to_every_kind_of_reservation() {
+    fn abandoned_uploads_are_evicted_for_any_reservation() {
         let memory = Memory::new(256 << 20);
         let (rings, partial_uploads) =
             (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
@@ -112,14 +112,14 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         assert!(message.as_mut().poll(&mut context).is_pending());
         assert!(gives.as_mut().poll(&mut context).is_pending());
-        assert!(message.as_mut().poll(&mut context).is_ready(), "it waits for ever");
-        assert_eq!(memory.used(Class::Upload), total, "no more gave way than was needed");
+        assert!(message.as_mut().poll(&mut context).is_ready(), "it waits forever");
+        assert_eq!(memory.used(Class::Upload), total, "more uploads were evicted than needed");
     }
 
     /// A large message waits while a session holds two uploads. The session withdraws them by ending their
     /// subscription, and stays: no session sends them any more, and no other event occurs.
     #[test]
-    fn snapshots_that_are_withdrawn_give_way_to_who_waits_already() {
+    fn withdrawn_uploads_are_evicted_for_waiting_reservations() {
         let memory = Memory::new(256 << 20);
         let (rings, partial_uploads) =
             (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
@@ -151,13 +151,13 @@ mod tests {
         assert!(gives.as_mut().poll(&mut context).is_pending());
         assert!(
             message.as_mut().poll(&mut context).is_ready(),
-            "it waits until something else happens"
+            "it waits until another event occurs"
         );
     }
 
     /// An upload waits for its own session's other one. Evicting abandoned uploads of others would not help.
     #[test]
-    fn what_waits_for_its_own_session_takes_nothing_from_others() {
+    fn an_upload_that_waits_for_its_own_session_evicts_no_others() {
         let memory = Memory::new(256 << 20);
         let (rings, partial_uploads) =
             (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
@@ -177,7 +177,7 @@ mod tests {
         assert!(gives.as_mut().poll(&mut context).is_pending());
         assert!(
             partial_uploads.resume(phone.share(), &space, &upload).is_some(),
-            "the phone begins again"
+            "the phone's partial upload was evicted"
         );
     }
 }

@@ -174,7 +174,7 @@ fn whole(changes: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_comes_whole_is_appended_change_by_change() {
+async fn an_uploaded_document_is_appended_change_by_change() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, 300);
@@ -201,7 +201,7 @@ async fn a_document_that_comes_whole_is_appended_change_by_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_document_that_comes_whole_is_stored_compacted() {
+async fn a_long_uploaded_document_is_stored_as_a_snapshot() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, limits::PUSH_CHANGES + 200);
@@ -235,7 +235,7 @@ async fn a_long_document_that_comes_whole_is_stored_compacted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_taken_is_refused_and_leaves_nothing() {
+async fn an_invalid_upload_is_rejected_and_leaves_nothing() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, 50);

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_find_no_room_are_counted_and_nothing_blocks() {
+    fn lines_that_overflow_the_buffer_are_counted_and_nothing_blocks() {
         let mut setup = Setup::new(|_| ());
         setup.lossy.write_all(b"first\n").unwrap();
         // The thread blocks in its first write from here on.
@@ -299,7 +299,7 @@ mod tests {
     static REPORTING: Mutex<Option<Lossy>> = Mutex::new(None);
 
     #[test]
-    fn what_an_output_did_not_take_is_reported_once_when_it_takes_lines_again() {
+    fn lost_lines_are_reported_once_when_the_output_recovers() {
         let report = |lines| {
             let lossy = REPORTING.lock().clone();
             // In one write, as the subscriber does: each write is a line.
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_logged_is_written_before_the_end() {
+    fn logged_lines_are_written_before_the_end() {
         let mut setup = Setup::new(|_| ());
         for outcome in [Ok(2), Ok(2)] {
             setup.outcomes.send(outcome).unwrap();

@@ -50,13 +50,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stalls_set_a_share_back_until_they_are_forgotten() {
+    fn stalls_delay_a_share_until_they_expire() {
         let (mut stalls, start) = (Stalls::default(), Instant::now());
         let (one, other) = (ShareKey::Session(1), ShareKey::Session(2));
         for _ in 0..limits::STALLS_FORGIVEN {
             stalls.add(one, start);
         }
-        assert_eq!(stalls.setback(one, start), 0, "a broken link is nobody's fault");
+        assert_eq!(stalls.setback(one, start), 0, "a few stalls are forgiven");
         let later = start + limits::STALL_REMEMBERED / 2;
         stalls.add(one, later);
         assert_eq!((stalls.setback(one, later), stalls.setback(other, later)), (1, 0));
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_table_is_bounded() {
         let (mut stalls, start) = (Stalls::default(), Instant::now());
         for number in 0..2 * limits::STALLS_REMEMBERED as u64 {
             stalls.add(ShareKey::Session(number), start);
@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(stalls.of[&ShareKey::Session(0)].len(), limits::STALLS_COUNTED);
         let later = start + limits::STALL_REMEMBERED;
         stalls.add(ShareKey::Session(u64::MAX), later);
-        assert_eq!(stalls.of.len(), 1, "the old ones make room");
+        assert_eq!(stalls.of.len(), 1, "expired stalls are removed");
     }
 }

@@ -38,14 +38,14 @@ fn the_account_that_holds_least_is_served_first() {
     assert!(poll(more.as_mut()).is_none() || memory.used(Class::Push) <= 128 * MIB);
     assert!(poll(own.as_mut()).is_none() && poll(late.as_mut()).is_none());
     drop(other);
-    assert!(poll(own.as_mut()).is_some(), "the one that holds nothing is served");
+    assert!(poll(own.as_mut()).is_some(), "the account that holds nothing is served first");
     drop(first);
 }
 
 /// Two uploads hold all memory of uploads, and a third waits: memory is released only when all parts of the
 /// first two have arrived, and each part is a large message.
 #[test]
-fn one_that_waits_for_its_class_holds_nobody_up_who_has_room() {
+fn a_wait_for_one_class_does_not_block_other_classes() {
     let memory = memory();
     let upload = |number| session(&memory, number).try_reserve(Class::Upload, 64 * MIB).unwrap();
     let held = (upload(1), upload(2));
@@ -54,7 +54,7 @@ fn one_that_waits_for_its_class_holds_nobody_up_who_has_room() {
     assert!(poll(third.as_mut()).is_none());
     let four = session(&memory, 4);
     let mut part = pin!(four.reserve(Class::Intake, MIB));
-    assert!(poll(part.as_mut()).is_some(), "there is room, and it waits");
+    assert!(poll(part.as_mut()).is_some(), "it waits although its class has room");
     drop(held);
     assert!(poll(third.as_mut()).is_some());
 }
@@ -67,7 +67,7 @@ fn large_reservations_leave_the_lane_of_small_ones_free() {
         .zip(1..)
         .filter_map(|(class, number)| session(&memory, number).try_reserve(class, 64 * MIB))
         .collect();
-    assert_eq!(held.len(), 3, "a fourth would fill the lanes");
+    assert_eq!(held.len(), 3, "a fourth would fill the lane of small reservations");
     let nine = session(&memory, 9);
     let mut waits = pin!(nine.reserve(Class::Push, 64 * MIB));
     assert!(poll(waits.as_mut()).is_none());
@@ -98,7 +98,7 @@ fn one_account_never_holds_a_whole_class() {
 }
 
 #[test]
-fn whoever_gives_up_waiting_leaves_nothing_behind() {
+fn a_cancelled_wait_leaves_nothing_behind() {
     let memory = memory();
     let (one, two) = (session(&memory, 1), session(&memory, 2));
     let held = one.try_reserve(Class::Upload, 120 * MIB).unwrap();
@@ -123,7 +123,7 @@ fn whoever_gives_up_waiting_leaves_nothing_behind() {
 }
 
 #[test]
-fn caches_give_way_to_reservations() {
+fn caches_shrink_for_reservations() {
     let memory = memory();
     let room = memory.cache_room();
     assert_eq!(room, 64 * MIB);
@@ -133,7 +133,7 @@ fn caches_give_way_to_reservations() {
     let two = session(&memory, 2);
     let mut waits = pin!(two.reserve(Class::Answer, 60 * MIB));
     assert!(poll(waits.as_mut()).is_none());
-    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
+    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are asked to shrink");
     let less = memory.cache_room();
     assert_eq!(less, 14 * MIB);
     memory.set_cached(room, less);
@@ -159,15 +159,15 @@ fn parts_of_a_grant_are_counted_once() {
 }
 
 #[test]
-fn who_makes_the_relay_remember_most_gives_way_to_others() {
+fn the_session_with_the_most_state_is_evicted() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let (one, two, modest) = (session(&memory, 1), session(&memory, 2), session(&memory, 3));
     let first = one.remember(whole / 2).unwrap();
     let second = two.remember(whole / 2).unwrap();
-    assert!(one.remember(1 << 20).is_none(), "it has its share");
+    assert!(one.remember(1 << 20).is_none(), "it already holds its share");
     let little = modest.remember(1 << 10);
-    assert!(little.is_some(), "a little is always there");
+    assert!(little.is_some(), "a little state is always granted");
     assert!([&one, &two].iter().all(|account| poll(pin!(account.evicted()).as_mut()).is_none()));
     let share = modest.remember(whole / 8);
     assert!(share.is_some());
@@ -185,7 +185,7 @@ fn who_makes_the_relay_remember_most_gives_way_to_others() {
 /// A reservation waits, as an upload over a slow link does for half an hour. Another client subscribes to
 /// six spaces, some 9 kB.
 #[test]
-fn who_remembers_little_is_not_refused_because_somebody_waits() {
+fn small_state_is_granted_while_others_wait() {
     let memory = memory();
     let upload = |number| session(&memory, number).try_reserve(Class::Upload, 64 * MIB).unwrap();
     let _held = (upload(1), upload(2));
@@ -201,7 +201,7 @@ fn who_remembers_little_is_not_refused_because_somebody_waits() {
 }
 
 #[test]
-fn what_is_kept_with_a_grant_is_given_back_with_it() {
+fn joined_grants_are_released_together() {
     let memory = memory();
     let account = session(&memory, 1);
     let grant = |class| account.try_reserve(class, MIB).unwrap();
@@ -214,20 +214,20 @@ fn what_is_kept_with_a_grant_is_given_back_with_it() {
 
 /// Caches fill up while no reservation needs their room.
 #[test]
-fn caches_give_way_to_what_is_remembered() {
+fn caches_shrink_for_session_state() {
     let memory = memory();
     let account = session(&memory, 1);
     let _held = account.take(Class::Push, memory.limit() / 16 * 13);
     memory.set_cached(0, memory.limit() / 16 * 3);
     let state = session(&memory, 2).remember(MIB);
     assert!(state.is_some());
-    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are told");
+    assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are asked to shrink");
 }
 
 /// A session that must give way has some seconds for its close, and holds its memory until then. Other
 /// sessions request memory meanwhile.
 #[test]
-fn who_is_told_to_give_way_makes_room_once() {
+fn an_eviction_makes_room_only_once() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let [one, two] = [1, 1].map(|share| session(&memory, share));

@@ -235,10 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_few_are_asked_at_a_time_and_nobody_twice() {
+    fn a_few_sessions_are_asked_at_a_time_and_none_twice() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, now), NONE, "it is not examined");
+        assert_eq!(
+            chosen(&mut case, &[1, 2], &NOBODY, now),
+            NONE,
+            "the document is not examined yet"
+        );
         case.examined(lost(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [1, 2]);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), NONE);
@@ -253,7 +257,7 @@ mod tests {
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), [2]);
         // A session whose data was not enough has no more of it.
         case.answered(SessionId(2), 5, later);
-        assert!(!case.begin(KNOWN), "it is examined anew");
+        assert!(!case.begin(KNOWN), "the document is examined again");
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), NONE);
         // But it may have other damaged parts.
         case.examined(lost(2), KNOWN, later);
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_busy_with_another_question_is_asked_soon() {
+    fn a_session_busy_with_another_request_is_asked_soon() {
         let now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(1), KNOWN, now);
@@ -272,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn the_pauses_grow_while_nobody_is_there_and_end_when_somebody_comes() {
+    fn pauses_grow_without_subscribers_and_end_when_one_connects() {
         let now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(limits::REPAIR_KEPT + 1), KNOWN, now);
-        assert!(case.begin(KNOWN), "it is examined");
+        assert!(case.begin(KNOWN), "the document is examined");
         let mut pauses = Vec::new();
         for _ in 0..12 {
             case.examined(lost(limits::REPAIR_KEPT + 1), KNOWN, now);
@@ -284,7 +288,7 @@ mod tests {
             pauses.push(case.due - now);
             let kept = case.lost().unwrap();
             assert_eq!(kept.changes.len(), 0, "a long list is not kept");
-            assert!(!case.begin(KNOWN), "it is examined anew");
+            assert!(!case.begin(KNOWN), "the document is examined again");
         }
         assert!(pauses.is_sorted() && pauses[0] == limits::REPAIR_PAUSE, "{pauses:?}");
         assert_eq!(pauses.last(), Some(&limits::REPAIR_LONGEST));
@@ -298,7 +302,7 @@ mod tests {
 
     /// Two sessions follow the document and never answer. The third one has it.
     #[test]
-    fn silent_sessions_do_not_keep_the_question_from_others() {
+    fn silent_sessions_do_not_keep_requests_from_others() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);
@@ -316,7 +320,7 @@ mod tests {
 
     /// A client sends a window of the requested changes, as an engine does, and states how many.
     #[test]
-    fn who_brought_a_part_is_asked_for_the_rest() {
+    fn a_session_that_sent_a_part_is_asked_for_the_rest() {
         let now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);
@@ -324,16 +328,20 @@ mod tests {
         // The hub's call after a repair, then the `Resent`.
         case.brought(now);
         case.answered(SessionId(1), 1, now);
-        assert!(!case.begin(KNOWN), "it is examined anew");
+        assert!(!case.begin(KNOWN), "the document is examined again");
         let rest = DamagedParts { changes: lost(3).changes[1..].to_vec(), snapshot: None };
         case.examined(rest, KNOWN, now);
-        assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1], "it is not asked for the rest");
+        assert_eq!(
+            chosen(&mut case, &[1], &NOBODY, now),
+            [1],
+            "the session is not asked for the rest"
+        );
     }
 
     /// One address has a thousand connections that follow the document and never answer. The author, who
     /// connected last, has it, and so has the author's other device, which is slow.
     #[test]
-    fn many_silent_sessions_of_an_address_do_not_keep_the_question_from_others() {
+    fn silent_sessions_of_an_address_do_not_block_other_addresses() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);
@@ -351,7 +359,7 @@ mod tests {
 
     /// All of one address: each gets a turn.
     #[test]
-    fn sessions_of_an_address_have_their_turns() {
+    fn sessions_of_an_address_take_turns() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
         case.examined(lost(3), KNOWN, now);

@@ -103,11 +103,12 @@ impl Driver {
             self.machine.handle_alive(now);
         }
         if self.meter.gives_up(takes) {
-            let what = "a large message came too slowly, and others need its memory".to_owned();
+            let what =
+                "a large message arrived too slowly, and other clients need its memory".to_owned();
             self.machine.fail(Code::OVERLOADED, what, "connect again later");
         }
         for id in self.uploads.overdue(takes) {
-            let what = "the snapshot came too slowly, and others need its memory";
+            let what = "the snapshot arrived too slowly, and other clients need its memory";
             self.machine.handle_no_room_for(id, what);
         }
         self.machine.handle_timeout(now);

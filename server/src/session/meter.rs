@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_hardly_comes_gives_its_memory_to_those_who_wait() {
+    fn a_stalled_message_gives_its_memory_to_waiters() {
         let memory = Memory::new(0);
         let mut slow = metered(&memory, 1);
         slow.meter.came(&mut header(1 << 20)).unwrap();
@@ -300,7 +300,7 @@ mod tests {
         let watch_from =
             |at| slow.meter.state.lock().held.as_mut().unwrap().1.pace = Pace::since(at, 0);
         watch_from(back);
-        assert!(!slow.meter.gives_up(true), "nobody wants it");
+        assert!(!slow.meter.gives_up(true), "no other session waits for its memory");
         let rest = memory.account(ShareKey::Session(2));
         let rest = rest.take(Class::Answer, memory.limit());
         let mut waits = metered(&memory, 3);
@@ -316,17 +316,17 @@ mod tests {
             ])
             .unwrap();
         watch_from(back);
-        assert!(!slow.meter.gives_up(true), "it comes as fast as it must");
+        assert!(!slow.meter.gives_up(true), "it arrives fast enough");
         let come = slow.meter.state.lock().wire.payload();
         slow.meter.state.lock().held.as_mut().unwrap().1.pace = Pace::since(back, come);
         assert!(slow.meter.gives_up(true) && !slow.meter.is_holding());
-        assert!(poll(&mut slow), "its session ends, and asks for no more");
+        assert!(poll(&mut slow), "the ending session reserves no more");
         drop(rest);
         assert!(poll(&mut waits));
     }
 
     #[test]
-    fn pings_are_no_part_of_a_message_and_their_pongs_are_bounded() {
+    fn pings_are_not_metered_as_messages_and_pongs_are_bounded() {
         let memory = Memory::new(0);
         let mut metered = metered(&memory, 1);
         let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];

@@ -259,7 +259,7 @@ mod tests {
 
     /// A session in debt for its checks continues to send, in messages that fit the socket's buffer.
     #[test]
-    fn what_waits_without_memory_is_bounded_by_its_bytes() {
+    fn queued_items_without_memory_are_bounded_in_bytes() {
         let bytes = limits::SOCKET_BUFFER_BYTES - 1_000;
         let mut waiting = PushBacklog::default();
         while waiting.has_room() {

@@ -24,7 +24,7 @@ use crate::turns::Turns;
 const PLANS: usize = 8;
 
 /// The subscription that asks, and its ticket.
-pub(super) type Asker = (SubscriptionId, u64);
+pub(super) type Requester = (SubscriptionId, u64);
 
 /// The number of heads that fit beside entries; more of them get frames of their own.
 const FEW_HEADS: usize = 1_000;
@@ -36,8 +36,8 @@ const _: () = assert!(
 
 /// A query.
 pub(super) enum Query {
-    Digest(Asker, SpaceName, Vec<Prefix>),
-    Fetch(Asker, SpaceName, Vec<Want>),
+    Digest(Requester, SpaceName, Vec<Prefix>),
+    Fetch(Requester, SpaceName, Vec<Want>),
 }
 
 impl Query {
@@ -57,13 +57,13 @@ impl Query {
 /// A piece of an answer.
 pub(super) enum AnswerPart {
     /// The branches of the prefixes, and the log's head.
-    Branches(Asker, Offset, Vec<Branch>),
+    Branches(Requester, Offset, Vec<Branch>),
     /// A message that is ready to send.
-    Message(Asker, Vec<u8>, Grant),
+    Message(Requester, Vec<u8>, Grant),
     /// A fetch is finished.
-    Fetched(Asker),
+    Fetched(Requester),
     /// The store could not answer; the readable documents of a fetch were sent.
-    Failed(Asker, Code, String),
+    Failed(Requester, Code, String),
 }
 
 /// The queries of one session.
@@ -150,14 +150,15 @@ enum Stop {
 impl QueryReader {
     async fn answer(&self, query: Query, replies: &mpsc::Sender<AnswerPart>) {
         let reply = match query {
-            Query::Digest(asker, space, prefixes) => match self.branches(space, prefixes).await {
-                Ok((head, branches)) => AnswerPart::Branches(asker, head, branches),
-                Err(stop) => stop.reply(asker),
+            Query::Digest(requester, space, prefixes) => match self.branches(space, prefixes).await
+            {
+                Ok((head, branches)) => AnswerPart::Branches(requester, head, branches),
+                Err(stop) => stop.reply(requester),
             },
-            Query::Fetch(asker, space, wants) => {
-                match self.fetch(asker, &space, wants, replies).await {
-                    Ok(()) => AnswerPart::Fetched(asker),
-                    Err(stop) => stop.reply(asker),
+            Query::Fetch(requester, space, wants) => {
+                match self.fetch(requester, &space, wants, replies).await {
+                    Ok(()) => AnswerPart::Fetched(requester),
+                    Err(stop) => stop.reply(requester),
                 }
             }
         };
@@ -208,14 +209,14 @@ impl QueryReader {
 
     async fn fetch(
         &self,
-        asker: Asker,
+        requester: Requester,
         space: &SpaceName,
         wants: Vec<Want>,
         replies: &mpsc::Sender<AnswerPart>,
     ) -> Result<(), Stop> {
         for want in wants {
             let document = want.document;
-            let queries = Fetching { reader: self, asker, space, replies };
+            let queries = Fetching { reader: self, requester, space, replies };
             if let Err(stop) = queries.document(want).await {
                 stop.unless_damage()?;
                 // The document cannot be read at all. Report that, and answer the remaining ones.
@@ -237,15 +238,15 @@ impl Stop {
         }
     }
 
-    fn reply(self, asker: Asker) -> AnswerPart {
+    fn reply(self, requester: Requester) -> AnswerPart {
         match self {
             Self::Failed(error) => {
                 tracing::error!(error = error.chain(), "cannot answer a query");
                 let (code, what) = error.told();
-                AnswerPart::Failed(asker, code, what)
+                AnswerPart::Failed(requester, code, what)
             }
             // No session receives it.
-            Self::Gone => AnswerPart::Fetched(asker),
+            Self::Gone => AnswerPart::Fetched(requester),
         }
     }
 }
@@ -253,7 +254,7 @@ impl Stop {
 /// A fetch in progress.
 struct Fetching<'a> {
     reader: &'a QueryReader,
-    asker: Asker,
+    requester: Requester,
     space: &'a SpaceName,
     replies: &'a mpsc::Sender<AnswerPart>,
 }
@@ -370,7 +371,7 @@ impl Fetching<'_> {
                 return Ok(false);
             };
             from += part.bytes.len() as u64;
-            self.send(Session::part_frame(self.asker.0, part), room).await?;
+            self.send(Session::part_frame(self.requester.0, part), room).await?;
         }
         Ok(true)
     }
@@ -385,7 +386,7 @@ impl Fetching<'_> {
         room: Grant,
     ) -> Result<(), Stop> {
         let frame = |holding, entries, more| {
-            Session::document_frame(self.asker.0, document, holding, entries, more)
+            Session::document_frame(self.requester.0, document, holding, entries, more)
         };
         let heads = match holding {
             Holding::Present(heads) => heads.as_slice(),
@@ -407,7 +408,7 @@ impl Fetching<'_> {
     }
 
     async fn send(&self, message: Vec<u8>, room: Grant) -> Result<(), Stop> {
-        let message = AnswerPart::Message(self.asker, message, room);
+        let message = AnswerPart::Message(self.requester, message, room);
         self.replies.send(message).await.map_err(|_| Stop::Gone)
     }
 }
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_have_their_turns_between_the_pages_of_a_digest() {
+    async fn others_take_turns_between_the_pages_of_a_digest() {
         let folder = tempfile::tempdir().unwrap();
         let space: SpaceName = "notes".parse().unwrap();
         let documents = 20_000;
@@ -461,7 +462,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_pays_for_the_rows_of_its_digests_and_others_do_not_wait_for_it() {
+    async fn an_address_is_charged_for_its_digest_rows_and_delays_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let space: SpaceName = "notes".parse().unwrap();
         let store: Arc<dyn LogStore> = Arc::new(deleted(folder.path(), &space, 100));

@@ -176,7 +176,7 @@ mod tests {
 
     /// Parts in flight when the upload is found evicted arrive after that.
     #[tokio::test]
-    async fn an_offer_waits_once_however_many_of_its_parts_come_meanwhile() {
+    async fn an_upload_waits_once_however_many_parts_arrive() {
         let memory = Memory::new(0);
         let account = memory.account(ShareKey::Session(1));
         let mut uploads = Uploads::new(account, Arc::default());
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_offers_are_kept_in_memory_of_their_own_until_they_are_answered() {
+    fn heads_of_uploads_have_reserved_memory_until_answered() {
         let memory = Memory::new(0);
         let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), Arc::default());
         let document = DocumentId::from_bytes([1; 16]);
@@ -227,7 +227,7 @@ mod tests {
     /// A phone lost its connection in the middle of its upload. Another client offers more than a session
     /// may hold; this waits for that session's own upload to end.
     #[tokio::test]
-    async fn what_others_left_behind_stays_while_an_offer_waits_for_its_own_session() {
+    async fn a_wait_for_the_own_session_evicts_no_partial_upload() {
         let memory = Memory::new(256 << 20);
         let (partial_uploads, space) =
             (Arc::<PartialUploads>::default(), "default".parse().unwrap());
@@ -246,17 +246,17 @@ mod tests {
             Box::pin(uploads.room()).as_mut().poll(&mut context).is_ready()
         };
         assert!(add(upload(2, 64 << 20)));
-        assert!(!add(upload(3, 32 << 20)), "a session has half of what uploads may have");
+        assert!(!add(upload(3, 32 << 20)), "a session gets half of the uploads' memory");
         assert!(memory.used(Class::Upload) <= 74 << 20, "there is room for all three");
         assert!(
             partial_uploads.resume(phone.share(), &space, &left).is_some(),
-            "the phone begins again"
+            "the phone's partial upload was evicted"
         );
     }
 
     /// A laptop lost its connection and then offers another snapshot, beside clients of other addresses.
     #[tokio::test]
-    async fn what_a_share_left_behind_gives_way_to_what_it_offers_now() {
+    async fn a_shares_abandoned_upload_is_evicted_for_its_next_one() {
         let memory = Memory::new(256 << 20);
         let (partial_uploads, space) =
             (Arc::<PartialUploads>::default(), "default".parse().unwrap());
@@ -272,13 +272,16 @@ mod tests {
         let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), partial_uploads);
         uploads.add(space, upload(2));
         let room = uploads.room().now_or_never();
-        assert!(matches!(room, Some(UploadMemory::From(1, 0))), "it waits for what nobody sends");
+        assert!(
+            matches!(room, Some(UploadMemory::From(1, 0))),
+            "it waits for memory of an abandoned upload"
+        );
         assert_eq!(memory.used(Class::Upload), 40 << 20);
     }
 
     /// Others hold all the memory of uploads indefinitely.
     #[tokio::test]
-    async fn an_offer_that_waits_in_vain_is_told_so_and_the_next_has_its_turn() {
+    async fn an_upload_that_waits_in_vain_is_answered_and_the_next_waits() {
         let memory = Memory::new(256 << 20);
         let upload = |n| memory.account(ShareKey::Session(n)).try_reserve(Class::Upload, 64 << 20);
         let held = [upload(2).unwrap(), upload(3).unwrap()];
@@ -291,7 +294,7 @@ mod tests {
             assert_eq!(uploads.add("default".parse().unwrap(), upload), None);
         }
         let first = timeout(Duration::from_secs(20), uploads.room()).await;
-        assert!(matches!(first, Ok(UploadMemory::None(1))), "it waits for ever");
+        assert!(matches!(first, Ok(UploadMemory::None(1))), "it waits forever");
         drop(held);
         assert!(matches!(uploads.room().await, UploadMemory::From(2, 0)));
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 10 << 20));

@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_told_by_their_headers_however_the_stream_is_cut() {
+    fn frames_are_found_by_header_however_the_stream_is_split() {
         let whole = true;
         let messages = [
             Message::Binary(vec![7; 125].into()),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn large_frames_are_passed_on_in_parts_with_their_messages_unchanged() {
+    fn large_frames_are_forwarded_in_parts_unchanged() {
         let numbered = |bytes: usize| -> Vec<u8> { (0..bytes).map(|n| (n % 251) as u8).collect() };
         let piece = wire().piece as usize;
         let messages: Vec<_> =
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_all_limits_is_only_told() {
+    fn a_length_beyond_all_limits_is_only_reported() {
         let header = [0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4, 5];
         let (out, all) = passed(&mut wire(), &header, header.len()).unwrap();
         assert_eq!(all, [Begun::Message { bytes: u64::MAX, whole: false }]);
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_read_without_memory_is_a_violation() {
+    fn frames_without_reserved_memory_are_violations() {
         let refused = |bytes: &[u8]| passed(&mut wire(), bytes, bytes.len()).is_err();
         let ping = [0x89, 0x80 | 126, 0, 126, 0, 0, 0, 0];
         let largest = [0x89, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_reads_is_what_the_client_sent() {
+    fn the_library_reads_what_the_client_sent() {
         let mut seen = 0;
         for seed in 0..1_000 {
             let mut dice = Dice(seed);

@@ -233,7 +233,7 @@ mod tests {
     /// A message of pings is handled as fast as the peer reads the pongs; until then its memory is held,
     /// while the pongs themselves hold none.
     #[tokio::test]
-    async fn a_peer_that_hardly_reads_keeps_no_memory_that_others_wait_for() {
+    async fn a_slow_reader_keeps_no_memory_that_others_wait_for() {
         let memory = Memory::new(0);
         let account = memory.account(ShareKey::Session(1));
         let written = Arc::new(AtomicU64::new(0));
@@ -245,7 +245,7 @@ mod tests {
         let message = account.take(Class::Intake, memory.limit());
         let many = 20 * stall;
         let alone = timeout(many, write(&mut sink, pongs(), &watch)).await;
-        assert!(alone.is_err(), "no one waits for its memory");
+        assert!(alone.is_err(), "the writer gave up although no session waits for memory");
         let other = memory.account(ShareKey::Session(2));
         let mut waits = std::pin::pin!(other.reserve(Class::Intake, 1 << 20));
         let mut context = Context::from_waker(std::task::Waker::noop());

@@ -189,14 +189,12 @@ impl Recorder {
     }
 
     /// Replaces all known places: by the stored ones at opening, or by the result of a full check.
-    pub(super) fn set(&self, connection_slots: Vec<(DamagedPlace, bool)>, is_new: bool) {
+    pub(super) fn set(&self, places: Vec<(DamagedPlace, bool)>, is_new: bool) {
         let mut found = self.found.lock();
-        self.has_damage.store(!connection_slots.is_empty(), Ordering::Release);
+        self.has_damage.store(!places.is_empty(), Ordering::Release);
         let known = |takes_no_writes| Known { takes_no_writes, times: 1, beyond_changes: 1 };
-        found.damaged = connection_slots
-            .into_iter()
-            .map(|(place, no_writes)| (place, known(no_writes)))
-            .collect();
+        found.damaged =
+            places.into_iter().map(|(place, no_writes)| (place, known(no_writes))).collect();
         found.is_new = is_new;
     }
 
@@ -217,8 +215,8 @@ impl Recorder {
     /// All known places.
     pub(super) fn all(&self) -> Vec<(DamagedPlace, bool)> {
         let found = self.found.lock();
-        let connection_slots = found.damaged.iter();
-        connection_slots.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
+        let places = found.damaged.iter();
+        places.map(|(place, known)| (place.clone(), known.takes_no_writes)).collect()
     }
 
     /// The known damage of a document; `None` if no read met any.
@@ -353,7 +351,7 @@ mod tests {
 
     /// Damages one document more than the bound, then repairs each.
     #[test]
-    fn a_store_that_is_whole_again_is_not_said_to_be_damaged() {
+    fn a_repaired_store_is_not_reported_damaged() {
         let recorder = Recorder::default();
         let space: SpaceName = "s".parse().unwrap();
         let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());

@@ -57,9 +57,9 @@ impl SqliteStore {
             let (space, document) = (finding.space.clone(), finding.document);
             (DamagedPlace { space, document }, finding.damage.is_of_file())
         };
-        let connection_slots: std::collections::BTreeMap<DamagedPlace, bool> =
+        let places: std::collections::BTreeMap<DamagedPlace, bool> =
             damage.map(place).take(limits::DAMAGED_PLACES).collect();
-        self.recorder().set(connection_slots.into_iter().collect(), false);
+        self.recorder().set(places.into_iter().collect(), false);
         self.keep(self.recorder().all());
     }
 
@@ -73,7 +73,7 @@ impl SqliteStore {
             return;
         }
         tracing::error!(
-            connection_slots = kept.len(),
+            places = kept.len(),
             "the store was already damaged when it was last closed"
         );
         let (documents, others): (Vec<_>, Vec<_>) =

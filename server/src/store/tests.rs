@@ -97,7 +97,7 @@ fn open() -> (tempfile::TempDir, SqliteStore) {
 }
 
 #[test]
-fn pages_give_back_what_was_appended_across_epochs() {
+fn pages_return_the_appended_entries_across_epochs() {
     let (folder, store) = open();
     let entries: Vec<_> = (1..=3).map(|offset| whole(offset, 20)).collect();
     append(&store, opens(1, 1), entries).unwrap();
@@ -130,11 +130,15 @@ fn pages_are_bounded_in_entries_and_in_bytes() {
     let entries = (many + 1..=many + 3).map(|offset| whole(offset, large)).collect();
     append(&store, None, entries).unwrap();
     let page = page_after(&store, many).unwrap();
-    assert_eq!((page.entries.len(), page.up_to), (1, Offset(many + 1)), "one alone");
+    assert_eq!(
+        (page.entries.len(), page.up_to),
+        (1, Offset(many + 1)),
+        "an entry over the limit is a page by itself"
+    );
 }
 
 #[test]
-fn history_answers_for_its_own_space_and_document_only() {
+fn history_is_limited_to_its_space_and_document() {
     let (_folder, store) = open();
     append(&store, opens(1, 1), vec![entry(1, 1), entry(2, 1)]).unwrap();
     let (document, actor) = (DocumentId::from_bytes([1; 16]), ActorId::from([2; 16]));
@@ -174,7 +178,7 @@ fn a_commit_that_breaks_a_rule_of_the_log_leaves_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_told_from_other_failures() {
+fn a_full_disk_is_distinguished_from_other_failures() {
     let (_folder, store) = open();
     append(&store, opens(1, 1), vec![entry(1, 1)]).unwrap();
     store.faults().fail_next_commits(1, FailureClass::DiskFull);
@@ -191,7 +195,7 @@ fn a_full_disk_is_told_from_other_failures() {
 }
 
 #[test]
-fn asking_for_an_unknown_space_makes_nothing() {
+fn reading_an_unknown_space_creates_nothing() {
     let (_folder, store) = open();
     assert_eq!(store.open_space(&space()).unwrap().head(), Offset(0));
     assert!(page_after(&store, 0).is_none());
@@ -206,7 +210,7 @@ fn asking_for_an_unknown_space_makes_nothing() {
 }
 
 #[test]
-fn the_identity_stays_and_the_folder_has_one_user() {
+fn the_identity_persists_and_the_folder_is_locked() {
     let (folder, store) = open();
     let upstream = store.upstream();
     let Err(error @ OpenStoreError::Open(_)) = SqliteStore::open(folder.path()) else {

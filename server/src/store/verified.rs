@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_is_read_and_what_is_not_whole_says_nothing() {
+    fn a_recorded_verification_is_read_and_a_truncated_one_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let of = |subject| Verification::last(folder.path(), subject);
         let made = Verification { at: 1_796_066_100, damage: 3, copy: None };

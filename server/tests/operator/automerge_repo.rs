@@ -106,7 +106,7 @@ fn typed(actor: u8, changes: usize) -> AutoCommit {
 }
 
 #[test]
-fn a_real_folder_is_taken_over_and_twice_is_once() {
+fn importing_a_real_folder_twice_equals_once() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
     let done = run(&data, &["import-repo", text(&repo), "--json"]).json();
@@ -126,7 +126,7 @@ fn a_real_folder_is_taken_over_and_twice_is_once() {
 }
 
 #[test]
-fn what_is_newer_in_either_place_is_added_up() {
+fn newer_changes_of_store_and_folder_are_merged() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
     let long = folder_of(&repo, id_of("long"));
@@ -154,7 +154,7 @@ fn what_is_newer_in_either_place_is_added_up() {
 }
 
 #[test]
-fn files_overlap_come_in_any_order_and_hold_chunks_of_any_type() {
+fn overlapping_files_of_any_chunk_type_import_in_any_order() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), place.path("repo"));
     let id = DocumentId::from_bytes([9; 16]);
@@ -179,7 +179,7 @@ fn files_overlap_come_in_any_order_and_hold_chunks_of_any_type() {
 }
 
 #[test]
-fn what_is_damaged_is_told_and_everything_else_is_taken() {
+fn damaged_files_are_reported_and_everything_else_is_imported() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
     // Truncated by a crash; each of the five changes after the snapshot depends on the one before it.
@@ -224,7 +224,7 @@ fn what_is_damaged_is_told_and_everything_else_is_taken() {
 }
 
 #[test]
-fn a_folder_of_something_else_is_refused_and_makes_no_store() {
+fn a_folder_without_documents_is_rejected_and_creates_no_store() {
     let place = Place::new();
     let (data, other) = (place.path("data"), place.path("other"));
     run(&data, &["import-repo", text(&other)]).failed(7, &["cannot be read"]);
@@ -234,7 +234,7 @@ fn a_folder_of_something_else_is_refused_and_makes_no_store() {
 }
 
 #[test]
-fn an_import_that_is_killed_is_done_again() {
+fn a_killed_import_can_be_repeated() {
     let place = Place::new();
     let repo = real(&place, "repo");
     for number in 1..=20 {
@@ -262,7 +262,7 @@ fn an_import_that_is_killed_is_done_again() {
 }
 
 #[test]
-fn a_hostile_file_costs_its_document_and_no_other() {
+fn a_hostile_file_affects_only_its_document() {
     let place = Place::new();
     let (data, repo) = (place.path("data"), real(&place, "repo"));
     // A small change that claims very many operations.

@@ -11,7 +11,7 @@ use crate::support::{
 const KILLS: usize = 36;
 
 #[test]
-fn a_backup_under_load_holds_all_that_was_acknowledged_before_it() {
+fn a_backup_under_load_has_everything_acknowledged_before_it() {
     let place = Place::new();
     let data = place.path("data");
     let relay = Served::start(&data, &[]);
@@ -39,7 +39,7 @@ fn a_backup_under_load_holds_all_that_was_acknowledged_before_it() {
 }
 
 #[test]
-fn a_backup_that_is_killed_leaves_nothing_that_looks_like_one() {
+fn a_killed_backup_leaves_no_complete_looking_file() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 8, 1_000);
@@ -94,7 +94,7 @@ impl Two {
 }
 
 #[test]
-fn a_restore_replaces_only_if_told_and_keeps_what_was_there() {
+fn a_restore_replaces_only_with_the_flag_and_keeps_the_old_store() {
     let Two { place, older, newer } = Two::new(100);
     let (data, backup) = (place.path("data"), place.path("older"));
     run(&data, &["restore", text(&backup)]).failed(7, &["--replace"]);
@@ -113,7 +113,7 @@ fn a_restore_replaces_only_if_told_and_keeps_what_was_there() {
 }
 
 #[test]
-fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
+fn an_incomplete_backup_is_rejected_and_changes_nothing() {
     let Two { place, newer, .. } = Two::new(100);
     let (data, bad) = (place.path("data"), place.path("bad"));
     let restore = |file: &Path| run(&data, &["restore", "--replace", text(file)]);
@@ -140,7 +140,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_restore_that_is_killed_leaves_the_old_store_or_the_new_one() {
+fn a_killed_restore_leaves_the_old_store_or_the_new_one() {
     let Two { place, older, newer } = Two::new(1_000);
     let data = place.path("data");
     let backups = [place.path("older"), place.path("newer")];
@@ -173,7 +173,7 @@ fn a_restore_that_is_killed_leaves_the_old_store_or_the_new_one() {
 /// Copies appear while clients push, the oldest are removed, each is a whole store, and a start without the
 /// folder fails.
 #[test]
-fn a_running_relay_copies_its_store_on_a_schedule() {
+fn a_running_relay_backs_up_its_store_on_a_schedule() {
     let place = Place::new();
     let (data, to) = (place.path("data"), place.path("backups"));
     let args = ["--backup-to", text(&to), "--backup-every", "1s", "--backup-keep", "2"];

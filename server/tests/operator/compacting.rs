@@ -10,7 +10,7 @@ const KILLS: usize = 36;
 const DUE: &[&str] = &["compact", "--keep-recent", "0", "--keep-recent-age", "0"];
 
 #[test]
-fn what_is_due_is_compacted_and_the_file_shrinks() {
+fn due_documents_are_compacted_and_the_file_shrinks() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 3, 1_000);
@@ -19,7 +19,7 @@ fn what_is_due_is_compacted_and_the_file_shrinks() {
     let told = run(&data, &due).json();
     assert_eq!((told["compacted"].as_u64(), told["changes"].as_u64()), (Some(1), Some(1_000)));
     let young = run(&data, &["compact", "--json"]).json();
-    assert_eq!(young["compacted"], 0, "the youngest are left alone");
+    assert_eq!(young["compacted"], 0, "the youngest changes are not compacted");
     let told = run(&data, &[DUE, &["--json"]].concat()).json();
     assert_eq!((told["compacted"].as_u64(), told["changes"].as_u64()), (Some(2), Some(2_000)));
     println!("{told}");
@@ -32,7 +32,7 @@ fn what_is_due_is_compacted_and_the_file_shrinks() {
 }
 
 #[test]
-fn everything_is_compacted_if_that_is_wanted_and_clients_go_on() {
+fn all_documents_are_compacted_on_request_and_clients_continue() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 5, 20);
@@ -51,7 +51,7 @@ fn everything_is_compacted_if_that_is_wanted_and_clients_go_on() {
 }
 
 #[test]
-fn a_compaction_that_is_killed_loses_nothing() {
+fn a_killed_compaction_loses_nothing() {
     let place = Place::new();
     let (whole, data) = (place.path("whole"), place.path("data"));
     let before = fill(&whole, 12, 300);

@@ -3,7 +3,7 @@
 use crate::support::{Load, Place, Served, check, count, fill, held, run};
 
 #[test]
-fn a_relay_under_load_is_looked_into() {
+fn a_relay_under_load_can_be_inspected() {
     let place = Place::new();
     let data = place.path("data");
     let relay = Served::start(&data, &[]);
@@ -38,7 +38,7 @@ fn a_relay_under_load_is_looked_into() {
 }
 
 #[test]
-fn a_folder_without_a_store_is_named_and_left_alone() {
+fn a_folder_without_a_store_is_reported_and_left_unchanged() {
     let place = Place::new();
     let nothing = place.path("nothing");
     for args in [
@@ -56,7 +56,7 @@ fn a_folder_without_a_store_is_named_and_left_alone() {
 /// A read-only command cannot migrate: the hint is to start the relay, which does, and not to restore a
 /// backup.
 #[test]
-fn a_store_of_an_earlier_release_names_what_brings_it_up_to_date() {
+fn a_store_of_an_earlier_release_is_rejected_with_the_remedy() {
     let place = Place::new();
     let data = place.path("data");
     std::fs::create_dir(&data).unwrap();
@@ -70,7 +70,7 @@ fn a_store_of_an_earlier_release_names_what_brings_it_up_to_date() {
 }
 
 #[test]
-fn a_flipped_bit_is_named_and_repaired() {
+fn a_flipped_bit_is_reported_and_repaired() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 3, 50);
@@ -101,7 +101,7 @@ fn a_flipped_bit_is_named_and_repaired() {
 }
 
 #[test]
-fn a_damaged_index_of_compacted_history_is_made_anew() {
+fn a_damaged_snapshot_index_is_rebuilt() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 2, 50);
@@ -116,7 +116,7 @@ fn a_damaged_index_of_compacted_history_is_made_anew() {
 
 /// Repairing single documents does not fix an unreadable page: each command names the remedy.
 #[test]
-fn a_page_that_cannot_be_read_is_named_with_what_helps() {
+fn an_unreadable_page_is_reported_with_the_remedy() {
     use std::io::{Seek, SeekFrom, Write};
     let place = Place::new();
     let data = place.path("data");

@@ -79,7 +79,7 @@ fn records(doc: &mut AutoCommit, form: Form, random: &mut Random) -> Vec<Record>
 }
 
 #[test]
-fn documents_of_merged_histories_move_whole() {
+fn documents_of_merged_histories_move_completely() {
     for seed in 0..6 {
         let place = Place::new();
         let mut random = Random::new();

@@ -66,7 +66,7 @@ fn a_damaged_file_changes_nothing() {
     let mut random = Random::new();
     for _ in 0..5 {
         std::fs::write(&bad, &whole[..random.below(whole.len() as u64) as usize / 2 + 12]).unwrap();
-        run(&other, &["import", text(&bad)]).failed(6, &["cut", "nothing was changed"]);
+        run(&other, &["import", text(&bad)]).failed(6, &["truncated", "nothing was changed"]);
         let mut damaged = whole.clone();
         let bit = random.below(whole.len() as u64 * 8 - 100) as usize + 100;
         damaged[bit / 8] ^= 1 << (bit % 8);
@@ -79,7 +79,7 @@ fn a_damaged_file_changes_nothing() {
 }
 
 #[test]
-fn deletions_move_too_and_are_for_good() {
+fn deletions_move_too_and_are_final() {
     let place = Place::new();
     let data = place.path("data");
     let before = fill(&data, 2, 10);
@@ -107,7 +107,7 @@ fn deletions_move_too_and_are_for_good() {
 }
 
 #[test]
-fn an_import_that_is_killed_is_done_again() {
+fn a_killed_import_can_be_repeated() {
     let place = Place::new();
     let (data, other) = (place.path("data"), place.path("other"));
     let mut before = fill(&data, 4, 300);

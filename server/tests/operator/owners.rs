@@ -15,7 +15,7 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_service_can_open_its_store_after_any_command_of_roots() {
+fn a_service_can_open_its_store_after_any_command_run_by_root() {
     let place = Place::new();
     let data = place.path("data");
     let held = fill(&data, 3, 400);
@@ -77,7 +77,7 @@ fn a_service_can_open_a_store_that_root_restored() {
 
 /// Like a read-only mount: read-only commands work, and leave no files.
 #[test]
-fn what_only_reads_works_where_nothing_can_be_written() {
+fn read_only_commands_work_on_a_read_only_file_system() {
     let place = Place::new();
     let data = place.path("a folder? with #odd %20 name");
     let held = fill(&data, 2, 50);

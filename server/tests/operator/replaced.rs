@@ -9,7 +9,7 @@ type Act = fn(&Path);
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_relay_compacts_whatever_becomes_of_its_file() {
+fn a_relay_compacts_after_its_program_file_is_gone_or_replaced() {
     let acts: [(&str, Act); 3] = [
         ("removed", |file| std::fs::remove_file(file).unwrap()),
         ("replaced", |file| {

@@ -69,7 +69,7 @@ impl Done {
         assert_eq!(lines.len(), 1, "{errors}");
         assert!(lines[0].matches("; ").count() >= 2, "what; why; hint: {errors}");
         for part in says {
-            assert!(lines[0].contains(part), "`{part}` is not said: {errors}");
+            assert!(lines[0].contains(part), "`{part}` is missing: {errors}");
         }
     }
 }
@@ -228,7 +228,7 @@ impl Load {
     pub(crate) fn until(&self, changes: usize) {
         let began = Instant::now();
         while count(&self.acked()) < changes {
-            assert!(began.elapsed() < Duration::from_secs(60), "nobody acknowledges");
+            assert!(began.elapsed() < Duration::from_secs(60), "the relay does not acknowledge");
             // sleep: another thread's progress is awaited
             std::thread::sleep(Duration::from_millis(2));
         }

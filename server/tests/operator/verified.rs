@@ -27,12 +27,12 @@ fn copies(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_verification_is_written_down_and_shown() {
+fn a_verification_is_recorded_and_shown() {
     let place = Place::new();
     let (data, record) = (place.path("data"), place.path("data").join("relay.db.verified"));
     let before = fill(&data, 2, 50);
     run(&data, &["verify", "--space", "notes"]).ok();
-    assert!(!record.exists(), "not all of the store was verified");
+    assert!(!record.exists(), "only a part of the store was verified");
     let relay = Served::start(&data, &[]);
     assert_eq!((relay.metric(STORE_AT), relay.metric(COPY_AT)), (0.0, 0.0));
     // Also while the relay runs.
@@ -55,7 +55,7 @@ fn a_verification_is_written_down_and_shown() {
     relay.stop();
     run(&data, &["restore", "--replace", "--unchecked", text(&backup)]).ok();
     let relay = Served::start(&data, &[]);
-    assert_eq!(relay.metric(STORE_AT), 0.0, "nothing is known of what was put there");
+    assert_eq!(relay.metric(STORE_AT), 0.0, "an unverified restore has no verification time");
     relay.stop();
     assert_eq!(check(&data, &before), before);
 }
@@ -84,7 +84,7 @@ fn a_scheduled_copy_is_verified() {
 
 /// A copy of a damaged store is damaged too: the verification detects it, and earlier good copies stay.
 #[test]
-fn a_damaged_copy_is_told_and_does_not_push_out_a_sound_one() {
+fn a_damaged_backup_is_reported_and_displaces_no_sound_one() {
     let place = Place::new();
     let (data, to) = (place.path("data"), place.path("backups"));
     fill(&data, 2, 50);

@@ -51,7 +51,7 @@ async fn clients_and_engines_share_one_document() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_before_it_is_durable() {
+async fn nothing_is_forwarded_before_it_is_durable() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
@@ -84,7 +84,7 @@ async fn nothing_is_told_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn a_change_that_could_not_be_stored_comes_again_and_is_acknowledged_once_it_is() {
+async fn a_change_that_failed_to_store_is_resent_and_acknowledged() {
     use landfall_relay::store::FailureClass;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
@@ -100,7 +100,7 @@ async fn a_change_that_could_not_be_stored_comes_again_and_is_acknowledged_once_
     while let Ok(heard) = alice.next().await {
         let Heard::Sync(_, data) = heard else { panic!("{heard:?}") };
         let message = automerge::sync::Message::decode(&data).unwrap();
-        assert_eq!(message.heads, [], "heads that are not durable were told");
+        assert_eq!(message.heads, [], "heads were sent before they were durable");
         automerge::sync::SyncDoc::receive_sync_message(&mut hers.doc, &mut hers.state, message)
             .unwrap();
         alice.send(&mut hers).await;
@@ -113,7 +113,7 @@ async fn a_change_that_could_not_be_stored_comes_again_and_is_acknowledged_once_
 }
 
 #[tokio::test]
-async fn an_unknown_document_is_unavailable_until_somebody_brings_it() {
+async fn an_unknown_document_is_unavailable_until_a_client_sends_it() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
@@ -139,7 +139,7 @@ async fn an_unknown_document_is_unavailable_until_somebody_brings_it() {
 }
 
 #[tokio::test]
-async fn spaces_are_apart() {
+async fn spaces_are_isolated() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut alice, mut hers) =
@@ -158,7 +158,7 @@ async fn spaces_are_apart() {
 }
 
 #[tokio::test]
-async fn a_peer_that_comes_again_takes_its_name_and_begins_anew() {
+async fn a_reconnecting_peer_replaces_its_old_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut first, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
@@ -180,7 +180,7 @@ async fn a_peer_that_comes_again_takes_its_name_and_begins_anew() {
 }
 
 #[tokio::test]
-async fn who_the_relay_is_outlives_it() {
+async fn the_relays_identity_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
     for _ in 0..2 {
@@ -197,7 +197,7 @@ async fn who_the_relay_is_outlives_it() {
 }
 
 #[tokio::test]
-async fn a_version_that_nobody_speaks_and_a_name_that_is_anothers_are_refused_in_words() {
+async fn an_unknown_version_or_foreign_peer_id_is_rejected_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let server = RepoClient::join(&relay, "/", "alice").await.server;
@@ -240,11 +240,11 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Code)> {
         ("2³² probes", message(&[1, 8, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]), Code::MALFORMED),
         ("a change of no bytes", chunk(1, &[0]), Code::FORM),
         ("a chunk that claims 4 GiB", chunk(1, &[0xff, 0xff, 0xff, 0xff, 0x0f]), Code::FORM),
-        ("a chunk of a type that nobody knows", chunk(9, &[0]), Code::FORM),
+        ("a chunk of an unknown type", chunk(9, &[0]), Code::FORM),
         ("no chunk at all", vec![0x42, 0, 0, 0, 1, 3, 1, 2, 3], Code::FORM),
         ("nothing", vec![], Code::MALFORMED),
-        ("a message of no version", vec![0x99, 0, 0, 0, 0], Code::MALFORMED),
-        ("heads that are not there", vec![0x42, 0x90, 0x4e], Code::MALFORMED),
+        ("a message of an unknown version", vec![0x99, 0, 0, 0, 0], Code::MALFORMED),
+        ("missing heads", vec![0x42, 0x90, 0x4e], Code::MALFORMED),
     ]
 }
 
@@ -260,14 +260,14 @@ fn too_long() -> Vec<(&'static str, Vec<u8>)> {
     chunks.extend(vec![0; count]);
     vec![
         ("a thousand haves", haves),
-        ("more chunks than anybody sends", chunks),
-        ("2,097,151 heads that are not there", vec![0x42, 0xff, 0xff, 0x7f]),
+        ("more chunks than clients send", chunks),
+        ("2,097,151 missing heads", vec![0x42, 0xff, 0xff, 0x7f]),
         ("as many needs", vec![0x42, 0, 0xff, 0xff, 0x7f]),
     ]
 }
 
 #[tokio::test]
-async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
+async fn a_hostile_message_ends_only_its_own_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut alice, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
@@ -276,7 +276,7 @@ async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
         mallory.say_sync(hers.id, &data).await;
         assert_eq!(mallory.end().await, closed(code), "{what}");
     }
-    for (what, bytes) in [("no CBOR", vec![0xff]), ("null", vec![0xf6]), ("zero", vec![0])] {
+    for (what, bytes) in [("not CBOR", vec![0xff]), ("null", vec![0xf6]), ("zero", vec![0])] {
         let mut mallory = RepoClient::connect(relay.address, "/", "mallory").await;
         mallory.say_bytes(bytes).await;
         assert_eq!(mallory.end().await, closed(Code::MALFORMED), "{what}");
@@ -294,7 +294,7 @@ async fn a_hostile_message_ends_its_own_session_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on() {
+async fn a_list_over_its_limit_rejects_only_its_document() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
@@ -316,7 +316,7 @@ async fn a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on() 
 }
 
 #[tokio::test]
-async fn what_means_nothing_is_ignored() {
+async fn unknown_messages_and_fields_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
@@ -345,7 +345,7 @@ async fn what_means_nothing_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
+async fn a_change_that_conflicts_with_history_is_rejected_alone() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (_alice, hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
@@ -380,7 +380,7 @@ async fn a_change_that_contradicts_history_is_not_taken_and_the_rest_is() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_too_large_is_not_taken_and_stops_nothing_else() {
+async fn a_change_that_is_too_large_is_rejected_alone() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut alice, mut large) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;
@@ -401,7 +401,7 @@ async fn a_change_that_is_too_large_is_not_taken_and_stops_nothing_else() {
 }
 
 #[tokio::test]
-async fn ephemeral_messages_reach_everybody_else_once() {
+async fn ephemeral_messages_reach_every_other_client_once() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
@@ -435,7 +435,7 @@ async fn ephemeral_messages_reach_everybody_else_once() {
 }
 
 #[tokio::test]
-async fn heads_in_a_storage_are_told_to_whoever_wants_to_hear() {
+async fn a_storages_heads_are_sent_to_its_subscribers() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
@@ -462,7 +462,7 @@ async fn heads_in_a_storage_are_told_to_whoever_wants_to_hear() {
 }
 
 #[tokio::test]
-async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
+async fn large_messages_wait_for_memory_and_small_ones_do_not() {
     use tokio::io::AsyncWriteExt;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
@@ -492,7 +492,7 @@ async fn large_messages_wait_for_their_memory_and_small_ones_do_not() {
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
     bob.send(&mut small).await;
     bob.settle(&mut small).await;
-    assert!(alice.is_quiet().await, "there was memory for her");
+    assert!(alice.is_quiet().await, "the message was read without free memory");
     drop(slow.pop());
     alice.settle(&mut hers).await;
     relay.stop().await.unwrap();
@@ -508,7 +508,7 @@ fn noise(bytes: usize, seed: u64) -> String {
 }
 
 #[tokio::test]
-async fn a_deleted_document_is_not_available_any_more() {
+async fn a_deleted_document_is_unavailable() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut alice, mut hers) =

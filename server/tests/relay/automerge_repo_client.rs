@@ -160,7 +160,7 @@ impl RepoClient {
                 heads: heads[0].heads.iter().map(ToString::to_string).collect(),
             },
             Repo::Error { message, .. } => Heard::Error(message.to_owned()),
-            other => panic!("a server says no such thing: {other:?}"),
+            other => panic!("a relay never sends this: {other:?}"),
         }
     }
 

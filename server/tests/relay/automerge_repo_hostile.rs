@@ -18,7 +18,7 @@ fn everything(replica: &Replica) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_of_many_changes_is_taken_some_at_a_time() {
+async fn a_message_of_many_changes_is_admitted_in_parts() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
@@ -39,11 +39,11 @@ async fn a_message_of_many_changes_is_taken_some_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_million_changes_that_are_none_end_their_own_session() {
+async fn a_million_invalid_changes_end_only_their_own_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     // A million empty chunks in one part. (More parts than the limit only cost the document:
-    // `automerge_repo::a_list_beyond_its_limit_refuses_its_document_and_the_session_goes_on`.)
+    // `automerge_repo::a_list_over_its_limit_rejects_only_its_document`.)
     let joined = [0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, 1, 0].repeat(limits::SYNC_CHUNKS);
     let data = Reply { chunks: &[&joined], ..Reply::default() }.encode().unwrap();
     let mut mallory = RepoClient::join(&relay, "/", "mallory").await;

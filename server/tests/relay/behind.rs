@@ -24,7 +24,7 @@ async fn fill(author: &mut Client) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn one_far_behind_catches_up_with_everything_and_goes_on_live() {
+async fn a_client_far_behind_catches_up_and_continues_live() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -41,7 +41,7 @@ async fn one_far_behind_catches_up_with_everything_and_goes_on_live() {
 }
 
 #[tokio::test]
-async fn a_small_ring_makes_no_gap() {
+async fn a_small_ring_causes_no_gap() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.ring_bytes = 1_000).await;
     let mut author = Client::at_start(&relay).await;
@@ -82,7 +82,7 @@ async fn a_slow_reader_is_kept() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_read_is_dropped_and_holds_nobody_up() {
+async fn a_client_that_does_not_read_is_dropped_and_delays_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let stall = Duration::from_millis(300);
     let relay = Relay::start_with(&folder, |options| options.stall = stall).await;
@@ -99,7 +99,7 @@ async fn one_that_does_not_read_is_dropped_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn one_that_vanished_without_a_word_is_freed() {
+async fn a_vanished_client_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         let (ping_after, drop_after) = (Duration::from_millis(50), Duration::from_millis(150));
@@ -118,7 +118,7 @@ async fn one_that_vanished_without_a_word_is_freed() {
 }
 
 #[tokio::test]
-async fn one_that_has_much_to_read_may_answer_pings_late() {
+async fn a_client_with_much_to_read_may_answer_pings_late() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         let (ping_after, drop_after) = (Duration::from_millis(200), Duration::from_millis(600));
@@ -142,7 +142,7 @@ async fn one_that_has_much_to_read_may_answer_pings_late() {
 }
 
 #[tokio::test]
-async fn one_that_answers_pings_is_kept() {
+async fn a_client_that_answers_pings_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         let (ping_after, drop_after) = (Duration::from_millis(40), Duration::from_secs(5));
@@ -158,7 +158,7 @@ async fn one_that_answers_pings_is_kept() {
 }
 
 #[tokio::test]
-async fn what_a_peer_sends_is_taken_while_it_does_not_read() {
+async fn pushes_are_accepted_while_the_client_does_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -179,7 +179,7 @@ async fn what_a_peer_sends_is_taken_while_it_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_long_log_does_not_hold_up_another_space_of_the_session() {
+async fn a_long_log_does_not_delay_another_space_of_the_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -210,6 +210,6 @@ async fn a_long_log_does_not_hold_up_another_space_of_the_session() {
             }
         }
     }
-    assert!(quick_came_after.unwrap() < COUNT, "it came after the whole of the other log");
+    assert!(quick_came_after.unwrap() < COUNT, "its entry came after the whole other log");
     relay.stop().await.unwrap();
 }

@@ -13,7 +13,7 @@ use crate::harness::{Author, Client, Relay, SPACE, stall};
 /// A large message's decoded content uses the memory reserved for the message: it never waits for a second
 /// reservation while holding the first.
 #[tokio::test]
-async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
+async fn a_large_messages_content_uses_the_messages_memory() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     // Two unfinished uploads hold all memory for uploads.
@@ -43,7 +43,7 @@ async fn a_whole_document_in_a_large_message_has_its_memory_from_the_message() {
 
 /// Sixteen bytes for each document, plus a subscription's own state; another filter takes its own memory.
 #[tokio::test]
-async fn a_filter_counts_as_the_ids_that_it_names() {
+async fn a_filter_is_charged_for_the_ids_that_it_names() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::hello(&relay).await;

@@ -10,7 +10,7 @@ use crate::double::Double;
 use crate::harness::{Author, Client, Relay};
 
 #[tokio::test]
-async fn a_panic_in_the_hub_ends_the_relay_and_lets_the_store_go() {
+async fn a_panic_in_the_hub_ends_the_relay_and_releases_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let (relay, store) = Double::serve(&folder, |_| {}).await;
     let mut client = Client::at_start(&relay).await;
@@ -27,7 +27,7 @@ async fn a_panic_in_the_hub_ends_the_relay_and_lets_the_store_go() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_read_is_told_and_tried_again() {
+async fn an_unreadable_store_is_reported_and_retried() {
     let folder = tempfile::tempdir().unwrap();
     let (relay, store) = Double::serve(&folder, |_| {}).await;
     let mut client = Client::at_start(&relay).await;

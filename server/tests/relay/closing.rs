@@ -23,7 +23,7 @@ async fn closed(socket: &mut WebSocketStream<MaybeTlsStream<tokio::net::TcpStrea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clients_close_is_answered_by_a_close() {
+async fn a_clients_close_is_answered_with_a_close() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut native = Client::at_start(&relay).await;

@@ -10,7 +10,7 @@ use crate::harness::{Author, Client, PATIENCE, Relay, soon};
 
 /// After a failed fsync no later write can be known to be on disk.
 #[tokio::test]
-async fn a_failed_fsync_is_told_and_ends_the_relay() {
+async fn a_failed_fsync_is_reported_and_ends_the_relay() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -28,7 +28,7 @@ async fn a_failed_fsync_is_told_and_ends_the_relay() {
 }
 
 #[tokio::test]
-async fn neither_ack_nor_entries_come_before_the_commit() {
+async fn neither_acks_nor_entries_are_sent_before_the_commit() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -45,7 +45,7 @@ async fn neither_ack_nor_entries_come_before_the_commit() {
     let second = author.push(document.document, &document.changes(1)).await;
     assert!(author.is_quiet().await && reader.is_quiet().await);
     let mut late = Client::at_start(&relay).await;
-    assert!(late.is_quiet().await, "nor does somebody new read it");
+    assert!(late.is_quiet().await, "a new client does not receive it either");
     drop(hold);
     assert_eq!(author.acked(push).await.through.offset, Offset(2));
     assert_eq!(author.acked(second).await.through.offset, Offset(3));
@@ -84,7 +84,7 @@ async fn a_failed_commit_is_a_typed_nack_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_pushes_serves_reads_and_recovers_by_itself() {
+async fn a_full_disk_rejects_pushes_serves_reads_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -114,7 +114,7 @@ async fn a_full_disk_refuses_pushes_serves_reads_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn a_session_that_left_loses_its_answer_and_nothing_else() {
+async fn a_session_that_left_loses_only_its_answer() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -140,7 +140,7 @@ async fn a_session_that_left_loses_its_answer_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_graceful_stop_answers_what_was_taken_and_says_why() {
+async fn a_graceful_stop_answers_accepted_pushes_and_states_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let mut relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;

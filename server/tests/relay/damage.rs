@@ -48,7 +48,7 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     let digest_entries = pages(folder.path(), "entry");
     damage(folder.path(), digest_entries[digest_entries.len() / 2]);
     let relay = Relay::start(&folder).await;
-    assert_eq!(relay.get("/readyz").await.0, 200, "nothing has read it yet");
+    assert_eq!(relay.get("/readyz").await.0, 200, "no read has met the damage yet");
     // A client that requests single documents receives the whole ones.
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
     let mut whole = Replica::empty(1);
@@ -99,7 +99,7 @@ async fn sent(relay: &Relay, count: usize) -> Vec<Entry> {
 
 /// The log's own index is damaged, or the root of the table: the other indexes give the entries' positions.
 #[tokio::test]
-async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole() {
+async fn a_damaged_index_or_table_page_does_not_block_intact_data() {
     let (folder, authors) = filled().await;
     let relay = Relay::start(&folder).await;
     let whole = sent(&relay, 60).await;
@@ -122,7 +122,7 @@ async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole()
             let named = entries
                 .iter()
                 .all(|entry| authors.iter().any(|author| author.document == entry.document));
-            assert!(named, "the documents are known from their index");
+            assert!(named, "the index lists the documents");
         }
         let (status, told) = relay.get("/readyz").await;
         assert!(status == 503 && told.contains("is damaged"), "{of}: {told}");
@@ -132,7 +132,7 @@ async fn a_damaged_page_of_an_index_or_a_table_keeps_nobody_from_what_is_whole()
 
 /// A bit of a change's text flips: SQLite does not detect it.
 #[tokio::test]
-async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
+async fn a_change_with_a_flipped_bit_is_never_sent() {
     let (folder, mut authors) = filled().await;
     let file = folder.path().join("relay.db");
     let conn = rusqlite::Connection::open(&file).unwrap();
@@ -141,7 +141,7 @@ async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
     assert_eq!(conn.execute(sql, []).unwrap(), 1);
     drop(conn);
     let relay = Relay::start(&folder).await;
-    assert_eq!(relay.get("/readyz").await.0, 200, "nothing has read it yet");
+    assert_eq!(relay.get("/readyz").await.0, 200, "no read has met the damage yet");
     let entries = sent(&relay, 60).await;
     let document = authors[1].document;
     for entry in &entries {
@@ -174,7 +174,7 @@ async fn a_change_of_which_a_bit_has_flipped_is_sent_to_nobody() {
 
 /// SQLite silently ignores a write-ahead log with a bad header.
 #[tokio::test]
-async fn a_damaged_write_ahead_log_is_told_at_the_start() {
+async fn a_damaged_write_ahead_log_is_reported_at_the_start() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;

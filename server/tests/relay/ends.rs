@@ -18,7 +18,7 @@ use crate::harness::{
 /// A document has a damaged change, is examined, and waits for a client that has it. Then its snapshot is
 /// damaged too, and a read finds that.
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_that_comes_later_is_not_acknowledged_as_there() {
+async fn changes_damaged_later_are_not_acknowledged_as_stored() {
     let folder = tempfile::tempdir().unwrap();
     let relay =
         Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::NONE)).await;
@@ -61,13 +61,13 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     })
     .await;
     let Resend { changes, .. } = asked;
-    assert_eq!(changes.len(), 1, "it was examined: a change is lost, its snapshot is whole");
+    assert_eq!(changes.len(), 1, "examined: a change is lost, its snapshot is intact");
     // Later, under the running relay.
     assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);
     let mut reader = Client::at_start(&relay).await;
     let entries = reader.entries(11).await;
     let damaged = entries.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
-    assert_eq!(damaged, 2, "a read has met both");
+    assert_eq!(damaged, 2, "the read found both");
     // A change covered by the damaged snapshot is pushed again: an ack would claim that the store has it.
     let push = reader.push(author.document, &made[..1]).await;
     let answer = until(&mut reader, |frame| match frame {
@@ -77,7 +77,7 @@ async fn damage_that_comes_later_is_not_acknowledged_as_there() {
     .await;
     match answer {
         Frame::Nack(nack) => assert_eq!((nack.id, nack.code), (push, Code::OVERLOADED)),
-        answer => panic!("acknowledged, and it is not there: {answer:?}"),
+        answer => panic!("acknowledged, but it is not stored: {answer:?}"),
     }
     relay.stop().await.unwrap();
 }
@@ -187,7 +187,7 @@ async fn filtering(relay: &Relay) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_held_once_sessions_of_all_kinds_were_cut() {
+async fn sessions_that_are_cut_release_all_memory() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |o| {
         o.compactions = compactions(CompactionWindow::default());

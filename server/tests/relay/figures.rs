@@ -105,7 +105,7 @@ fn what_stays_resident_after_start() {
 }
 
 #[tokio::test]
-async fn how_fast_a_log_is_filled_and_read() {
+async fn the_speed_of_filling_and_reading_a_log() {
     let count = size(2_000, 20_000);
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
@@ -193,7 +193,9 @@ async fn memory_returns_after_sessions_with_large_messages() {
         }
     };
     // The arenas are trimmed after two checks without traffic.
-    tokio::time::timeout(Duration::from_secs(60), returned).await.expect("memory stays");
+    tokio::time::timeout(Duration::from_secs(60), returned)
+        .await
+        .expect("the memory was not released");
     let after = process.resident_kib();
     let mib = [idle, peak, ended, after].map(|kib| kib / 1024);
     println!("MiB resident: idle, at the peak, at the end, after: {mib:?}");

@@ -45,7 +45,7 @@ fn other(data: &Path) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_acknowledged_into_files_that_are_gone() {
+async fn nothing_is_acknowledged_when_the_files_are_gone() {
     let cases = DEEDS.map(|deed| tokio::spawn(push_after(deed)));
     for case in cases {
         soon(case).await.unwrap();
@@ -85,7 +85,7 @@ async fn push_after((case, file, deed): Deed) {
 
 /// Its clients would otherwise be served data that no other process sees.
 #[tokio::test]
-async fn a_relay_that_nobody_writes_to_notices_too() {
+async fn an_idle_relay_notices_gone_files() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let relay = Process::start(&data);
@@ -93,5 +93,5 @@ async fn a_relay_that_nobody_writes_to_notices_too() {
     let ended = tokio::task::spawn_blocking(move || relay.ended());
     let (code, _, log) = soon(ended).await.unwrap();
     assert_eq!(code, Some(GONE), "{log}");
-    assert!(!data.exists(), "it made a new folder");
+    assert!(!data.exists(), "the relay created a new folder");
 }

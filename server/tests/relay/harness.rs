@@ -35,7 +35,7 @@ pub(crate) const SPACE: &str = "notes";
 
 /// Waits for something that must happen.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, what).await.expect("it did not come in time")
+    timeout(PATIENCE, what).await.expect("it did not happen in time")
 }
 
 /// A relay in this process.

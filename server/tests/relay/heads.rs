@@ -83,7 +83,7 @@ async fn five_thousand_heads_are_synced_and_merged_on_both_protocols() {
 }
 
 #[tokio::test]
-async fn gossip_of_many_heads_leaves_the_session_alone() {
+async fn a_report_of_many_heads_does_not_end_the_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (mut alice, mut hers) = RepoClient::with(&relay, "/", "alice", Replica::made(1, 1)).await;

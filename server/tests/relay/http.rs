@@ -10,13 +10,13 @@ use crate::harness::{Author, Client, Relay, request, soon};
 async fn refused(request: tokio_tungstenite::tungstenite::handshake::client::Request) -> u16 {
     match soon(connect_async(request)).await {
         Err(Error::Http(response)) => response.status().as_u16(),
-        Ok(_) => panic!("it was let in"),
+        Ok(_) => panic!("the request became a session"),
         Err(other) => panic!("no answer: {other}"),
     }
 }
 
 #[tokio::test]
-async fn pages_for_operators() {
+async fn operators_pages_are_served() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     assert_eq!(relay.get("/healthz").await, (200, "ok\n".to_owned()));
@@ -52,7 +52,7 @@ async fn pages_for_operators() {
 }
 
 #[tokio::test]
-async fn browsers_pages_are_refused_unless_allowed() {
+async fn browsers_pages_are_rejected_unless_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.allow_origins = vec!["https://app.example".to_owned()];
@@ -78,7 +78,7 @@ async fn browsers_pages_are_refused_unless_allowed() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_name_is_refused_in_open_mode() {
+async fn a_foreign_host_name_is_rejected_in_open_mode() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let ask = "GET /healthz HTTP/1.1\r\nhost: rebound.example:7600\r\nconnection: close\r\n\r\n";
@@ -89,7 +89,7 @@ async fn a_foreign_host_name_is_refused_in_open_mode() {
     rebound.headers_mut().insert("host", "rebound.example".parse().unwrap());
     assert_eq!(refused(rebound).await, 421);
     let old = "GET /healthz HTTP/1.0\r\n\r\n";
-    assert_eq!(relay.ask(old).await.0, 421, "no name is no loopback name");
+    assert_eq!(relay.ask(old).await.0, 421, "a missing name is not a loopback name");
     relay.stop().await.unwrap();
 
     // A relay open to others is as much a target of DNS rebinding.
@@ -112,7 +112,7 @@ async fn a_foreign_host_name_is_refused_in_open_mode() {
 }
 
 #[tokio::test]
-async fn the_native_subprotocol_and_none_become_sessions_and_others_do_not() {
+async fn only_the_native_subprotocol_or_none_becomes_a_session() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (_, response) = soon(connect_async(request(&relay, None))).await.unwrap();
@@ -131,7 +131,7 @@ async fn the_native_subprotocol_and_none_become_sessions_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so_and_operators_still_look_in() {
+async fn a_connection_too_many_is_rejected_and_operators_are_served() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.connections = 2).await;
     let first = Client::at_start(&relay).await;
@@ -159,7 +159,7 @@ async fn until_let_in(relay: &Relay) {
 /// Silent connections of one address.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn one_address_does_not_lock_the_others_out() {
+async fn one_address_cannot_lock_others_out() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.connections = 5;
@@ -182,7 +182,7 @@ async fn one_address_does_not_lock_the_others_out() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_its_answers_gives_its_place_back() {
+async fn a_peer_that_does_not_read_its_answers_loses_its_slot() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.connections = 1;

@@ -58,7 +58,7 @@ async fn a_truncated_frame_says_where_it_ends() {
 }
 
 #[tokio::test]
-async fn text_is_refused() {
+async fn text_messages_are_rejected() {
     let (error, close) = answer_to(Message::text("hello")).await;
     assert_eq!((error.code, close), (Code::MALFORMED, Some(4_001)));
     assert!(error.what.contains("text"), "{}", error.what);
@@ -74,14 +74,14 @@ async fn an_unknown_frame_is_named() {
 }
 
 #[tokio::test]
-async fn an_oversized_message_is_refused_before_it_is_read() {
+async fn an_oversized_message_is_rejected_before_it_is_read() {
     let (error, close) = answer_to(Message::binary(vec![0; limits::MESSAGE_BYTES + 1])).await;
     assert_eq!((error.code, close), (Code::TOO_LARGE, Some(1_009)));
     assert!(error.what.contains(&limits::MESSAGE_BYTES.to_string()), "{}", error.what);
 }
 
 #[tokio::test]
-async fn a_push_to_no_subscription_ends_the_session() {
+async fn a_push_without_a_subscription_ends_the_session() {
     let document = Author::new(1).document;
     let push = Push { id: 1, subscription: 9, document, changes: vec![] };
     let (error, _) = answer_to(Message::binary(encode(&Frame::Push(push)))).await;
@@ -89,7 +89,7 @@ async fn a_push_to_no_subscription_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_bad_space_name_says_what_a_good_one_is() {
+async fn an_invalid_space_name_is_rejected_with_the_rule() {
     // Subscription, the name's length, the name; the rest does not matter.
     let mut body = 1u32.to_le_bytes().to_vec();
     body.extend_from_slice(&6u64.to_le_bytes());
@@ -103,7 +103,7 @@ async fn a_bad_space_name_says_what_a_good_one_is() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_none_is_nacked_and_the_session_goes_on() {
+async fn an_invalid_change_is_nacked_and_the_session_continues() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -119,7 +119,7 @@ async fn a_change_that_is_none_is_nacked_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_version_is_told_which_are_spoken() {
+async fn an_unknown_version_is_answered_with_the_supported_ones() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::connect(&relay).await;
@@ -133,7 +133,7 @@ async fn an_unknown_version_is_told_which_are_spoken() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_not_waited_for() {
+async fn a_silent_client_is_closed_after_the_handshake_time() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         let handshake = Duration::from_millis(50);
@@ -162,7 +162,7 @@ async fn a_goodbye_is_closed_normally() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_http_are_turned_away() {
+async fn bytes_that_are_not_http_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     assert_eq!(relay.ask("\u{16}\u{3}\u{1} no http at all\r\n\r\n").await.0, 400);
@@ -193,7 +193,7 @@ async fn an_inflated_push_is_bounded_and_named() {
 }
 
 #[tokio::test]
-async fn a_broken_framing_is_named_in_plain_words() {
+async fn a_framing_violation_is_named_in_plain_words() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;

@@ -65,7 +65,7 @@ async fn a_browser_gets_the_page_and_curl_a_line() {
 }
 
 #[tokio::test]
-async fn the_pages_files_are_kept_for_ever_under_their_version() {
+async fn the_pages_files_are_immutable_under_their_version() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let (_, _, page) = browse(&relay, "/", HTML).await;
@@ -93,7 +93,10 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
             _ => "text/plain",
         };
         assert!(head.contains(&format!("content-type: {kind}")), "{file}: {head}");
-        assert!(!head.contains("content-encoding"), "{file}, to who does not take gzip: {head}");
+        assert!(
+            !head.contains("content-encoding"),
+            "{file}, to a client that does not accept gzip: {head}"
+        );
         let (status, head, gzip) = browse(&relay, file, "accept-encoding: gzip, br\r\n").await;
         assert_eq!(status, 200, "{file}");
         // Small files and pictures are sent uncompressed.
@@ -107,7 +110,7 @@ async fn the_pages_files_are_kept_for_ever_under_their_version() {
             assert!(inflated == body, "{file} is another file compressed");
         }
         let (status, ..) = browse(&relay, &file.replace("/playground/", "/playground/0"), "").await;
-        assert_eq!(status, 404, "of another version");
+        assert_eq!(status, 404, "a file of another version");
     }
     let (status, ..) =
         browse(&relay, &script.replace("playground.js", "..%2fversion.txt"), "").await;
@@ -190,12 +193,12 @@ async fn documents_are_listed_newest_first_in_pages() {
     assert_eq!((&rest.documents[..], rest.next), (&all[3..], None));
     let news = list(&relay, &query("&since=10")).await;
     assert_eq!((news.documents, news.next), (vec![(name(3), -12), (name(1), 11)], None));
-    assert_eq!(list(&relay, "").await.documents, [], "the space `default` is another one");
+    assert_eq!(list(&relay, "").await.documents, [], "the space `default` is empty");
     relay.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_document_is_deleted_for_everybody() {
+async fn a_document_is_deleted_for_all_clients() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -248,7 +251,7 @@ async fn until(stream: &mut TcpStream, wanted: &str) {
 }
 
 #[tokio::test]
-async fn a_page_is_told_that_the_log_has_grown() {
+async fn a_page_is_notified_when_the_log_grows() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
@@ -268,7 +271,7 @@ async fn a_page_is_told_that_the_log_has_grown() {
 }
 
 #[tokio::test]
-async fn a_bad_question_is_told_what_is_wrong() {
+async fn an_invalid_request_is_answered_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     for (query, told) in [

@@ -115,7 +115,7 @@ fn refused(data: &Path, arguments: &[&str]) -> (i32, String) {
 const FREE: &[&str] = &["--listen", "127.0.0.1:0"];
 
 #[test]
-fn it_serves_until_it_is_asked_to_stop() {
+fn it_serves_until_a_stop_signal() {
     let folder = tempfile::tempdir().unwrap();
     for signal in ["-TERM", "-INT"] {
         let relay = Process::start(&folder.path().join("data"));
@@ -161,11 +161,11 @@ fn a_port_in_use_and_a_foreign_address_are_named() {
     assert_eq!(told.lines().count(), 1, "{told}");
     assert!(told.starts_with("error: wrong usage; ") && told.contains("--no-such-flag"), "{told}");
     assert!(told.ends_with("; see `landfall-relay --help`\n"), "{told}");
-    assert!(!data.exists(), "nothing was made for a relay that does not start");
+    assert!(!data.exists(), "a relay that does not start creates nothing");
 }
 
 #[test]
-fn a_folder_or_a_store_that_cannot_be_used_is_named() {
+fn an_unusable_folder_or_store_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, b"x").unwrap();
@@ -206,7 +206,7 @@ fn a_folder_without_permission_is_named() {
 
 #[cfg(unix)]
 #[test]
-fn its_files_are_for_its_owner_only() {
+fn its_files_are_accessible_to_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("deep/data");
@@ -248,7 +248,7 @@ fn settings_come_from_the_environment_too() {
 
 /// A log line names its session once, and a clean stop logs no warning.
 #[tokio::test]
-async fn json_lines_name_their_session_once_and_a_stop_warns_of_nothing() {
+async fn json_lines_name_their_session_once_and_a_stop_logs_no_warning() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Process::start(&folder.path().join("data"));
     let mut client = Client::connect_to(relay.address).await;

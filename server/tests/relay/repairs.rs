@@ -122,7 +122,7 @@ async fn sent_of(relay: &Relay, count: usize) -> Vec<Entry> {
 }
 
 #[tokio::test]
-async fn a_damaged_change_is_asked_for_and_replaced_in_its_place() {
+async fn a_damaged_change_is_requested_and_replaced_in_place() {
     let (folder, authors, made) = filled().await;
     let relay = Relay::start(&folder).await;
     let whole = sent(&relay).await;
@@ -161,7 +161,7 @@ async fn a_damaged_change_is_asked_for_and_replaced_in_its_place() {
 }
 
 #[tokio::test]
-async fn who_has_nothing_is_not_asked_again_and_the_document_stays_damaged() {
+async fn a_client_without_the_data_is_not_asked_again() {
     let (folder, authors, _) = filled().await;
     flip(folder.path(), 14);
     let relay = Relay::start(&folder).await;
@@ -185,7 +185,7 @@ async fn who_has_nothing_is_not_asked_again_and_the_document_stays_damaged() {
 
 /// No wrong answer to a request changes the log.
 #[tokio::test]
-async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
+async fn a_wrong_answer_repairs_nothing_and_affects_only_its_client() {
     let (folder, mut authors, made) = filled().await;
     let relay = Relay::start(&folder).await;
     let whole = sent(&relay).await;
@@ -228,7 +228,7 @@ async fn a_wrong_answer_mends_nothing_and_costs_only_its_client() {
 
 /// An engine sends a window of the requested changes.
 #[tokio::test]
-async fn a_client_that_brings_a_part_is_asked_for_the_rest() {
+async fn a_client_that_sends_a_part_is_asked_for_the_rest() {
     let (folder, authors, made) = filled().await;
     flip(folder.path(), 14);
     flip(folder.path(), 15);
@@ -245,7 +245,7 @@ async fn a_client_that_brings_a_part_is_asked_for_the_rest() {
 
 /// Each feature is independent (docs/protocol.md, Features).
 #[tokio::test]
-async fn a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
+async fn a_client_with_resend_but_without_ephemeral_messages_is_asked() {
     let (folder, _, _) = filled().await;
     flip(folder.path(), 14);
     let relay = Relay::start(&folder).await;
@@ -258,7 +258,7 @@ async fn a_client_that_knows_resend_and_no_ephemeral_messages_is_asked() {
 
 /// More changes are damaged than one request names or the repair remembers, and none was examined yet.
 #[tokio::test]
-async fn what_is_acknowledged_of_a_damaged_document_is_there() {
+async fn acknowledged_changes_of_a_damaged_document_are_stored() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -278,7 +278,7 @@ async fn what_is_acknowledged_of_a_damaged_document_is_there() {
     assert_eq!(older.acked(push).await.count, 70);
     let found = sent_of(&relay, 70).await;
     let damaged = found.iter().filter(|entry| entry.kind == entry_kind::DAMAGED).count();
-    assert_eq!(damaged, 0, "of 70 changes that were acknowledged so many are not there");
+    assert_eq!(damaged, 0, "some of the 70 acknowledged changes are damaged");
     relay.stop().await.unwrap();
 }
 
@@ -292,7 +292,7 @@ fn compactions(window: CompactionWindow) -> CompactionOptions {
 /// Changes covered by a damaged snapshot are pushed again, one by one. They are not acknowledged, whether or
 /// not the snapshot was examined yet; new changes are accepted.
 #[tokio::test]
-async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
+async fn changes_of_a_damaged_snapshot_are_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let relay =
         Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::NONE)).await;
@@ -316,7 +316,11 @@ async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
     let push = writer.push(author.document, &made).await;
     assert_eq!(nacked(&mut writer, push).await, Code::OVERLOADED);
     let asked = asked(&mut knowing(&relay, Filter::Everything).await).await;
-    assert_eq!((asked.document, asked.changes.len()), (author.document, 0), "it was examined");
+    assert_eq!(
+        (asked.document, asked.changes.len()),
+        (author.document, 0),
+        "the document was examined"
+    );
     let push = writer.push(author.document, &made[..1]).await;
     assert_eq!(nacked(&mut writer, push).await, Code::OVERLOADED);
     let push = writer.push(author.document, &author.changes(1)).await;
@@ -326,7 +330,7 @@ async fn what_a_damaged_snapshot_stood_for_is_not_acknowledged() {
 
 /// A flag of a row flips, and reads meet it. The relay reports correctly whether the document can be read.
 #[tokio::test]
-async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
+async fn a_document_that_reads_find_damaged_is_not_reported_repaired() {
     let (folder, _, _) = filled().await;
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
     conn.execute("UPDATE entry SET flags = 64 WHERE \"offset\" = 14", []).unwrap();
@@ -338,7 +342,7 @@ async fn a_document_that_reads_find_damaged_is_not_said_to_be_healed() {
     // seconds
     tokio::time::sleep(Duration::from_secs(3)).await;
     let repaired = relay.metric("landfall_relay_healed_documents_total").await;
-    assert_eq!((relay.get("/readyz").await.0, repaired), (503, 0.0), "nobody has mended it");
+    assert_eq!((relay.get("/readyz").await.0, repaired), (503, 0.0), "no client has repaired it");
     relay.stop().await.unwrap();
 }
 
@@ -383,19 +387,19 @@ async fn of_a_repo_client(whole: bool) {
 }
 
 #[tokio::test]
-async fn changes_of_an_automerge_repo_client_heal() {
+async fn changes_of_an_automerge_repo_client_repair_a_document() {
     of_a_repo_client(false).await;
 }
 
 #[tokio::test]
-async fn a_whole_document_of_an_automerge_repo_client_heals() {
+async fn a_whole_document_of_an_automerge_repo_client_repairs_it() {
     of_a_repo_client(true).await;
 }
 
 /// A client that has the document is asked for all of it, in its own protocol; one that waits for the
 /// document receives it after the repair; one that has none of it is not asked.
 #[tokio::test]
-async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
+async fn an_automerge_repo_client_is_asked_for_damaged_data() {
     use crate::automerge_repo_client::{Replica, RepoClient};
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
@@ -416,7 +420,7 @@ async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
     let mut his = Replica::empty(1);
     bob.send(&mut his).await;
     bob.unavailable(his.id).await;
-    assert_eq!(alice.receive(&mut hers).await, [], "she is asked as by one who has nothing");
+    assert_eq!(alice.receive(&mut hers).await, [], "the relay asks her without heads of its own");
     alice.settle(&mut hers).await;
     bob.until(&mut his, &hers.heads()).await;
     relay.until_metric("landfall_relay_healed_documents_total", |count| count == 1.0).await;
@@ -426,7 +430,7 @@ async fn an_automerge_repo_client_is_asked_for_what_is_damaged() {
 
 /// The replacement of damaged bytes panics, on a thread of the pool: the push is rejected for now.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_that_is_held_is_answered_whatever_becomes_of_its_repair() {
+async fn a_deferred_push_is_answered_even_if_its_repair_panics() {
     let (folder, authors, made) = filled().await;
     flip(folder.path(), 14);
     let (relay, double) = crate::double::Double::serve(&folder, |_| {}).await;

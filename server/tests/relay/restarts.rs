@@ -6,7 +6,7 @@ use landfall_protocol::frame::Mark;
 use crate::harness::{Author, Client, Relay, SPACE, cursor};
 
 #[tokio::test]
-async fn a_restart_opens_a_new_epoch_at_its_first_append_only() {
+async fn a_restart_begins_a_new_epoch_at_its_first_append() {
     let folder = tempfile::tempdir().unwrap();
     let mut document = Author::new(1);
     let relay = Relay::start(&folder).await;
@@ -19,7 +19,7 @@ async fn a_restart_opens_a_new_epoch_at_its_first_append_only() {
 
     let relay = Relay::start(&folder).await;
     let mut client = Client::connect(&relay).await;
-    assert_eq!(client.say_hello().await.upstream, upstream, "it is the same relay");
+    assert_eq!(client.say_hello().await.upstream, upstream, "the relay's identity is the same");
     let subscribed = client.subscribe(1, SPACE, cursor(first, 2), None).await;
     assert_eq!((subscribed.epoch, subscribed.head), (Some(first), Offset(3)));
     assert!(subscribed.resumed);
@@ -36,12 +36,15 @@ async fn a_restart_opens_a_new_epoch_at_its_first_append_only() {
     assert!(client.subscribe(1, SPACE, cursor(first, 3), None).await.resumed);
     let entries = client.entries(1).await;
     assert_eq!(entries[0].offset, Offset(4));
-    assert!(!client.subscribe(2, SPACE, cursor(first, 4), None).await.resumed, "not its epoch's");
+    assert!(
+        !client.subscribe(2, SPACE, cursor(first, 4), None).await.resumed,
+        "the offset is not one of this epoch"
+    );
     relay.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_space_that_was_idle_goes_on_in_its_epoch() {
+async fn an_idle_space_continues_in_its_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut document = Author::new(1);
@@ -59,7 +62,7 @@ async fn a_space_that_was_idle_goes_on_in_its_epoch() {
 }
 
 #[tokio::test]
-async fn cursors_of_another_log_begin_again() {
+async fn cursors_of_another_log_start_over() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut document = Author::new(1);

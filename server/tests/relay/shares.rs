@@ -40,11 +40,11 @@ async fn push_large(relay: &Relay, client: &mut Client) {
     let push = client.push(author.document, &author.large_changes(4, 300_000)).await;
     assert_eq!(client.acked(push).await.count, 4);
     let waiting = relay.metric("landfall_relay_memory_waiting").await;
-    assert!(waiting > 200.0, "{waiting} wait: it waited for those that came before it");
+    assert!(waiting > 200.0, "only {waiting} wait: the message waited behind earlier ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_message_passes_the_stalled_ones_of_another_address() {
+async fn a_large_message_passes_stalled_ones_of_another_address() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut canary = Client::at_start_from(&relay, ELSEWHERE).await;
@@ -57,7 +57,7 @@ async fn a_large_message_passes_the_stalled_ones_of_another_address() {
 /// Alone, the address had all memory for messages: its stalled messages release what exceeds its share, and
 /// no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_comes_later_has_its_part() {
+async fn an_address_that_connects_later_gets_its_share() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut stalled = stall_all(&relay).await;
@@ -71,7 +71,7 @@ async fn an_address_that_comes_later_has_its_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_one_address_may_have_all_connections_each_session_is_by_itself() {
+async fn without_an_address_limit_each_session_is_its_own_share() {
     let intake = "landfall_relay_memory_bytes{class=\"intake\"}";
     let each = 3 * limits::MESSAGE_BYTES as u64;
     for (of_address, sessions) in [(1_024, 8), (4_096, 10)] {
@@ -96,7 +96,7 @@ async fn where_one_address_may_have_all_connections_each_session_is_by_itself() 
 /// The least memory that the relay accepts (`--memory 192MiB`), one idle native session, and the first frame
 /// of a fragmented message, of seven bytes, from an automerge-repo client that then waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
+async fn a_fragmented_message_does_not_block_other_large_ones() {
     use crate::automerge_repo_client::RepoClient;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| options.memory = 192 << 20).await;
@@ -117,7 +117,7 @@ async fn one_message_in_parts_does_not_stop_all_other_large_ones() {
 /// No other event occurs in the sessions: no ping is due, no other message arrives. Their data arrived at
 /// once, together with the header.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stalls_is_looked_at_though_nothing_else_happens() {
+async fn a_stalled_message_is_dropped_without_any_other_event() {
     let folder = tempfile::tempdir().unwrap();
     let (ping_after, drop_after) = (Duration::from_secs(3_600), Duration::from_secs(7_200));
     let relay = Relay::start_with(&folder, |options| {
@@ -133,7 +133,7 @@ async fn what_stalls_is_looked_at_though_nothing_else_happens() {
 
 /// Its sender cannot show that it is alive: the answer to a ping would come after the message.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_waits_for_its_memory_is_no_silence() {
+async fn a_message_that_waits_for_memory_does_not_count_as_silence() {
     let folder = tempfile::tempdir().unwrap();
     let (ping_after, drop_after) = (Duration::from_secs(1), Duration::from_secs(3));
     let relay = Relay::start_with(&folder, |options| {
@@ -152,7 +152,7 @@ async fn a_message_that_waits_for_its_memory_is_no_silence() {
     let push = client.push(author.document, &author.large_changes(4, 300_000)).await;
     assert_eq!(client.acked(push).await.count, 4);
     let silent = "landfall_relay_sessions_ended_total{code=\"silent\"}";
-    assert!(relay.metric(silent).await >= 8.0, "it waited for longer than silence may last");
+    assert!(relay.metric(silent).await >= 8.0, "it waited for longer than the limit for silence");
     drop(stalled);
     relay.stop().await.unwrap();
 }

@@ -33,7 +33,7 @@ async fn ends(relay: Process) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn a_pipe_that_nobody_reads_stops_nothing() {
+async fn an_unread_pipe_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let relay = Process::start_as(command(folder.path()), writer.into());
@@ -45,7 +45,7 @@ async fn a_pipe_that_nobody_reads_stops_nothing() {
 
 /// Its last line does not fit either.
 #[tokio::test]
-async fn a_relay_that_fails_ends_with_its_code_although_nobody_reads_its_log() {
+async fn a_failing_relay_exits_with_its_code_while_its_log_is_unread() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let (reader, writer) = std::io::pipe().unwrap();
@@ -57,7 +57,7 @@ async fn a_relay_that_fails_ends_with_its_code_although_nobody_reads_its_log() {
 }
 
 #[tokio::test]
-async fn lines_that_a_full_disk_does_not_take_are_counted() {
+async fn lines_lost_to_a_full_disk_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let relay = Process::start_as(command(folder.path()), full.into());
@@ -85,7 +85,7 @@ async fn a_closed_standard_error_stops_nothing() {
 
 /// A panic would exit with 101.
 #[test]
-fn commands_whose_output_is_full_end_with_their_own_codes() {
+fn commands_exit_with_their_own_codes_when_output_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let relay = Process::start(&data);

@@ -64,7 +64,7 @@ async fn a_duplicate_is_acknowledged_and_not_stored_again() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_and_what_came_before_it_is_kept() {
+async fn an_invalid_change_is_rejected_and_those_before_it_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut author = Client::at_start(&relay).await;
@@ -84,7 +84,7 @@ async fn what_does_not_fit_is_refused_and_what_came_before_it_is_kept() {
 }
 
 #[tokio::test]
-async fn two_spaces_share_a_connection_and_nothing_else() {
+async fn two_spaces_share_only_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::hello(&relay).await;
@@ -102,7 +102,7 @@ async fn two_spaces_share_a_connection_and_nothing_else() {
     };
     client.send(&Frame::Push(push)).await;
     let ack = client.acked(2).await;
-    assert_eq!(ack.through.offset, Offset(1), "each space counts for itself");
+    assert_eq!(ack.through.offset, Offset(1), "each space has its own offsets");
     let Frame::Entries(page) = client.frame().await else { panic!("no entries") };
     assert_eq!((page.subscription, page.up_to), (2, Offset(1)));
     relay.stop().await.unwrap();
@@ -144,7 +144,7 @@ async fn an_unknown_space_is_an_empty_log_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn unsubscribing_ends_the_feed_and_its_number_may_be_used_again() {
+async fn unsubscribing_ends_the_feed_and_frees_its_number() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut reader = Client::at_start(&relay).await;

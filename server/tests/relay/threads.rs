@@ -59,7 +59,7 @@ async fn the_end_of_the_store_s_writer_ends_the_relay_and_pushes_are_answered() 
 }
 
 #[tokio::test]
-async fn the_end_of_the_compacting_thread_ends_the_relay() {
+async fn the_end_of_the_compaction_thread_ends_the_relay() {
     let folder = tempfile::tempdir().unwrap();
     let (relay, store) = hooked(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -129,7 +129,7 @@ async fn until_ready(relay: &Relay, status: u16, words: &str) {
 /// No file handles, no processes, no program: the error is not about the document.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_cannot_be_started_marks_no_document_and_is_tried_again() {
+async fn a_child_that_cannot_be_started_is_retried_and_blames_no_document() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("worker");
     let worker = vec![program.clone().into(), landfall_relay::cli::COMPACT_WORKER.into()];

@@ -75,7 +75,7 @@ async fn begun_wrongly(client: &mut Client, history: &History) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
+async fn parts_of_one_sessions_upload_never_enter_anothers() {
     let folder = tempfile::tempdir().unwrap();
     let relay =
         Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::default()))
@@ -100,7 +100,7 @@ async fn what_one_session_sends_of_a_snapshot_is_no_part_of_anothers() {
 /// An upload left by a session of the same address is continued. If it was something else, the session that
 /// sent the rest is not at fault, and succeeds at the second attempt, whatever others leave meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
+async fn a_session_that_resumed_wrong_parts_is_asked_for_all_of_them() {
     let folder = tempfile::tempdir().unwrap();
     let relay =
         Relay::start_with(&folder, |o| o.compactions = compactions(CompactionWindow::default()))
@@ -120,9 +120,9 @@ async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
     alice.send(&history.next(100)).await;
     let nack = answered(&mut alice).await.unwrap_err();
     assert_eq!(nack.code, Code::OVERLOADED);
-    assert!(nack.retry_after_ms > 0, "an honest snapshot is refused for good");
+    assert!(nack.retry_after_ms > 0, "a sound snapshot is rejected without a retry");
     alice.send(&history.upload(2)).await;
-    assert_eq!(wanted(&mut alice).await, 0, "it takes up what another session sent once more");
+    assert_eq!(wanted(&mut alice).await, 0, "it resumes parts of another session again");
     alice.send(&history.next(0)).await;
     assert_eq!(answered(&mut alice).await, Ok(()));
     relay.stop().await.unwrap();
@@ -130,7 +130,7 @@ async fn who_goes_on_with_something_else_is_asked_for_all_of_it() {
 
 /// A client sends a part of its upload, and never returns.
 #[tokio::test(flavor = "multi_thread")]
-async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
+async fn abandoned_uploads_expire() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.memory = 192 << 20;
@@ -150,7 +150,7 @@ async fn snapshots_whose_senders_are_gone_are_forgotten_at_some_time() {
 /// The largest snapshot, in the least memory that a relay can have: twice, so that the second is merged with
 /// the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_largest_snapshot_passes_within_the_least_memory() {
+async fn the_largest_snapshot_fits_the_least_memory_budget() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start_with(&folder, |options| {
         options.memory = landfall_relay::limits::LEAST_MEMORY;

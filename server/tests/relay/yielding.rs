@@ -34,7 +34,7 @@ fn slow_worker(folder: &Path) -> CompactionOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compaction_that_runs_ends_for_what_a_client_brings_of_its_document_and_is_done_again() {
+async fn a_compaction_yields_to_a_clients_upload_and_is_retried() {
     let folder = tempfile::tempdir().unwrap();
     let compactions = slow_worker(folder.path());
     let relay = Relay::start_with(&folder, |options| options.compactions = compactions).await;
@@ -76,7 +76,7 @@ async fn a_compaction_that_runs_ends_for_what_a_client_brings_of_its_document_an
 
 /// A document is damaged, due for compaction, and no client has the lost part.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_document_does_not_hold_up_the_compactions_of_all_others() {
+async fn a_damaged_document_does_not_delay_other_compactions() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
     let mut client = Client::at_start(&relay).await;
@@ -98,6 +98,6 @@ async fn a_damaged_document_does_not_hold_up_the_compactions_of_all_others() {
     let compactions =
         |outcome: &str| format!("landfall_relay_compactions_total{{outcome=\"{outcome}\"}}");
     relay.until_metric(&compactions("compacted"), |count| count >= 1.0).await;
-    assert_eq!(relay.metric(&compactions("failed")).await, 1.0, "it is not tried again and again");
+    assert_eq!(relay.metric(&compactions("failed")).await, 1.0, "the compaction is not retried");
     relay.stop().await.unwrap();
 }

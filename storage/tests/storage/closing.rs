@@ -8,7 +8,7 @@ use landfall_storage::{Database, Durability, FailureClass, OpenError, WriteError
 use crate::support::{PATIENCE, Place, SCHEMA, ids, insert, outcome, patient, stopped, submit};
 
 #[test]
-fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
+fn closing_finishes_queued_jobs_and_rejects_later_ones() {
     let place = Place::new();
     let db = place.open();
     let reader = db.open_reader().unwrap();
@@ -17,7 +17,7 @@ fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
     drop(hold);
     db.close().unwrap();
     for told in &queued {
-        told.try_recv().expect("told before close returned").unwrap();
+        told.try_recv().expect("reported before close returned").unwrap();
     }
     assert_eq!(db.synced(), db.committed());
 
@@ -107,7 +107,7 @@ fn a_callback_may_drop_the_last_handle() {
 }
 
 #[test]
-fn a_last_sync_that_fails_is_told_and_the_file_is_free() {
+fn a_failed_final_fsync_is_reported_and_the_file_released() {
     let place = Place::new();
     let db = place.open();
     db.write(Durability::Relaxed, insert(1)).unwrap();

@@ -89,7 +89,7 @@ fn an_idle_writer_syncs_by_itself() {
 }
 
 #[test]
-fn a_failed_sync_is_tried_again() {
+fn a_failed_sync_is_retried() {
     let place = Place::new();
     let db = place.open_with(Options { sync_idle: Duration::from_millis(5), ..patient() });
     let (tell, told) = mpsc::channel();
@@ -107,7 +107,7 @@ fn a_failed_sync_is_tried_again() {
 }
 
 #[test]
-fn subscribers_hear_after_the_results_and_one_that_panics_stops_nobody() {
+fn subscribers_run_after_results_and_a_panic_in_one_stops_no_other() {
     let place = Place::new();
     let db = place.open();
     let (tell, told) = mpsc::channel();
@@ -123,7 +123,7 @@ fn subscribers_hear_after_the_results_and_one_that_panics_stops_nobody() {
 }
 
 #[test]
-fn in_memory_everything_is_as_safe_as_it_can_be() {
+fn an_in_memory_database_counts_commits_as_synced() {
     let db = Database::open_in_memory(&SCHEMA, patient()).unwrap();
     let number = db.write(Durability::Relaxed, insert(1)).unwrap().number;
     assert_eq!(db.synced(), number);

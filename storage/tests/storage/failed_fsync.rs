@@ -19,7 +19,7 @@ fn check_final(db: &Database, synced: u64) {
 }
 
 #[test]
-fn after_a_failed_fsync_nothing_more_is_written_or_said_to_be_on_disk() {
+fn after_a_failed_fsync_nothing_is_written_or_reported_durable() {
     let place = Place::new();
     let db = place.open();
     let (tell, told) = mpsc::channel();
@@ -35,7 +35,7 @@ fn after_a_failed_fsync_nothing_more_is_written_or_said_to_be_on_disk() {
     check_final(&db, relaxed.0 - 1);
     let unsynced = db.sync().unwrap_err();
     assert_eq!(unsynced.class(), FailureClass::FsyncFailed);
-    assert!(told.try_recv().is_err(), "it is announced once");
+    assert!(told.try_recv().is_err(), "the failure is announced once");
     // Reads continue, and closing reports the failure.
     assert_eq!(ids(&db), [1, 2]);
     let closed = db.close().unwrap_err();
@@ -78,7 +78,7 @@ fn a_failed_fsync_of_a_checkpoint_is_final_and_announced() {
 }
 
 #[test]
-fn a_long_wal_is_moved_into_the_database_and_used_again() {
+fn a_long_wal_is_checkpointed_and_reused() {
     let place = Place::new();
     let db = place.open();
     let length = || std::fs::metadata(place.folder.path().join("notes.db")).unwrap().len();
@@ -91,7 +91,7 @@ fn a_long_wal_is_moved_into_the_database_and_used_again() {
 }
 
 #[test]
-fn what_a_killed_process_left_in_the_wal_is_moved_into_the_database_when_it_is_opened() {
+fn opening_checkpoints_the_wal_of_a_killed_process() {
     let place = Place::new();
     let db = place.open();
     db.write(Durability::Relaxed, insert(1)).unwrap();

@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, Place, ids, insert, insert_bytes, outcome, submit
 const MIB: i64 = 1024 * 1024;
 
 #[test]
-fn a_full_disk_is_told_as_such_and_left_behind_when_space_returns() {
+fn a_full_disk_is_reported_and_writes_resume_when_space_returns() {
     let place = Place::new();
     let db = place.open();
     db.write(Durability::Full, insert(1)).unwrap();
@@ -17,7 +17,7 @@ fn a_full_disk_is_told_as_such_and_left_behind_when_space_returns() {
     assert_eq!(error.class(), FailureClass::DiskFull);
     assert_eq!(ids(&db), [1]);
 
-    assert!(db.faults().limit_pages(None).unwrap().is_some(), "the limit that was");
+    assert!(db.faults().limit_pages(None).unwrap().is_some(), "no limit was set before");
     db.write(Durability::Full, insert_bytes(2, MIB)).unwrap();
     assert_eq!(ids(&db), [1, 2]);
 }
@@ -25,7 +25,7 @@ fn a_full_disk_is_told_as_such_and_left_behind_when_space_returns() {
 /// On a full disk SQLite rolls back the whole transaction, including the jobs that had already
 /// succeeded.
 #[test]
-fn who_shared_the_group_is_never_told_that_it_was_committed() {
+fn no_job_of_a_failed_group_is_reported_as_committed() {
     let place = Place::new();
     let db = place.open();
     // More than one round is needed only if the time limit splits the group.
@@ -59,5 +59,5 @@ fn who_shared_the_group_is_never_told_that_it_was_committed() {
             return;
         }
     }
-    panic!("no round had the greedy job in one group with another");
+    panic!("no round had the disk-filling job in one group with another");
 }

@@ -63,7 +63,7 @@ fn opened(place: &Place, options: Options) -> (std::path::PathBuf, Database) {
 }
 
 #[test]
-fn nothing_is_committed_to_files_that_are_gone() {
+fn nothing_commits_to_files_that_are_gone() {
     for (case, how, deed) in CASES {
         let place = Place::new();
         let (file, db) = opened(&place, patient());
@@ -82,7 +82,7 @@ fn nothing_is_committed_to_files_that_are_gone() {
 
 /// The commit itself succeeds, in a file that has no name any more.
 #[test]
-fn a_commit_beside_which_the_file_goes_is_none() {
+fn a_commit_during_which_the_file_is_removed_fails() {
     let place = Place::new();
     let (file, db) = opened(&place, patient());
     assert_eq!(ids(&db), [1]);
@@ -100,7 +100,7 @@ fn a_commit_beside_which_the_file_goes_is_none() {
 }
 
 #[test]
-fn an_idle_database_notices_and_tells_once() {
+fn an_idle_database_notices_gone_files_and_reports_them_once() {
     let place = Place::new();
     let look_at_files = Duration::from_millis(10);
     let (file, db) = opened(&place, Options { look_at_files, ..patient() });
@@ -114,12 +114,12 @@ fn an_idle_database_notices_and_tells_once() {
     assert_eq!(told.try_recv(), Ok(Gone::Removed));
     assert!(db.write(Durability::Full, insert(2)).is_err());
     drop(db);
-    assert!(told.recv_timeout(PATIENCE).is_err(), "told twice");
+    assert!(told.recv_timeout(PATIENCE).is_err(), "reported twice");
 }
 
 /// Closing a database empties and removes its WAL by name.
 #[test]
-fn what_has_the_names_by_then_is_left_alone() {
+fn new_files_with_the_old_names_are_left_alone() {
     let place = Place::new();
     let (file, db) = opened(&place, patient());
     let folder = file.parent().unwrap();
@@ -151,7 +151,7 @@ fn a_reader_is_not_opened_on_another_file() {
 }
 
 #[test]
-fn a_file_system_mounted_over_the_folder_takes_the_files_away() {
+fn a_file_system_mounted_over_the_folder_hides_the_files() {
     let place = Place::new();
     let (file, db) = opened(&place, patient());
     let folder = file.parent().unwrap();
@@ -168,7 +168,7 @@ fn a_file_system_mounted_over_the_folder_takes_the_files_away() {
 
 /// Checkpoints, copies, links and changed modes are not failures.
 #[test]
-fn what_is_done_to_files_that_stay_is_no_harm() {
+fn links_copies_and_changed_modes_do_not_count_as_gone() {
     let place = Place::new();
     let (file, db) = opened(&place, patient());
     fs::hard_link(&file, beside(&file, ".link")).unwrap();

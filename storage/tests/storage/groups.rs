@@ -34,7 +34,7 @@ fn writes_of_many_threads_share_commits() {
 }
 
 #[test]
-fn what_waits_behind_a_commit_is_one_group_told_in_order() {
+fn jobs_queued_behind_a_commit_form_one_group_in_order() {
     let place = Place::new();
     let db = place.open();
     let (hold, _first) = stopped(&db);
@@ -55,7 +55,7 @@ fn what_waits_behind_a_commit_is_one_group_told_in_order() {
 }
 
 #[test]
-fn a_job_that_fails_or_panics_harms_only_itself() {
+fn a_job_that_fails_or_panics_rolls_back_alone() {
     let place = Place::new();
     let db = place.open();
     let (hold, _first) = stopped(&db);
@@ -83,7 +83,7 @@ fn a_job_that_fails_or_panics_harms_only_itself() {
 }
 
 #[test]
-fn a_group_of_failures_only_takes_no_number() {
+fn a_group_of_failed_jobs_takes_no_commit_number() {
     let db = Database::open_in_memory(&SCHEMA, patient()).unwrap();
     let before = db.committed();
     db.write(Durability::Full, |tx| tx.execute("INSERT INTO nowhere VALUES (1)", [])).unwrap_err();
@@ -115,7 +115,7 @@ fn a_failed_commit_fails_every_job_and_leaves_nothing() {
 }
 
 #[test]
-fn commits_fail_as_often_as_was_ordered() {
+fn injected_commit_failures_happen_as_often_as_requested() {
     let db = Database::open_in_memory(&SCHEMA, patient()).unwrap();
     db.faults().fail_next_commits(2, FailureClass::DiskFull);
     for _ in 0..2 {
@@ -126,7 +126,7 @@ fn commits_fail_as_often_as_was_ordered() {
 }
 
 #[test]
-fn a_held_commit_is_invisible_and_untold() {
+fn a_held_commit_is_invisible_and_unreported() {
     let place = Place::new();
     let db = place.open();
     let hold = db.faults().hold_commits();

@@ -24,7 +24,7 @@ fn refusal(path: &Path, schema: &Schema) -> OpenError {
 }
 
 #[test]
-fn settings_read_back_as_they_must_be() {
+fn settings_read_back_as_specified() {
     let place = Place::new();
     let db = place.open_with(Options { page_cache_bytes: 1 << 20, ..patient() });
     let pragmas = db.pragmas().unwrap();
@@ -44,7 +44,7 @@ fn settings_read_back_as_they_must_be() {
 }
 
 #[test]
-fn foreign_files_are_refused_without_a_trace() {
+fn foreign_files_are_rejected_and_left_unchanged() {
     let place = Place::new();
     let other = Schema { application_id: 7, ..SCHEMA };
     drop(Database::open(place.folder.path().join("other.db"), &other, patient()).unwrap());
@@ -72,7 +72,7 @@ fn foreign_files_are_refused_without_a_trace() {
 }
 
 #[test]
-fn a_newer_version_is_refused_and_left_alone() {
+fn a_newer_version_is_rejected_and_left_unchanged() {
     let place = Place::new();
     drop(Database::open(place.file(), &NEW, patient()).unwrap());
     let before = fs::read(place.file()).unwrap();
@@ -162,7 +162,7 @@ fn a_folder_is_never_created() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_cannot_be_written_is_named_so() {
+fn an_unwritable_folder_is_reported_as_such() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     let folder = place.folder.path().join("read-only");
@@ -177,7 +177,7 @@ fn a_folder_that_cannot_be_written_is_named_so() {
 }
 
 #[test]
-fn damage_is_told_as_damage() {
+fn damage_is_reported_as_damage() {
     let place = Place::new();
     drop(place.open());
     let mut bytes = fs::read(place.file()).unwrap();
@@ -188,7 +188,7 @@ fn damage_is_told_as_damage() {
 }
 
 #[test]
-fn a_file_that_a_crash_left_empty_is_a_new_one() {
+fn an_empty_file_left_by_a_crash_is_initialised() {
     let place = Place::new();
     fs::write(place.file(), "").unwrap();
     let db = place.open();
@@ -197,7 +197,7 @@ fn a_file_that_a_crash_left_empty_is_a_new_one() {
 }
 
 #[test]
-fn a_schema_without_an_application_id_is_refused() {
+fn a_schema_without_an_application_id_is_rejected() {
     let refused =
         Database::open_in_memory(&Schema { application_id: 0, ..SCHEMA }, patient()).unwrap_err();
     assert!(matches!(refused, OpenError::Schema { .. }), "{refused:?}");
@@ -205,7 +205,7 @@ fn a_schema_without_an_application_id_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn private_files_are_for_their_owner_only() {
+fn private_files_are_accessible_to_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     fs::write(place.file(), "").unwrap();
@@ -230,7 +230,7 @@ fn a_file_with_another_name_is_not_opened_for_writing() {
     fs::hard_link(place.file(), &other).unwrap();
     // Under the other name while it is open, and under either name afterwards.
     assert!(matches!(refusal(&other, &SCHEMA), OpenError::OtherNames { names: 2, .. }));
-    assert!(!place.folder.path().join("other.db.lock").exists(), "a refusal leaves a trace");
+    assert!(!place.folder.path().join("other.db.lock").exists(), "a rejection changes the file");
     db.write(Durability::Full, insert(2)).unwrap();
     db.close().unwrap();
     for name in [&other, &place.file()] {

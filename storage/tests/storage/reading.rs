@@ -53,7 +53,7 @@ fn reads_cannot_write_and_a_panic_in_one_costs_no_connection() {
 }
 
 #[test]
-fn a_reader_too_many_waits_for_its_turn() {
+fn a_reader_beyond_the_pool_waits() {
     let place = Place::new();
     let db = place.open_with(Options { readers: 1, ..patient() });
     let (tell, told) = mpsc::channel();
@@ -82,7 +82,7 @@ fn in_memory_reads_see_what_was_committed() {
     let inner = db.clone();
     let inside_a_job =
         db.write(Durability::Full, move |_| Ok::<_, rusqlite::Error>(inner.read(count).is_err()));
-    assert!(inside_a_job.unwrap().value, "it would wait for itself");
+    assert!(inside_a_job.unwrap().value, "a read within a job would wait for itself");
     assert!(db.size_bytes().unwrap() > 0);
 }
 
@@ -95,7 +95,7 @@ fn a_failed_read_keeps_its_own_error() {
 }
 
 #[test]
-fn a_copy_holds_one_snapshot_and_overwrites_nothing() {
+fn a_copy_has_one_consistent_state_and_overwrites_nothing() {
     let place = Place::new();
     let memory = Database::open_in_memory(&SCHEMA, patient()).unwrap();
     for (name, db) in [("of-file.db", place.open()), ("of-memory.db", memory)] {

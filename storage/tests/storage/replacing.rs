@@ -16,7 +16,7 @@ fn file_of(place: &Place, name: &str, rows: &[i64]) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_file_is_replaced_and_the_old_one_kept_with_what_was_in_its_wal() {
+fn a_replaced_file_is_kept_with_the_content_of_its_wal() {
     let place = Place::new();
     let (old, new) = (file_of(&place, "notes.db", &[1]), file_of(&place, "new.db", &[7]));
     // As a killed process leaves it: the last row is in the WAL only.
@@ -39,7 +39,7 @@ fn a_file_is_replaced_and_the_old_one_kept_with_what_was_in_its_wal() {
 }
 
 #[test]
-fn a_damaged_file_is_replaced_and_kept_as_it_is() {
+fn a_damaged_file_is_replaced_and_kept_unchanged() {
     let place = Place::new();
     let (old, new) = (place.file(), file_of(&place, "new.db", &[7]));
     std::fs::write(&old, b"rubbish").unwrap();

@@ -83,7 +83,7 @@ pub(crate) fn submit(
 }
 
 pub(crate) fn outcome(told: &Receiver<Outcome>) -> Outcome {
-    told.recv_timeout(PATIENCE).expect("the result is told")
+    told.recv_timeout(PATIENCE).expect("the result arrives")
 }
 
 /// Stops the writer before a commit, so that later jobs gather behind it until the drop.

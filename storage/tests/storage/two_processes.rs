@@ -72,7 +72,7 @@ fn the_other_process_is_named_and_its_lock_dies_with_it() {
 }
 
 #[test]
-fn a_second_handle_in_this_process_is_refused_too() {
+fn a_second_handle_in_this_process_is_rejected() {
     let place = Place::new();
     let _db = place.open();
     let dotted = place.folder.path().join(".").join("notes.db");
@@ -94,12 +94,12 @@ fn a_link_to_the_file_is_the_same_file() {
 }
 
 #[test]
-fn the_sqlite_inside_resets_its_wal_safely() {
+fn the_bundled_sqlite_resets_its_wal_safely() {
     assert!(rusqlite::version_number() >= 3_051_003, "{}", Database::sqlite_version());
 }
 
 #[test]
-fn a_copy_is_made_beside_a_process_that_writes() {
+fn a_copy_is_made_while_another_process_writes() {
     let place = Place::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(CHILD_WRITES, "1");
@@ -118,17 +118,17 @@ fn a_copy_is_made_beside_a_process_that_writes() {
         let copy = Database::open(&target, &SCHEMA, patient()).unwrap();
         let found = ids(&copy);
         assert!(found.iter().copied().eq(1..=found.len() as i64), "one snapshot: {found:?}");
-        assert!(found.len() >= last, "a later one has no less");
+        assert!(found.len() >= last, "a later copy has no less");
         last = found.len();
     }
-    assert!(child.try_wait().unwrap().is_none(), "it wrote all the time");
+    assert!(child.try_wait().unwrap().is_none(), "the process wrote all the time");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(ids(&place.open()).len() >= last);
 }
 
 #[test]
-fn what_a_killed_copy_left_is_not_in_the_way_and_not_written_to() {
+fn the_remains_of_a_killed_copy_are_neither_used_nor_in_the_way() {
     let place = Place::new();
     let db = place.open();
     db.write(Durability::Full, insert(1)).unwrap();

@@ -7,7 +7,7 @@ use landfall_storage::{Durability, FailureClass, StorageError};
 use super::support::{PATIENCE, Place, ids, insert};
 
 #[test]
-fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() {
+fn a_writer_panic_answers_every_write_and_releases_the_file() {
     let place = Place::new();
     let db = place.open();
     db.write(Durability::Full, insert(1)).unwrap();
@@ -25,7 +25,7 @@ fn after_a_panic_of_the_writer_every_write_is_answered_and_the_file_is_let_go() 
         let failed = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
         assert_eq!(failed.class(), FailureClass::Panicked, "{failed:?}");
     }
-    assert!(told.recv_timeout(PATIENCE).is_err(), "each is answered once");
+    assert!(told.recv_timeout(PATIENCE).is_err(), "each write is answered once");
     let panic = db.writer_panic().unwrap();
     assert!(panic.to_string().contains("ordered by a test"), "{panic}");
     let later = db.write(Durability::Full, insert(300)).unwrap_err();

@@ -1,14 +1,14 @@
 // The published WebSocket adapter throws, out of an event handler, errors that an application cannot
 // catch and that end a Node process. The tests cut connections on purpose, also in a handshake.
 
-/** What a server that dies during a handshake gives. */
+/** The errors of a server that ends during a handshake. */
 const CUT = ["ECONNRESET", "EPIPE"]
 
-/** The sockets that a test closed itself: what they say afterwards is no fault. */
+/** The sockets that a test closed itself: their later errors are expected. */
 const closed = new WeakSet()
 
 /**
- * Makes an adapter of any generation bear a handshake that is cut, by the server or by itself.
+ * Makes an adapter of any generation tolerate an interrupted handshake.
  *
  * @template T
  * @param {T} adapter
@@ -30,17 +30,17 @@ export function bearCutHandshakes(adapter) {
   return adapter
 }
 
-/** Ends an adapter's connection for good, whatever state it is in. */
+/** Ends an adapter's connection permanently, in any state. */
 export function cut(adapter) {
-  // A reconnection that the adapter has already scheduled would bring it back.
+  // An already scheduled reconnection would connect it again.
   adapter.connect = () => {}
   expectError(adapter.socket)
   adapter.socket?.close()
 }
 
 /**
- * A socket that is closed while it is still connecting emits an error; today's adapter takes its own
- * listener away before, and an error that nobody listens for ends the process.
+ * A socket that is closed while it is still connecting emits an error; the current adapter removes its
+ * listener before, and an error without a listener ends the process.
  */
 function expectError(socket) {
   if (!socket) return

@@ -9,7 +9,7 @@ import { onTestFinished } from "vitest"
 export const CHROMIUM = process.env.LANDFALL_CHROMIUM ?? "/usr/bin/chromium"
 export const hasChromium = existsSync(CHROMIUM)
 
-/** As root there is no sandbox, and in a test nothing that calls home. */
+/** Without the sandbox, which does not work as root, and without background requests of the browser. */
 const FLAGS = [
   "--no-sandbox",
   "--disable-gpu",
@@ -19,7 +19,7 @@ const FLAGS = [
   "--no-first-run",
 ]
 
-/** The URL of the test's page; its origin is a loopback one, which a relay takes by default. */
+/** The URL of the test's page; a relay accepts its loopback origin by default. */
 export async function servePage() {
   const { outputFiles } = await build({
     entryPoints: [fileURLToPath(new URL("page.mjs", import.meta.url))],
@@ -43,7 +43,7 @@ export async function servePage() {
   return `http://127.0.0.1:${server.address().port}/`
 }
 
-/** A browser's context with a page in it, as a person would have one. */
+/** A browser context with a page, like a user's profile. */
 export async function openBrowser(url) {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS })
   onTestFinished(() => browser.close())

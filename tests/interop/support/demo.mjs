@@ -17,7 +17,7 @@ export class Demo {
     this.#options = ["--store", join(scratch(), "notes.landfall"), "--relay", url, "--quiet"]
   }
 
-  /** Runs a command and gives what it printed. */
+  /** Runs a command and returns its output. */
   async command(...args) {
     const { stdout } = await run(binary("landfall-demo"), [...this.#options, ...args])
     return stdout.trimEnd()
@@ -31,13 +31,13 @@ export class Demo {
     return this.command("notes", "append", id, text, ...more)
   }
 
-  /** A note's text, its title first, after a round with the relay. */
+  /** A note's title and text, after a sync with the relay. */
   async show(id) {
     await this.command("sync")
     return this.command("notes", "show", id)
   }
 
-  /** Stays in sync until the test ends; its lines grow in what is returned. */
+  /** Runs `watch` until the test ends; its lines are appended to the returned list. */
   watch() {
     const options = this.#options.filter(option => option !== "--quiet")
     const child = spawn(binary("landfall-demo"), [...options, "watch"], {

@@ -1,5 +1,5 @@
 // The page of the browser test: automerge-repo as an application would bundle it, with its own
-// storage and network adapters. What the test does with it stands in `window.app`.
+// storage and network adapters. The test uses it through `window.app`.
 import { splice } from "@automerge/automerge/slim"
 import { automergeWasmBase64 } from "@automerge/automerge/automerge.wasm.base64"
 import { Repo, initializeBase64Wasm } from "@automerge/automerge-repo/slim"
@@ -20,7 +20,7 @@ window.app = {
   insert: (position, text) => handle.change(doc => splice(doc, ["body"], position, 0, text)),
   append: text => handle.change(doc => splice(doc, ["body"], doc.body.length, 0, text)),
   connected: () => adapter.socket?.readyState === WebSocket.OPEN,
-  /** The page's own switch: the socket goes, and nothing brings it back until `goOnline`. */
+  /** The page's switch: closes the socket until `goOnline`. */
   goOffline: () => adapter.disconnect(),
   goOnline: () => adapter.connect(repo.networkSubsystem.peerId, adapter.peerMetadata),
   flush: () => repo.flush(),

@@ -9,18 +9,18 @@ import { binary } from "./server.mjs"
 import { scratch } from "./world.mjs"
 
 const CHROMIUM = process.env.LANDFALL_CHROMIUM ?? "/usr/bin/chromium"
-/** Why no browser test can run here; nothing if they can. */
+/** Why browser tests cannot run here; empty if they can. */
 export const noBrowser = existsSync(CHROMIUM) ? "" : `no browser at ${CHROMIUM}; name one in LANDFALL_CHROMIUM`
 
-/** How long a test waits for what should happen at once. Not a figure. */
+/** Time limit for what should happen immediately. Not a measurement. */
 const PATIENCE_MS = 60_000
 
 export const WIDE = { width: 1280, height: 800 }
 export const NARROW = { width: 390, height: 844 }
 
-/** A browser of the test's own. */
+/** A browser for one test. */
 export async function startBrowser() {
-  // Nothing calls home. As root, which tests in a container are, Chromium cannot build its sandbox.
+  // No background requests. As root, as in a container, Chromium cannot create its sandbox.
   const quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
   const args = process.getuid() === 0 ? [...quiet, "--no-sandbox"] : quiet
   const browser = await chromium.launch({ executablePath: CHROMIUM, args })
@@ -29,8 +29,8 @@ export async function startBrowser() {
 }
 
 /**
- * Somebody with the page open, in a profile of his own. Whatever the page complains of, and whatever
- * it asks of anybody but its relay, fails the test.
+ * A user with the page open, in a separate profile. Errors of the page, and requests to other hosts than
+ * its relay, fail the test.
  */
 export async function visitor(browser, address, viewport = WIDE, more = {}) {
   const context = await browser.newContext({ viewport, ...more })
@@ -39,7 +39,7 @@ export async function visitor(browser, address, viewport = WIDE, more = {}) {
   const complaints = []
   page.on("pageerror", error => complaints.push(String(error)))
   page.on("console", message => {
-    // A relay that was killed by the test, and a page that was switched off while it connected.
+    // Expected: the test killed the relay, or switched the page off while it connected.
     const refused = /ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_EMPTY_RESPONSE|closed before the connection is established/.test(message.text())
     if (["error", "warning"].includes(message.type()) && !refused) complaints.push(message.text())
   })
@@ -56,7 +56,7 @@ export async function visitor(browser, address, viewport = WIDE, more = {}) {
 /** The page of a relay. */
 export const pageOf = url => url.replace(/^ws/, "http") + "/"
 
-/** Makes a note by the keyboard alone. */
+/** Creates a note by the keyboard alone. */
 export async function write(page, title, body) {
   await page.locator("#new").press("Enter")
   await page.keyboard.type(title)
@@ -64,24 +64,24 @@ export async function write(page, title, body) {
   await page.keyboard.insertText(body)
 }
 
-/** Waits until an element says something. */
+/** Waits until an element contains a text. */
 export async function says(page, selector, text) {
   await page.locator(selector).filter({ hasText: text }).first().waitFor()
 }
 
-/** A text as its editor shows it: `body` or `title`. All of it only while it fits the screen. */
+/** A text as its editor shows it: `body` or `title`. Complete only while it fits the screen. */
 export const textOf = (page, id = "body") =>
   page.evaluate(id => {
     const lines = [...document.querySelectorAll(`#${id} > .cm-line`)]
     return lines.map(line => (line.querySelector(".cm-placeholder") ? "" : line.textContent)).join("\n")
   }, id)
 
-/** Waits until the note's text is as wanted. */
+/** Waits until the note has this text. */
 export async function holds(page, text) {
   await expect.poll(() => textOf(page), { timeout: PATIENCE_MS, interval: 20 }).toBe(text)
 }
 
-/** Waits until the list has so many rows. */
+/** Waits until the list has `count` rows. */
 export async function lists(page, count) {
   const rows = page.locator("#list li")
   await expect.poll(() => rows.count(), { timeout: PATIENCE_MS, interval: 20 }).toBe(count)
@@ -95,7 +95,7 @@ export async function caretAt(page, line, column) {
   for (let at = 0; at < column; at++) await page.keyboard.press("ArrowRight")
 }
 
-/** A notebook of landfall-demo: runs a command of it, and gives what that printed. */
+/** A notebook of landfall-demo: runs a command and returns its output. */
 export function notebook(url, space = "default") {
   const env = {
     ...process.env,
@@ -106,6 +106,6 @@ export function notebook(url, space = "default") {
   return async (...args) => (await promisify(execFile)(binary("landfall-demo"), args, { env })).stdout
 }
 
-/** Waits until the page shows what has happened. */
+/** Waits until the page has redrawn. */
 export const drawn = page =>
   page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))))

@@ -1,4 +1,4 @@
-// Child processes: started, waited for until they say where they listen, ended by their handles.
+// Child processes: started, awaited until they print their address, ended by their handles.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { createInterface } from "node:readline"
@@ -11,7 +11,7 @@ import { createInterface } from "node:readline"
 export async function startServer(command, args, { quiet = false } = {}) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", quiet ? "ignore" : "inherit"] })
   const gone = once(child, "exit")
-  // Nothing that is started here outlives this process, whatever becomes of it.
+  // No child outlives this process, however it ends.
   const reap = () => child.kill("SIGKILL")
   process.once("exit", reap)
   gone.then(() => process.removeListener("exit", reap))
@@ -24,7 +24,7 @@ export async function startServer(command, args, { quiet = false } = {}) {
     firstAddress(lines),
     gone.then(([code]) => Promise.reject(new Error(`${command} ended with ${code}`))),
   ])
-  // Its later lines are read and dropped, so that it is never blocked by a full pipe.
+  // Later lines are read and dropped, so that a full pipe never blocks the child.
   child.stdout.resume()
   return { url, port: Number(new URL(url).port), pid: child.pid, kill }
 }

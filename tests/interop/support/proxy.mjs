@@ -1,18 +1,18 @@
-// A WebSocket proxy on loopback that keeps every frame, with its direction: for golden captures and
+// A WebSocket proxy on loopback that records every frame with its direction: for golden captures and
 // for counting bytes on the wire.
 import { decode } from "cbor-x"
 import { WebSocket, WebSocketServer } from "ws"
 
 /**
  * @typedef {object} Frame
- * @property {"client" | "server"} from who sent it
- * @property {Buffer} bytes as it was on the wire
- * @property {any} message what it says, where it is CBOR
+ * @property {"client" | "server"} from the sender
+ * @property {Buffer} bytes as sent
+ * @property {any} message the decoded CBOR, if it is CBOR
  */
 
 /**
- * Stands between clients and `target`. `frames` grows with what passes; `cut()` drops all
- * connections; `close()` ends it. `rewrite` may change what the server sends.
+ * Forwards between clients and `target`. `frames` records all frames; `cut()` drops all connections;
+ * `close()` ends the proxy. `rewrite` may change the server's frames.
  *
  * @param {string} target
  * @param {(bytes: Buffer) => Buffer} rewrite
@@ -59,7 +59,7 @@ function frame(from, bytes) {
   try {
     message = decode(bytes)
   } catch {
-    // Not CBOR: the bytes say it all.
+    // Not CBOR: only the bytes are recorded.
   }
   return { from, bytes, message }
 }

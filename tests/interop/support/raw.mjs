@@ -1,11 +1,11 @@
-// A client of bytes: it says `join` properly, and then whatever a test likes.
+// A raw client: it sends a valid `join`, and then any bytes that a test gives.
 import { cbor } from "@automerge/automerge-repo"
 import { onTestFinished } from "vitest"
 import { WebSocket } from "ws"
 import { until } from "./world.mjs"
 
 export class Raw {
-  /** What came, decoded, oldest first. */
+  /** The received messages, decoded, oldest first. */
   messages = []
   closed = false
   #socket
@@ -32,7 +32,7 @@ export class Raw {
     onTestFinished(() => socket.terminate())
     socket.on("message", bytes => raw.messages.push(cbor.decode(bytes)))
     socket.on("close", () => (raw.closed = true))
-    // A reset connection is closed as well, which is what the tests look at.
+    // A reset connection counts as closed too.
     socket.on("error", () => {})
     await until("the socket is open", () => socket.readyState === WebSocket.OPEN || raw.closed)
     return raw
@@ -49,7 +49,7 @@ export class Raw {
     this.send({ type, documentId, senderId: this.peerId, targetId: this.server, data, ...more })
   }
 
-  /** Waits for the next message of a type, and takes it and all before it. */
+  /** Waits for the next message of a type, and removes it and all before it. */
   async next(type, documentId) {
     const wanted = message =>
       message.type === type && (!documentId || message.documentId === documentId)

@@ -11,7 +11,7 @@ const binaries = resolve(repository, process.env.CARGO_TARGET_DIR ?? "target", "
 
 export const isReference = process.env.LANDFALL_INTEROP_SERVER === "reference"
 
-/** The path of one of our programs. */
+/** The path of a program of this repository. */
 export function binary(name) {
   const path = join(binaries, name)
   if (!existsSync(path)) throw new Error(`${path} is missing: cargo build --workspace --bins`)
@@ -20,7 +20,7 @@ export function binary(name) {
 
 /**
  * Starts a server on a data folder, on a free port or a given one.
- * Its standard error is dropped: hostile frames make it complain, and that is right.
+ * Its standard error is dropped: hostile frames are logged there as expected.
  */
 export function startRelay(data, port = 0, more = []) {
   const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data", data, ...more]

@@ -17,13 +17,13 @@ export class Todo {
     this.#arguments = [join(scratch(), "todo.landfall"), url]
   }
 
-  /** Runs a command, until the relay has what it did, and gives what it printed. */
+  /** Runs a command, waits until the relay has its changes, and returns its output. */
   async command(...args) {
     const { stdout } = await run(binary("landfall-todo"), [...this.#arguments, ...args])
     return stdout.trimEnd()
   }
 
-  /** Opens a form on a list: what is given back submits it with a text that is added to the title. */
+  /** Opens a form on a list: the returned function submits it with a text appended to the title. */
   async form(id) {
     const child = spawn(binary("landfall-todo"), [...this.#arguments, id, "form"], {
       stdio: ["pipe", "pipe", "inherit"],
@@ -37,7 +37,7 @@ export class Todo {
     return async text => {
       child.stdin.end(`${text}\n`)
       const [code] = await gone
-      if (code !== 0) throw new Error(`the form ended with ${code}`)
+      if (code !== 0) throw new Error(`the form exited with ${code}`)
     }
   }
 }

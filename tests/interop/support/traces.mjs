@@ -1,5 +1,5 @@
 // Recorded editing sessions, found through LANDFALL_TRACES (default: ../shared/data beside the
-// repository). Where they are absent, a test says so and skips.
+// repository). Where they are absent, a test prints that and skips.
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -8,7 +8,7 @@ import { gunzipSync } from "node:zlib"
 const repository = fileURLToPath(new URL("../../..", import.meta.url))
 const folder = process.env.LANDFALL_TRACES ?? join(repository, "../shared/data")
 
-/** A trace, or undefined where it is absent. Its positions are in code points; both are ASCII. */
+/** A trace, or undefined if absent. Its positions are in code points; both traces are ASCII. */
 export function load(name) {
   const path = join(folder, name)
   if (!existsSync(path)) {

@@ -1,5 +1,5 @@
-// What a test has to hand: a server, clients of it, scratch folders. All of it ends with the test,
-// also with one that fails.
+// The fixtures of a test: a server, its clients, scratch folders. All of them end with the test, also if it
+// fails.
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -11,7 +11,7 @@ import { bearCutHandshakes } from "./adapter.mjs"
 import { startProxy } from "./proxy.mjs"
 import { startRelay } from "./server.mjs"
 
-/** How long a test waits for what should happen at once. Not a figure: a machine may be slow. */
+/** Time limit for what should happen immediately. Not a measurement: a machine may be slow. */
 const PATIENCE_MS = 120_000
 
 /** A folder that is removed when the test ends. */
@@ -21,7 +21,7 @@ export function scratch() {
   return folder
 }
 
-/** A server that can be killed and started again where it was. */
+/** A server that can be killed and restarted on the same port and data. */
 export class Relay {
   #data
   #more
@@ -45,7 +45,7 @@ export class Relay {
     return this.#server.kill("SIGKILL")
   }
 
-  /** SIGTERM: its store is closed, and `relay.db` holds all of it. */
+  /** SIGTERM: the store is closed, and `relay.db` contains all of it. */
   stop() {
     return this.#server.kill("SIGTERM")
   }
@@ -65,7 +65,7 @@ export class Relay {
  * A client of the server at `url`: automerge-repo's Repo over its own WebSocket adapter.
  *
  * @param {string} url
- * @param {object} options of the Repo; `folder` is where it stores, if anywhere
+ * @param {object} options of the Repo; `folder` is its storage, if it has one
  */
 export function client(url, { folder, retry = 200, ...options } = {}) {
   const adapter = bearCutHandshakes(new WebSocketClientAdapter(url, retry))
@@ -73,27 +73,27 @@ export function client(url, { folder, retry = 200, ...options } = {}) {
   const repo = new Repo({ network: [adapter], storage, ...options })
   onTestFinished(async () => {
     await leave({ repo, adapter })
-    // A throttled save that is still due would find the test's folder gone.
+    // A pending throttled save would run after the test's folder is removed.
     if (storage) storage.save = async () => {}
   })
   return { repo, adapter }
 }
 
-/** A client goes, as a closed program would: it writes what it holds, and does not come back. */
+/** Ends a client like a closed program: it saves, and does not reconnect. */
 export async function leave({ repo, adapter }) {
-  // A reconnection that the adapter has already scheduled would bring it back.
+  // An already scheduled reconnection would connect it again.
   adapter.connect = () => {}
   if (adapter.socket) await repo.shutdown()
 }
 
-/** A proxy before a server, which ends with the test. */
+/** A proxy before a server; it ends with the test. */
 export async function proxy(url) {
   const between = await startProxy(url)
   onTestFinished(() => between.close())
   return between
 }
 
-/** Waits until a condition holds, and gives what it gave. */
+/** Waits until a condition returns a truthy value, and returns that. */
 export async function until(what, condition) {
   const deadline = performance.now() + PATIENCE_MS
   for (;;) {
@@ -109,20 +109,20 @@ export const pause = milliseconds => new Promise(resolve => setTimeout(resolve, 
 /** The heads of a document as a text, to compare two of them. */
 export const heads = handle => [...handle.heads()].sort().join(" ")
 
-/** Waits until several handles of a document hold the same. */
+/** Waits until several handles of a document have equal heads. */
 export function converged(...handles) {
   return until("all hold the same heads", () => new Set(handles.map(heads)).size === 1)
 }
 
-/** The storage id that a server told a client in its handshake. */
+/** The storage id that a server sent to a client in its handshake. */
 export function serverStorage({ repo, adapter }) {
-  return until("the server said who it is", () => {
+  return until("the server sent its storage id", () => {
     const metadata = adapter.remotePeerId && repo.peerMetadataByPeerId[adapter.remotePeerId]
     return metadata?.storageId
   })
 }
 
-/** Waits until the server has told a client that it holds all that the client has of a document. */
+/** Waits until the server has confirmed to a client that it has all of the client's document. */
 export async function onServer(peer, handle) {
   const storageId = await serverStorage(peer)
   await until("the server holds it all", () => {

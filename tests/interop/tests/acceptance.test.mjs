@@ -1,12 +1,12 @@
-// The published acceptance suite for network adapters. Its author's servers are peers; here a relay
-// stands between the adapters, so not every case can hold.
+// The published acceptance suite for network adapters. It expects servers that are peers; here a relay
+// is between the adapters, so some cases do not apply.
 import { runNetworkAdapterTests } from "@automerge/automerge-repo/helpers/tests/network-adapter-tests.js"
 import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
 import { TestRunner } from "vitest"
 import { bearCutHandshakes } from "../support/adapter.mjs"
 import { Relay } from "../support/world.mjs"
 
-/** Cases that cannot hold with an outside hub, and why. */
+/** Cases that cannot pass with a hub in between, and why. */
 const NOT_WITH_A_HUB = new Map([
   [
     "emits a peer-candidate event with proper peer metadata when a peer connects",
@@ -18,7 +18,7 @@ const NOT_WITH_A_HUB = new Map([
   ],
   [
     "should not send messages after disconnect",
-    "it waits for the other client's disconnection, which a hub does not tell",
+    "it waits for the other client's disconnection, which a hub does not report",
   ],
 ])
 
@@ -30,7 +30,7 @@ runNetworkAdapterTests(async () => {
   // A case disconnects an adapter as soon as the other one has a peer: it may still be connecting.
   const adapters = [1, 2, 3].map(() =>
     bearCutHandshakes(new WebSocketClientAdapter(relay.url, 200)))
-  // The suite's repos cannot be reached from here: their adapters are told to stay away.
+  // The suite's repos cannot be reached from here: their adapters are disconnected permanently.
   const teardown = () => adapters.forEach(adapter => {
     adapter.connect = () => {}
     if (adapter.socket) adapter.disconnect()

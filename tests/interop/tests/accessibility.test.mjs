@@ -1,4 +1,4 @@
-// The playground as axe sees it: at two sizes, light and dark, in each of the states that it has.
+// axe's findings on the playground: at two sizes, light and dark, in each of its states.
 import axe from "axe-core"
 import { describe, expect, test } from "vitest"
 import { caretAt, drawn, NARROW, noBrowser, notebook, pageOf, says, startBrowser, visitor, WIDE, write } from "../support/playground.mjs"
@@ -17,20 +17,20 @@ const SCREENS = [
   ["narrow and dark", NARROW, "dark"],
 ]
 
-/** Fails with what axe finds, and where. */
+/** Fails with axe's findings and their places. */
 async function isAccessible(page, state) {
   await drawn(page)
-  // Not as an element of the page, whose security policy forbids it.
+  // Not as a script element, which the page's security policy forbids.
   await page.evaluate(axe.source)
   const { violations, passes } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations", "passes"] }))
   const found = violations.map(({ id, impact, nodes }) => `${impact}: ${id} of ${nodes.map(node => node.target.join(" ")).join(", ")}`)
   expect(found, state).toEqual([])
-  // It has looked at colours and names, and not at an empty page.
+  // axe checked colours and names, and not an empty page.
   const looked = passes.map(({ id }) => id)
   expect(looked, state).toEqual(expect.arrayContaining(["color-contrast", "button-name", "aria-allowed-attr"]))
 }
 
-// automerge-repo's own server serves no page.
+// automerge-repo's own server has no page.
 describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
   for (const [name, viewport, colorScheme] of SCREENS) {
     test(name, async () => {
@@ -44,7 +44,7 @@ describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
       await write(page, "Ferry times", "out 07:40\nback 16:05")
       await says(page, "#saved", SAFE)
       await page.locator("#home").click()
-      // A link is followed a moment after its click: what opens a note before that is undone by it.
+      // A link is followed a moment after its click, and closes a note that is opened before that.
       await page.waitForFunction(() => !location.hash)
       await write(page, "Harbour walk", "Low tide is at 14:10.\nBring the binoculars.")
       await says(page, "#saved", SAFE)
@@ -53,7 +53,7 @@ describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
       await caretAt(other, 0, 3)
       await other.keyboard.press("Shift+End")
       await page.locator("#body-field .other-selection").first().waitFor({ state: "attached" })
-      await isAccessible(page, "a note, with somebody else in it")
+      await isAccessible(page, "a note, open by another user too")
 
       await page.locator("#switch").press("Space")
       await page.locator("#body").press("Control+End")
@@ -75,7 +75,7 @@ describe.skipIf(noBrowser || isReference)("the page, as axe sees it", () => {
       await says(page, "#saved", SAFE)
       await page.locator("#delete").press("Enter")
       await says(page, "#notice-text", "will be deleted")
-      await isAccessible(page, "a deletion that can be taken back")
+      await isAccessible(page, "a deletion that can be undone")
     })
   }
 })

@@ -11,7 +11,7 @@ const connected = page => page.evaluate(() => window.app.connected())
 const open = (page, url, id) =>
   page.evaluate(([url, id]) => window.app.open(url, id), [url, id])
 
-// tests/run.sh installs Chromium, or says that it cannot. automerge-repo's own server knows no engine.
+// tests/run.sh installs Chromium, or prints that it cannot. automerge-repo's own server does not serve engines.
 const browserTest = test.skipIf(!hasChromium || isReference)
 
 browserTest("a page and an engine edit one note, live and after time offline", async () => {
@@ -57,7 +57,7 @@ browserTest("a page and an engine edit one note, live and after time offline", a
   })
 })
 
-browserTest("what a page wrote while the relay was dead is not lost with the page", async () => {
+browserTest("edits made while the relay was down survive the page", async () => {
   const relay = await Relay.start()
   const engine = new Demo(relay.url)
   const id = await engine.new("Kept", "one")

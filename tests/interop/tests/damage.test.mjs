@@ -1,5 +1,5 @@
-// A bit of the relay's store flips. The client that has the document heals it, and one that never had
-// it finds it.
+// A bit of the relay's store flips. The client that has the document heals it, and a new client then
+// receives it.
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { expect, test } from "vitest"
@@ -17,15 +17,15 @@ test("a client that has a damaged document heals it, and other clients find it",
   await relay.restart()
 
   const bob = client(relay.url, { peerId: "bob" })
-  // The relay notices the damage when bob's request has it read; until it is healed there is nothing
-  // to be found.
+  // The relay detects the damage when it reads the document for bob's request; until the repair the
+  // document is unavailable.
   const theirs = await until("bob finds the document", () => bob.repo.find(mine.url).catch(() => null))
   expect(theirs.doc()).toEqual({ text: MARKER })
   const metrics = await (await fetch(new URL("/metrics", relay.url.replace("ws:", "http:")))).text()
   expect(metrics).toMatch(/^landfall_relay_healed_documents_total 1$/m)
 })
 
-/** Changes one bit in the middle of a text that a file holds once. */
+/** Flips one bit in the middle of a text that occurs once in a file. */
 function flipBitOf(path, text) {
   const bytes = readFileSync(path)
   const at = bytes.indexOf(text)

@@ -1,5 +1,5 @@
-// Frames that no real client sends. The relay closes the session that sent one, or ignores it where
-// a peer of another version could mean well, and goes on serving everybody else.
+// Frames that no real client sends. The relay closes the session that sent one, or ignores the frame where
+// a peer of another version could send it, and continues to serve all other sessions.
 import { createHash } from "node:crypto"
 import { generateAutomergeUrl, parseAutomergeUrl } from "@automerge/automerge-repo"
 import * as A from "@automerge/automerge"
@@ -8,10 +8,10 @@ import { Raw } from "../support/raw.mjs"
 import { isReference } from "../support/server.mjs"
 import { Relay, client, onServer, until } from "../support/world.mjs"
 
-/** A message that asks for nothing and has nothing, with a bloom filter of these bytes. */
+/** An empty sync message with a bloom filter of these bytes. */
 const withFilter = (...bloom) => Uint8Array.of(0x42, 0, 0, 1, 0, bloom.length, ...bloom, 0)
 
-/** A message that brings one chunk of a type, whole by its own checksum. */
+/** A sync message with one chunk of a type, with a valid checksum. */
 function withChunk(type, body) {
   const typed = Buffer.concat([Buffer.from([type]), leb128(body.length), body])
   const checksum = createHash("sha256").update(typed).digest().subarray(0, 4)
@@ -25,7 +25,7 @@ function leb128(value) {
   return Buffer.from([...bytes, value])
 }
 
-/** Bytes that are the same in each run. */
+/** Pseudo-random bytes, the same in each run. */
 function noise(length, seed) {
   const bytes = Buffer.alloc(length)
   for (let at = 0; at < length; at++) {
@@ -35,7 +35,7 @@ function noise(length, seed) {
   return bytes
 }
 
-/** One message of a real document, with some of its bytes changed. */
+/** A sync message of a real document, with some bytes changed. */
 function mutated(seed) {
   let doc = A.from({ text: "" })
   for (let at = 0; at < 50; at++) doc = A.change(doc, doc => A.splice(doc, ["text"], at, 0, "x"))
@@ -55,7 +55,7 @@ const closing = {
   "a change of noise": withChunk(1, noise(200, 2)),
 }
 
-/** Lists beyond what the relay syncs: they concern their document only. */
+/** Lists beyond the relay's limits: they affect their document only. */
 const refused = {
   "more heads than are synced": Uint8Array.of(0x42, 0xff, 0xff, 0xff, 0x7f, 1, 2, 3),
   "a thousand filters": Buffer.concat([
@@ -79,7 +79,7 @@ const frames = {
   "one byte": Uint8Array.of(0),
   "a null": Uint8Array.of(0xf6),
   "noise": noise(500, 7),
-  "a map that says it is endless": Uint8Array.of(0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
+  "a map of the largest declared length": Uint8Array.of(0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
   "lists a hundred thousand deep": Buffer.alloc(100_000, 0x81),
   "a text of 2^60 bytes": Buffer.from([0xa1, 0x7b, 0x10, 0, 0, 0, 0, 0, 0, 0]),
 }
@@ -94,13 +94,13 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     hers = alice.repo.create({ count: 0 })
     await onServer(alice, hers)
     his = await bob.repo.find(hers.url)
-    // They notice it if the relay falls: they would be connected anew, by another handshake.
+    // They detect a crash of the relay: their reconnection would be another handshake.
     for (const { adapter } of [alice, bob]) adapter.on("peer-disconnected", () => (fallen = true))
     fallen = false
   })
   let fallen
 
-  /** The two honest clients still share their document, over the connections that they had. */
+  /** The two honest clients still sync, over their original connections. */
   async function othersAreServed() {
     const next = hers.doc().count + 1
     hers.change(doc => (doc.count = next))
@@ -153,9 +153,9 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     raw.send({ type: "of-the-future", senderId: "modern", targetId: raw.server, data: 1 })
     const { documentId } = hers
     const request = Uint8Array.of(0x42, 0, 0, 1, 0, 0, 0)
-    raw.say("request", documentId, request, { targetId: "somebody-else" })
-    raw.say("request", documentId, request, { senderId: "somebody-else" })
-    // Then one that counts: its answer is the first that comes.
+    raw.say("request", documentId, request, { targetId: "another-peer" })
+    raw.say("request", documentId, request, { senderId: "another-peer" })
+    // Then a valid request: its answer is the first to arrive.
     const unknown = parseAutomergeUrl(generateAutomergeUrl()).documentId
     raw.say("request", unknown, request)
     await raw.next("doc-unavailable", unknown)
@@ -182,7 +182,7 @@ describe.skipIf(isReference)("hostile frames (automerge-repo's own server does n
     expect(message).toMatch(/version/)
     await later.untilClosed()
     await othersAreServed()
-    // Nobody told the first one anything about the document.
+    // The first socket received nothing about the document.
     expect(early.messages.filter(({ type }) => type === "sync")).toEqual([])
   })
 })
@@ -200,13 +200,13 @@ test("a second socket with a peer id takes it over, and is served from the start
   const before = await first.next("sync", documentId)
   const second = await Raw.join(relay.url, "twin")
   await first.untilClosed()
-  // It is told all of the document again: what the first one had is not this one's.
+  // The relay sends the whole document again: the sync state of the first socket does not apply.
   second.say("request", documentId, request)
   const again = await second.next("sync", documentId)
   expect(A.decodeSyncMessage(again.data).heads).toEqual(A.decodeSyncMessage(before.data).heads)
   expect(A.decodeSyncMessage(again.data).changes).not.toHaveLength(0)
 
-  // And `join` again on the same socket begins anew too.
+  // Another `join` on the same socket resets the sync state too.
   second.send({
     type: "join",
     senderId: "twin",
@@ -228,7 +228,7 @@ test("two real clients with one peer id alternate, and no edit is lost", async (
   const handle = reader.repo.create({})
   await onServer(reader, handle)
   for (const name of ["first", "second", "third"]) {
-    // None comes back by itself once another took its place.
+    // A replaced client does not reconnect by itself.
     const twin = client(relay.url, { peerId: "twin", retry: 1 << 30 })
     const copy = await twin.repo.find(handle.url)
     copy.change(doc => (doc[name] = true))

@@ -1,4 +1,4 @@
-// Several repos over one relay, which come and go at different times.
+// Several repos that connect to one relay at different times.
 import { generateAutomergeUrl, parseAutomergeUrl } from "@automerge/automerge-repo"
 import * as A from "@automerge/automerge"
 import { expect, test } from "vitest"
@@ -51,7 +51,7 @@ test("a client with storage pushes its offline edits when it returns", async () 
   const theirs = await other.repo.find(url)
   await leave(before)
 
-  // The same program again, with nobody to reach.
+  // The same program again, without a reachable peer.
   const offline = client("ws://127.0.0.1:9", { peerId: "stored", folder })
   const kept = await offline.repo.find(url)
   kept.change(doc => (doc.offline = true))
@@ -109,9 +109,9 @@ test("ephemeral messages reach all other peers that have the document open, and 
 
   for (let at = 1; at <= 5; at++) hers.broadcast({ at })
   const expected = [1, 2, 3, 4, 5].map(at => ["alice", { at }])
-  await until("both heard them", () => heard.bob.length >= 5 && heard.carol.length >= 5)
+  await until("both received them", () => heard.bob.length >= 5 && heard.carol.length >= 5)
   his.broadcast(["any", "value"])
-  await until("the answer came", () => heard.alice.length && heard.carol.length >= 6)
+  await until("the answer arrived", () => heard.alice.length && heard.carol.length >= 6)
   expect(heard.bob).toEqual(expected)
   expect(heard.alice).toEqual([["bob", ["any", "value"]]])
   expect(heard.carol).toEqual([...expected, ["bob", ["any", "value"]]])
@@ -121,6 +121,6 @@ test("ephemeral messages reach all other peers that have the document open, and 
   const heardLate = []
   lateHandle.on("ephemeral-message", ({ message }) => heardLate.push(message))
   hers.broadcast("now")
-  await until("the late one hears", () => heardLate.length)
+  await until("the late client receives a message", () => heardLate.length)
   expect(heardLate).toEqual(["now"])
 })

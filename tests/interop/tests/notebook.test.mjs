@@ -1,5 +1,5 @@
-// What the playground's page does with many notes, with other people, and without its relay: in a real
-// browser, as the relay serves it.
+// The playground's page with many notes, with other users, and without its relay: in a real browser, as the
+// relay serves it.
 import { mkdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { decode } from "cbor-x"
@@ -13,7 +13,7 @@ if (noBrowser) console.log(`SKIPPED: the notebook in a browser: ${noBrowser}`)
 
 const SAFE = "On the relay’s disk"
 
-/** Imports so many notes, `Note 1` first. */
+/** Imports `count` notes, `Note 1` first. */
 async function importNotes(demo, count) {
   const folder = join(scratch(), "notes")
   mkdirSync(folder)
@@ -27,7 +27,7 @@ async function importNotes(demo, count) {
 
 const titles = page => page.locator("#list .row-title").allTextContents()
 
-// automerge-repo's own server serves no page.
+// automerge-repo's own server has no page.
 describe.skipIf(noBrowser || isReference)("the notebook", () => {
   test("lists all notes, most recently changed first", async () => {
     const relay = await Relay.start()
@@ -36,7 +36,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     const page = await visitor(await startBrowser(), pageOf(relay.url), NARROW)
     await says(page, "#count", "301")
     await says(page, "#list li:first-child", "Note 301")
-    // An old note that somebody edits comes to the top, and so does a new one.
+    // An edited old note moves to the top, and so does a new one.
     await demo("notes", "append", "Note 7", "seven")
     await says(page, "#list li:first-child", "Note 7")
     await demo("notes", "new", "Fresh", "--text", "just now")
@@ -44,11 +44,11 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await says(page, "#count", "302")
     await demo("notes", "rm", "Note 300", "--yes")
     await says(page, "#count", "301")
-    // Its heading stands above it already.
+    // The row shows the heading above the line.
     await says(page, "#list li:nth-child(3) .row-line", "Number 301, odd.")
     expect((await titles(page)).slice(0, 4)).toEqual(["Fresh", "Note 7", "Note 301", "Note 299"])
 
-    // As far down as somebody scrolls.
+    // Rows are created as the user scrolls.
     const last = page.locator("#list .row-title", { hasText: /^Note 1$/ })
     while ((await last.count()) === 0) await page.locator("#list li").last().scrollIntoViewIfNeeded()
     await last.click()
@@ -69,12 +69,12 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await says(page, "#found", "Nothing found")
     await page.fill("#search", "")
     await says(page, "#list li:first-child", "Note 60")
-    // What is known is known without the relay, and what is not is not pretended to be.
+    // The search covers stored notes without the relay, and does not claim to cover others.
     await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(60)
     await page.locator("#switch").press("Space")
     await says(page, "#status", "Offline")
     await page.goto("about:blank")
-    await demo("notes", "new", "Unheard of")
+    await demo("notes", "new", "Not in this browser")
     await page.goto(pageOf(relay.url))
     await page.fill("#search", "note 17")
     await says(page, "#found", "1 found. Searched: title and first 500 characters of all 60 notes.")
@@ -90,7 +90,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await expect.poll(() => storedTitles(page), { timeout: 60_000 }).toBe(20)
     await page.goto("about:blank")
     await demo("notes", "new", "Note 17 again")
-    // The list comes, and no note does.
+    // The list arrives, but no document does.
     let isThere = false
     await page.routeWebSocket(/.*/, socket => void (isThere && socket.connectToServer()))
     await page.goto(pageOf(relay.url))
@@ -107,7 +107,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
   test("reads each unopened note once, a few at a time", async () => {
     const relay = await Relay.start()
     await importNotes(notebook(relay.url), 120)
-    // Its messages are looked at from the next page on, which is of a space that this browser does not know.
+    // Messages are counted from the next page load on; this browser has stored nothing of its space.
     const page = await visitor(await startBrowser(), `${pageOf(relay.url)}spaces/empty`)
     const asked = new Map()
     const waiting = new Set()
@@ -133,7 +133,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await says(page, "#found", "Searched: title and first 500 characters of all 120 notes.")
     expect(asked.size).toBe(120)
     expect([...asked.values()].filter(times => times !== 1)).toEqual([])
-    // Sixteen in sight, two behind them, and the one that is open.
+    // Sixteen visible ones, two in the background, and the open one.
     expect(most).toBeLessThanOrEqual(19)
     expect(most).toBeGreaterThan(1)
   })
@@ -160,7 +160,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await demo("notes", "new", "Old")
     const page = await visitor(await startBrowser(), pageOf(relay.url))
     await says(page, "#list", "Old")
-    // Its timers are the test's from the next load on.
+    // The test controls the page's timers from the next load on.
     await page.clock.install()
     await page.reload()
     await says(page, "#status", "all on the relay")
@@ -197,7 +197,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await ann.keyboard.press("Control+y")
     await holds(ann, "ben and middle ann")
     await holds(ben, "ben and middle ann")
-    // By the buttons too, which say whether there is anything to do.
+    // By the buttons too, which are disabled if there is nothing to undo.
     expect(await ann.locator("#redo").isDisabled()).toBe(true)
     await ann.locator("#undo").click()
     await ann.locator("#undo").click()
@@ -224,7 +224,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     const hue = await ben.locator("#self").getAttribute("data-hue")
     expect(await caret.getAttribute("data-hue")).toBe(hue)
     expect(await ann.locator("#others li", { hasText: "Ben" }).getAttribute("data-hue")).toBe(hue)
-    // It stands behind "at", wherever that goes.
+    // The caret stays behind "at" when that moves.
     const behind = async () => {
       const [is, wanted] = [await caret.boundingBox(), await edgeOf(ann, "at")]
       return Math.abs(is.x - wanted.x) < 2 && Math.abs(is.y - wanted.y) < 8
@@ -258,12 +258,12 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     await holds(ann, "not for long")
     expect(await titles(ann)).toEqual(["Doomed", "Kept"])
 
-    // Then for good, after a while.
+    // Then permanently, after the delay.
     await ann.locator("#delete").press("Enter")
     await says(ben, "#saved", "Deleted")
     expect(await titles(ann)).toEqual(["Kept"])
     await says(ann, "#status", "all on the relay")
-    // Or when the page is left: at the latest when it is opened again.
+    // Or when the page is left, at the latest when it is opened again.
     await ann.locator("#list a", { hasText: "Kept" }).click()
     await holds(ann, "still here")
     await ann.locator("#delete").press("Enter")
@@ -289,7 +289,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
     const ben = await visitor(browser, link)
     await holds(ben, "by a link")
 
-    // Also one that the relay does not have yet.
+    // Also of a note that the relay does not have yet.
     await ann.locator("#switch").press("Space")
     await says(ann, "#status", "Offline")
     await write(ann, "Later", "as soon as it is there")
@@ -345,7 +345,7 @@ describe.skipIf(noBrowser || isReference)("the notebook", () => {
   })
 })
 
-/** Where a word of a page's text ends, on the screen. */
+/** The screen position of the end of a word in a page's text. */
 const edgeOf = (page, word) =>
   page.evaluate(word => {
     const lines = document.createTreeWalker(document.getElementById("body"), NodeFilter.SHOW_TEXT)
@@ -361,7 +361,7 @@ const edgeOf = (page, word) =>
     throw new Error(`no ${word}`)
   }, word)
 
-/** How many notes' titles the browser has stored: they are stored together, half a second after they came. */
+/** The number of titles that the browser has stored: it stores them together, half a second after they arrive. */
 const storedTitles = page =>
   page.evaluate(async () => {
     const names = (await indexedDB.databases()).map(({ name }) => name)

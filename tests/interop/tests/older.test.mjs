@@ -1,5 +1,5 @@
-// Clients that were published years ago beside today's: an application that was never updated
-// goes on working when its server is exchanged.
+// Clients of older releases beside current ones: an application that was never updated continues to work
+// when its server is replaced by a relay.
 import { expect, onTestFinished, test } from "vitest"
 import { bearCutHandshakes, cut } from "../support/adapter.mjs"
 import { Relay, client, onServer, until } from "../support/world.mjs"
@@ -17,7 +17,7 @@ async function older(generation, url, peerId) {
   return repo
 }
 
-/** The document of a handle of any generation: the first gave a promise of it. */
+/** The document of a handle of any generation: the oldest returns a promise. */
 const read = async handle => await handle.doc()
 
 test.each(GENERATIONS)("automerge-repo %s shares a document with today's", async generation => {
@@ -39,7 +39,7 @@ test.each(GENERATIONS)("automerge-repo %s shares a document with today's", async
   mine.broadcast({ cursor: 7 })
   expect((await heard).message).toEqual({ cursor: 7 })
 
-  // And a document that the older one made.
+  // And a document created by the older client.
   const made = old.create({ by: "old" })
   await made.whenReady()
   const found = await today.repo.find(made.url, { allowableStates: ["ready", "unavailable"] })

@@ -12,7 +12,7 @@ if (noBrowser) console.log(`SKIPPED: the playground in a browser: ${noBrowser}`)
 
 const SAFE = "On the relay’s disk"
 
-// automerge-repo's own server serves no page.
+// automerge-repo's own server has no page.
 describe.skipIf(noBrowser || isReference)("the playground", () => {
   test("shares notes with landfall-demo, both ways", async () => {
     const relay = await Relay.start()
@@ -26,7 +26,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     expect(await demo("-q", "notes", "show", "Shopping")).toBe("Shopping\nmilk 🥛\noats\n")
     expect(await demo("notes", "check", "Shopping")).toContain("as docs/notebook.md specifies")
 
-    // The caret stands behind "milk 🥛" and stays there, whatever others write around it.
+    // The caret is behind "milk 🥛" and stays there while others edit the text around it.
     await caretAt(page, 0, 6)
     await demo("notes", "edit", "Shopping", "--text", "two bottles of milk 🥛\noats\nbread")
     await holds(page, "two bottles of milk 🥛\noats\nbread")
@@ -58,7 +58,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await holds(page, "one\ntwo\nthree")
     await caretAt(page, 1, 3)
     await page.keyboard.type("!")
-    // Until then the page says it of what was there before.
+    // Before the redraw, the page still shows the previous state.
     await drawn(page)
     await says(page, "#saved", SAFE)
     await demo("sync")
@@ -100,10 +100,10 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#status", "1 note not on the relay yet")
     await drawn(page)
     await says(page, "#saved", "In this browser, not on the relay yet")
-    // Without the note's id in the address: nobody but the page itself knows of it.
+    // Without the note's id in the address: only this browser's storage has it.
     await page.goto(pageOf(relay.url))
     await holds(page, "kept")
-    // Whoever has switched it off finds it off.
+    // The switch stays off over a reload.
     await says(page, "#status", "Offline · 1 note not on the relay yet")
     await page.locator("#switch").press("Space")
     await says(page, "#saved", SAFE)
@@ -140,7 +140,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#list", "your edits are only here")
     await says(page, "#status", "all on the relay")
 
-    // Nobody but this browser has it: a reload must not lose it, with or without the relay.
+    // Only this browser has it: a reload must not lose it, with or without the relay.
     await page.goto("about:blank")
     await relay.kill()
     await relay.restart()
@@ -183,7 +183,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await says(page, "#list", "your edits are only here")
     await page.locator("#list a", { hasText: "Doomed" }).click()
     await holds(page, "first, edited")
-    // Let go of on purpose, it is gone.
+    // The user discards it.
     page.once("dialog", dialog => void dialog.accept())
     await page.locator("#discard").press("Enter")
     await says(page, "#empty", "No notes here yet")
@@ -234,7 +234,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await ben.locator("#body").press("Control+Home")
     await ben.keyboard.type("Ben: ")
     await says(ben, "#saved", SAFE)
-    // What Ben wrote has come as soon as the list shows it; the text waits.
+    // The list shows Ben's edit once it has arrived; the editor's text waits.
     await says(ann, ".row-line", "Ben: ")
     expect(await textOf(ann)).toBe("<か>")
     expect(await textOf(ben), "a composition is not synced").toBe("Ben: <>")
@@ -258,7 +258,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     await ben.fill("#name", "Ben")
     await ben.keyboard.press("Enter")
     await says(ann, "#others", "Ben")
-    // Both at once, at two places.
+    // Concurrent edits at two places.
     await ann.locator("#body").press("Control+End")
     await ann.keyboard.type(" at two")
     await ben.locator("#body").press("Control+Home")
@@ -301,7 +301,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
     }
     await ann.fill("#name", "Ann")
     await ann.keyboard.press("Enter")
-    // Where Ann is can be seen in the pictures.
+    // The screenshots show Ann's selection.
     await caretAt(ann, 2, 9)
     await ann.keyboard.press("Shift+End")
     for (const [name, viewport, colorScheme] of SCREENS) {
@@ -315,7 +315,7 @@ describe.skipIf(noBrowser || isReference)("the playground", () => {
       expect(await page.evaluate(overflow), name).toEqual([])
       await shoot(page, name)
       await page.locator("#home").click()
-      // A link is followed a moment after its click: what opens a note before that is undone by it.
+      // A link is followed a moment after its click, and closes a note that is opened before that.
       await page.waitForFunction(() => !location.hash)
       await page.locator("#note").waitFor({ state: "hidden" })
       expect(await page.evaluate(overflow), `${name}, the list`).toEqual([])
@@ -343,7 +343,7 @@ const SAMPLE = [
   ],
 ]
 
-/** Elements that stand out of the page to the side. Runs in the page. */
+/** Elements that overflow the page to the side. Runs in the page. */
 function overflow() {
   const wide = element => element.getBoundingClientRect().right > innerWidth + 1
   const seen = [...document.querySelectorAll("body *")].filter(element => element.checkVisibility())
@@ -351,7 +351,7 @@ function overflow() {
   return seen.filter(element => wide(element) && !inScroller(element)).map(element => element.id || element.className)
 }
 
-/** Keeps a picture, if anybody wants them. */
+/** Saves a screenshot, if LANDFALL_SCREENSHOTS is set. */
 async function shoot(page, name) {
   const folder = process.env.LANDFALL_SCREENSHOTS
   if (!folder) return

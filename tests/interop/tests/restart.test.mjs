@@ -1,4 +1,4 @@
-// The relay is killed and started again under clients that go on editing.
+// The relay is killed and restarted while clients continue to edit.
 import { expect, test } from "vitest"
 import { Relay, client, converged, leave, onServer, pause, until } from "../support/world.mjs"
 
@@ -17,7 +17,7 @@ test("nothing is lost and all clients converge when the relay is killed", async 
   for (let kill = 0; kill < KILLS; kill++) {
     const editing = handles.map((handle, at) => edit(handle, `${at}-${kill}`))
     // Somewhere within the edits: neither before the first nor after the last.
-    await until("edits are under way", () => Object.keys(first.doc().marks).length % EDITS > 5)
+    await until("edits are in progress", () => Object.keys(first.doc().marks).length % EDITS > 5)
     await relay.kill()
     await Promise.all(editing)
     const made = first.doc()
@@ -32,7 +32,7 @@ test("nothing is lost and all clients converge when the relay is killed", async 
   await converged(...handles)
   for (const [at, peer] of peers.entries()) await onServer(peer, handles[at])
 
-  // What the relay said that it has, it has: with all its clients gone, and after one more kill.
+  // The relay has everything that it confirmed: with all clients gone, and after one more kill.
   for (const peer of peers) await leave(peer)
   await relay.kill()
   await relay.restart()
@@ -45,7 +45,7 @@ test("nothing is lost and all clients converge when the relay is killed", async 
 async function edit(handle, name) {
   for (let at = 0; at < EDITS; at++) {
     handle.change(doc => (doc.marks[`${name}-${at}`] = at))
-    // As somebody who types, so that the kill falls between edits.
+    // At typing speed, so that the kill falls between edits.
     await pause(10)
   }
 }

@@ -1,4 +1,4 @@
-// What a client that comes back costs on the wire, and what it is told about others.
+// The bytes that a returning client costs on the wire, and the remote heads that it receives.
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import * as A from "@automerge/automerge"
@@ -18,7 +18,7 @@ import {
 } from "../support/world.mjs"
 
 const CHANGES = 20_000
-/** An unchanged return says its heads and hears them back. */
+/** An unchanged return exchanges heads only. */
 const RETURN_BYTES = 1024
 
 test("reopening an unchanged long document costs next to nothing", async () => {
@@ -88,7 +88,7 @@ test("the relay forwards the heads of another client's storage", async () => {
   bob.repo.subscribeToRemotes([storageId])
 
   hers.change(doc => (doc.title = "two"))
-  await until("the new heads were heard of", () =>
+  await until("the new heads were received", () =>
     heard.some(({ heads }) => heads.join() === hers.heads().join())
   )
   const latest = heard.at(-1)
@@ -97,8 +97,8 @@ test("the relay forwards the heads of another client's storage", async () => {
 })
 
 /**
- * A client writes its sync state 100 ms after the last message, over the old one and in place, and
- * nothing tells when: one that leaves just then finds half a file, and starts with a filter again.
+ * A client writes its sync state 100 ms after the last message, in place over the old one, without an event:
+ * a client that ends just then leaves a truncated file, and starts with a bloom filter again.
  */
 const syncStateIsWritten = () => pause(500)
 
@@ -115,7 +115,7 @@ function sharedHeads(folder, documentId, storageId) {
   try {
     return A.decodeSyncState(readFileSync(path)).sharedHeads
   } catch {
-    // Not written yet, or half.
+    // Not written yet, or truncated.
     return []
   }
 }

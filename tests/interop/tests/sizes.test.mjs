@@ -18,7 +18,7 @@ test("1,000 documents on one connection, read on another", async () => {
   const copies = await Promise.all(made.map(({ url }) => reader.repo.find(url)))
   expect(copies.map(copy => copy.doc().at)).toEqual(made.map((_, at) => at))
 
-  // And the other way, in each of them.
+  // And in the other direction, in each of them.
   copies.forEach(copy => copy.change(doc => (doc.seen = true)))
   await until("all were seen", () => made.every(handle => handle.doc().seen))
 })
@@ -29,8 +29,8 @@ test("a document of 30 MB, uploaded at once and read by another client", async (
   const author = client(between.url, { peerId: "author" })
   author.adapter.connect = () => {}
   const handle = author.repo.create({ parts: [] })
-  // Random, so that nothing on the way can make it small; and each one value, not a text of a
-  // million characters, which would measure automerge and not the way.
+  // Random, so that compression has no effect; and each a single value, not a text of a million
+  // characters, which would measure automerge and not the transport.
   for (let part = 0; part < 30; part++) {
     const text = randomBytes((MEGABYTE * 3) / 4).toString("base64")
     handle.change(doc => doc.parts.push(new ImmutableString(text)))
@@ -48,8 +48,8 @@ test("a document of 30 MB, uploaded at once and read by another client", async (
   expect(copy.doc().parts.map(({ val }) => val.length)).toEqual(Array(30).fill(MEGABYTE))
 })
 
-// Applying it takes a browser four times as long as loading what the relay makes of it.
-test.skipIf(isReference)("a long pasted text is served as a saved document, however young it is", async () => {
+// A browser applies it in four times the time of loading the relay's snapshot of it.
+test.skipIf(isReference)("a long pasted text is served as a saved document right away", async () => {
   const relay = await Relay.start()
   const author = client(relay.url, { peerId: "author" })
   const handle = author.repo.create({ body: "" })
@@ -71,7 +71,7 @@ test.skipIf(isReference)("a long pasted text is served as a saved document, howe
   expect(chunks.map(kind)).not.toContain(CHANGE)
 })
 
-/** What a chunk of automerge's is: it stands behind a magic number and a checksum. */
+/** The type of an automerge chunk, which follows a magic number and a checksum. */
 const kind = chunk => chunk[8]
 const DOCUMENT = 0
 const CHANGE = 1

@@ -18,7 +18,7 @@ test("a recorded session of one author, typed in one repo and read in another", 
 
   for (const [at, { patches }] of trace.txns.entries()) {
     handle.change(doc => type(doc, patches))
-    // The network gets its turn, so that the reader follows while this is typed.
+    // Yields to the network, so that the reader follows during the typing.
     if (at % BREATH === 0) await new Promise(setImmediate)
   }
   await onServer(typist, handle)
@@ -80,7 +80,7 @@ function replayed(trace) {
   return { base, authors }
 }
 
-/** Gives an author's changes to their repo, a few at a time, as if they were typed there. */
+/** Applies an author's changes to their repo, a few at a time, as if they were typed there. */
 async function feed(handle, changes) {
   for (let at = 0; at < changes.length; at += BREATH) {
     handle.update(doc => A.applyChanges(doc, changes.slice(at, at + BREATH))[0])

@@ -1,11 +1,11 @@
-// One document, a Rust program with typed access and JavaScript programs: neither harms the other.
+// One document, edited by a Rust program with typed access and by JavaScript programs, without losing edits.
 import { ImmutableString, getConflicts, getObjectId } from "@automerge/automerge"
 import { updateText } from "@automerge/automerge-repo"
 import { expect, test } from "vitest"
 import { Todo } from "../support/todo.mjs"
 import { Relay, client, onServer, until } from "../support/world.mjs"
 
-/** A list as a JavaScript program makes it: no `note`, a whole number for the float. */
+/** A list as a JavaScript program creates it: no `note`, an integer for the float. */
 const LIST = {
   title: "Shopping",
   tags: ["home", "food"],
@@ -23,13 +23,13 @@ async function world() {
   return { relay, peer, todo: new Todo(relay.url) }
 }
 
-/** Which objects hold the texts and items of a list: the same as before, or something was replaced. */
+/** The object ids of the texts and items of a list: they change if something was replaced. */
 function objects(doc) {
   const texts = [doc.tags, doc.items, ...doc.items]
   return texts.map(object => getObjectId(object))
 }
 
-/** Every string of a list is one for JavaScript, and no value has a rival that was written over it. */
+/** Every string of a list is a string for JavaScript, and no value has a conflict. */
 function expectPlain(doc) {
   const check = (value, holder, key) => {
     expect(value).not.toBeInstanceOf(ImmutableString)
@@ -62,7 +62,7 @@ test("Rust reads and edits a list created by JavaScript", async () => {
   await todo.command(handle.url, "done", "2")
   await todo.command(handle.url, "tag", "soon")
   await todo.command(handle.url, "count", "4")
-  await until("it has all that Rust did", () => handle.doc().count === 4)
+  await until("the document has all of Rust's edits", () => handle.doc().count === 4)
   expect(handle.doc()).toEqual({
     ...LIST,
     title: "Shopping for May",
@@ -75,7 +75,7 @@ test("Rust reads and edits a list created by JavaScript", async () => {
     count: 4,
   })
   expectPlain(handle.doc())
-  // What was there is there still, and not a copy of it.
+  // The previous objects are still there, not copies of them.
   const after = objects(handle.doc())
   expect(after.slice(0, before.length)).toEqual(before)
 })
@@ -86,7 +86,7 @@ test("both edit the same texts, and a Rust form keeps JavaScript's edits", async
   await onServer(peer, handle)
 
   const submit = await todo.form(handle.url)
-  // Meanwhile JavaScript edits what the form shows, and all else.
+  // While the form is open, JavaScript edits the shown fields and all others.
   handle.change(doc => {
     updateText(doc, ["title"], "Our Shopping")
     updateText(doc, ["items", 1, "what"], "brown bread")

@@ -96,7 +96,7 @@ pub(crate) fn attack_on(
         lines.map(|line| line.trim_start_matches(name)).collect::<Vec<_>>().join(", ")
     };
     let ended = told("landfall_relay_sessions_ended_total");
-    assert!(!ended.contains("malformed"), "{name}: the attack is not what it is called: {ended}");
+    assert!(!ended.contains("malformed"), "{name}: sessions ended as malformed: {ended}");
     // The attacker is gone: the relay must free its memory.
     let back = before + LEFT_BYTES;
     wait("for the memory to return", || resident(relay.pid(), "VmRSS") <= back);

@@ -99,7 +99,9 @@ pub(crate) fn acknowledged(socket: &mut WebSocket<TcpStream>, count: usize) {
         for frame in Frames::new(&bytes).expect("frames") {
             match frame.expect("a frame") {
                 Frame::Ack(_) => left -= 1,
-                Frame::Nack(nack) => panic!("the relay refused a change that the attack needs: {nack:?}"),
+                Frame::Nack(nack) => {
+                    panic!("the relay refused a change that the attack needs: {nack:?}")
+                }
                 _ => {}
             }
         }

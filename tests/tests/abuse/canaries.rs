@@ -100,7 +100,10 @@ fn native(port: u16, over: &AtomicBool, rounds: &Rounds) {
         let change = typist.type_one();
         let began = Instant::now();
         let answer = client.push(id, document, &[change]);
-        assert!(matches!(answer, Frame::Ack(_)), "the relay answered an honest push with {answer:?}");
+        assert!(
+            matches!(answer, Frame::Ack(_)),
+            "the relay answered an honest push with {answer:?}"
+        );
         rounds.add(began);
         pause();
     }
@@ -114,7 +117,10 @@ fn fresh(port: u16, over: &AtomicBool, rounds: &Rounds) {
         let began = Instant::now();
         let mut client = Client::start_from(port, "fresh");
         let answer = client.push(1, document, &[change]);
-        assert!(matches!(answer, Frame::Ack(_)), "the relay answered an honest push with {answer:?}");
+        assert!(
+            matches!(answer, Frame::Ack(_)),
+            "the relay answered an honest push with {answer:?}"
+        );
         rounds.add(began);
         pause();
     }
@@ -133,7 +139,10 @@ fn repo(port: u16, over: &AtomicBool, rounds: &Rounds) {
             peer.type_one();
             began = Instant::now();
         }
-        assert!(began.elapsed() < landfall_tests::PATIENCE, "the automerge-repo client received no answer");
+        assert!(
+            began.elapsed() < landfall_tests::PATIENCE,
+            "the automerge-repo client received no answer"
+        );
         !over.load(Ordering::SeqCst)
     });
 }

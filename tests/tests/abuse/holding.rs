@@ -123,7 +123,7 @@ fn automerge_repo_peers_that_do_not_read_others_edits() {
             let noise: Vec<u8> = (0..90_000).map(|_| rng.next_u64() as u8).collect();
             docs[at].put(ROOT, "noise", noise).expect("bytes");
             docs[at].commit();
-            docs[at].get_last_local_change().expect("just made").raw_bytes().to_vec()
+            docs[at].get_last_local_change().expect("the change was just made").raw_bytes().to_vec()
         };
         let mut author = reader(attack.port, "default");
         patient(&author);

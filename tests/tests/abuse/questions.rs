@@ -71,8 +71,8 @@ fn digests_over_very_many_deleted_documents_from_many_sessions() {
         say(&mut honest, &[Frame::Fetch(Fetch { subscription: 1, wants })]);
         until_alive(&mut honest, |frame| matches!(frame, Frame::Document(_)));
         let took = began.elapsed();
-        println!("a question for one document took {took:?}");
-        assert!(took < HANG, "a question for one document took {took:?}");
+        println!("a fetch of one document took {took:?}");
+        assert!(took < HANG, "a fetch of one document took {took:?}");
         attack.hold();
     });
 }

@@ -27,7 +27,8 @@ fn entries_queued_for_automerge_repo_peers_that_do_not_read() {
             let noise: Vec<u8> = (0..1_000_000).map(|_| rng.next_u64() as u8).collect();
             doc.put(ROOT, "noise", noise).expect("bytes");
             doc.commit();
-            let change = doc.get_last_local_change().expect("just made").raw_bytes().to_vec();
+            let change =
+                doc.get_last_local_change().expect("the change was just made").raw_bytes().to_vec();
             for number in 0..60 {
                 id += 1;
                 let (document, changes) = (document(number), vec![change.clone().into()]);

@@ -30,7 +30,7 @@ fn document(number: u64) -> [u8; 16] {
 
 #[test]
 fn uploads_without_parts_do_not_keep_a_session_alive() {
-    attack("64 offers and a close, 300 times", |attack| {
+    attack("64 snapshot uploads and a close, 300 times", |attack| {
         let offers: Vec<Frame> = (1..=limits::PUSHES_IN_FLIGHT as u64)
             .map(|id| push_snapshot(id, document(id), 1 << 20))
             .collect();
@@ -45,7 +45,7 @@ fn uploads_without_parts_do_not_keep_a_session_alive() {
 
 #[test]
 fn very_many_uploads_in_one_message_take_linear_time() {
-    attack("47,000 offers in one message", |attack| {
+    attack("47,000 snapshot uploads in one message", |attack| {
         let offers: Vec<Frame> =
             (1..=47_000).map(|id| push_snapshot(id, document(id), 1)).collect();
         while attack.goes_on() {
@@ -217,7 +217,10 @@ fn heavy_uploads_of_a_document_under_edit() {
             say(&mut honest, &[Frame::Push(Push { id, subscription, document, changes })]);
             let began = Instant::now();
             let answer = until_alive(&mut honest, |f| matches!(f, Frame::Ack(_) | Frame::Nack(_)));
-            assert!(matches!(answer, Frame::Ack(_)), "the relay answered an honest push with {answer:?}");
+            assert!(
+                matches!(answer, Frame::Ack(_)),
+                "the relay answered an honest push with {answer:?}"
+            );
             began.elapsed()
         };
         type_one(1);
@@ -236,8 +239,8 @@ fn heavy_uploads_of_a_document_under_edit() {
 /// An upload's heads are kept until its parts have arrived, beside the memory reserved for it: one
 /// byte.
 #[test]
-fn offers_of_one_byte_with_very_many_heads() {
-    attack("3 offers of a byte and 65,536 heads from each of 100 sessions", |attack| {
+fn snapshot_uploads_of_one_byte_with_very_many_heads() {
+    attack("3 snapshot uploads of a byte and 65,536 heads from each of 100 sessions", |attack| {
         let upload = |id: u64| {
             let heads = (0..limits::DOCUMENT_HEADS as u64).map(|n| {
                 let mut hash = [id as u8; 32];
@@ -265,8 +268,8 @@ fn offers_of_one_byte_with_very_many_heads() {
 /// Two sessions upload the same hash: the first states a total of one byte, the second 40 MiB. The
 /// first one's reservation is of one byte.
 #[test]
-fn offers_of_one_hash_with_two_lengths() {
-    attack("8 offers of 36 MiB with memory for a byte", |attack| {
+fn snapshot_uploads_of_one_hash_with_two_lengths() {
+    attack("8 snapshot uploads of 36 MiB with memory for a byte", |attack| {
         let upload = |id: u64, total: u64| {
             let (subscription, document, hash) = (1, numbered(0x0e, id), [id as u8; 32]);
             let heads = vec![];

@@ -16,7 +16,7 @@ fn copies(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
         for (line, source) in &sources {
             if !tree.has(source.trim_start_matches("./").trim_end_matches('.')) {
                 let what = format!("copies `{source}`, which does not exist");
-                findings.push(Finding::new(path, *line, what, "name what the repository has"));
+                findings.push(Finding::new(path, *line, what, "name an existing file"));
             }
         }
         let builds = text.lines().any(|line| line.contains("cargo "));
@@ -30,7 +30,7 @@ fn copies(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
                 source == "." || source.is_empty() || is_within(wanted, source)
             };
             if !sources.iter().any(|(_, source)| copied(source)) {
-                let what = format!("builds without `{wanted}`, which the workspace names");
+                let what = format!("does not copy `{wanted}`, which the workspace lists");
                 findings.push(Finding::new(path, 0, what, "copy it"));
             }
         }
@@ -40,8 +40,8 @@ fn copies(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     for needed in needed.chain(tree.sources().iter().map(|source| source.path())) {
         for (pattern, line) in ignored.iter().zip(1..) {
             if is_ignored(needed, pattern) {
-                let what = format!("`{pattern}` keeps `{needed}` out of the build");
-                findings.push(Finding::new(IGNORED, line, what, "name build output only"));
+                let what = format!("`{pattern}` excludes `{needed}` from the build");
+                findings.push(Finding::new(IGNORED, line, what, "exclude build output only"));
             }
         }
     }

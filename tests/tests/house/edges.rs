@@ -29,17 +29,17 @@ fn between_crates(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let names: Vec<&str> = packages::members(packages).map(|(p, _)| p.name.as_str()).collect();
     for (package, manifest) in packages::members(packages).filter(|(p, _)| p.name != TESTS) {
         let Some((_, known)) = MAY_KNOW.iter().find(|(name, _)| *name == package.name) else {
-            let what = format!("crate `{}` has no place among the crate edges", package.name);
-            let remedy =
-                "decide whom it may know and add it to MAY_KNOW in tests/tests/house/edges.rs";
+            let what = format!("crate `{}` is not listed in MAY_KNOW", package.name);
+            let remedy = "decide on which crates it may depend and add it to MAY_KNOW in tests/tests/house/edges.rs";
             findings.push(Finding::new(manifest, 0, what, remedy));
             continue;
         };
         let ours = package.dependencies.iter().filter(|d| names.contains(&d.name.as_str()));
         for dependency in ours.filter(|d| !known.contains(&d.name.as_str())) {
             let line = packages::line_of(tree, manifest, &dependency.name);
-            let what = format!("`{}` must not know `{}`", package.name, dependency.name);
-            let remedy = "move what both need down into protocol/ or storage/, or the code up";
+            let what = format!("`{}` must not depend on `{}`", package.name, dependency.name);
+            let remedy =
+                "move shared code down into protocol/ or storage/, or the dependent code up";
             findings.push(Finding::new(manifest, line, what, remedy));
         }
     }
@@ -56,7 +56,7 @@ fn of_the_protocol(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
         for dependency in shipped.filter(|d| PROTOCOL_NEVER.contains(&d.name.as_str())) {
             let line = packages::line_of(tree, manifest, &dependency.name);
             let what = format!("the protocol must not use `{}`", dependency.name);
-            let remedy = "let the caller pass in time, randomness and the outcome of I/O";
+            let remedy = "let the caller pass in time, randomness and the results of I/O";
             findings.push(Finding::new(manifest, line, what, remedy));
         }
     }
@@ -72,7 +72,7 @@ fn of_the_todo_list(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     });
     let finding = |(manifest, name)| {
         let what = format!("the to-do list must not use `{name}`");
-        let remedy = "it shows that `landfall` is all that a program needs";
+        let remedy = "the example shows that a program needs `landfall` alone";
         Finding::new(manifest, packages::line_of(tree, manifest, name), what, remedy)
     };
     others.map(finding).collect()

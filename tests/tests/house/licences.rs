@@ -82,7 +82,7 @@ fn licences(packages: &[Package]) -> Vec<Finding> {
     let finding = |package: &Package| {
         let licence = package.licence.as_deref().unwrap_or("none declared");
         let what = format!("{} {} has licence `{licence}`", package.name, package.version);
-        let remedy = "do without the crate, or argue for its licence in ALLOWED of tests/tests/house/licences.rs";
+        let remedy = "avoid the crate, or add its licence with a reason to ALLOWED of tests/tests/house/licences.rs";
         Finding::new("Cargo.lock", 0, what, remedy)
     };
     refused.map(finding).collect()

@@ -22,7 +22,7 @@ fn lints(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
     let remedy = "add `[lints]` with `workspace = true`";
     lacking
         .map(|(_, manifest)| {
-            Finding::new(manifest, 0, "does not take the workspace's lints", remedy)
+            Finding::new(manifest, 0, "does not inherit the workspace's lints", remedy)
         })
         .collect()
 }
@@ -40,7 +40,7 @@ fn automerge_pin(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
         let automerge = package.dependencies.iter().find(|d| d.name == "automerge");
         if automerge.is_some_and(|d| d.requirement != AUTOMERGE) {
             let line = packages::line_of(tree, manifest, "automerge");
-            let what = "asks for a version of automerge of its own";
+            let what = "requests its own version of automerge";
             let remedy = "write `automerge.workspace = true`";
             findings.push(Finding::new(manifest, line, what, remedy));
         }

@@ -24,13 +24,13 @@ const ROOMS: &[Room] = &[
         names: &["rusqlite"],
         within: "engine/src/",
         homes: &["engine/src/store"],
-        remedy: "give `engine::store` an operation that says what you need",
+        remedy: "add an operation for it to `engine::store`",
     },
     Room {
         names: &["rusqlite"],
         within: "server/src/",
         homes: &["server/src/store"],
-        remedy: "give `server::store` an operation that says what you need",
+        remedy: "add an operation for it to `server::store`",
     },
     Room {
         names: &["tokio_tungstenite", "tungstenite"],
@@ -58,7 +58,7 @@ fn outside_their_rooms(tree: &Tree) -> Vec<Finding> {
         let files = tree.sources().iter().filter(|source| source.path().starts_with(room.within));
         for source in files.filter(|source| !at_home(source.path())) {
             for (line, name) in source.names(room.names) {
-                let what = format!("`{name}` must not be named here");
+                let what = format!("`{name}` must not be used here");
                 findings.push(Finding::new(source.path(), line, what, room.remedy));
             }
         }
@@ -76,7 +76,7 @@ fn relay_in_the_demo(tree: &Tree) -> Vec<Finding> {
     }
     let Some((first, _)) = naming.pop_first() else { return Vec::new() };
     let finding = |(path, line)| {
-        let what = format!("`landfall_relay` is named here and in {first}");
+        let what = format!("`landfall_relay` is used here and in {first}");
         Finding::new(path, line, what, "keep it in the one module that runs a relay for the tour")
     };
     naming.into_iter().map(finding).collect()

@@ -14,8 +14,8 @@ fn dead_links(tree: &Tree) -> Vec<Finding> {
         for (line, target) in markdown::links(text) {
             let Some(file) = relative_target(&target) else { continue };
             if !resolve(path, file).is_some_and(|file| tree.has(&file)) {
-                let what = format!("the link to `{target}` leads nowhere");
-                let remedy = "name a file that the repository keeps, relative to this one";
+                let what = format!("the target of the link `{target}` does not exist");
+                let remedy = "link to a file in the repository, relative to this one";
                 findings.push(Finding::new(path, line, what, remedy));
             }
         }
@@ -65,9 +65,9 @@ fn incomplete_decisions(tree: &Tree) -> Vec<Finding> {
         let name = path.trim_start_matches(DECISIONS);
         let number = name.split('-').next().unwrap_or_default();
         if number.len() != 4 || !number.chars().all(|c| c.is_ascii_digit()) {
-            report(String::from("has no number"), "call it `NNNN-what-it-decides.md`");
+            report(String::from("has no number"), "name it `NNNN-what-it-decides.md`");
         } else if numbers.contains(&number) {
-            report(format!("number {number} is taken"), "take the next free number");
+            report(format!("number {number} is already used"), "take the next free number");
         }
         numbers.push(number);
         let headings = markdown::headings(text);

@@ -26,7 +26,7 @@ fn panics_of(source: &Source) -> Vec<Finding> {
         .map(|(line, call)| {
             let what = format!("`{call}` outside a test");
             let remedy = format!(
-                "return a typed error, or write above the statement `{MARKER}` and why it cannot fail"
+                "return a typed error, or write `{MARKER}` and the reason why it cannot fail above the statement"
             );
             Finding::new(source.path(), line, what, remedy)
         })

@@ -40,7 +40,12 @@ fn impurities_of(source: &Source) -> Vec<Finding> {
     for name in MACROS {
         for line in source.macro_calls(name) {
             let what = format!("the protocol must not call `{name}!`");
-            findings.push(Finding::new(source.path(), line, what, "return what is to be told"));
+            findings.push(Finding::new(
+                source.path(),
+                line,
+                what,
+                "return the output as an effect",
+            ));
         }
     }
     findings

@@ -21,14 +21,14 @@ fn sizes_of(source: &Source) -> Vec<Finding> {
     }
     let lines = source.lines().len();
     if lines > FILE_LINES_MAX {
-        let what = format!("{lines} lines, past {FILE_LINES_MAX}");
+        let what = format!("{lines} lines, the limit is {FILE_LINES_MAX}");
         let first_over = FILE_LINES_MAX + 1;
-        findings.push(Finding::new(source.path(), first_over, what, "split the file by idea"));
+        findings.push(Finding::new(source.path(), first_over, what, "split the file by topic"));
     }
     for (name, span) in source.functions() {
         let lines = span.end() - span.start() + 1;
         if lines > FUNCTION_LINES_MAX {
-            let what = format!("`{name}` has {lines} lines, past {FUNCTION_LINES_MAX}");
+            let what = format!("`{name}` has {lines} lines, the limit is {FUNCTION_LINES_MAX}");
             findings.push(Finding::new(source.path(), *span.start(), what, "split the function"));
         }
     }
@@ -38,8 +38,8 @@ fn sizes_of(source: &Source) -> Vec<Finding> {
 fn first_lines(tree: &Tree) -> Vec<Finding> {
     let files = tree.sources().iter().filter(|source| source.path().contains("src/"));
     let silent = files.filter(|s| !s.lines().first().is_some_and(|line| line.starts_with("//!")));
-    let remedy = "begin with `//!`: what the module holds and what it must not know";
-    silent.map(|s| Finding::new(s.path(), 1, "the file has no module page", remedy)).collect()
+    let remedy = "begin with `//!`: what the module contains and what it must not depend on";
+    silent.map(|s| Finding::new(s.path(), 1, "the file has no module comment", remedy)).collect()
 }
 
 #[test]

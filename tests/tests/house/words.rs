@@ -22,7 +22,7 @@ fn notes(tree: &Tree) -> Vec<Finding> {
                     path,
                     number,
                     what,
-                    "do it, or open an issue and say why",
+                    "do it, or open an issue with the reason",
                 ));
             }
         }
@@ -35,7 +35,7 @@ fn machine_paths(tree: &Tree) -> Vec<Finding> {
     for (path, text) in tree.texts("") {
         for (line, number) in text.lines().zip(1..) {
             for machine_path in MACHINE_PATHS.iter().filter(|p| line.contains(**p)) {
-                let what = format!("`{machine_path}` is a path of one machine");
+                let what = format!("`{machine_path}` is a machine-specific path");
                 findings.push(Finding::new(path, number, what, "make it relative or configurable"));
             }
         }

@@ -28,7 +28,7 @@ fn welcome() -> Frame {
         message_bytes: 4 << 20,
         push_changes: 1024,
         pushes_in_flight: 64,
-        agent: "no good relay".to_owned(),
+        agent: "test server".to_owned(),
     })
 }
 
@@ -85,7 +85,7 @@ fn survives(treat: fn(TcpStream), why: &str) {
 fn a_web_server_is_rejected_as_a_relay() {
     survives(
         |stream| answer(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
-        "is no Landfall relay",
+        "is not a Landfall relay",
     );
 }
 

@@ -150,7 +150,9 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
     let is_full =
         |error: &Option<String>| error.as_ref().is_some_and(|error| error.contains("storage-full"));
     wait_for(&store, "to report that the relay is full", |status| is_full(&status.last_error));
-    let Err(error) = store.flush_blocking(Duration::from_millis(1)) else { panic!("it is taken") };
+    let Err(error) = store.flush_blocking(Duration::from_millis(1)) else {
+        panic!("the relay accepted the push")
+    };
     let FlushError::TimedOut { last_error, .. } = &error else { panic!("{error}") };
     assert!(is_full(last_error), "{error}");
     // It still serves what it has.
@@ -180,14 +182,14 @@ fn a_refused_push_rejects_one_document_and_no_other() {
     let answer = raw::Client::start(relay.port, SPACE).push(1, refused.id(), &[theirs]);
     assert!(matches!(answer, Frame::Ack(_)), "{answer:?}");
     store.connect(link(&relay.url)).unwrap();
-    let Err(error) = store.flush_blocking(PATIENCE) else { panic!("it was taken") };
+    let Err(error) = store.flush_blocking(PATIENCE) else { panic!("the relay accepted the push") };
     let FlushError::Refused { pending, rejected } = &error else { panic!("{error}") };
     assert_eq!((pending.changes, rejected.len()), (1, 1), "{error}");
     assert_eq!(rejected[0].document, refused.id());
     assert_eq!(rejected[0].code, Code::CONFLICTING_SEQUENCE);
     // The rejected changes are kept, and the document stays usable: it has the other history, and later
     // edits reach the relay.
-    wait_until(&store, "for theirs", || {
+    wait_until(&store, "for the other history", || {
         refused.read(|doc| doc.get(ROOT, "raw").unwrap().is_some()).unwrap()
     });
     refused.change(|tx| Ok(tx.put(ROOT, "text", "still ours")?)).unwrap();
@@ -199,7 +201,11 @@ fn a_refused_push_rejects_one_document_and_no_other() {
     assert_eq!((status.changes, status.pending.changes), (2, 1));
     let copy = fresh_copy(&relay.url, SPACE);
     assert_eq!(copy.hashes_of(&other.id()), hashes(&other));
-    assert_eq!(copy.hashes_of(&refused.id()), hashes(&refused), "theirs, and what followed it");
+    assert_eq!(
+        copy.hashes_of(&refused.id()),
+        hashes(&refused),
+        "the other history and the later edit"
+    );
     store.close().unwrap();
     let again = open(&folder.path().join("a"));
     assert_eq!(again.status().spaces.values().map(|space| space.rejected.len()).sum::<usize>(), 1);

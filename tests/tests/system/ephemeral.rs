@@ -35,13 +35,16 @@ fn hear(events: &mut Events) -> Heard {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let next = async {
         loop {
-            let event = events.next().await.expect("the store is open").expect("no event is dropped");
+            let event =
+                events.next().await.expect("the store is open").expect("no event is dropped");
             if let Some(heard) = heard_in(event) {
                 return heard;
             }
         }
     };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await }).expect("no message arrives")
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, next).await })
+        .expect("no message arrives")
 }
 
 fn say(replica: &Replica, what: &str) {

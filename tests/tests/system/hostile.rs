@@ -12,7 +12,7 @@ use landfall_tests::replica::{link, open, wait_for};
 fn nacked(answer: Frame) -> Nack {
     match answer {
         Frame::Nack(nack) => nack,
-        other => panic!("{other:?} is no refusal"),
+        other => panic!("{other:?} is not a refusal"),
     }
 }
 
@@ -32,7 +32,10 @@ fn compressed_operations_fill_only_their_own_document() {
             Frame::Ack(_) => (acknowledged, bytes) = (seq, bytes + change.len()),
             answer => break nacked(answer),
         }
-        assert!(acknowledged < 8, "the relay accepted {bytes} bytes with {acknowledged} million operations");
+        assert!(
+            acknowledged < 8,
+            "the relay accepted {bytes} bytes with {acknowledged} million operations"
+        );
     };
     assert_eq!((refused.code, refused.class), (Code::DOCUMENT_FULL, NackClass::REFUSED));
     assert_eq!(acknowledged, limits::DOCUMENT_OPERATIONS_FREE / million);

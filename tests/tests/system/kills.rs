@@ -60,7 +60,7 @@ impl Typing {
             });
             change.unwrap();
             let last = document.read(|doc| doc.get_last_local_change().map(|c| c.hash()));
-            self.returned.lock().unwrap().push(last.unwrap().expect("it was just made"));
+            self.returned.lock().unwrap().push(last.unwrap().expect("the change was just made"));
         }
     }
 
@@ -262,7 +262,10 @@ impl Account {
             let extra = held.len() - 1 - returned.len();
             let before = self.unreturned.insert(*document, extra).unwrap_or(0);
             let running = told.running.get(document).copied().unwrap_or(false);
-            assert!(extra <= before + usize::from(running), "kill {kill}: an unknown change in the store");
+            assert!(
+                extra <= before + usize::from(running),
+                "kill {kill}: an unknown change in the store"
+            );
         }
     }
 }

@@ -160,7 +160,9 @@ fn reconnect_now_drops_hanging_attempts_and_dead_connections() {
     proxy.swallow(true);
     document.change(|tx| Ok(tx.put(ROOT, "number", 2)?)).unwrap();
     store.reconnect_now();
-    wait_for(&store, "for the dead connection to be dropped", |status| status.link != LinkStatus::Online);
+    wait_for(&store, "for the dead connection to be dropped", |status| {
+        status.link != LinkStatus::Online
+    });
     proxy.swallow(false);
     store.reconnect_now();
     store.flush_blocking(PATIENCE).unwrap();

@@ -160,7 +160,7 @@ fn a_quarantined_document_affects_no_other() {
         assert_eq!(there.heads().unwrap(), document.heads().unwrap());
     }
     let there = copy.open(poisoned.id()).unwrap();
-    assert!(text(&there), "its last good state");
+    assert!(text(&there), "the last good state");
     assert!(there.status().unwrap().quarantined.is_some());
     assert_eq!(http::get(relay.port, "/readyz").0, 200);
 }

@@ -90,7 +90,9 @@ fn damage_that_no_client_can_heal_is_reported_until_a_repair() {
     a.store.go_online();
     wait_synced(&a.store);
     assert_eq!(a.store.check_blocking(), Ok(0), "nothing has drifted");
-    wait_for(&a.store, "to receive the damage report", |status| status.spaces[&space].damaged_at_relay > 0);
+    wait_for(&a.store, "to receive the damage report", |status| {
+        status.spaces[&space].damaged_at_relay > 0
+    });
     assert_eq!(a.space.damaged_at_relay().unwrap(), named);
     assert_eq!(a.store.status().spaces[&space].drifted, 0);
     // The relay knows the damage right after a start, before a client reads the entry.

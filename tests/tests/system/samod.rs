@@ -131,7 +131,10 @@ fn samod_and_an_engine_edit_one_document_while_the_relay_is_killed() {
     let sam = Sam::start("sam", &relay.url);
     let sue = Sam::start("sue", &relay.url);
     let url = document.id().to_string();
-    let (his, hers) = (sam.find(&url).expect("it is there"), sue.find(&url).expect("it is there"));
+    let (his, hers) = (
+        sam.find(&url).expect("the document is available"),
+        sue.find(&url).expect("the document is available"),
+    );
 
     let edit = |round: &str| {
         std::thread::scope(|scope| {
@@ -170,7 +173,7 @@ fn samod_peers_sync_through_the_relay_online_and_later() {
     let first = Sam::start("first", &relay.url);
     let original = first.create();
     let second = Sam::start("second", &relay.url);
-    let copy = second.find(&original.url().to_string()).expect("it is there");
+    let copy = second.find(&original.url().to_string()).expect("the document is available");
     samod_puts(&copy, "second");
     first.wait_until(&original, "for the edits", |doc| keys(doc) == 1 + EDITS);
     drop((first, second));
@@ -193,7 +196,7 @@ fn samod_and_an_engine_exchange_ephemeral_messages() {
     let document = space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap();
     wait_synced(&store);
     let sam = Sam::start("sam", &relay.url);
-    let handle = sam.find(&document.id().to_string()).expect("it is there");
+    let handle = sam.find(&document.id().to_string()).expect("the document is available");
     let mut heard = Box::pin(handle.ephemera());
 
     document.broadcast(*b"\x65hello").unwrap();
@@ -204,7 +207,8 @@ fn samod_and_an_engine_exchange_ephemeral_messages() {
     handle.broadcast(b"\x66answer".to_vec());
     let answer = async {
         loop {
-            let event = events.next().await.expect("the store is open").expect("no event is dropped");
+            let event =
+                events.next().await.expect("the store is open").expect("no event is dropped");
             if let EventKind::Ephemeral { sender, data, .. } = event.kind {
                 return (sender, data.to_vec());
             }

@@ -45,7 +45,7 @@ fn one_process_writes_a_store_while_others_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let holder = Holder::start(&path);
-    let error = Store::open(&path, Options::default()).err().expect("it is in use");
+    let error = Store::open(&path, Options::default()).err().expect("the store is in use");
     let OpenError::StoreInUse { path: named, holder: who } = &error else { panic!("{error}") };
     assert_eq!(named, &path);
     assert!(who.contains(&holder.0.id().to_string()), "{error}");
@@ -74,7 +74,7 @@ fn a_file_that_is_not_a_store_is_reported_and_unchanged() {
     Relay::start(&relays, 0).kill();
     let before = fs::read(&text).unwrap();
     for path in [&text, &relays.join("relay.db")] {
-        let error = Store::open(path, Options::default()).err().expect("it is no store");
+        let error = Store::open(path, Options::default()).err().expect("the file is not a store");
         assert!(matches!(&error, OpenError::NotAStore { path: named, .. } if named == path));
         assert!(error.to_string().contains("choose another path"), "{error}");
     }
@@ -91,6 +91,6 @@ fn a_newer_store_is_refused() {
     file.seek(SeekFrom::Start(USER_VERSION_AT)).unwrap();
     file.write_all(&9_999_u32.to_be_bytes()).unwrap();
     drop(file);
-    let error = Store::open(&path, Options::default()).err().expect("it is newer");
+    let error = Store::open(&path, Options::default()).err().expect("the store is newer");
     assert!(matches!(error, OpenError::TooNew { found: 9_999, .. }), "{error}");
 }

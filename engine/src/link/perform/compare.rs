@@ -71,7 +71,9 @@ impl Performer {
                 let done = self.counted(row, |()| Outcome::Settled);
                 self.log.submit_forget_damage(row, but, done);
             }
-            Err(error) => tracing::warn!(%error, "what the relay could not read is not known"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the entries that are damaged at the relay")
+            }
         }
     }
 
@@ -93,17 +95,17 @@ impl Performer {
         let drifted = match self.log.unexplained(row, &drifted) {
             Ok(drifted) => drifted,
             Err(error) => {
-                tracing::warn!(%space, %error, "what is refused could not be read");
+                tracing::warn!(%space, %error, "cannot read which documents are rejected");
                 drifted
             }
         };
         let count = drifted.len() as u64 + more;
         for document in &drifted {
-            tracing::error!(%space, %document, "the relay and this store had drifted apart");
+            tracing::error!(%space, %document, "the relay and this store have drifted apart");
             self.core.events.send(space, *document, EventKind::Drifted);
         }
         if more > 0 {
-            tracing::error!(%space, more, "the relay and this store had drifted apart elsewhere too");
+            tracing::error!(%space, more, "the relay and this store have drifted apart in more documents");
         }
         self.core.status.add_check(row, count);
         count

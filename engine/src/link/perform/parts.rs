@@ -137,9 +137,9 @@ impl Performer {
             }
         }
         let waits = !self.parts.wanted.is_empty();
-        self.desk.wants_room.store(waits, Ordering::Release);
+        self.commands.wants_room.store(waits, Ordering::Release);
         if waits {
-            self.desk.wake.notify_one();
+            self.commands.wake.notify_one();
         }
     }
 
@@ -197,7 +197,7 @@ mod tests {
 
     /// The relay may reject an upload, or have all of it, before it has requested a part.
     #[test]
-    fn a_snapshot_that_was_made_is_dropped_when_it_is_not_sent() {
+    fn a_built_snapshot_is_dropped_if_it_is_not_sent() {
         let mut parts = PartQueue::default();
         parts.made([1; 32], vec![1; 10]);
         // A snapshot of the store stays, whatever its hash.
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_that_are_kept_are_bounded_and_sent_first() {
+    fn cached_snapshots_are_bounded_and_sent_first() {
         let body = vec![7; KEPT_BYTES / 2 + 1];
         let mut parts = PartQueue::default();
         send(&mut parts, 1, &body[..10 + limits::PART_BYTES], 1);

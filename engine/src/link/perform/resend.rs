@@ -40,14 +40,16 @@ impl Performer {
                 self.log.submit_retry(row, document, done);
             }
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "what the relay refuses is not known"),
+            Err(error) => tracing::warn!(%error, "cannot read which changes the relay rejected"),
         }
         match self.log.damaged_at_relay(row) {
             Ok(damaged) if damaged.iter().any(|of| of.is_none_or(|of| of == *document)) => {
                 self.core.link.check_space(row);
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "what the relay could not read is not known"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read which entries are damaged at the relay")
+            }
         }
     }
 }
@@ -78,7 +80,7 @@ fn answer(
         Ok(Resendable::Changes(changes)) => return ResendAnswer::of(changes, Weight::default()),
         Ok(Resendable::Whole(input, weight)) => (input, weight),
         Err(error) => {
-            tracing::warn!(%document, %error, "what the relay asks for cannot be read");
+            tracing::warn!(%document, %error, "cannot read the changes that the relay requests");
             return ResendAnswer::of(Vec::new(), Weight::default());
         }
     };
@@ -89,7 +91,7 @@ fn answer(
             ResendAnswer { found, made: Some(made.snapshot), compacted }
         }
         Err(error) => {
-            tracing::warn!(%document, %error, "what the relay asks for cannot be put together");
+            tracing::warn!(%document, %error, "cannot build the snapshot that the relay requests");
             ResendAnswer::of(Vec::new(), compacted)
         }
     }

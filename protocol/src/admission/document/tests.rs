@@ -43,7 +43,7 @@ fn session() -> Automerge {
 }
 
 #[test]
-fn what_a_saved_document_states_is_what_its_changes_brought() {
+fn measuring_a_saved_document_equals_counting_its_changes() {
     let document = session();
     let changes = document.get_changes(&[]);
     let brought = |change: &automerge::Change| preflight(change.raw_bytes()).unwrap();
@@ -232,7 +232,7 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn whatever_the_bytes_are_they_are_refused_or_counted() {
+fn arbitrary_bytes_are_refused_or_counted() {
     let document = session();
     for deflate in [true, false] {
         let saved = document.save_with_options(SaveOptions { deflate, retain_orphans: false });
@@ -257,7 +257,7 @@ fn whatever_the_bytes_are_they_are_refused_or_counted() {
 }
 
 #[test]
-fn a_document_grows_by_what_its_bytes_account_for() {
+fn a_document_grows_within_the_operations_its_bytes_allow() {
     let free = limits::DOCUMENT_OPERATIONS_FREE;
     let size = |bytes, operations| DocumentSize { bytes, operations, ..DocumentSize::default() };
     let million = limits::CHANGE_OPERATIONS;
@@ -280,7 +280,7 @@ fn a_document_grows_by_what_its_bytes_account_for() {
 
 /// A relay accepts every change that was admitted locally, however it has compacted the document.
 #[test]
-fn what_is_admitted_where_it_is_made_is_admitted_by_a_relay_that_compacted_more() {
+fn a_locally_admitted_change_is_admitted_by_a_relay_that_compacted_more() {
     let (free, own) = (limits::DOCUMENT_OPERATIONS_FREE, 64);
     let mut refused = 0;
     for compacted in [0, 1_000, 40_000] {

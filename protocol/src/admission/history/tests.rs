@@ -6,7 +6,7 @@ use automerge::transaction::Transactable;
 use automerge::{Automerge, ROOT};
 
 use super::*;
-use crate::admission::{Facts, Foreknown, Layered, Named, Overlay, preflight};
+use crate::admission::{Facts, Layered, Named, Overlay, WithFacts, preflight};
 
 /// A document of one root change, of any size.
 struct One {
@@ -78,7 +78,7 @@ fn push_verdict<H: History<Error = Infallible>>(
 }
 
 #[test]
-fn a_full_document_refuses_what_comes_and_says_so() {
+fn a_full_document_refuses_changes_and_names_the_budget() {
     let (mut history, [next, _]) = written();
     assert_eq!(push_verdict(&history, &next), Ok(Verdict::New));
     history.size.operations = limits::DOCUMENT_OPERATIONS;
@@ -91,7 +91,7 @@ fn a_full_document_refuses_what_comes_and_says_so() {
 }
 
 #[test]
-fn what_is_admitted_and_not_stored_counts() {
+fn admitted_changes_count_before_they_are_stored() {
     let (mut history, [next, last]) = written();
     history.size.changes = limits::DOCUMENT_CHANGES - 1;
     let mut overlay = Overlay::default();
@@ -127,7 +127,7 @@ fn heads_grow_to_their_limit_and_can_always_be_merged() {
 }
 
 #[test]
-fn a_hole_in_the_counters_is_no_larger_than_a_document() {
+fn a_gap_in_the_counters_is_bounded() {
     let (history, [next, _]) = written();
     let at = |start_op| {
         let max_op = start_op + next.operations - 1;
@@ -191,7 +191,7 @@ impl History for Unasked {
 }
 
 #[test]
-fn what_was_looked_up_before_is_not_asked_again() {
+fn looked_up_changes_are_cached() {
     let (history, [next, last]) = written();
     let next = CheckedChange {
         actor: ActorId::from([2; 16]),
@@ -213,10 +213,10 @@ fn what_was_looked_up_before_is_not_asked_again() {
     }
     let history =
         Unasked(One { root: CheckedChange { actor: [9; 16].into(), ..history.root }, ..history });
-    let known = Foreknown { document: DOCUMENT, facts: &facts, history: &history };
+    let known = WithFacts { document: DOCUMENT, facts: &facts, history: &history };
     assert_eq!(push_verdict(&known, &next), Ok(Verdict::New));
     // Facts belong to one document.
-    let other = Foreknown { document: DocumentId::from_bytes([2; 16]), ..known };
+    let other = WithFacts { document: DocumentId::from_bytes([2; 16]), ..known };
     let asks = std::panic::AssertUnwindSafe(|| push_verdict(&other, &next));
     assert!(
         std::panic::catch_unwind(asks).is_err(),

@@ -26,7 +26,7 @@ impl<'a> Message<'a> {
             Ok(())
         })?;
         if reader.position() != bytes.len() {
-            return Err(malformed("bytes follow the message"));
+            return Err(malformed("trailing bytes after the message"));
         }
         fields.message()
     }

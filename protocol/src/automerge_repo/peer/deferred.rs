@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_comes_out_in_order_once_what_it_rests_on_is_there() {
+    fn deferred_changes_are_released_in_order_with_their_dependencies() {
         let all = history(4);
         let mut deferred = Deferred::default();
         let sort = |deferred: &mut Deferred, new: &[&CheckedChange], came: &[ChangeHash]| {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_something_refused_is_refused() {
+    fn changes_that_wait_for_a_refused_one_are_refused() {
         let all = history(4);
         let mut deferred = Deferred::default();
         deferred.sort(all[2..].to_vec(), &[], |_| false, |_| false);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_at_a_time_is_bounded() {
+    fn requests_for_missing_changes_are_bounded() {
         let many: Vec<_> = (0..limits::REPO_NEEDS + 9).map(|_| history(2).remove(1)).collect();
         let mut deferred = Deferred::default();
         deferred.sort(many, &[], |_| false, |_| false);

@@ -89,11 +89,11 @@ impl Peer {
             self.penned > limits::REPO_DEFERRED_BYTES || deferred.len() > limits::DEFERRED_CHANGES;
         document.deferred = deferred;
         if overflows {
-            let what = format!("too many changes of {id} whose dependencies do not come");
+            let what = format!("too many changes of {id} wait for their dependencies");
             return self.fail(Code::OVERLOADED, what);
         }
         if !sorted.refused.is_empty() {
-            let what = "they rest on a change that was refused".to_owned();
+            let what = "they depend on a change that was refused".to_owned();
             self.refuse(id, Code::MISSING_DEPENDENCY, &sorted.refused, what);
         }
         self.push(id, sorted.ready);

@@ -118,7 +118,7 @@ mod tests {
     use crate::session::Patience;
 
     #[test]
-    fn storages_that_a_peer_wants_to_hear_of_count_as_what_is_remembered() {
+    fn subscribed_storages_count_against_the_memory_budget() {
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let mut peer = Peer::new(host, Patience::default(), Moment::default());
         let before = peer.state_bytes();

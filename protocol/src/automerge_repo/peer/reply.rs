@@ -155,7 +155,7 @@ impl Peer {
         let (now, before) = document.count_kept();
         self.kept = self.kept.saturating_sub(before) + now;
         let name = document.name().to_owned();
-        self.ignore(format!("document {id}: too many heads and filters at a time"));
+        self.ignore(format!("document {id}: too many heads and filters at once"));
         self.send_unavailable(&name);
     }
 
@@ -232,7 +232,7 @@ impl Peer {
                 document.close(LogState::Damaged);
                 let name = document.name().to_owned();
                 self.send_unavailable(&name);
-                let what = "what the relay's store has of it is damaged".to_owned();
+                let what = "it is damaged in the relay's store".to_owned();
                 let (document, code) = (id, crate::Code::DAMAGED);
                 self.effects.push_back(Effect::Refused { document, code, changes: 0, what });
             }
@@ -355,7 +355,7 @@ mod tests {
     use crate::session::Patience;
 
     #[test]
-    fn where_documents_stand_counts_as_what_is_remembered() {
+    fn document_states_count_against_the_memory_budget() {
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let mut peer = Peer::new(host, Patience::default(), Moment::default());
         let id = DocumentId::from_bytes([1; 16]);
@@ -373,7 +373,7 @@ mod tests {
     /// A client reads the first page of a long document and never asks for the rest. Other clients
     /// write small changes to it, in commits with large entries of other documents.
     #[test]
-    fn what_came_lately_keeps_no_more_of_its_commits_than_is_counted() {
+    fn recent_commits_keep_no_more_memory_than_is_counted() {
         use crate::frame::Entry;
         use crate::ids::ActorId;
         use std::sync::Arc;

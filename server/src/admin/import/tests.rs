@@ -23,7 +23,7 @@ fn file(path: &Path, records: &[Record]) {
 }
 
 #[test]
-fn one_child_looks_at_a_snapshot_and_merges_it_with_what_is_here() {
+fn one_child_inspects_and_merges_an_imported_snapshot() {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().parent().unwrap().join("landfall-relay");
     if !program.exists() {

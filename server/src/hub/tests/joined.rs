@@ -36,7 +36,7 @@ fn deletion(id: u64) -> Pushed {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then() {
+async fn a_pushs_entries_are_published_before_its_answer() {
     let compactor = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
     let fan_out = Arc::new(FanOut::new(Arc::new(Metrics::new())));
@@ -70,7 +70,7 @@ async fn a_session_that_joined_is_answered_and_has_heard_of_its_entries_by_then(
 
 /// A compaction commits just when the relay stops: the hub has ended by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_hub_that_is_gone_says_so_at_once_to_who_compacts() {
+async fn compaction_fails_at_once_when_the_hub_has_ended() {
     let compactor = tempfile::tempdir().unwrap();
     let store: Arc<dyn LogStore> = Arc::new(SqliteStore::open(compactor.path()).unwrap());
     let fan_out = Arc::new(FanOut::new(Arc::new(Metrics::new())));
@@ -84,5 +84,5 @@ async fn a_hub_that_is_gone_says_so_at_once_to_who_compacts() {
     let took = began.elapsed();
     compactions.close();
     assert!(!told);
-    assert!(took < limits::HUB_ANSWER / 2, "the thread that compacts was held up for {took:?}");
+    assert!(took < limits::HUB_ANSWER / 2, "the compaction thread was blocked for {took:?}");
 }

@@ -29,7 +29,7 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
+async fn an_upload_whose_merge_is_too_large_is_stored_as_changes() {
     let Some(program) = program() else { return };
     // Distinct keys: automerge compresses repetitions, and a longer document may have a smaller snapshot.
     let mut author = world::author(1);
@@ -40,7 +40,7 @@ async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
     let beside: Vec<Vec<u8>> = (0..80).map(|n| world::edit(&mut other, "beside", n)).collect();
     let theirs = [&all[..100], &beside].concat();
     let (limit, both) = (whole(&theirs).len(), whole(&[&all[..], &beside].concat()).len());
-    assert!(limit < both, "together they exceed the limit: {limit}, {both}");
+    assert!(limit < both, "the merged snapshot exceeds the limit: {limit}, {both}");
     let mut bench = Bench::within(program, limit).await;
     bench.push_changes(&all).await;
     assert_eq!(bench.answer().await.count, 300);
@@ -59,7 +59,7 @@ async fn an_offered_snapshot_that_would_be_too_large_comes_in_as_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
+async fn a_starting_relay_splits_oversized_snapshots() {
     let Some(program) = program() else { return };
     let mut bench = Bench::new(program).await;
     let all = world::typing(1, limits::PUSH_CHANGES + 200);
@@ -90,7 +90,7 @@ async fn a_relay_that_starts_takes_oversized_snapshots_apart() {
 
 /// Thousands of heads on both sides become one snapshot.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offered_snapshot_of_many_heads_is_merged_with_ours() {
+async fn an_uploaded_snapshot_with_many_heads_is_merged() {
     let Some(program) = program() else { return };
     let mut base = world::author(1);
     let root = world::edit(&mut base, "root", 0);

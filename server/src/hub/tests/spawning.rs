@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_child_an_upload_is_asked_for_again_later() {
+async fn without_a_child_an_upload_is_answered_with_retry_later() {
     let mut bench = Bench::new("/nonexistent/worker".into()).await;
     let refusal = bench.chunks(vec![1, 2, 3]).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::OVERLOADED, NackClass::RETRY_AFTER));

@@ -31,7 +31,7 @@ fn order(mut waiting: Vec<(&'static str, Waits)>, held: &mut Grant) -> Vec<&'sta
 }
 
 #[test]
-fn the_share_that_holds_least_is_served_first_and_of_it_the_account_that_does() {
+fn the_smallest_share_and_its_smallest_account_are_served_first() {
     let memory = memory();
     let [a, b] = [1, 1].map(|share| session(&memory, share));
     let [c, d] = [2, 2].map(|share| session(&memory, share));
@@ -45,7 +45,7 @@ fn the_share_that_holds_least_is_served_first_and_of_it_the_account_that_does() 
 }
 
 #[test]
-fn a_share_whose_messages_stalled_again_and_again_waits_behind_the_others() {
+fn a_share_with_repeated_stalls_waits_behind_the_others() {
     let memory = memory();
     let [stalls, honest] = [1, 2].map(|share| session(&memory, share));
     let _more = honest.take(Class::Intake, 20 * MIB);
@@ -56,12 +56,16 @@ fn a_share_whose_messages_stalled_again_and_again_waits_behind_the_others() {
         let waiting = waiting.map(|(name, account)| (name, ask(account, Class::Intake, 10 * MIB)));
         order(waiting.into(), &mut rest)
     };
-    assert_eq!(served_first(limits::STALLS_FORGIVEN), ["stalls", "honest"], "links break");
+    assert_eq!(
+        served_first(limits::STALLS_FORGIVEN),
+        ["stalls", "honest"],
+        "a few stalls are forgiven"
+    );
     assert_eq!(served_first(1), ["honest", "stalls"]);
 }
 
 #[test]
-fn a_share_has_half_of_a_class_while_there_are_others_and_alone_all_of_it() {
+fn a_share_gets_half_of_a_class_and_alone_all_of_it() {
     let memory = memory();
     let take = || {
         let more = || session(&memory, 1).try_reserve(Class::Upload, MIB);
@@ -69,14 +73,14 @@ fn a_share_has_half_of_a_class_while_there_are_others_and_alone_all_of_it() {
     };
     let first = session(&memory, 1);
     let mut held = take();
-    assert_eq!(held.len(), 128, "a proxy's clients have all there is");
+    assert_eq!(held.len(), 128, "a single share gets the whole class");
     let other = session(&memory, 2);
     let mut theirs = ask(&other, Class::Upload, 60 * MIB);
     let mut own = ask(&first, Class::Upload, MIB);
     assert!(first.is_pressed() && !other.is_pressed());
     held.truncate(68);
     let theirs = poll(theirs.as_mut()).expect("there is room in the class");
-    assert!(poll(own.as_mut()).is_none(), "its share has more than its part");
+    assert!(poll(own.as_mut()).is_none(), "its share exceeds its part");
     held.truncate(63);
     assert!(poll(own.as_mut()).is_some() && !first.is_pressed());
     drop((held, theirs));
@@ -86,7 +90,7 @@ fn a_share_has_half_of_a_class_while_there_are_others_and_alone_all_of_it() {
 }
 
 #[test]
-fn small_ones_of_one_share_leave_room_and_half_of_the_lane_to_others() {
+fn small_reservations_of_a_share_leave_half_the_lane_to_others() {
     let memory = memory();
     let small = |share| {
         let more = || session(&memory, share).try_reserve(Class::Intake, limits::SMALL_RESERVATION);
@@ -94,7 +98,11 @@ fn small_ones_of_one_share_leave_room_and_half_of_the_lane_to_others() {
     };
     let _others = [2, 3].map(|share| session(&memory, share));
     let stalled = small(1);
-    assert_eq!(stalled.len() * limits::SMALL_RESERVATION, 96 * MIB, "its part of the class");
+    assert_eq!(
+        stalled.len() * limits::SMALL_RESERVATION,
+        96 * MIB,
+        "the share's part of the class"
+    );
     let mut waits = ask(&session(&memory, 1), Class::Intake, limits::SMALL_RESERVATION);
     // All that large ones may have is in use.
     let large = || session(&memory, 3).try_reserve(Class::Answer, MIB);
@@ -107,7 +115,7 @@ fn small_ones_of_one_share_leave_room_and_half_of_the_lane_to_others() {
 }
 
 #[test]
-fn who_waits_for_its_class_or_its_share_holds_nobody_up_and_is_not_held_up_by_small_ones() {
+fn a_wait_for_a_class_or_share_neither_blocks_nor_starves() {
     let memory = memory();
     let [one, two, three] = [1, 2, 3].map(|share| session(&memory, share));
     let held = one.try_reserve(Class::Intake, 30 * MIB).unwrap();
@@ -119,14 +127,17 @@ fn who_waits_for_its_class_or_its_share_holds_nobody_up_and_is_not_held_up_by_sm
     let other = poll(other.as_mut()).expect("there is room");
     assert!(poll(of_class.as_mut()).is_none() && poll(of_share.as_mut()).is_none());
     drop(held);
-    let of_share = poll(of_share.as_mut()).expect("its share has nothing else");
+    let of_share = poll(of_share.as_mut()).expect("its share holds nothing else");
     drop((of_share, other));
-    assert!(poll(of_class.as_mut()).is_some(), "small ones pass, and hold no large one up");
+    assert!(
+        poll(of_class.as_mut()).is_some(),
+        "small reservations pass and do not delay the large one"
+    );
     drop(small);
 }
 
 #[test]
-fn what_is_split_off_a_grant_leaves_its_class_to_those_who_wait() {
+fn splitting_a_grant_frees_its_class_for_waiters() {
     let memory = memory();
     let [one, two] = [1, 2].map(|share| session(&memory, share));
     let mut message = one.take(Class::Upload, 128 * MIB);
@@ -136,7 +147,7 @@ fn what_is_split_off_a_grant_leaves_its_class_to_those_who_wait() {
 }
 
 #[test]
-fn an_account_is_forgotten_with_the_last_of_its_clones_whichever_thread_has_it() {
+fn an_account_is_removed_with_its_last_clone_on_any_thread() {
     let memory = memory();
     for _ in 0..2_000 {
         let account = session(&memory, 1);
@@ -156,7 +167,7 @@ fn an_account_is_forgotten_with_the_last_of_its_clones_whichever_thread_has_it()
 }
 
 #[test]
-fn within_a_share_who_is_remembered_most_gives_way() {
+fn within_a_share_the_largest_state_is_evicted() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let [greedy, modest] = [1, 1].map(|share| session(&memory, share));
@@ -176,7 +187,7 @@ fn within_a_share_who_is_remembered_most_gives_way() {
 /// more than one reservation and half a lane, every waiting reservation is granted in the end, and nothing
 /// is leaked.
 #[test]
-fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
+fn every_waiter_is_served_and_no_share_exceeds_its_part() {
     use proptest::prelude::*;
     let requests =
         proptest::collection::vec((0_u64..20, 0_u64..4, 0_usize..5, 0_usize..70 * MIB), 1..200);
@@ -218,7 +229,7 @@ fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
             if !held.is_empty() {
                 held.swap_remove((turn >> 33) as usize % held.len());
             } else {
-                prop_assert!(served > before, "all wait and nobody holds anything");
+                prop_assert!(served > before, "all wait, and no account holds anything");
             }
         }
         held.clear();
@@ -231,7 +242,7 @@ fn every_waiter_is_served_and_no_share_has_more_than_its_part() {
 /// A relay with the least memory, one idle subscriber, and an automerge-repo client's first frame of a
 /// fragmented message (or the header of a large one).
 #[test]
-fn the_largest_message_waits_for_nothing_that_is_never_given_back() {
+fn the_largest_message_never_waits_for_memory_kept_forever() {
     let mut stuck = Vec::new();
     for (limit, remembered) in
         [(limits::LEAST_MEMORY, limits::SUBSCRIPTION_BYTES), (256 * MIB, 40 * MIB)]
@@ -255,5 +266,5 @@ fn the_largest_message_waits_for_nothing_that_is_never_given_back() {
             stuck.push((limit / MIB, remembered));
         }
     }
-    assert!(stuck.is_empty(), "nothing will be given back, and both wait for ever: {stuck:?}");
+    assert!(stuck.is_empty(), "no memory will be released, and both wait forever: {stuck:?}");
 }

@@ -74,7 +74,7 @@ fn hashes(grown: &Grown, through: usize) -> Vec<ChangeHash> {
 }
 
 #[test]
-fn what_is_known_of_some_changes_is_what_the_index_knows() {
+fn known_changes_match_the_document_index() {
     let (_folder, store, plain, long) = store();
     let unknown = ChangeHash([7; 32]);
     let known = |document, mut asked: Vec<ChangeHash>| {
@@ -95,7 +95,7 @@ fn what_is_known_of_some_changes_is_what_the_index_knows() {
 }
 
 #[test]
-fn a_plain_document_is_its_rows() {
+fn the_index_of_a_plain_document_is_its_rows() {
     let (_folder, store, plain, _) = store();
     for with_compacted in [false, true] {
         let index = index(&store, PLAIN, with_compacted);
@@ -106,7 +106,7 @@ fn a_plain_document_is_its_rows() {
 }
 
 #[test]
-fn a_compacted_document_is_its_snapshot_and_its_tail() {
+fn the_index_of_a_compacted_document_has_snapshot_and_tail() {
     let (_folder, store, _, long) = store();
     compact(&store, &long, 32);
     // Whether or not the compacted rows are deleted already.
@@ -142,7 +142,7 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
 }
 
 #[test]
-fn compacted_changes_are_loaded_only_if_they_are_asked_for_and_once() {
+fn compacted_changes_are_loaded_on_demand_and_once() {
     let (folder, store, _, long) = store();
     compact(&store, &long, 32);
     let loads = || store.gauges().index_loads;
@@ -163,7 +163,7 @@ fn compacted_changes_are_loaded_only_if_they_are_asked_for_and_once() {
 }
 
 #[test]
-fn a_damaged_index_is_told() {
+fn a_damaged_index_is_reported() {
     let (folder, store, _, long) = store();
     compact(&store, &long, 32);
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
@@ -171,7 +171,10 @@ fn a_damaged_index_is_told() {
         assert_eq!(conn.execute(sql, []).unwrap(), 1);
         let error = store.document_index(&space(), &LONG, true).unwrap_err();
         assert_eq!(error.damaged_index().unwrap().document, LONG);
-        assert!(index(&store, LONG, false).compacted.is_some(), "nobody needs it for this");
+        assert!(
+            index(&store, LONG, false).compacted.is_some(),
+            "this query does not need the index"
+        );
     }
     assert_eq!(store.gauges().damaged_indexes, 2);
     let made = snapshot(&long.changes[..70], 700);
@@ -180,7 +183,7 @@ fn a_damaged_index_is_told() {
 }
 
 #[test]
-fn what_is_deleted_or_absent_has_no_index() {
+fn a_deleted_or_absent_document_has_no_index() {
     let (_folder, store, ..) = store();
     assert_eq!(standing(&store, DELETED), StoredDocument::Deleted);
     assert_eq!(standing(&store, ABSENT), StoredDocument::Absent);
@@ -239,7 +242,7 @@ fn a_read_of_the_list_is_bounded() {
         reads += 1;
         found.extend(listed(&page).0);
         let Some(next) = page.next else { break };
-        assert!(before.is_none_or(|before| next < before), "it does not get on at {next}");
+        assert!(before.is_none_or(|before| next < before), "the walk makes no progress at {next}");
         before = Some(next);
     }
     assert_eq!(found, [(LONG, 150), (PLAIN, 50)]);
@@ -249,7 +252,7 @@ fn a_read_of_the_list_is_bounded() {
 
 /// Every statement here uses an index: its cost does not grow with the store.
 #[test]
-fn nothing_is_scanned() {
+fn every_statement_uses_an_index() {
     let (folder, ..) = store();
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
     use crate::store::automerge_repo::{HAS, STANDING};

@@ -109,7 +109,7 @@ fn offsets(page: &Page) -> Vec<u64> {
 }
 
 #[test]
-fn a_page_may_end_where_a_compaction_then_begins() {
+fn a_page_may_end_at_the_offset_of_a_later_snapshot() {
     let one = One::new(2_000);
     let page = one.page(0, None);
     let end = page.up_to.0;
@@ -129,7 +129,7 @@ fn a_page_may_end_where_a_compaction_then_begins() {
 }
 
 #[test]
-fn a_snapshot_that_is_replaced_while_half_read_goes_on_for_its_grace() {
+fn a_replaced_snapshot_stays_readable_for_its_grace_period() {
     let mut one = One::new(300);
     let part_bytes = limits::PART_BYTES as u64;
     let first = one.compact(100, 3 * limits::PART_BYTES + 5, 1_000);
@@ -144,7 +144,7 @@ fn a_snapshot_that_is_replaced_while_half_read_goes_on_for_its_grace() {
     let total = first.body.len() as u64;
     let page = one.page(0, Some((&first, total)));
     assert_eq!((offsets(&page), page.entries[0].kind()), (vec![200], entry_kind::SNAPSHOT));
-    assert_eq!(one.part(page.up_to.0, None).hash, second.hash, "then the new one");
+    assert_eq!(one.part(page.up_to.0, None).hash, second.hash, "the page ends at the new snapshot");
     // A reader that has not begun receives the new one.
     assert_eq!(one.part(0, None).hash, second.hash);
     assert_eq!(
@@ -173,12 +173,12 @@ fn a_compaction_is_due_when_enough_has_left_the_window() {
         CompactionWindow { recent_entries: entries, recent_age: age, ..CompactionWindow::NONE };
     // The change at offset n is n seconds old at 0; from 355 on there are enough.
     assert_eq!(one.candidate(355 + 59, window), None, "too young");
-    assert_eq!(one.candidate(10_000, window), None, "too few beyond it");
+    assert_eq!(one.candidate(10_000, window), None, "too few changes are beyond the window");
     one.grow(entries);
     let task = one.candidate(10_000, window).unwrap();
     assert_eq!((task.through.0, task.changes, task.has_base), (355, 355, false));
     let task = one.candidate(355 + 60 + 10, window).unwrap();
-    assert_eq!(task.through.0, 355, "the count holds some back that the age does not");
+    assert_eq!(task.through.0, 355, "the count keeps changes that the age does not");
     assert!(one.store.compaction_commit(&task, one.compacted(355, 100), 0).unwrap());
     assert_eq!(one.candidate(10_000, window), None);
     // Above that, a share of the compacted changes.
@@ -193,27 +193,30 @@ fn a_compaction_is_due_when_enough_has_left_the_window() {
 
 /// The relay's clock was ten years ahead for a while.
 #[test]
-fn what_was_written_under_a_clock_that_ran_ahead_is_compacted_and_pruned() {
+fn changes_dated_in_the_future_are_compacted_and_pruned() {
     const AHEAD: u64 = 10 * 365 * 24 * 3_600;
     let mut one = One::new(0);
     one.clock = AHEAD;
     one.grow(300);
     let age = Duration::from_secs(60);
     let window = CompactionWindow { recent_age: age, ..CompactionWindow::NONE };
-    let task = one.candidate(1_000, window).expect("its age says nothing");
+    let task = one.candidate(1_000, window).expect("an age from the future does not count");
     assert_eq!(task.through.0, 300);
     // Within the tolerance, a timestamp in the future counts as such.
     assert_eq!(one.candidate(AHEAD - 600, window), None);
     let first = one.compact(100, 100, AHEAD);
     one.compact(50, 100, AHEAD + 1);
     while one.store.prune(AHEAD * 1_000 - 1, 10).unwrap() {}
-    assert!(one.store.snapshot_part(&one.space, &first.hash, 0).unwrap().is_some(), "its grace");
+    assert!(
+        one.store.snapshot_part(&one.space, &first.hash, 0).unwrap().is_some(),
+        "its grace period has not passed"
+    );
     while one.store.prune(1_000_000, 10).unwrap() {}
     assert!(one.store.snapshot_part(&one.space, &first.hash, 0).unwrap().is_none());
 }
 
 #[test]
-fn a_compaction_that_failed_waits_for_twice_the_tail_or_another_version() {
+fn a_failed_compaction_waits_for_a_doubled_tail_or_a_new_version() {
     let mut one = One::new(300);
     let task = one.candidate(10_000, CompactionWindow::NONE).unwrap();
     one.store.compaction_failed(&task, "1.0", "the child died").unwrap();
@@ -233,7 +236,7 @@ fn a_compaction_that_failed_waits_for_twice_the_tail_or_another_version() {
 }
 
 #[test]
-fn a_compaction_that_comes_too_late_is_not_taken() {
+fn a_compaction_of_a_changed_document_is_rejected() {
     let mut one = One::new(300);
     let task = one.task(0);
     let made = one.compacted(300, 100);
@@ -273,7 +276,7 @@ fn a_compaction_that_comes_too_late_is_not_taken() {
 }
 
 #[test]
-fn a_compaction_whose_commit_fails_leaves_everything_as_it_was() {
+fn a_compaction_whose_commit_fails_changes_nothing() {
     let one = One::new(300);
     let before = one.page(0, None);
     let (task, made) = (one.task(0), one.compacted(300, 400_000));
@@ -282,7 +285,7 @@ fn a_compaction_whose_commit_fails_leaves_everything_as_it_was() {
         let error = one.store.compaction_commit(&task, made.clone(), 0).unwrap_err();
         assert_eq!(error.failure, StoreFailure::Full);
         assert_eq!(one.page(0, None).entries, before.entries);
-        assert!(!one.store.prune(u64::MAX / 2, 100).unwrap(), "nothing is dead");
+        assert!(!one.store.prune(u64::MAX / 2, 100).unwrap(), "there is nothing to prune");
     }
     assert!(one.store.compaction_commit(&task, made, 0).unwrap());
     // A failed slice is retried.
@@ -293,7 +296,7 @@ fn a_compaction_whose_commit_fails_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn what_would_lose_changes_is_refused() {
+fn a_commit_that_would_lose_changes_is_rejected() {
     let mut one = One::new(300);
     let task = one.task(0);
     assert!(one.store.compaction_commit(&task, one.compacted(299, 100), 0).is_err());
@@ -306,7 +309,7 @@ fn what_would_lose_changes_is_refused() {
 }
 
 #[test]
-fn a_damaged_index_is_told_and_can_be_made_anew() {
+fn a_damaged_index_is_reported_and_can_be_rebuilt() {
     let one = One::new(300);
     let made = one.compact(0, 100, 0);
     let path = one._folder.path().join("relay.db");
@@ -330,7 +333,7 @@ fn a_damaged_index_is_told_and_can_be_made_anew() {
 }
 
 #[test]
-fn indexes_stay_below_their_budget_and_the_newest_stays_whatever_its_size() {
+fn cached_indexes_keep_their_budget_and_the_newest_always_stays() {
     let one = One::new(100);
     let parsed = |through| {
         landfall_protocol::compacted::PackedIndex::parse(one.compacted(through, 1).packed).unwrap()
@@ -342,7 +345,7 @@ fn indexes_stay_below_their_budget_and_the_newest_stays_whatever_its_size() {
     }
     assert!(cache.get(&(0, [0; 32])).is_some());
     cache.insert((3, [0; 32]), parsed(100));
-    assert!(cache.get(&(1, [0; 32])).is_none(), "the one that was not used for the longest time");
+    assert!(cache.get(&(1, [0; 32])).is_none(), "the least recently used index is evicted");
     assert!(cache.get(&(0, [0; 32])).is_some());
     // A later snapshot of a document replaces its earlier one.
     cache.insert((0, [1; 32]), parsed(50));

@@ -81,7 +81,7 @@ fn is_of(document: DocumentId, damage: impl Fn(&Fault) -> bool) -> impl Fn(&Find
 }
 
 #[test]
-fn a_whole_store_has_no_findings() {
+fn an_undamaged_store_has_no_findings() {
     let (_folder, store) = store();
     let (verified, findings) = verify(&store);
     assert_eq!(findings, []);
@@ -95,7 +95,7 @@ const OF_SEVERAL: &str = "document = (SELECT d.id FROM document d JOIN space s O
     WHERE s.name = 'notes' AND hex(d.document) LIKE '11%')";
 
 #[test]
-fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
+fn repair_drops_a_damaged_change_with_its_dependents() {
     let sql = format!(
         "UPDATE entry SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB) \
         WHERE {OF_SEVERAL} AND \"offset\" = 100"
@@ -125,7 +125,7 @@ fn a_damaged_change_goes_with_all_that_rests_on_it_and_replicas_compare() {
 }
 
 #[test]
-fn rows_are_set_right_from_whole_bytes_without_loss() {
+fn rows_are_repaired_from_intact_bytes_without_loss() {
     let fields = [
         ("hash = randomblob(32)", "hash"),
         ("max_op = max_op + 1", "max_op"),
@@ -146,7 +146,7 @@ fn rows_are_set_right_from_whole_bytes_without_loss() {
 }
 
 #[test]
-fn what_follows_from_changes_is_reckoned_anew() {
+fn derived_values_are_recomputed() {
     let document = "UPDATE document SET";
     let of = "WHERE hex(document) LIKE '11%' AND length(heads) > 32";
     let statements = [
@@ -180,7 +180,7 @@ fn a_missing_change_is_found() {
 }
 
 #[test]
-fn a_damaged_snapshot_goes_and_changes_that_are_still_there_live_again() {
+fn a_damaged_snapshot_is_dropped_and_unpruned_changes_return() {
     let sql = "UPDATE snapshot_piece SET \
         bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
     let is_bytes = |damage: &Fault| matches!(damage, Fault::SnapshotBytes);
@@ -200,7 +200,7 @@ fn a_damaged_snapshot_goes_and_changes_that_are_still_there_live_again() {
 }
 
 #[test]
-fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
+fn snapshot_rows_and_index_are_rebuilt() {
     let is_field = |damage: &Fault| matches!(damage, Fault::SnapshotField { .. });
     let sql = "UPDATE snapshot SET heads = randomblob(40)";
     let (_, repaired) = found_and_repaired(sql, is_of(long(), is_field));
@@ -229,7 +229,7 @@ fn rows_about_a_snapshot_are_set_right_from_its_index_and_that_is_made_anew() {
 }
 
 #[test]
-fn a_deletion_holds_whichever_of_its_places_says_so() {
+fn a_deletion_survives_damage_to_either_record() {
     let deleted = world::document(0xf0, 3);
     let is_it = |damage: &Fault| matches!(damage, Fault::Tombstone);
     for sql in ["DELETE FROM tombstone", "UPDATE tombstone SET hash = randomblob(32)"] {
@@ -293,7 +293,7 @@ fn a_flipped_bit_is_found_or_harmless() {
 }
 
 #[test]
-fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
+fn an_inspection_reads_the_store_of_a_running_relay() {
     let (folder, store) = store();
     let inspection = Inspection::open(folder.path()).unwrap();
     let report = inspection.store().unwrap();
@@ -314,13 +314,13 @@ fn an_inspection_reads_beside_the_relay_and_tells_what_is_there() {
     assert_eq!(verify(&copied).1, []);
     assert_eq!(given(&copied), given(&store));
     store.close().unwrap();
-    assert!(inspection.verify(false, &mut |_| {}).is_ok(), "it outlives the relay");
+    assert!(inspection.verify(false, &mut |_| {}).is_ok(), "an inspection outlives the relay");
 }
 
 /// A snapshot is found damaged before the changes that it replaced were pruned: those rows are the only copy,
 /// and `verify --repair` restores them (see above).
 #[test]
-fn what_a_damaged_snapshot_stands_for_is_not_pruned() {
+fn changes_of_a_damaged_snapshot_are_not_pruned() {
     let sql = "UPDATE snapshot_piece SET \
         bytes = CAST(substr(bytes, 1, 60) || x'ee' || substr(bytes, 62) AS BLOB)";
     let (folder, store) = super::damage::store();

@@ -42,7 +42,7 @@ fn count(branch: &Branch) -> u64 {
 }
 
 #[test]
-fn no_read_looks_at_more_rows_than_it_may_however_often_a_prefix_is_asked_for() {
+fn rows_per_read_are_bounded_for_repeated_prefixes() {
     let (_folder, store, crowded) = crowded(3_000);
     let prefixes = vec![crowded; 20];
     let (mut cursor, mut branches, mut reads) = (SumCursor::default(), Vec::new(), 0);
@@ -64,7 +64,7 @@ fn no_read_looks_at_more_rows_than_it_may_however_often_a_prefix_is_asked_for() 
 }
 
 #[test]
-fn a_log_that_grows_between_pages_says_so() {
+fn a_log_that_grows_between_pages_reports_its_new_head() {
     let (_folder, store, crowded) = crowded(300);
     let ask = |cursor| store.branches(&space(), &[crowded], cursor, 200).unwrap();
     let first = ask(SumCursor::default());
@@ -102,7 +102,7 @@ fn the_hub_opens_spaces_while_all_pooled_readers_are_busy() {
 }
 
 #[test]
-fn sums_do_not_depend_on_where_pages_end() {
+fn digests_do_not_depend_on_page_boundaries() {
     let (_folder, store, crowded) = crowded(100);
     let prefixes: Vec<_> =
         [Prefix::ROOT, crowded, crowded.child(0), crowded.child(7)].into_iter().collect();

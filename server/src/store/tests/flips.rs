@@ -148,7 +148,7 @@ fn wrong(whole: &SqliteStore, flipped: &SqliteStore, documents: &[DocumentId]) -
 
 /// Two bits of each page, at least one of them in its used part; `SEED` selects others.
 #[test]
-fn a_flipped_bit_gives_nobody_other_content_in_silence() {
+fn a_flipped_bit_never_alters_content_silently() {
     let (folder, whole) = store();
     let mut documents = Vec::new();
     for space in SPACES.map(|name| name.parse::<SpaceName>().unwrap()) {

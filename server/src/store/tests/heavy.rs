@@ -72,15 +72,15 @@ fn a_pasted_text_is_compacted_at_once() {
 
     // Due again after half as many new operations.
     world.add(DOCUMENT, PASTED, PASTED as usize);
-    world.compact(&world.candidate().expect("it is far more than what is compacted"));
+    world.compact(&world.candidate().expect("it has many more operations than the snapshot"));
     world.add(DOCUMENT, PASTED / 2 - 1, 400_000);
-    assert_eq!(world.candidate(), None, "a share of what is compacted");
+    assert_eq!(world.candidate(), None, "too few operations for the snapshot's size");
     world.add(DOCUMENT, PASTED / 8, 100_000);
-    assert_eq!(world.candidate().expect("now it is").changes, 2);
+    assert_eq!(world.candidate().expect("it is due now").changes, 2);
 }
 
 #[test]
-fn what_is_typed_into_it_waits_for_the_window() {
+fn changes_typed_into_a_heavy_document_wait_for_the_window() {
     let mut world = World::new();
     world.add(DOCUMENT, PASTED, PASTED as usize);
     world.compact(&world.candidate().unwrap());
@@ -91,17 +91,17 @@ fn what_is_typed_into_it_waits_for_the_window() {
 }
 
 #[test]
-fn operations_that_no_byte_bears_out_are_not_compacted_for() {
+fn operations_claimed_without_bytes_do_not_make_a_compaction_due() {
     let mut world = World::new();
     let fewest = (PASTED / COMPACTION_OPERATIONS_IN_A_BYTE) as usize;
     world.add(DOCUMENT, PASTED, fewest - 1);
     assert_eq!(world.candidate(), None);
     world.add(OTHER, PASTED, fewest);
-    assert_eq!(world.candidate().expect("text is as small as this").document, OTHER);
+    assert_eq!(world.candidate().expect("real text can be as small as this").document, OTHER);
 }
 
 #[test]
-fn a_heavy_document_comes_before_those_that_wait_and_hides_none() {
+fn a_heavy_document_precedes_waiting_ones_and_hides_none() {
     let mut world = World::new();
     for _ in 0..limits::COMPACTION_MIN_CHANGES {
         world.add(DOCUMENT, 1, 100);

@@ -171,7 +171,7 @@ fn a_store_of_version_1_keeps_everything() {
 }
 
 #[test]
-fn an_interrupted_migration_goes_on() {
+fn an_interrupted_migration_continues() {
     let folder = copied("relay-v1.db");
     let old = old_rows(folder.path());
     // The file's own migration, then one document at a time, interrupted after some.
@@ -187,7 +187,7 @@ fn an_interrupted_migration_goes_on() {
 }
 
 #[test]
-fn a_store_of_version_2_is_as_it_was_left() {
+fn a_store_of_version_2_opens_undamaged() {
     let folder = copied("relay-v2.db");
     let store = SqliteStore::open(folder.path()).unwrap();
     let mut findings = Vec::new();
@@ -210,11 +210,11 @@ fn a_store_of_version_2_is_as_it_was_left() {
 #[test]
 fn write_the_fixture() {
     if std::env::var_os("LANDFALL_FIXTURE").is_none() {
-        println!("skipped: it writes a file that is kept for ever");
+        println!("skipped: it writes a permanent fixture");
         return;
     }
     let target = fixtures().join(format!("relay-v{}.db", SCHEMA.version()));
-    assert!(!target.exists(), "{} is kept as it is", target.display());
+    assert!(!target.exists(), "{} already exists", target.display());
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path()).unwrap();
     put_world(&store);

@@ -97,7 +97,7 @@ fn ask<T>(
             }
         }
     }
-    panic!("the index is not there");
+    panic!("the index is missing");
 }
 
 fn check_history(world: &mut World, id: &DocumentId, model: &Model) {
@@ -165,7 +165,7 @@ fn check_rows(world: &World) {
 }
 
 #[test]
-fn everybody_reads_what_the_model_says() {
+fn the_store_matches_the_model() {
     for seed in 1..=8 {
         run(seed, 120);
     }

@@ -111,7 +111,7 @@ impl World {
         assert_eq!(
             task.as_ref().map_or(0, |task| task.changes as usize),
             compacted,
-            "of the window"
+            "the changes outside the window"
         );
         let Some(task) = task else { return };
         assert_eq!(task.through.0, model.tail[compacted - 1].offset);
@@ -134,7 +134,10 @@ impl World {
         let made = snapshot(&model.grown.changes[..kept], bytes);
         let now = self.head * 1_000;
         assert!(self.store.compaction_commit(&task, made.clone(), now).unwrap());
-        assert!(!self.store.compaction_commit(&task, made.clone(), now).unwrap(), "only once");
+        assert!(
+            !self.store.compaction_commit(&task, made.clone(), now).unwrap(),
+            "the second commit is rejected"
+        );
         let model = self.documents.get_mut(&id).unwrap();
         model.tail.drain(..compacted);
         model.snapshot = Some((task.through.0, made));

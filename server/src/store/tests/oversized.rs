@@ -46,7 +46,7 @@ fn findings(store: &SqliteStore) -> Vec<String> {
 }
 
 #[test]
-fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
+fn a_split_snapshot_becomes_entries_at_the_logs_end() {
     let (_folder, store) = store();
     compact(&store, &space(), &document(), 280);
     let (lineage, before) = (store.open_space(&space()).unwrap(), entries_of(&store, &space()));
@@ -69,19 +69,19 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
     assert!(store.expand(&space(), &document(), &hash, changes.clone(), fresh).unwrap());
     assert_eq!(findings(&store), Vec::<String>::new());
     let after = store.open_space(&space()).unwrap();
-    assert_eq!(after.epoch(), Some(fresh), "a replica can tell these offsets from others");
+    assert_eq!(after.epoch(), Some(fresh), "a replica can distinguish these offsets");
     assert!(after.head().0 >= lineage.head().0 + 280);
     let entries = entries_of(&store, &space());
     let moved: Vec<_> = entries.iter().filter(is_of).collect();
     assert!(moved.iter().all(|entry| entry.kind == entry_kind::CHANGE));
     assert!(moved.iter().all(|entry| entry.offset > lineage.head()));
     let found: Vec<[u8; 32]> = moved.iter().map(|entry| entry.id).collect();
-    assert_eq!(found, [ids, tail].concat(), "dependencies first, and none is lost");
+    assert_eq!(found, [ids, tail].concat(), "dependencies come first, and none is lost");
     assert_eq!(heads(), before_heads);
     let rest = |entries: &[landfall_protocol::frame::Entry]| {
         entries.iter().filter(|entry| !is_of(entry)).map(|e| (e.offset, e.id)).collect::<Vec<_>>()
     };
-    assert_eq!(rest(&entries), rest(&before), "other documents stay where they are");
+    assert_eq!(rest(&entries), rest(&before), "other documents keep their offsets");
     while store.prune(u64::MAX / 2, 100).unwrap() {}
     assert_eq!(findings(&store), Vec::<String>::new());
     // It can be compacted again.
@@ -91,7 +91,7 @@ fn a_snapshot_is_taken_apart_into_entries_behind_all_others() {
 }
 
 #[test]
-fn a_compaction_is_cut_where_its_snapshot_would_be_too_large() {
+fn a_compaction_stops_before_its_snapshot_is_too_large() {
     let (_folder, store) = store();
     let whole = CompactionWindow::NONE;
     let task = |window| {

@@ -92,7 +92,7 @@ fn damaged_long() -> (tempfile::TempDir, SqliteStore, DocumentId, ChangeHash, Ve
 }
 
 #[test]
-fn damaged_changes_are_named_and_replaced_in_their_rows() {
+fn damaged_changes_are_listed_and_replaced_in_their_rows() {
     let (_folder, store, document, changes, _) = damaged();
     let named: Vec<ChangeHash> = changes.iter().map(|(hash, _)| *hash).collect();
     assert_eq!(examined(&store, &document).changes, named);
@@ -105,13 +105,17 @@ fn damaged_changes_are_named_and_replaced_in_their_rows() {
     assert_eq!(store.repair_changes(&space(), &document, changes[..1].to_vec()).unwrap().count, 1);
     assert_eq!(examined(&store, &document).changes, named[1..]);
     assert_eq!(store.repair_changes(&space(), &document, changes.clone()).unwrap().count, 1);
-    assert_eq!(store.repair_changes(&space(), &document, changes).unwrap().count, 0, "it is whole");
+    assert_eq!(
+        store.repair_changes(&space(), &document, changes).unwrap().count,
+        0,
+        "it is undamaged"
+    );
     assert_eq!(examined(&store, &document), Examined::default());
     assert_eq!(verify(&store).1, []);
 }
 
 #[test]
-fn a_compaction_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_before() {
+fn a_compaction_that_damage_stopped_is_due_after_the_repair() {
     let mut doc = world::author(21);
     let changes: Vec<Vec<u8>> = (0..300)
         .map(|number| {
@@ -129,13 +133,13 @@ fn a_compaction_that_failed_by_damage_is_due_again_once_it_is_mended_and_not_bef
         let brought = vec![(hashes[6], bytes.to_vec())];
         store.repair_changes(&space(), &document, brought).unwrap().count
     };
-    assert_eq!((bring(&changes[5]), due()), (0, None), "nothing was mended");
+    assert_eq!((bring(&changes[5]), due()), (0, None), "nothing was repaired");
     assert_eq!(bring(&changes[6]), 1);
     assert!(due().is_some());
 }
 
 #[test]
-fn a_change_may_come_back_in_its_other_form() {
+fn a_change_may_be_replaced_by_its_other_encoding() {
     let (_folder, store, document, hash, deflated) = damaged_long();
     assert_eq!(examined(&store, &document).changes, [hash]);
     let brought = vec![(hash, deflated)];
@@ -145,7 +149,7 @@ fn a_change_may_come_back_in_its_other_form() {
 }
 
 #[test]
-fn a_row_that_is_not_its_indexes_is_no_clients_to_mend() {
+fn a_row_that_contradicts_its_index_is_not_left_to_clients() {
     let (folder, store, document, _, other) = damaged();
     let named = examined(&store, &document).changes.len();
     assert_eq!(named, 2);
@@ -190,18 +194,18 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
 
 /// A document is deleted while a client pushes its lost change, in the other form.
 #[test]
-fn what_is_brought_of_a_deleted_document_changes_nothing_of_it() {
+fn a_repair_of_a_deleted_document_changes_nothing() {
     let (_folder, store, document, hash, deflated) = damaged_long();
     super::real::delete(&store, &space(), 2, document);
     let before = verify(&store).1;
     let repaired = store.repair_changes(&space(), &document, vec![(hash, deflated)]).unwrap().count;
-    assert_eq!((before, verify(&store).1), (vec![], vec![]), "{repaired} were mended");
+    assert_eq!((before, verify(&store).1), (vec![], vec![]), "{repaired} were repaired");
 }
 
 /// `Condition::damaged`: a document is listed until it can be read again, any other place until the store is
 /// opened again.
 #[test]
-fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
+fn damage_outside_documents_is_listed_until_the_next_open() {
     let (folder, store) = store();
     let shorter = "UPDATE space SET head = head - 1 WHERE name = 'notes'";
     damage(folder.path(), shorter);
@@ -216,12 +220,12 @@ fn damage_of_no_document_is_known_until_the_store_is_opened_again() {
     let store = SqliteStore::open(folder.path()).unwrap();
     assert_eq!(verify(&store).1, []);
     store.next(&space(), Offset(0), &filter, None).unwrap();
-    assert_eq!(store.condition().damaged, [], "it is told of a store that is whole");
+    assert_eq!(store.condition().damaged, [], "an undamaged store is reported damaged");
 }
 
 /// A flag of a row flips: no read returns that row any more.
 #[test]
-fn flags_that_reads_refuse_are_found_by_an_examination() {
+fn an_examination_finds_flags_that_reads_reject() {
     let (folder, store) = store();
     let document = world::document(0x11, 2);
     let sql = format!(
@@ -236,13 +240,13 @@ fn flags_that_reads_refuse_are_found_by_an_examination() {
     let found = store.examine(&space(), &document, None);
     assert!(
         found.is_err() || found.as_ref().is_ok_and(|found| *found != Examined::default()),
-        "{known} place is damaged, and the examination says that it is whole"
+        "{known} place is damaged, but the examination finds nothing"
     );
 }
 
 /// Writing the known damage fails once, as on a full disk.
 #[test]
-fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
+fn known_damage_is_written_when_the_store_accepts_writes_again() {
     let (folder, store, document, _, _) = damaged();
     let _ = entries_of(&store, &space());
     assert!(store.condition().damaged.iter().any(|place| place.document == Some(document)));
@@ -254,13 +258,13 @@ fn what_is_known_of_damage_is_kept_when_the_store_takes_writes_again() {
     drop(store);
     let store = SqliteStore::open(folder.path()).unwrap();
     let damaged = store.condition().damaged;
-    assert!(!damaged.is_empty(), "after a restart `/readyz` says that all is well");
+    assert!(!damaged.is_empty(), "after a restart `/readyz` reports no damage");
 }
 
 /// A bit of a document's row flips: a counter is negative. This document and another one are due for
 /// compaction.
 #[test]
-fn a_document_whose_row_cannot_be_read_does_not_stop_the_compactions_of_all_others() {
+fn an_unreadable_document_row_does_not_stop_other_compactions() {
     let (folder, store, ids) = two_due();
     let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
     damage(folder.path(), sql);
@@ -271,14 +275,14 @@ fn a_document_whose_row_cannot_be_read_does_not_stop_the_compactions_of_all_othe
 
 /// The same for a document with rows to prune.
 #[test]
-fn a_document_whose_row_cannot_be_read_does_not_stop_all_pruning() {
+fn an_unreadable_document_row_does_not_stop_pruning() {
     let (folder, store, _) = two_due();
     damage(folder.path(), "UPDATE document SET dead = 1");
     damage(folder.path(), "UPDATE document SET folded = 300, tail_bytes = 0");
     let sql = "UPDATE document SET tail_bytes = -3 WHERE id = (SELECT min(id) FROM document)";
     damage(folder.path(), sql);
     let pruned = store.prune(u64::MAX / 2, 100);
-    assert!(pruned.is_ok(), "{pruned:?}: nothing is pruned any more");
+    assert!(pruned.is_ok(), "{pruned:?}: pruning has stopped");
 }
 
 /// A store with two documents of 300 changes each.

@@ -43,7 +43,7 @@ fn reports_the_same(checked: &CheckedChange, change: &Change) {
 }
 
 #[test]
-fn a_draft_made_by_hand_is_what_automerge_makes() {
+fn a_handmade_draft_equals_automerges_change() {
     let mut document = AutoCommit::new().with_actor(ActorId::from(&[0xaa, 0xbb][..]));
     document.put(ROOT, "k", 1).unwrap();
     let change = document.get_last_local_change().unwrap();

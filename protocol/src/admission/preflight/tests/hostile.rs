@@ -102,7 +102,7 @@ fn headers_are_within_limits() {
 }
 
 #[test]
-fn counters_leave_room_for_everybody() {
+fn counters_are_bounded_to_leave_room_for_others() {
     let last = limits::OPERATION_COUNTER;
     let at_the_edge = Draft { start_op: last, ..Draft::put() };
     assert_eq!(at_the_edge.check().unwrap().max_op, last);
@@ -169,7 +169,7 @@ fn run_length_bombs_are_counted_not_expanded() {
 }
 
 #[test]
-fn lengths_are_added_with_care() {
+fn sums_of_lengths_do_not_overflow() {
     refused(Draft::put().with(VALUE, &literal(&number(u64::MAX))), "ValueBytes");
     refused(Draft::put().with(VALUE, &literal(&[0x24])), "ValueBytes { stated: 2, actual: 1 }");
     refused(Draft::put().with(VALUE, &literal(&[0])), "ValueBytes { stated: 0, actual: 1 }");
@@ -209,18 +209,18 @@ fn only_the_encoding_that_automerge_writes() {
     refused(two_puts().with(KEY_TEXT, b"\x7e\x01k\x01k"), "a repeated value in a literal run");
     refused(two_puts().with(KEY_TEXT, b"\x7f\x01k\x7f\x01l"), "two literal runs in a row");
     refused(two_puts().with(ACTION, &[2, 1, 2, 1]), "two runs of one value");
-    refused(key(&[0, 1]), "nothing but nulls");
+    refused(key(&[0, 1]), "only nulls");
     refused(key(&[0, 0]), "an empty run of nulls");
     refused(key(b"\x00\x01\x00\x01\x7f\x01k"), "");
     refused(Draft::put().with(INSERT, &[1, 0]), "an empty run");
     refused(Draft::put().with(INSERT, &[0]), "an empty run");
-    refused(Draft::put().with(EXPAND, &[1]), "nothing but false");
+    refused(Draft::put().with(EXPAND, &[1]), "only false");
     refused(Draft::put().with(INSERT, &[2]), "ColumnLength { column: \"insert\", expected: 1 }");
     refused(two_puts().with(INSERT, &[1]), "ColumnLength { column: \"insert\", expected: 2 }");
     refused(Draft::put().without(INSERT), "ColumnLength { column: \"insert\"");
-    refused(Draft::put().without(VALUE), "a null, or nothing at all");
-    refused(Draft::put().without(PREDECESSORS), "a null, or nothing at all");
-    refused(two_puts().with(ACTION, b"\x7f\x01\x00\x01"), "a null, or nothing at all");
+    refused(Draft::put().without(VALUE), "a null, or no value");
+    refused(Draft::put().without(PREDECESSORS), "a null, or no value");
+    refused(two_puts().with(ACTION, b"\x7f\x01\x00\x01"), "a null, or no value");
     refused(Draft::put().without(ACTION), "ColumnLength");
     // Counts that automerge negates or counts down past zero.
     let least = [&difference(i64::MIN)[..], &[1]].concat();
@@ -257,7 +257,7 @@ fn references_point_backwards() {
 }
 
 #[test]
-fn lines_are_checked_at_both_ends() {
+fn both_ends_of_a_run_of_references_are_checked() {
     // Insertions after element 1, then after each other; `step` is the step of a hostile run.
     let typed = |count: i64, step: i64| {
         Draft::insert()
@@ -328,18 +328,18 @@ fn predecessors_ascend_within_their_operation() {
 }
 
 #[test]
-fn operations_that_automerge_would_lose_or_choke_on() {
+fn operations_that_automerge_loses_or_rejects_are_refused() {
     let delete = |draft: Draft| {
         draft.with(ACTION, &literal(&[3])).with(VALUE, &literal(&[0])).without(RAW_VALUE)
     };
     assert!(delete(Draft::overwrite()).check().is_ok());
     refused(delete(Draft::put()), "it deletes nothing");
     let with = |spec, bytes: &[u8]| delete(Draft::overwrite()).with(spec, bytes);
-    refused(with(VALUE, &literal(&[2])), "a value but no use");
-    refused(with(EXPAND, &[0, 1]), "part of a mark");
-    refused(with(MARK_NAME, &literal(b"\x01m")), "part of a mark");
-    refused(Draft::put().with(EXPAND, &[0, 1]), "part of a mark");
-    refused(Draft::put().with(ACTION, &literal(&[0])), "a value but no use");
+    refused(with(VALUE, &literal(&[2])), "a value and its action takes none");
+    refused(with(EXPAND, &[0, 1]), "fields of a mark");
+    refused(with(MARK_NAME, &literal(b"\x01m")), "fields of a mark");
+    refused(Draft::put().with(EXPAND, &[0, 1]), "fields of a mark");
+    refused(Draft::put().with(ACTION, &literal(&[0])), "a value and its action takes none");
     refused(delete(Draft::insert()), "it deletes nothing");
     refused(Draft::put().with(INSERT, &[0, 1]), "it inserts at a text key");
     refused(Draft::insert().with(INSERT, &[1]), "only an insertion can name the head");
@@ -367,7 +367,7 @@ fn a_mark_ends_right_after_it_begins() {
     };
     assert!(mark(b"\x7f\x01m").check().is_ok());
     refused(mark(b"").without(MARK_NAME).with(VALUE, &literal(&[0])), "it ends a mark");
-    refused(mark(b"").without(MARK_NAME), "a value but no use");
+    refused(mark(b"").without(MARK_NAME), "a value and its action takes none");
     let both = |names: &[u8]| {
         mark(names)
             .with(OBJECT_ACTOR, &run(2, &[0]))
@@ -381,5 +381,5 @@ fn a_mark_ends_right_after_it_begins() {
     assert!(both(b"\x7f\x01m\x00\x01").check().is_ok());
     refused(both(b"\x00\x01\x7f\x01m").with(VALUE, &[0x7e, 0, 2]), "it ends a mark");
     let in_map = Draft::put().with(ACTION, &literal(&[7])).with(MARK_NAME, b"\x7f\x01m");
-    refused(in_map, "it marks without being inserted");
+    refused(in_map, "it is a mark and not an insertion");
 }

@@ -80,7 +80,7 @@ fn mutations_never_panic_and_what_passes_survives_a_saved_document() {
         let Ok(checked) = preflight(&bytes) else { continue };
         passed += 1;
         let change = Change::from_bytes(bytes).unwrap_or_else(|e| {
-            panic!("seed {SEED:#x}, round {round}: automerge refuses what passed: {e}")
+            panic!("seed {SEED:#x}, round {round}: automerge refuses a change that passed: {e}")
         });
         assert_eq!(change.hash(), checked.hash, "seed {SEED:#x}, round {round}");
         assert_eq!(

@@ -32,7 +32,7 @@ fn operations_are_counted_before_any_is_expanded() {
     for chunk in [chunk, seal_deflated(&body)] {
         let (checked, work) = within(&chunk, light());
         assert!(checked.unwrap().is_none());
-        assert_eq!(work, Work::default(), "what was not done is not counted");
+        assert_eq!(work, Work::default(), "only work that was done is counted");
         let mut work = Work::default();
         let checked = preflight_within(&chunk, None, &mut work).unwrap().unwrap();
         assert_eq!(checked.operations, 1 << 20);
@@ -80,7 +80,7 @@ fn several_changes_share_one_bound() {
 }
 
 #[test]
-fn what_is_refused_counts_as_well() {
+fn refused_changes_count_as_work() {
     let draft = bomb(500).with(ACTION, &run(500, &[9]));
     let (checked, work) = within(&seal(&draft.body()), light());
     assert!(matches!(checked, Err(FormError::Operation { .. })));

@@ -36,5 +36,5 @@ async fn main() {
         }
     };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
-    axum::serve(listener, Router::new().route("/", get(answer))).await.expect("it serves");
+    axum::serve(listener, Router::new().route("/", get(answer))).await.expect("the server runs");
 }

@@ -34,7 +34,7 @@ impl RelayTarget {
 
 /// The wishes, with those that are new since the link's thread looked last.
 #[derive(Default)]
-pub(super) struct Wishes {
+pub(super) struct PendingCommands {
     pub(super) target: Option<Arc<RelayTarget>>,
     /// Increases with each `connect`: the same address is a new wish.
     pub(super) connects: u64,
@@ -53,8 +53,8 @@ pub(super) struct Wishes {
 }
 
 #[derive(Default)]
-pub(super) struct Desk {
-    wishes: Mutex<Wishes>,
+pub(super) struct LinkCommands {
+    pending: Mutex<PendingCommands>,
     pub(super) requests: Requests,
     /// Ephemeral messages.
     pub(super) ephemeral_queue: EphemeralQueue,
@@ -63,38 +63,38 @@ pub(super) struct Desk {
     pub(super) wake: Notify,
 }
 
-impl Desk {
+impl LinkCommands {
     /// Returns the wishes, and takes the new ones.
-    pub(super) fn take(&self) -> Wishes {
-        let mut wishes = self.wishes.lock();
-        let standing = Wishes {
-            target: wishes.target.clone(),
-            connects: wishes.connects,
-            online: wishes.online,
-            closing: wishes.closing,
-            ended: wishes.ended,
-            ..Wishes::default()
+    pub(super) fn take(&self) -> PendingCommands {
+        let mut pending = self.pending.lock();
+        let standing = PendingCommands {
+            target: pending.target.clone(),
+            connects: pending.connects,
+            online: pending.online,
+            closing: pending.closing,
+            ended: pending.ended,
+            ..PendingCommands::default()
         };
-        std::mem::replace(&mut *wishes, standing)
+        std::mem::replace(&mut *pending, standing)
     }
 
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.wishes.lock());
+    fn command(&self, change: impl FnOnce(&mut PendingCommands)) {
+        change(&mut self.pending.lock());
         self.wake.notify_one();
     }
 
     /// Sets the wanted relay, if there is a thread to connect to it.
     pub(super) fn connect(&self, target: &Arc<RelayTarget>) -> Accepted {
-        let mut wishes = self.wishes.lock();
-        if wishes.closing {
+        let mut pending = self.pending.lock();
+        if pending.closing {
             return Accepted::Closing;
         }
-        if wishes.ended {
+        if pending.ended {
             return Accepted::Ended;
         }
-        wishes.target = Some(Arc::clone(target));
-        (wishes.connects, wishes.online) = (wishes.connects + 1, true);
-        drop(wishes);
+        pending.target = Some(Arc::clone(target));
+        (pending.connects, pending.online) = (pending.connects + 1, true);
+        drop(pending);
         self.wake.notify_one();
         Accepted::Yes
     }
@@ -103,77 +103,77 @@ impl Desk {
     /// requests; it runs under the lock, so that a `connect` or a request comes either before all this
     /// or after it.
     pub(super) fn end(&self, tell: impl FnOnce()) {
-        let mut wishes = self.wishes.lock();
+        let mut pending = self.pending.lock();
         tell();
-        let (connects, closing) = (wishes.connects, wishes.closing);
-        *wishes = Wishes { connects, closing, ended: true, ..Wishes::default() };
-        drop(wishes);
+        let (connects, closing) = (pending.connects, pending.closing);
+        *pending = PendingCommands { connects, closing, ended: true, ..PendingCommands::default() };
+        drop(pending);
         self.ephemeral_queue.clear();
     }
 
     /// Whether the thread has ended with a panic.
     pub(super) fn has_ended(&self) -> bool {
-        self.wishes.lock().ended
+        self.pending.lock().ended
     }
 
     /// Whether the thread has ended with a panic; from now on there is another one.
     pub(super) fn begin_again(&self) -> bool {
-        std::mem::take(&mut self.wishes.lock().ended)
+        std::mem::take(&mut self.pending.lock().ended)
     }
 
     /// How often `connect` was called.
     pub(super) fn connects(&self) -> u64 {
-        self.wishes.lock().connects
+        self.pending.lock().connects
     }
 
     /// Whether a relay is wanted, and the link is to be online.
     pub(super) fn is_online(&self) -> bool {
-        let wishes = self.wishes.lock();
-        wishes.target.is_some() && wishes.online && !wishes.closing
+        let pending = self.pending.lock();
+        pending.target.is_some() && pending.online && !pending.closing
     }
 
     /// Whether a relay was ever wanted.
     pub(super) fn has_target(&self) -> bool {
-        self.wishes.lock().target.is_some()
+        self.pending.lock().target.is_some()
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.wishes.lock().closing
+        self.pending.lock().closing
     }
 
     pub(super) fn close(&self) {
-        self.wish(|wishes| wishes.closing = true);
+        self.command(|pending| pending.closing = true);
     }
 
     pub(super) fn set_online(&self, online: bool) {
-        self.wish(|wishes| wishes.online = online);
+        self.command(|pending| pending.online = online);
     }
 
     pub(super) fn reconnect_now(&self) {
-        self.wish(|wishes| wishes.hurry = true);
+        self.command(|pending| pending.hurry = true);
     }
 
     pub(super) fn spaces_changed(&self) {
-        self.wish(|wishes| wishes.spaces_changed = true);
+        self.command(|pending| pending.spaces_changed = true);
     }
 
     pub(super) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
-        self.wish(|wishes| wishes.local.extend(rows));
+        self.command(|pending| pending.local.extend(rows));
     }
 
     pub(super) fn filter(&self, row: SpaceRow) {
-        self.wish(|wishes| wishes.filters.extend([row]));
+        self.command(|pending| pending.filters.extend([row]));
     }
 
     pub(super) fn check(&self, row: SpaceRow) {
-        self.wish(|wishes| wishes.checks.extend([row]));
+        self.command(|pending| pending.checks.extend([row]));
     }
 
     pub(super) fn retried(&self, row: SpaceRow, document: DocumentId) {
-        self.wish(|wishes| {
+        self.command(|pending| {
             // Without a thread there is no connection on which the relay rejected it.
-            if wishes.target.is_some() {
-                wishes.retried.insert((row, document));
+            if pending.target.is_some() {
+                pending.retried.insert((row, document));
             }
         });
     }
