@@ -43,7 +43,7 @@ struct OfAddress {
 /// A connection's slot, released on drop.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
-    connection_slots: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     key: IpAddr,
     is_reserved: bool,
 }
@@ -78,7 +78,7 @@ impl ConnectionSlots {
             forget_idle(addresses, key);
             return None;
         }
-        Some(ConnectionSlot { connection_slots: Arc::clone(self), key, is_reserved: !is_free })
+        Some(ConnectionSlot { slots: Arc::clone(self), key, is_reserved: !is_free })
     }
 
     /// Waits until no slot is taken.
@@ -96,7 +96,7 @@ impl ConnectionSlots {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = self.connection_slots.taken.lock();
+        let mut taken = self.slots.taken.lock();
         let SlotCounts { all, kept, addresses } = &mut *taken;
         let of = addresses.entry(self.key).or_default();
         let (all, of_address) =
@@ -105,7 +105,7 @@ impl Drop for ConnectionSlot {
         *of_address = of_address.saturating_sub(1);
         forget_idle(addresses, self.key);
         if addresses.is_empty() {
-            self.connection_slots.emptied.notify_waiters();
+            self.slots.emptied.notify_waiters();
         }
     }
 }
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_slots_and_some_are_reserved() {
-        let connection_slots = ConnectionSlots::new(Caps { all: 10, of_address: 6 });
-        let take = |from: &str| connection_slots.take(address(from));
+        let slots = ConnectionSlots::new(Caps { all: 10, of_address: 6 });
+        let take = |from: &str| slots.take(address(from));
         let first: Vec<ConnectionSlot> = (0..6).filter_map(|_| take("10.0.0.1")).collect();
         assert!(first.len() == 6 && first.iter().all(|place| !place.is_reserved()));
         let kept: Vec<ConnectionSlot> = std::iter::from_fn(|| take("10.0.0.1")).collect();
@@ -156,7 +156,7 @@ mod tests {
         assert!(take("10.0.0.1").is_some_and(|place| !place.is_reserved()));
         drop((kept, others));
         assert!(
-            connection_slots.taken.lock().addresses.is_empty(),
+            slots.taken.lock().addresses.is_empty(),
             "addresses without connections are forgotten"
         );
     }
@@ -170,13 +170,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_released_slot_ends_the_wait() {
-        let connection_slots = ConnectionSlots::new(Caps { all: 2, of_address: 2 });
-        connection_slots.empty().await;
-        let (one, two) =
-            (connection_slots.take(address("::1")), connection_slots.take(address("10.0.0.1")));
+        let slots = ConnectionSlots::new(Caps { all: 2, of_address: 2 });
+        slots.empty().await;
+        let (one, two) = (slots.take(address("::1")), slots.take(address("10.0.0.1")));
         let waiting = tokio::spawn({
-            let connection_slots = Arc::clone(&connection_slots);
-            async move { connection_slots.empty().await }
+            let slots = Arc::clone(&slots);
+            async move { slots.empty().await }
         });
         tokio::task::yield_now().await;
         drop(one);

@@ -64,7 +64,7 @@ pub(crate) struct FanOut {
 struct Index {
     fan_out: HashMap<SpaceName, Arc<Mutex<SpaceSubscribers>>>,
     /// The spaces in which a session has subscriptions or open documents.
-    connection_slots: HashMap<SessionId, BTreeSet<SpaceName>>,
+    places: HashMap<SessionId, BTreeSet<SpaceName>>,
 }
 
 /// The subscribers of one space.
@@ -129,9 +129,8 @@ impl FanOut {
 
     /// Removes a session that has ended.
     pub(crate) fn remove(&self, session: SessionId) {
-        let connection_slots =
-            self.index.lock().connection_slots.get(&session).cloned().unwrap_or_default();
-        for space in connection_slots {
+        let places = self.index.lock().places.get(&session).cloned().unwrap_or_default();
+        for space in places {
             self.change(&space, session, |subscribers| subscribers.forget(session));
         }
     }
@@ -282,11 +281,11 @@ impl FanOut {
         let mut subscribers = subscribers.lock();
         change(&mut subscribers);
         if subscribers.has(session) {
-            index.connection_slots.entry(session).or_default().insert(space.clone());
-        } else if let Some(connection_slots) = index.connection_slots.get_mut(&session) {
-            connection_slots.remove(space);
-            if connection_slots.is_empty() {
-                index.connection_slots.remove(&session);
+            index.places.entry(session).or_default().insert(space.clone());
+        } else if let Some(places) = index.places.get_mut(&session) {
+            places.remove(space);
+            if places.is_empty() {
+                index.places.remove(&session);
             }
         }
         if subscribers.is_empty() {

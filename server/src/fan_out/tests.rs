@@ -204,7 +204,7 @@ fn an_ended_session_leaves_nothing_behind() {
     // A session that never subscribed.
     fan_out.remove(SessionId(3));
     let index = fan_out.index.lock();
-    assert!(index.fan_out.is_empty() && index.connection_slots.is_empty());
+    assert!(index.fan_out.is_empty() && index.places.is_empty());
     assert_eq!((Arc::strong_count(&one), Arc::strong_count(&two)), (1, 1));
 }
 

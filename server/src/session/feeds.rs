@@ -63,7 +63,7 @@ pub(super) struct Feeds {
     pages: Pages,
     account: Account,
     /// The quota of subscriptions, for the whole relay.
-    connection_slots: Quota,
+    places: Quota,
     sources: BTreeMap<SubscriptionId, Source>,
     /// Subscriptions that may have entries to send; all others have none.
     due: BTreeSet<SubscriptionId>,
@@ -79,7 +79,7 @@ impl Feeds {
         Self {
             pages: Pages::new(shared, account.clone()),
             account,
-            connection_slots: shared.subscriptions.clone(),
+            places: shared.subscriptions.clone(),
             sources: BTreeMap::new(),
             due: BTreeSet::new(),
             last: 0,
@@ -96,7 +96,7 @@ impl Feeds {
         filter: &Filter,
     ) -> Result<u64, NoRoom> {
         let place = self
-            .connection_slots
+            .places
             .take(self.account.share())
             .map_err(|none| NoRoom::ConnectionSlots(none.0))?;
         let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
