@@ -224,14 +224,14 @@ impl Compactor {
         Closing { log, options: &self.options, operations: 0, bytes: 0 }
     }
 
-    /// Ends the thread. A compaction in progress goes on by itself, and its result is dropped.
+    /// Ends the thread. A compaction in progress finishes by itself, and its result is dropped.
     pub(crate) fn close(&self) {
         self.shared.state.lock().closed = true;
         self.shared.wake.notify_all();
         if let Some(thread) = self.thread.lock().take()
             && thread.thread().id() != std::thread::current().id()
         {
-            // The panic hook has reported the thread's panic; closing goes on.
+            // The panic hook has reported the thread's panic; closing continues.
             let _ = thread.join();
         }
     }

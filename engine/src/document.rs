@@ -179,7 +179,7 @@ impl OpenDocument {
         self.begin_generation(State::Unloaded, None);
     }
 
-    /// The document is deleted for good; `kind` is sent after all earlier events.
+    /// The document is deleted permanently; `kind` is sent after all earlier events.
     pub(crate) fn delete(self: &Arc<Self>, kind: Option<EventKind>) {
         self.begin_generation(State::Deleted, kind);
     }

@@ -242,7 +242,7 @@ pub enum OpenDocumentError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// It is deleted, here or elsewhere, for good.
+    /// It is permanently deleted, here or elsewhere.
     #[error("the document {document} is deleted; no more of its changes arrive")]
     Deleted {
         /// The document.
@@ -288,7 +288,7 @@ pub enum ReadError {
         "a document cannot be read from inside its own `change` closure; read it through the closure's argument"
     )]
     Reentrant,
-    /// The document is deleted, here or elsewhere, for good.
+    /// The document is permanently deleted, here or elsewhere.
     #[error("the document is deleted; edits that no other replica has may be in `lost_edits`")]
     Deleted,
     /// The document, or the value at the path, does not have the shape of the requested type.
@@ -380,7 +380,7 @@ pub enum ChangeError {
     /// The document has reached a limit: changes, operations, or counters of operations.
     #[error("the document accepts no more changes: {0}; continue in another document")]
     DocumentFull(#[source] BoxError),
-    /// The document is deleted, here or elsewhere, for good.
+    /// The document is permanently deleted, here or elsewhere.
     #[error("the document is deleted; create a new one")]
     Deleted,
     /// The store failed. The document is back at the state in the store.

@@ -58,7 +58,7 @@ pub enum EventKind {
         /// A description.
         what: String,
     },
-    /// The document was deleted, here or elsewhere, for good.
+    /// The document was permanently deleted, here or elsewhere.
     Deleted {
         /// How many changes made here no other replica has. These orphaned edits are kept until they
         /// are exported ([`Space::export_orphaned`](crate::Space::export_orphaned)) and discarded.

@@ -89,7 +89,7 @@ impl Follower {
         if let Some(thread) = self.thread.lock().take()
             && self.id != std::thread::current().id()
         {
-            // The panic hook has reported the thread's panic; closing goes on.
+            // The panic hook has reported the thread's panic; closing continues.
             let _ = thread.join();
         }
     }

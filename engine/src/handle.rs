@@ -192,7 +192,7 @@ impl Store {
         core.link.connect(core, options.into())
     }
 
-    /// Closes the connection until [`Store::go_online`] is called. Editing goes on.
+    /// Closes the connection until [`Store::go_online`] is called. Editing continues.
     pub fn go_offline(&self) {
         self.core().link.set_online(false);
     }

@@ -126,7 +126,7 @@
 //! - Keys that a struct does not have stay as they are.
 //!
 //! # Deletion
-//! [`Space::delete`] deletes a document for good, in every replica. The deletion wins over all edits
+//! [`Space::delete`] deletes a document permanently, in every replica. The deletion wins over all edits
 //! made without knowledge of it. Reads then return [`ReadError::Deleted`], edits return
 //! [`ChangeError::Deleted`], and listeners receive [`EventKind::Deleted`]. Edits that no other replica
 //! has are kept as orphaned edits: see [`Space::orphaned_edits`].

@@ -190,7 +190,7 @@ impl Link {
             // No application code runs on it; but a thread that joins itself would never end.
             && thread.thread().id() != std::thread::current().id()
         {
-            // The panic hook has reported the thread's panic; closing goes on.
+            // The panic hook has reported the thread's panic; closing continues.
             let _ = thread.join();
         }
         self.commands.requests.close();

@@ -2,8 +2,8 @@
 //!
 //! A panic there is a bug of this software. It must never leave a caller waiting, nor a status that
 //! claims too much. Each thread runs its work inside [`Threads::contain`], which updates the status
-//! before any other reaction to the panic. The thread's own module then either goes on, where each step
-//! begins from the store, or ends and answers all waiting callers.
+//! before any other reaction to the panic. The thread's own module then either continues, where each
+//! step begins from the store, or ends and answers all waiting callers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -19,11 +19,11 @@ pub enum StoreThread {
     /// Writes the store. After a panic nothing is written until it is opened again
     /// ([`Status::store_failed`](crate::Status::store_failed)); reads go on.
     Writer,
-    /// Applies received changes to open documents. It goes on after a panic.
+    /// Applies received changes to open documents. It continues after a panic.
     Apply,
-    /// Wakes the tasks that wait for events, status and answers. It goes on after a panic.
+    /// Wakes the tasks that wait for events, status and answers. It continues after a panic.
     Notify,
-    /// Compacts long histories. It goes on after a panic.
+    /// Compacts long histories. It continues after a panic.
     Compact,
     /// Opens received snapshots. After a panic the session with the relay ends, and the link connects
     /// again.

@@ -19,7 +19,7 @@ use crate::limits;
 pub enum DocumentState {
     /// The document has these heads, sorted.
     Present(Vec<ChangeHash>),
-    /// The document is deleted for good.
+    /// The document is deleted permanently.
     Deleted,
 }
 

@@ -64,7 +64,7 @@ pub enum NewKind {
         /// ([`DocumentSize::operations`](crate::admission::DocumentSize)).
         operations: u64,
     },
-    /// Deletes the document: removes its changes and snapshots for good.
+    /// Deletes the document: removes its changes and snapshots permanently.
     Tombstone,
     /// Replaces everything in the document, including the uploaded snapshot that was merged into
     /// it.

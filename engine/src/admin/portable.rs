@@ -62,7 +62,7 @@ pub struct Imported {
     /// How many of the deleted documents have orphaned edits that the relay is not known to hold:
     /// [`Space::orphaned_edits`](crate::Space::orphaned_edits) lists them.
     pub kept: u64,
-    /// Changes of documents that are deleted here: a deletion is for good.
+    /// Changes of documents that are deleted here: a deletion is permanent.
     pub deleted_here: u64,
     /// Changes that were not admitted: the document, and the reason.
     pub refused: Vec<(DocumentId, String)>,

@@ -94,7 +94,7 @@ impl Applier {
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {
-            // The panic hook has reported the thread's panic; closing goes on.
+            // The panic hook has reported the thread's panic; closing continues.
             let _ = thread.join();
         }
     }

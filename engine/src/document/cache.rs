@@ -177,7 +177,7 @@ impl Cache {
         }
     }
 
-    /// Drops all documents for good: they hold this cache's owner.
+    /// Drops all documents permanently: they hold this cache's owner.
     pub(crate) fn close(&self) {
         let gone = {
             let mut entries = self.entries.lock();

@@ -271,7 +271,7 @@ mod tests {
     }
 
     /// A store of an earlier version may hold a document that would take all memory: it is not shown,
-    /// and the application goes on.
+    /// and the application continues.
     #[test]
     fn oversized_declarations_are_rejected_before_automerge_loads_them() {
         // A document chunk of two columns of changes: 2^29 of actor 0, sequence numbers ascending.

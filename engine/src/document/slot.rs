@@ -27,7 +27,7 @@ pub(super) enum State {
     Published(Arc<Loaded>),
     /// A writer changes the only copy.
     InPlace(InPlace),
-    /// Deleted for good.
+    /// Deleted permanently.
     Deleted,
 }
 

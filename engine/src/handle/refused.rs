@@ -26,7 +26,7 @@ pub struct OrphanedEdits {
 }
 
 impl Space {
-    /// Deletes a document for good: here at once, and in every replica when it syncs. Its storage is
+    /// Deletes a document permanently: here at once, and in every replica when it syncs. Its storage is
     /// freed. Edits that another replica makes without knowledge of the deletion are not accepted; that
     /// replica keeps them as orphaned edits and emits
     /// [`EventKind::Deleted`](crate::EventKind::Deleted). Deleting a deleted document is no error.

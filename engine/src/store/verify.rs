@@ -74,7 +74,7 @@ pub enum Fault {
     #[error("the stored heads differ from the heads of the changes")]
     Heads,
     /// The digest entry does not match the heads.
-    #[error("the leaf does not match the heads")]
+    #[error("the digest entry does not match the heads")]
     DigestEntry,
     /// The mark between compacted and other changes is wrong.
     #[error("rows of changes are on the wrong side of the snapshot's end")]
@@ -89,7 +89,7 @@ pub enum Fault {
     #[error("rows that are needed are marked as removable")]
     SweepMark,
     /// A sum of digest entries is wrong.
-    #[error("the sum of leaves {0:02x} is wrong")]
+    #[error("digest {0:02x} does not match its entries")]
     Digest(u8),
     /// The recorded acked ranges of an upstream are impossible, or counted wrongly.
     #[error("the acked ranges of an upstream are wrong: {0}")]

@@ -271,7 +271,7 @@ fn digest_fault(
     };
     let kept = total(digests::kept_sums(conn, space)?);
     let now = total(digests::sums(conn, space)?);
-    tracing::debug!(%id, ?digest_entry, ?expected, "a leaf differs");
+    tracing::debug!(%id, ?digest_entry, ?expected, "a digest entry differs");
     // The sum was made with this very entry: the entry is unchanged, so the id is damaged.
     Ok(Some(if kept == now && digest_entry.is_some() {
         Fault::Identity

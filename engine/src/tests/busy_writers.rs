@@ -173,7 +173,7 @@ fn changes_that_a_reader_has_seen_stay_visible() {
         let busy = Busy::start(&document);
         arrive(&store, &document, &mut theirs, "1");
         assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "the stored state");
-        assert_eq!(text_of(&document), "", "and nothing else");
+        assert_eq!(text_of(&document), "", "without the uncommitted edit");
         busy.end(how).unwrap_or_default();
         assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""), "{how:?}");
         assert_eq!(text_of(&document), if how.is_ok() { "\"busy\"" } else { "" });

@@ -124,7 +124,7 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
         });
         assert!(told.try_recv().is_err());
         if length == 1 {
-            assert_eq!(reader.join().unwrap(), "\"before\"", "it is shown before the commit");
+            assert_eq!(reader.join().unwrap(), "\"before\"", "it is visible before the commit");
             drop(hold);
         } else {
             drop(hold);

@@ -171,7 +171,7 @@ fn the_status_lists_unreadable_documents_up_to_a_limit() {
     assert_eq!(told(), (crate::UNREADABLE_LISTED, true));
     status.set_unreadable(row, id(7), None);
     status.set_unreadable(row, id(8), Some("again".to_owned()));
-    assert_eq!(told(), (crate::UNREADABLE_LISTED - 1, true), "which one was left out is not known");
+    assert_eq!(told(), (crate::UNREADABLE_LISTED - 1, true), "the omitted document is unknown");
 }
 
 /// An earlier version of this software could not read it, this one can.

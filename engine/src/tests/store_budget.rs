@@ -67,7 +67,7 @@ fn received_changes_are_accepted_beyond_the_limit_of_heads() {
     let received = bench.receive(author.incomings(branches(&author, 1, most)));
     assert_eq!(received.deferred, []);
     assert_eq!(bench.heads(id(1)).len(), most as usize + 1);
-    assert_eq!(received.oversized, [], "so many are no excess");
+    assert_eq!(received.oversized, [], "this number is within the limit");
     bench.check();
 }
 

@@ -41,7 +41,9 @@ fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
     let asked = [(prefix, false), (prefix, true)];
     let branches = bench.log.branches(bench.space, &asked).unwrap();
     let mut whole = Digest::default();
-    let Node::DigestEntries(digest_entries) = &branches[1].node else { panic!("no leaves") };
+    let Node::DigestEntries(digest_entries) = &branches[1].node else {
+        panic!("no digest entries")
+    };
     assert_eq!(digest_entries.len(), below.len());
     for (id, digest_entry) in digest_entries {
         assert_eq!(*digest_entry, DigestEntry::of_heads(id, &bench.heads(*id)));

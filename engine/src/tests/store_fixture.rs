@@ -293,7 +293,9 @@ fn a_migrated_store_has_digests() {
     let log = &store.shared_core().log;
     let row = store.shared_core().space(&"notes".parse().unwrap()).unwrap();
     let branches = log.branches(row, &[(Prefix::ROOT, true)]).unwrap();
-    let Node::DigestEntries(digest_entries) = &branches[0].node else { panic!("no leaves") };
+    let Node::DigestEntries(digest_entries) = &branches[0].node else {
+        panic!("no digest entries")
+    };
     assert_eq!(digest_entries.len(), 4);
     for (id, digest_entry) in digest_entries {
         let document = log.document(row, id).unwrap().unwrap();

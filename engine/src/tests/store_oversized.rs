@@ -72,7 +72,7 @@ fn compaction_stops_at_the_limit_of_a_snapshot() {
     // The rest does not fit, and is not tried again and again.
     let again = compact(&bench.log, &within(20_500)).unwrap();
     assert_eq!((again.documents, again.failed), (0, 0));
-    assert_eq!(bench.outbox_kinds(), "", "no upstream was met");
+    assert_eq!(bench.outbox_kinds(), "", "no upstream is known");
     assert_eq!(bench.load(id(1)).get_heads(), author.doc.get_heads());
 }
 

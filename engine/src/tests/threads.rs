@@ -1,5 +1,5 @@
 //! A panic on a thread of the store: waiting callers receive an answer, the status shows it, and the
-//! rest goes on.
+//! rest continues.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
     }
     let made = store.space("another").err().unwrap();
     assert!(matches!(&made, SpaceError::Store(e) if e.class == StoreFailure::Panicked), "{made:?}");
-    assert_eq!(super::text_of(&document), "\"kept\"", "reads go on");
+    assert_eq!(super::text_of(&document), "\"kept\"", "reads still succeed");
     store.close().unwrap_err();
     let again = Store::open(&path, Options::default()).unwrap();
     assert_eq!(again.status().spaces["s"].changes, 2);

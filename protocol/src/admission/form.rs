@@ -1,5 +1,5 @@
 //! Defects in a change's form. The sending peer broke the rules, or the bytes were damaged in
-//! transit. Either way the change is rejected for good, and nothing else is affected.
+//! transit. Either way the change is rejected permanently, and nothing else is affected.
 
 use thiserror::Error;
 

@@ -34,7 +34,7 @@ pub(super) fn pack(changes: &[CompactedChange]) -> Result<Vec<u8>, BadIndex> {
         let impossible = |what| BadIndex::Change { position, what };
         // The map above has every change's actor.
         let (actor, seq) =
-            actors.get_mut(&change.actor).ok_or(impossible("its author is unknown"))?;
+            actors.get_mut(&change.actor).ok_or(impossible("its actor is unknown"))?;
         *seq += 1;
         if *seq != change.seq {
             return Err(impossible("its sequence number is not its actor's next"));
@@ -89,7 +89,10 @@ fn put_row(
         return Err("it has a dependency twice");
     }
     let past = found.iter().map(|&at| changes[at].max_op).max().unwrap_or(0);
-    let growth = change.max_op.checked_sub(past).ok_or("its counters do not follow")?;
+    let growth = change
+        .max_op
+        .checked_sub(past)
+        .ok_or("its counters do not exceed those of its dependencies")?;
     if change.max_op > limits::OPERATION_COUNTER {
         return Err("its counters are too large");
     }

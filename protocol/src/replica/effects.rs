@@ -451,7 +451,7 @@ pub enum Incoming {
         /// Its heads: the relay holds them and their ancestors.
         heads: Vec<ChangeHash>,
     },
-    /// The document is deleted for good.
+    /// The document is deleted permanently.
     Tombstone {
         /// Its position in the log.
         offset: Offset,

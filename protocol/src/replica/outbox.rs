@@ -557,7 +557,7 @@ impl Replica {
         self.try_check(now, &name);
     }
 
-    /// Ends a delay: the relay accepts the document's changes again, or has rejected them for good.
+    /// Ends a delay: the relay accepts the document's changes again, or has rejected them permanently.
     /// `None` stands for all documents.
     fn end_delay(&mut self, space: &SpaceName, document: Option<&DocumentId>) {
         let Some(link) = self.spaces.get_mut(space) else { return };

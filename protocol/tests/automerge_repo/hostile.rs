@@ -112,7 +112,7 @@ fn only_a_document_of_too_many_heads_is_unavailable() {
     let is_unavailable =
         |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
     assert!(!told.is_empty() && told.iter().all(is_unavailable), "{}", told.len());
-    // The session goes on, and so does the document once a message is readable.
+    // The session continues, and so does the document once a message is readable.
     assert!(say(&mut world, document, &Reply::default()) > 0);
     assert_eq!(ended(&mut world), None);
 }

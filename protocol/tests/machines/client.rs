@@ -137,7 +137,7 @@ impl Client {
 
     /// Merges a document's two histories, as the application asked.
     pub fn merge_histories(&mut self, now: Moment, document: DocumentId) {
-        self.store.merge_histories(self.upstream.expect("an upstream was met"), document);
+        self.store.merge_histories(self.upstream.expect("an upstream is known"), document);
         self.documents.remove(&document);
         self.replica.handle_retried(now, &self.space.clone(), &document);
         self.collect();
@@ -180,7 +180,7 @@ impl Client {
     }
 
     fn perform(&mut self, now: Moment, job: ReplicaEffect) -> Result<(), &'static str> {
-        let upstream = self.upstream.expect("an upstream was met");
+        let upstream = self.upstream.expect("an upstream is known");
         let (replica, store) = (&mut self.replica, &mut self.store);
         match job {
             ReplicaEffect::LoadResume { upstream, space } => {
@@ -270,7 +270,7 @@ impl Client {
     }
 
     pub fn link(&mut self) -> &mut Link {
-        self.store.link(self.upstream.expect("an upstream was met"))
+        self.store.link(self.upstream.expect("an upstream is known"))
     }
 
     pub fn disconnect(&mut self) {

@@ -160,7 +160,7 @@ fn a_deletion_beats_offline_editors_and_never_comes_back() {
         run(&mut world, 800);
         world.settle();
         let backup = world.relay.disk.clone();
-        // One client goes on editing offline while another deletes the document.
+        // One client keeps editing offline while another deletes the document.
         let document = world.documents[0];
         world.disconnect(2);
         (0..5).for_each(|_| world.edit_document(2, document));

@@ -148,7 +148,7 @@ fn sealed(body: &[u8]) -> Vec<u8> {
 fn over(draft: &Draft, budget: Budget) -> OverBudget {
     match draft.measured() {
         Err(DocumentError::OverBudget(over)) if over.budget == budget => over,
-        other => panic!("{budget} were to be over, found {other:?}"),
+        other => panic!("expected {budget} over budget, found {other:?}"),
     }
 }
 
