@@ -75,7 +75,7 @@ impl Leaving {
         let Some(folder) = folder(place.device) else { return };
         let text = place.text() + &hex(&self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
-            tracing::debug!(%error, "cannot write the clean-close marker; the next opening uses fresh actors");
+            tracing::debug!(%error, "cannot write the marker; fresh actors are used next");
         }
         // Occasionally is enough, and reading a folder is slow.
         if self.nonce[0] < 8 {

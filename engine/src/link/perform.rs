@@ -455,7 +455,7 @@ impl Performer {
 
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        tracing::warn!(%space, "the relay's log was replaced; comparing the space with it");
+        tracing::warn!(%space, "the relay's log was restored or replaced; comparing the space with it");
         let done = self.counted(row, move |through| Outcome::Reset(space, through));
         self.log.submit_reset(row, done);
     }
