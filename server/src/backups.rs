@@ -238,7 +238,7 @@ fn damaged(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LogStore, SqliteStore};
+    use crate::store::{Log, SqliteStore};
 
     const EVERY: Duration = Duration::from_secs(60);
 

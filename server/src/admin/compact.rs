@@ -11,7 +11,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::copies::Seized;
 use crate::store::inspect::DocumentReport;
-use crate::store::{CompactionTask, CompactionWindow, Inspection, LogStore, SqliteStore};
+use crate::store::{CompactionTask, CompactionWindow, Inspection, Log, Snapshots, SqliteStore};
 
 /// Documents whose rows are read at a time.
 const PAGE: usize = 1_000;

@@ -18,7 +18,7 @@ use super::writing::{REFUSALS, SpaceWriter, WriteCounts};
 use super::{AdminError, now_ms};
 use crate::compaction::{Brought, Chunks, CompactionOptions, MergeError, Merged, brought};
 use crate::limits;
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Log, SqliteStore, StoreError};
 
 /// The author of imported entries: the folder does not record the real ones.
 const AUTHOR: &[u8] = b"import-repo";

@@ -10,7 +10,7 @@ use crate::compaction::{CompactionOptions, Worker};
 use crate::metrics::Metrics;
 use crate::store::repair::Repaired;
 use crate::store::verify::{Finding, Verified};
-use crate::store::{Inspection, LogStore, SqliteStore, StoreError, Subject, Verification};
+use crate::store::{Inspection, Log, SqliteStore, StoreError, Subject, Verification};
 
 /// The most findings kept in memory; further ones are only counted.
 const FINDINGS: usize = 10_000;

@@ -6,7 +6,10 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::made::{Dice, Grown, commit, heads, opens, pushed, snapshot, tombstone};
 use super::open;
-use crate::store::{CompactionWindow, LogStore, Recent, RecentPage, SqliteStore, StoredDocument};
+use crate::store::{
+    Admin, CompactionWindow, Documents, Log, Recent, RecentPage, Snapshots, SqliteStore,
+    StoredDocument,
+};
 
 const PLAIN: DocumentId = DocumentId::from_bytes([1; 16]);
 const LONG: DocumentId = DocumentId::from_bytes([2; 16]);
@@ -145,7 +148,7 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
 fn compacted_changes_are_loaded_on_demand_and_once() {
     let (folder, store, _, long) = store();
     compact(&store, &long, 32);
-    let loads = || store.gauges().index_loads;
+    let loads = || store.gauges().unwrap().index_loads;
     assert!(index(&store, LONG, false).compacted.unwrap().index.is_none());
     assert_eq!(loads(), 0);
     for _ in 0..3 {
@@ -159,7 +162,7 @@ fn compacted_changes_are_loaded_on_demand_and_once() {
     let store = SqliteStore::open(folder.path()).unwrap();
     store.load_index(&space(), &LONG).unwrap();
     index(&store, LONG, true);
-    assert_eq!(store.gauges().index_loads, 1);
+    assert_eq!(store.gauges().unwrap().index_loads, 1);
 }
 
 #[test]
@@ -176,7 +179,7 @@ fn a_damaged_index_is_reported() {
             "this query does not need the index"
         );
     }
-    assert_eq!(store.gauges().damaged_indexes, 2);
+    assert_eq!(store.gauges().unwrap().damaged_indexes, 2);
     let made = snapshot(&long.changes[..70], 700);
     assert!(store.store_index(&space(), &LONG, &made.hash, made.packed).unwrap());
     assert_eq!(index(&store, LONG, true).compacted.unwrap().index.unwrap().len(), 70);

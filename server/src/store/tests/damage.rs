@@ -11,7 +11,7 @@ use super::real::{compact, delete, entries_of, put_world, world};
 use crate::store::repair::Repaired;
 use crate::store::sqlite::FILE;
 use crate::store::verify::{Fault, Finding, Verified};
-use crate::store::{Inspection, LogStore, SqliteStore};
+use crate::store::{Admin, Documents, Inspection, Log, Snapshots, SqliteStore};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()

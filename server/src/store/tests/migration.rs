@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::real::{self, entries_of, put_world};
 use crate::store::schema::SCHEMA;
 use crate::store::sqlite::FILE;
-use crate::store::{CompactionWindow, LogStore, SqliteStore, fill};
+use crate::store::{CompactionWindow, Log, Snapshots, SqliteStore, fill};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
