@@ -6,6 +6,7 @@
 //! frames, and it admits no change: `landfall_protocol::space` does. It builds no document: compaction runs
 //! elsewhere.
 
+mod actors;
 mod append;
 mod automerge_repo;
 mod checked;
@@ -14,6 +15,7 @@ mod condition;
 mod contents;
 mod contract;
 pub mod copies;
+mod damage;
 mod digests;
 mod documents;
 mod expand;

@@ -7,13 +7,14 @@ use std::collections::hash_map::Entry as Slot;
 use landfall_protocol::frame::Entry;
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::space::{Commit, NewEntry, NewKind};
-use landfall_protocol::{ActorId, DocumentId, Offset, SpaceName};
+use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::digests::Buckets;
 use super::documents::{Added, Document};
 use super::schema::{broken, column};
 use super::snapshots;
+use crate::store::actors::Actors;
 
 const INSERT_ENTRY: &str = "INSERT INTO entry \
     (space, \"offset\", document, kind, flags, hash, actor, seq, max_op, at_ms, author, deps, body) \
@@ -194,30 +195,4 @@ fn delete(
     (document.compacted, document.compacted_changes) = (0, 0);
     document.dead = true;
     document.reckon_due(tx)
-}
-
-/// The row ids of actors.
-pub(super) struct Actors<'a> {
-    tx: &'a Connection,
-    known: HashMap<ActorId, i64>,
-}
-
-impl<'a> Actors<'a> {
-    pub(super) fn new(tx: &'a Connection) -> Self {
-        Self { tx, known: HashMap::new() }
-    }
-
-    pub(super) fn row(&mut self, actor: &ActorId) -> rusqlite::Result<i64> {
-        if let Some(id) = self.known.get(actor) {
-            return Ok(*id);
-        }
-        let key = params![actor.to_bytes()];
-        let mut find = self.tx.prepare_cached("SELECT id FROM actor WHERE actor = ?1")?;
-        let id = match find.query_row(key, |row| row.get(0)).optional()? {
-            Some(id) => id,
-            None => self.tx.prepare_cached("INSERT INTO actor (actor) VALUES (?1)")?.insert(key)?,
-        };
-        self.known.insert(actor.clone(), id);
-        Ok(id)
-    }
 }

@@ -7,12 +7,13 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::StoredDocument;
-use super::checked::{self, CheckedBuckets, damaged};
+use super::checked::{self, CheckedBuckets};
 use super::digests;
 use super::documents::{self, Document};
 use super::indexes::{IndexCache, Unloaded};
 use super::schema::{column, hashes, number};
 use super::snapshots::{self, Stored};
+use crate::store::damage::damaged;
 
 /// Dead rows that are not deleted yet are at or below the snapshot's offset.
 pub(super) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, d.leaf, \

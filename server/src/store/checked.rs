@@ -15,51 +15,15 @@ use landfall_protocol::{DocumentId, Offset};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 
+use super::damage::is_damage;
 use super::documents::Document;
 use super::schema::{broken, column, number};
 use super::snapshots::{Stored, pieces};
-use super::verify::is_damage;
 use crate::limits;
-
-/// Disk: a value read differs from the value written.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{what}{}", place(.document, .offset))]
-pub(super) struct ContentDamage {
-    /// The document, if known.
-    pub(super) document: Option<DocumentId>,
-    /// The place in the log, if known.
-    pub(super) offset: Option<Offset>,
-    /// The mismatch.
-    pub(super) what: String,
-    /// Whether only one change of the tail is affected.
-    pub(super) of_change: bool,
-}
-
-fn place(document: &Option<DocumentId>, offset: &Option<Offset>) -> String {
-    let document = document.map(|document| format!(" of document {document}"));
-    let offset = offset.map(|offset| format!(" at offset {offset}"));
-    document.unwrap_or_default() + &offset.unwrap_or_default()
-}
-
-/// A damaged value, as the error of a read.
-pub(super) fn damaged(
-    document: Option<DocumentId>,
-    offset: Option<u64>,
-    what: impl Into<String>,
-) -> rusqlite::Error {
-    let offset = offset.map(Offset);
-    let damage = ContentDamage { document, offset, what: what.into(), of_change: false };
-    rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
-}
-
-/// A damaged change of the tail.
-fn damaged_change(entry: &Entry, what: String) -> rusqlite::Error {
-    let (document, offset) = (Some(entry.document), Some(entry.offset));
-    let damage = ContentDamage { document, offset, what, of_change: true };
-    rusqlite::Error::ToSqlConversionFailure(Box::new(damage))
-}
+use crate::store::damage::ContentDamage;
+use crate::store::damage::damaged;
+use crate::store::damage::damaged_change;
 
 /// Checks a change against its hash before it is sent.
 pub(super) fn change(entry: &Entry) -> rusqlite::Result<()> {

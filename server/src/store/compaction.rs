@@ -13,14 +13,15 @@ use landfall_protocol::weight::{CompactionRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::append::Actors;
-use super::checked::{self, damaged};
+use super::actors::Actors;
+use super::checked::{self};
+use super::documents::head;
 use super::documents::{self, Document, HEAVY};
-use super::log::head;
 use super::passed::PassedOver;
 use super::schema::{broken, column, number};
 use super::{CompactionInput, CompactionTask, CompactionWindow, snapshots};
 use crate::limits;
+use crate::store::damage::damaged;
 
 /// Bytes of changes, and their number, per read of a compaction.
 const READ_BYTES: usize = 1024 * 1024;

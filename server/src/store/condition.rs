@@ -14,7 +14,7 @@ use landfall_storage::FailureClass;
 use parking_lot::Mutex;
 
 use super::StoreError;
-use super::checked::ContentDamage;
+use super::damage::ContentDamage;
 use crate::limits;
 
 /// The known damage and failures of a store.
@@ -315,7 +315,7 @@ impl StoreError {
         let mut next: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref::<rusqlite::Error>() {
-                return super::verify::is_damage(error);
+                return super::damage::is_damage(error);
             }
             next = error.source();
         }
@@ -358,7 +358,7 @@ mod tests {
         let note = |number| {
             let document = id(number);
             let asked = Operation::of_document("read", &space, &document);
-            let source = Box::new(super::super::checked::damaged(Some(document), None, "a change"));
+            let source = Box::new(super::super::damage::damaged(Some(document), None, "a change"));
             let failure = StoreFailure::Damaged;
             let error = StoreError { what: "read", failure, needs_index: None, source };
             recorder.note(asked, error);

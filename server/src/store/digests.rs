@@ -7,11 +7,11 @@ use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::checked::damaged;
+use super::damage::damaged;
+use super::damage::is_damage;
+use super::documents::head;
 use super::documents::{Document, space_row};
-use super::log::head;
 use super::schema::{column, document_id, number};
-use super::verify::is_damage;
 
 const BELOW: &str = "SELECT document, leaf FROM document \
     WHERE space = ?1 AND document BETWEEN ?2 AND ?3 AND leaf IS NOT NULL ORDER BY document \

@@ -290,3 +290,14 @@ pub(super) fn find(
     let Some(space) = space_row(conn, name)? else { return Ok(None) };
     Ok(Document::find(conn, space, document)?.map(|found| (space, found)))
 }
+
+/// The last offset of a log, whether or not its entry still exists.
+pub(super) fn head(conn: &Connection, space: i64) -> rusqlite::Result<Offset> {
+    let mut find = conn.prepare_cached("SELECT head FROM space WHERE id = ?1")?;
+    find.query_row([space], |row| number(row, 0)).map(Offset)
+}
+
+/// Reads a space's name from its row.
+pub(super) fn space_name(text: String) -> rusqlite::Result<SpaceName> {
+    SpaceName::try_from(text).map_err(|_| super::schema::broken("a space's name is invalid"))
+}

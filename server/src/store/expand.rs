@@ -11,11 +11,12 @@ use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::append::{Actors, insert_change, insert_epoch};
+use super::append::{insert_change, insert_epoch};
 use super::documents;
-use super::log::head;
+use super::documents::head;
 use super::schema::{broken, column, document_id, number};
 use super::snapshots;
+use crate::store::actors::Actors;
 
 /// The documents whose current snapshots exceed `most_bytes` bytes.
 pub(super) fn oversized(

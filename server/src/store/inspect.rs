@@ -9,12 +9,14 @@ use landfall_storage::{BackupError, Database, Options};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::documents::{self, Document, space_row};
-use super::log::{epochs, head};
+use super::log::epochs;
 use super::opening::OpenStoreError;
-use super::schema::{SCHEMA, broken, column, number, optional_number};
+use super::schema::{SCHEMA, column, number, optional_number};
 use super::sqlite::{FILE, SqliteStore};
 use super::verify::{Fault, Finding};
 use super::{StoreError, snapshots};
+use crate::store::documents::head;
+use crate::store::documents::space_name;
 
 /// A store that is open for inspection.
 #[derive(Debug, Clone)]
@@ -223,11 +225,6 @@ impl Inspection {
     }
 }
 
-/// Reads a space's name from its row.
-pub(super) fn name(text: String) -> rusqlite::Result<SpaceName> {
-    SpaceName::try_from(text).map_err(|_| broken("a space's name is invalid"))
-}
-
 fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceReport> {
     let sql = "SELECT count(*), count(tombstone), coalesce(sum(tail_changes), 0), \
         coalesce(sum(tail_bytes), 0), coalesce(sum(folded_changes), 0), count(due), \
@@ -250,7 +247,7 @@ fn space(conn: &Connection, row: i64, text: String) -> rusqlite::Result<SpaceRep
         WHERE d.space = ?1";
     let compactions_failed = conn.prepare_cached(sql)?.query_row([row], |row| number(row, 0))?;
     Ok(SpaceReport {
-        space: name(text)?,
+        space: space_name(text)?,
         head: head(conn, row)?,
         epochs: epochs(conn, row)?,
         documents: all - deleted,

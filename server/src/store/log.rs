@@ -17,11 +17,13 @@ use landfall_protocol::ring::{Chunk, Page};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::checked::{self, Documents, SnapshotSums, damaged};
+use super::checked::{self, Documents, SnapshotSums};
+use super::damage::is_damage;
 use super::documents::space_row;
 use super::schema::{column, document_id, epoch, hashes, number};
 use super::snapshots::{self, Stored};
-use super::verify::is_damage;
+use crate::store::damage::damaged;
+use crate::store::documents::head;
 
 /// Rows per read. A dead or unwanted row costs about as much as a few hundred bytes of a live one.
 const SCANNED_ROWS: usize = 4 * limits::ENTRIES_COUNT;
@@ -76,12 +78,6 @@ pub(super) fn epochs(conn: &Connection, space: i64) -> rusqlite::Result<Vec<Epoc
         })
     };
     find.query_map([space], record)?.collect()
-}
-
-/// The last offset of a log, whether or not its entry still exists.
-pub(super) fn head(conn: &Connection, space: i64) -> rusqlite::Result<Offset> {
-    let mut find = conn.prepare_cached("SELECT head FROM space WHERE id = ?1")?;
-    find.query_row([space], |row| number(row, 0)).map(Offset)
 }
 
 /// The page after a position; `None` at the log's end. A damaged entry is replaced by a damage entry, and

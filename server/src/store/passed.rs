@@ -3,7 +3,7 @@
 use landfall_protocol::{DocumentId, SpaceName};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::verify::is_damage;
+use super::damage::is_damage;
 use crate::limits;
 
 /// The skipped documents.

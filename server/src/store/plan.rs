@@ -7,12 +7,13 @@ use landfall_protocol::ring::DocumentPlan;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::checked::{self, damaged};
+use super::checked::{self};
+use super::damage::is_damage;
 use super::documents::{self, Document};
 use super::log::{SkippedRead, change_of_row, tombstone_of_row};
 use super::schema::{column, hashes, number};
 use super::snapshots::{self, Stored};
-use super::verify::is_damage;
+use crate::store::damage::damaged;
 
 const TAIL_BACKWARDS: &str = "SELECT \"offset\", hash, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" DESC";

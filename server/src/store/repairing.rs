@@ -8,12 +8,13 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::checked::{self, damaged};
+use super::checked::{self};
 use super::documents::{self, Document};
 use super::log::change_of_row;
 use super::plan;
 use super::schema::{column, number};
 use super::snapshots::{self, PIECE_BYTES, Stored, encoded_heads, pieces};
+use crate::store::damage::damaged;
 
 /// Bytes of changes, and rows, per examining read.
 const READ_BYTES: usize = 1024 * 1024;

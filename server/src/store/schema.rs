@@ -9,7 +9,7 @@ use rusqlite::Row;
 use thiserror::Error;
 
 use super::StoreError;
-use super::verify::is_damage;
+use super::damage::is_damage;
 
 /// "LfRl", to distinguish a relay's store from a replica's.
 const APPLICATION_ID: i32 = 0x4c66_526c;

@@ -9,10 +9,11 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
-use super::append::Actors;
-use super::checked::{self, SnapshotSums, damaged};
+use super::actors::Actors;
+use super::checked::{self, SnapshotSums};
 use super::documents::{self, Document};
 use super::schema::{column, document_id, number, optional_number};
+use crate::store::damage::damaged;
 
 /// Bytes of a piece: a part on the wire spans at most two pieces.
 pub(super) const PIECE_BYTES: usize = limits::PART_BYTES;

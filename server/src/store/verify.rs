@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 
 use landfall_protocol::digest::Digest;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
-use landfall_storage::FailureClass;
 use rusqlite::{Connection, Row};
 use thiserror::Error;
 
 use super::StoreError;
 use super::digests::buckets;
-use super::inspect::{Inspection, name};
-use super::log::{epochs, head};
+use super::inspect::Inspection;
+use super::log::epochs;
 use super::schema::number;
+use crate::store::damage::is_damage;
+use crate::store::documents;
+use crate::store::documents::head;
 
 /// How many findings of SQLite's own check are reported.
 const FILE_FINDINGS: u32 = 100;
@@ -259,7 +261,7 @@ impl Verifier<'_> {
         let named = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
         let spaces = find.query_map([], named)?.collect::<rusqlite::Result<Vec<_>>>()?;
         for (row, text) in spaces {
-            let space = match name(text.clone()) {
+            let space = match documents::space_name(text.clone()) {
                 Ok(name) => name,
                 Err(error) => {
                     let damage = Fault::Unreadable { what: format!("{error}: {text:?}") };
@@ -353,17 +355,4 @@ impl Verifier<'_> {
         let (space, offset) = (Some(space.name.clone()), offset.map(Offset));
         (self.found)(Finding { space, document, offset, damage });
     }
-}
-
-/// Whether an error is about the file's content, and not about the disk or our code.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    let of_value = matches!(
-        error,
-        rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::ToSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::QueryReturnedNoRows
-    );
-    of_value || FailureClass::of(error) == FailureClass::Corrupt
 }

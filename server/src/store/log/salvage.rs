@@ -8,11 +8,12 @@ use landfall_protocol::{DocumentId, Offset};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Item, Items, LogRead, SCANNED_ROWS, peekable, tombstone_of_row};
-use crate::store::checked::{self, damaged};
+use crate::store::checked::{self};
+use crate::store::damage::damaged;
+use crate::store::damage::is_damage;
 use crate::store::documents::Document;
 use crate::store::schema::{column, document_id, number};
 use crate::store::snapshots::Stored;
-use crate::store::verify::is_damage;
 
 /// Reads the log's own index.
 const KEYS: &str = "SELECT \"offset\", id FROM entry \

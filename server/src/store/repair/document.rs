@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Damaged, DocumentRepair};
-use crate::store::append::Actors;
+use crate::store::actors::Actors;
 use crate::store::documents::{self, Document};
 use crate::store::fill::reckon;
 use crate::store::schema::{column, hashes, number};
