@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::copies;
+use crate::store::admin::copies;
 
 /// The folder for backups of the running relay's store, their interval, and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,61 +6,37 @@
 //! frames, and it admits no change: `landfall_protocol::space` does. It builds no document: compaction runs
 //! elsewhere.
 
-mod actors;
-mod append;
-mod automerge_repo;
-mod checked;
+pub mod admin;
 mod compaction;
-mod condition;
-mod contents;
 mod contract;
-pub mod copies;
 mod damage;
-mod digests;
-mod documents;
-mod expand;
-mod failure;
-mod fill;
-mod history;
-mod indexes;
-pub mod inspect;
-mod known;
-mod listing;
 mod log;
-mod opening;
-mod passed;
-mod plan;
-mod prune;
-pub mod repair;
-mod repairing;
-mod schema;
-mod snapshots;
+mod lookups;
+mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
-mod verified;
-pub mod verify;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 
-pub use condition::{Condition, DamagedPlace, Known};
-pub(crate) use condition::{REMEDY, RESTORE};
-pub use contents::RecordSink;
+pub use admin::contents::RecordSink;
+pub use admin::inspect::Inspection;
 pub use contract::{Admin, Documents, Log, LogStore, Snapshots};
-pub use digests::{BranchPage, SumCursor};
-pub(crate) use failure::chain;
-pub use failure::{DamagedIndex, StoreError};
-pub use indexes::INDEX_CACHE_BYTES;
-pub use inspect::Inspection;
+pub use damage::condition::{Condition, DamagedPlace, Known};
+pub(crate) use damage::condition::{REMEDY, RESTORE};
+pub(crate) use damage::failure::chain;
+pub use damage::failure::{DamagedIndex, StoreError};
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
-pub use listing::{Recent, RecentPage};
-pub use opening::{OpenStoreError, StoreHint};
-pub use repairing::{Examined, Replaced};
+pub use log::listing::{Recent, RecentPage};
+pub use log::repairing::{Examined, Replaced};
+pub use lookups::digests::{BranchPage, SumCursor};
+pub use rows::indexes::INDEX_CACHE_BYTES;
 pub use sqlite::SqliteStore;
-pub use verified::{Subject, Verification};
+pub use sqlite::opening::{OpenStoreError, StoreHint};
+pub use sqlite::verified::{Subject, Verification};
 
 /// Called exactly once, when a commit is durable or has failed. Runs on a thread of the store: it must not
 /// block.

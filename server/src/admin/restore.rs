@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{AdminError, now_ms};
-use crate::store::copies::{self, CopyInError, Seized};
-use crate::store::verify::Verified;
+use crate::store::admin::copies::{self, CopyInError, Seized};
+use crate::store::admin::verify::Verified;
 use crate::store::{Log, OpenStoreError, SqliteStore, Subject, Verification};
 
 /// The staging folder in the data folder.

@@ -17,9 +17,10 @@ use crate::admin::import_repo::{Findings, RepoImported};
 use crate::admin::restore::Restored;
 use crate::admin::verify::{RepairResult, VerifyFindings};
 use crate::store::StoreError;
-use crate::store::inspect::{DocumentReport, SpaceReport, StoreReport};
-use crate::store::repair::Repaired;
-use crate::store::verify::{Finding, Verified};
+use crate::store::admin::fault::Finding;
+use crate::store::admin::inspect::{DocumentReport, SpaceReport, StoreReport};
+use crate::store::admin::repair::Repaired;
+use crate::store::admin::verify::Verified;
 
 /// Documents per query.
 pub(super) const PAGE: usize = 1_000;

@@ -16,7 +16,7 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::space::Commit;
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 
-use super::{
+use crate::store::{
     BranchPage, CompactionSink, CompactionTask, CompactionWindow, Condition, Done, Examined, Known,
     RecentPage, Replaced, StoreError, StoreGauges, StoredDocument, SumCursor,
 };

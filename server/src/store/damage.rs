@@ -1,6 +1,9 @@
 //! The errors that mean damaged content: a value that differs from the one written, or that has no valid
 //! form. They travel as errors of a read; [`is_damage`] tells them from failures of the disk or of our code.
 
+pub(in crate::store) mod condition;
+pub(in crate::store) mod failure;
+
 use landfall_protocol::frame::Entry;
 use landfall_protocol::{DocumentId, Offset};
 use landfall_storage::FailureClass;

@@ -2,8 +2,11 @@
 
 mod admin;
 mod documents;
+mod known;
 mod log;
+pub(in crate::store) mod opening;
 mod snapshots;
+pub(in crate::store) mod verified;
 
 use std::io;
 use std::path::Path;
@@ -17,14 +20,15 @@ use landfall_storage::{
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::checked::{self, CheckedBuckets, SnapshotSums};
-use super::condition::{Operation, Recorder};
-use super::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
-use super::opening::OpenStoreError;
-use super::passed::Passed;
-use super::schema::SCHEMA;
-use super::{DamagedIndex, StoreError, fill};
 use crate::limits;
+use crate::store::damage::condition::{Operation, Recorder};
+use crate::store::log::fill;
+use crate::store::rows::checked::{self, CheckedBuckets, SnapshotSums};
+use crate::store::rows::indexes::{INDEX_CACHE_BYTES, IndexCache, Unloaded};
+use crate::store::rows::passed::Passed;
+use crate::store::rows::schema::SCHEMA;
+use crate::store::sqlite::opening::OpenStoreError;
+use crate::store::{DamagedIndex, StoreError};
 
 /// The file's name in the data folder.
 pub(super) const FILE: &str = "relay.db";
@@ -132,7 +136,7 @@ impl SqliteStore {
     }
 
     /// Records damage that a read found and skipped.
-    fn note_damage(&self, asked: Operation<'_>, damage: Vec<super::log::SkippedRead>) {
+    fn note_damage(&self, asked: Operation<'_>, damage: Vec<crate::store::log::read::SkippedRead>) {
         for (document, error) in damage {
             let error = StoreError::of_sqlite(asked.what, error);
             match document {

@@ -4,11 +4,12 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::SqliteStore;
-use crate::store::condition::{Condition, Known};
 use crate::store::contract::Admin;
-use crate::store::failure::chain;
+use crate::store::damage::condition::{Condition, Known};
+use crate::store::damage::failure::chain;
+use crate::store::log::repairing;
 use crate::store::{
-    Examined, Replaced, StoreError, StoreGauges, Subject, Verification, compaction, repairing,
+    Examined, Replaced, StoreError, StoreGauges, Subject, Verification, compaction,
 };
 
 impl Admin for SqliteStore {

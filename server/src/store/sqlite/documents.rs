@@ -7,13 +7,16 @@ use landfall_protocol::ring::DocumentPlan;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::SqliteStore;
-use crate::store::condition::Operation;
 use crate::store::contract::Documents;
-use crate::store::indexes::Unloaded;
-use crate::store::{
-    BranchPage, RecentPage, StoreError, StoredDocument, SumCursor, automerge_repo, digests,
-    documents, listing, plan, snapshots,
-};
+use crate::store::damage::condition::Operation;
+use crate::store::log::listing;
+use crate::store::log::plan;
+use crate::store::lookups::automerge_repo;
+use crate::store::lookups::digests;
+use crate::store::rows::documents;
+use crate::store::rows::indexes::Unloaded;
+use crate::store::rows::snapshots;
+use crate::store::{BranchPage, RecentPage, StoreError, StoredDocument, SumCursor};
 
 impl Documents for SqliteStore {
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {

@@ -13,11 +13,14 @@ use parking_lot::Mutex;
 
 use super::SqliteStore;
 use crate::limits;
-use crate::store::checked::{self};
-use crate::store::condition::Operation;
 use crate::store::contract::Log;
-use crate::store::history::SpaceView;
-use crate::store::{Done, StoreError, append, documents, log};
+use crate::store::damage::condition::Operation;
+use crate::store::log::append;
+use crate::store::log::read;
+use crate::store::lookups::history::SpaceView;
+use crate::store::rows::checked::{self};
+use crate::store::rows::documents;
+use crate::store::{Done, StoreError};
 
 impl Log for SqliteStore {
     fn upstream(&self) -> Upstream {
@@ -26,7 +29,7 @@ impl Log for SqliteStore {
 
     fn open_space(&self, space: &SpaceName) -> Result<Lineage, StoreError> {
         // The hub waits for this read, so it must not queue behind reads of sessions.
-        self.read_for_hub(space, "read a space's lineage", |conn| log::lineage(conn, space))
+        self.read_for_hub(space, "read a space's lineage", |conn| read::lineage(conn, space))
     }
 
     fn with_history(
@@ -69,7 +72,7 @@ impl Log for SqliteStore {
         });
         let mut damage = Vec::new();
         let chunk = self.read(asked, |conn| {
-            log::next(conn, space, after, filter, partial, (&self.sums, &mut damage))
+            read::next(conn, space, after, filter, partial, (&self.sums, &mut damage))
         });
         self.note_damage(asked, damage);
         chunk

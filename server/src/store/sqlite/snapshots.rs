@@ -7,13 +7,14 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{DocumentId, Epoch, SpaceName};
 
 use super::SqliteStore;
-use crate::store::condition::Operation;
+use crate::store::compaction::expand;
+use crate::store::compaction::prune;
 use crate::store::contract::Snapshots;
-use crate::store::passed::PassedOver;
-use crate::store::{
-    CompactionSink, CompactionTask, CompactionWindow, StoreError, compaction, documents, expand,
-    prune, snapshots,
-};
+use crate::store::damage::condition::Operation;
+use crate::store::rows::documents;
+use crate::store::rows::passed::PassedOver;
+use crate::store::rows::snapshots;
+use crate::store::{CompactionSink, CompactionTask, CompactionWindow, StoreError, compaction};
 
 impl Snapshots for SqliteStore {
     fn snapshot_entry(

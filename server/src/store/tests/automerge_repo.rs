@@ -241,7 +241,7 @@ fn a_read_of_the_list_is_bounded() {
     let (mut before, mut reads, mut found) = (None, 0, Vec::new());
     loop {
         let range = (Offset(0), before);
-        let page = crate::store::listing::walk(&conn, &space(), range, 10, 20).unwrap();
+        let page = crate::store::log::listing::walk(&conn, &space(), range, 10, 20).unwrap();
         reads += 1;
         found.extend(listed(&page).0);
         let Some(next) = page.next else { break };
@@ -258,8 +258,8 @@ fn a_read_of_the_list_is_bounded() {
 fn every_statement_uses_an_index() {
     let (folder, ..) = store();
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
-    use crate::store::automerge_repo::{HAS, STANDING};
-    use crate::store::listing::{CHANGES, SNAPSHOTS, TOMBSTONES};
+    use crate::store::log::listing::{CHANGES, SNAPSHOTS, TOMBSTONES};
+    use crate::store::lookups::automerge_repo::{HAS, STANDING};
     for sql in [STANDING, HAS, CHANGES, SNAPSHOTS, TOMBSTONES] {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let names = ["?1", "?2", "?3", "?4"].iter().filter(|name| sql.contains(**name)).count();

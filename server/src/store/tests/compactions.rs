@@ -13,7 +13,7 @@ use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, pushed, snapshot, tombstone};
-use crate::store::indexes::IndexCache;
+use crate::store::rows::indexes::IndexCache;
 use crate::store::{
     Admin, CompactionTask, CompactionWindow, Documents, FailureClass, Log, Snapshots, SqliteStore,
 };
