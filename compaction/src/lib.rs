@@ -10,6 +10,17 @@
 //! The crate does not trust its own output either: it loads each snapshot again, and returns it only if
 //! it holds the same changes.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod absorb;
 mod build;
 mod error;

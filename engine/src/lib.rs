@@ -195,6 +195,17 @@
 //! presents documents to autosurgeon. `store` is the only module that uses SQLite, and `link` the only
 //! one that uses the socket. `landfall-protocol` makes the decisions of sync.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod actors;
 pub mod admin;
 pub mod autosurgeon;

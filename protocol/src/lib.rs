@@ -21,6 +21,17 @@
 //! | [`replica`] | the engine's machine |
 //! | [`repo`] | the automerge-repo protocol, answered from an index |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 pub mod admission;
 pub mod automerge_repo;
 pub mod code;

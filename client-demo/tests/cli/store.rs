@@ -9,7 +9,7 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ObjType, ROOT, ScalarValue};
 use landfall::{Options, Store};
-use landfall_relay::store::{LogStore, SqliteStore};
+use landfall_relay::store::{Log, SqliteStore};
 
 use crate::harness::{Home, Relay};
 

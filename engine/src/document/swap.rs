@@ -203,7 +203,6 @@ impl OpenDocument {
         let make = || {
             #[cfg(test)]
             if self.panic_in_patches.swap(false, std::sync::atomic::Ordering::Relaxed) {
-                // invariant: in tests only, which contain it.
                 panic!("as automerge might");
             }
             Ok::<_, String>(make())

@@ -4,6 +4,14 @@
 //! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`,
 //! `change DOCUMENT HASH` after it returned, `acked N` when the first N of these are acknowledged.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 use std::error::Error;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};

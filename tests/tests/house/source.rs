@@ -54,11 +54,6 @@ impl Source {
         self.broken.as_ref()
     }
 
-    /// Every function with a body: its name, and its lines from `fn` to the closing brace.
-    pub(crate) fn functions(&self) -> &[(String, Span)] {
-        &self.survey.functions
-    }
-
     /// Files (`a/b.rs`) and folders (`a/b/`) that this file declares as modules for tests only.
     pub(crate) fn test_modules(&self) -> &[String] {
         &self.survey.test_modules
