@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn each_cause_is_printed_once() {
         let inner = std::io::Error::other("disk on fire");
-        let outer = StoreError { class: StoreFailure::Other, source: Box::new(inner) };
+        let outer = StoreError::new(StoreFailure::Other, inner);
         assert_eq!(chain(&outer).matches("disk on fire").count(), 1);
     }
 }

@@ -305,8 +305,7 @@ fn unflushed(store: &Store, error: FlushError) -> Failure {
 /// A failure of the store, such as a full disk: the relay cannot resolve it.
 fn of_the_store(status: &Status) -> Option<Failure> {
     let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
-    let source = failed.what.clone().into();
-    let failure = Failure::from(StoreError { class: failed.class, source });
+    let failure = Failure::from(StoreError::new(failed.class, failed.what.clone()));
     Some(failure.and("the relay keeps its copy; then sync again"))
 }
 

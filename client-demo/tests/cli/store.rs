@@ -26,7 +26,8 @@ fn fill(path: &Path, documents: usize, changes: u64) {
                 tx.put_object(ROOT, "body", ObjType::Text)?;
                 Ok(())
             })
-            .unwrap();
+            .unwrap()
+            .0;
         for number in 1..changes {
             note.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
         }

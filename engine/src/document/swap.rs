@@ -273,7 +273,7 @@ mod tests {
     fn built() -> (Store, Space, Document, Box<Built>) {
         let store = Store::in_memory(Options::default()).unwrap();
         let space = store.space("default").unwrap();
-        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
+        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap().0;
         let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
         other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();

@@ -18,6 +18,7 @@ use crate::store::{Done, LocalChange, SpaceCount, Unsent, WriteFailure};
 
 /// A deleted document with orphaned edits: edits that no other replica has.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OrphanedEdits {
     /// The document.
     pub document: DocumentId,

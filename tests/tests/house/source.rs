@@ -1,9 +1,9 @@
-//! One Rust file as the rules see it: its words with their lines (comments and literals are not words), its
-//! functions, and which lines are test code.
+//! One Rust file as the rules see it: its words with their lines (comments and literals are not words), and
+//! which lines are test code.
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use super::survey::{self, Span, Survey};
+use super::survey::{self, Survey};
 
 /// An identifier or a punctuation character, and its line (from 1).
 struct Word {

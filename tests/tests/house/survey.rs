@@ -69,12 +69,6 @@ impl<'ast> Visit<'ast> for Survey {
         visit::visit_impl_item_fn(self, item);
     }
 
-    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
-        if let Some(block) = &item.default {
-        }
-        visit::visit_trait_item_fn(self, item);
-    }
-
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
         self.note_tests(&item.attrs, item);
         visit::visit_item_impl(self, item);
