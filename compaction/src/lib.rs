@@ -23,6 +23,7 @@
 
 mod absorb;
 mod build;
+mod cache;
 mod error;
 mod inspect;
 mod since;
@@ -38,6 +39,7 @@ use sha2::{Digest, Sha256};
 
 pub use absorb::{Absorbed, LeftOut, NewContent, absorb};
 pub use build::{compact, compact_loaded, compact_within, index_of, open};
+pub use cache::IndexCache;
 pub use error::{CompactionError, WorkerError};
 pub use inspect::inspect;
 pub use landfall_protocol::compacted::LastOfActor;

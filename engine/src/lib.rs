@@ -208,6 +208,7 @@
 mod actors;
 pub mod admin;
 pub mod autosurgeon;
+mod clock;
 mod compactor;
 mod core;
 mod document;
@@ -239,6 +240,7 @@ pub use error::{
 pub use events::{Event, EventKind, Events, Lagged, Origin};
 pub use handle::{Document, DocumentWatch, Group, OrphanedEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
+pub use landfall_protocol::error_chain;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
 pub use options::{

@@ -38,6 +38,7 @@ pub mod code;
 pub mod compacted;
 pub mod digest;
 pub mod ephemeral;
+mod error_chain;
 pub mod frame;
 pub mod heads;
 pub mod ids;
@@ -56,6 +57,7 @@ pub mod space;
 pub mod weight;
 
 pub use code::{Code, NackClass};
+pub use error_chain::error_chain;
 pub use ids::{
     ActorId, ChangeHash, Cursor, DocumentId, Epoch, Local, Offset, ReplicaId, Scope, SessionId,
     SpaceName, Upstream,

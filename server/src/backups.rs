@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::Upstream;
+use landfall_protocol::error_chain;
 use tokio::time::sleep;
 
 use crate::limits;
@@ -153,7 +154,7 @@ impl Copying {
     /// Makes a copy.
     fn make(&self, now: SystemTime) -> Result<PathBuf, String> {
         let target = self.options.folder.join(self.name_at(now));
-        copies::copy_out(&self.data, &target).map_err(|error| crate::store::chain(&error))?;
+        copies::copy_out(&self.data, &target).map_err(|error| error_chain(&error))?;
         Ok(target)
     }
 

@@ -29,8 +29,8 @@ use crate::connection_slots::ConnectionSlot;
 use crate::health::Health;
 use crate::session::{self, RelayState};
 
+pub(crate) use guard::Guard;
 use guard::Refused;
-pub(crate) use guard::{Guard, is_loopback};
 use upgrade::UpgradeRequest;
 
 /// The state that the handlers share.

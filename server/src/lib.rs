@@ -36,6 +36,7 @@ mod backups;
 mod budgets;
 mod checks;
 pub mod cli;
+mod clock;
 mod compaction;
 mod connection_slots;
 mod fan_out;

@@ -27,7 +27,6 @@ pub use admin::inspect::Inspection;
 pub use contract::{Admin, Documents, Log, LogStore, Snapshots};
 pub use damage::condition::{Condition, DamagedPlace, Known};
 pub(crate) use damage::condition::{REMEDY, RESTORE};
-pub(crate) use damage::failure::chain;
 pub use damage::failure::{DamagedIndex, StoreError};
 pub use landfall_storage::{BackupError, CommitHold, FailureClass, Faults};
 pub use log::listing::{Recent, RecentPage};

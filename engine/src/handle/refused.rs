@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId};
 use landfall_storage::Committed;
 
 use super::Space;
-use crate::document::now_ms;
+use crate::clock::now_ms;
 use crate::error::{RejectedChangesError, StoreError};
 use crate::events::EventKind;
 use crate::reauthor;

@@ -393,10 +393,6 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn store_value(store: &StoreReport) -> Value {
     json!({
         "upstream": store.upstream.map(|upstream| upstream.to_string()),
@@ -466,7 +462,7 @@ fn document_value(document: &DocumentReport) -> Value {
     let heads: Vec<String> = document.heads.iter().map(ToString::to_string).collect();
     let snapshot = document.snapshot.map(|snapshot| {
         json!({
-            "hash": hex(&snapshot.hash),
+            "hash": hex::encode(snapshot.hash),
             "offset": snapshot.offset.0,
             "bytes": snapshot.bytes,
             "indexBytes": snapshot.index_bytes,
@@ -519,7 +515,7 @@ fn document_lines(document: &DocumentReport, actors: &[(ActorId, u64)]) -> Vec<S
             snapshot.offset,
             bytes(snapshot.index_bytes),
         ));
-        lines.push(format!("           {}", hex(&snapshot.hash)));
+        lines.push(format!("           {}", hex::encode(snapshot.hash)));
     }
     lines.extend(document.compaction_due.then(|| "compaction due".to_owned()));
     if let Some((version, reason)) = &document.compaction_failure {

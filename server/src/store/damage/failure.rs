@@ -4,7 +4,7 @@ use std::error::Error;
 
 use landfall_protocol::compacted::BadIndex;
 use landfall_protocol::space::StoreFailure;
-use landfall_protocol::{Code, DocumentId};
+use landfall_protocol::{Code, DocumentId, error_chain};
 use thiserror::Error;
 
 /// Why the store could not perform an operation.
@@ -77,7 +77,7 @@ impl StoreError {
 
     /// The error with all its causes, in one line for the log.
     pub fn chain(&self) -> String {
-        chain(self)
+        error_chain(self)
     }
 
     pub(in crate::store) fn failed(
@@ -107,19 +107,4 @@ impl StoreError {
         let error = Self::failed("search compacted history", IndexNotLoaded(document));
         Self { needs_index: Some(document), ..error }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

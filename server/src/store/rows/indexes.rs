@@ -1,6 +1,5 @@
-//! An LRU cache of packed indexes, bounded in bytes.
+//! Packed indexes: read from disk, parsed, and cached.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,59 +36,31 @@ impl Unloaded {
     }
 }
 
-/// The cached indexes.
+/// The cached indexes, and how often one was loaded or found damaged.
 pub(in crate::store) struct IndexCache {
-    budget: usize,
-    held: Mutex<LoadedIndexes>,
+    cached: Mutex<landfall_compaction::IndexCache>,
     loads: AtomicU64,
     damaged: AtomicU64,
 }
 
-#[derive(Default)]
-struct LoadedIndexes {
-    indexes: HashMap<Key, Slot>,
-    bytes: usize,
-    /// Counts uses, to find the least recently used.
-    clock: u64,
-}
-
-struct Slot {
-    index: Arc<PackedIndex>,
-    used: u64,
-}
-
 impl IndexCache {
     pub(in crate::store) fn new(budget: usize) -> Self {
-        let (loads, damaged) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { budget, held: Mutex::default(), loads, damaged }
+        let cached = Mutex::new(landfall_compaction::IndexCache::new(budget));
+        Self { cached, loads: AtomicU64::new(0), damaged: AtomicU64::new(0) }
     }
 
-    pub(in crate::store) fn get(&self, key: &Key) -> Option<Arc<PackedIndex>> {
-        let mut held = self.held.lock();
-        held.clock += 1;
-        let clock = held.clock;
-        let slot = held.indexes.get_mut(key)?;
-        slot.used = clock;
-        Some(Arc::clone(&slot.index))
+    pub(in crate::store) fn get(&self, (document, snapshot): &Key) -> Option<Arc<PackedIndex>> {
+        self.cached.lock().get(*document, snapshot)
     }
 
-    /// Inserts an index. It stays, whatever its size, until the next insertion: its caller is waiting for it.
-    pub(in crate::store) fn insert(&self, key: Key, index: PackedIndex) -> Arc<PackedIndex> {
+    pub(in crate::store) fn insert(
+        &self,
+        (document, snapshot): Key,
+        index: PackedIndex,
+    ) -> Arc<PackedIndex> {
         self.loads.fetch_add(1, Ordering::Relaxed);
-        let mut held = self.held.lock();
-        // An index of an earlier snapshot of the document is not needed again.
-        held.retain(|held| held.0 != key.0);
-        let bytes = index.memory_bytes();
-        while held.bytes + bytes > self.budget && !held.indexes.is_empty() {
-            let oldest = held.indexes.iter().min_by_key(|(_, slot)| slot.used);
-            let Some(oldest) = oldest.map(|(key, _)| *key) else { break };
-            held.retain(|held| *held != oldest);
-        }
-        held.clock += 1;
-        let used = held.clock;
-        held.bytes += bytes;
         let index = Arc::new(index);
-        held.indexes.insert(key, Slot { index: Arc::clone(&index), used });
+        self.cached.lock().insert(document, snapshot, Arc::clone(&index));
         index
     }
 
@@ -98,20 +69,13 @@ impl IndexCache {
     }
 
     pub(in crate::store) fn gauges(&self) -> StoreGauges {
-        let held = self.held.lock();
+        let cached = self.cached.lock();
         StoreGauges {
-            indexes: held.indexes.len(),
-            index_bytes: held.bytes,
+            indexes: cached.len(),
+            index_bytes: cached.bytes(),
             index_loads: self.loads.load(Ordering::Relaxed),
             damaged_indexes: self.damaged.load(Ordering::Relaxed),
             ..StoreGauges::default()
         }
-    }
-}
-
-impl LoadedIndexes {
-    fn retain(&mut self, keep: impl Fn(&Key) -> bool) {
-        self.indexes.retain(|key, _| keep(key));
-        self.bytes = self.indexes.values().map(|slot| slot.index.memory_bytes()).sum();
     }
 }

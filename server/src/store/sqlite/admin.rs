@@ -1,12 +1,12 @@
 //! The embedded store's Admin role.
 
+use landfall_protocol::error_chain;
 use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::SqliteStore;
 use crate::store::contract::Admin;
 use crate::store::damage::condition::{Condition, Known};
-use crate::store::damage::failure::chain;
 use crate::store::log::repairing;
 use crate::store::{
     Examined, Replaced, StoreError, StoreGauges, Subject, Verification, compaction,
@@ -14,9 +14,9 @@ use crate::store::{
 
 impl Admin for SqliteStore {
     fn condition(&self) -> Condition {
-        let fsync_failed = self.db.fsync_failure().map(|error| chain(&*error));
+        let fsync_failed = self.db.fsync_failure().map(|error| error_chain(&*error));
         let gone = self.db.gone().map(ToString::to_string);
-        let writer_panicked = self.db.writer_panic().map(|error| chain(&*error));
+        let writer_panicked = self.db.writer_panic().map(|error| error_chain(&*error));
         let wal = self.db.wal_damage().map(ToString::to_string);
         self.found.condition(gone, fsync_failed, writer_panicked, wal)
     }
