@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 mod house {
+    mod commits;
     mod containers;
     mod dialect;
     mod edges;
