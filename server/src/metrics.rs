@@ -176,7 +176,7 @@ impl Metrics {
         let help = "Damaged documents and logs of the store that reads have found";
         r.register("damaged_places", help, self.damaged_places.clone());
         let help = "Damaged documents that were repaired with data from clients";
-        r.register("healed_documents", help, self.repaired.clone());
+        r.register("repaired_documents", help, self.repaired.clone());
         let help = "Accepted snapshot uploads";
         r.register("snapshots_offered", help, self.snapshots_uploaded.clone());
         let help = "Time of the newest scheduled backup, 0 for none";
