@@ -551,7 +551,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::SubscribeFrom(_) => "subscribe-from",
         Frame::Part(_) => "part",
         Frame::PushSnapshot(_) => "push-snapshot",
-        Frame::UploadFrom(_) => "wanted",
+        Frame::UploadFrom(_) => "upload from",
         Frame::PushEntry(_) => "push-entry",
         Frame::Digest(_) => "digest",
         Frame::Difference(_) => "difference",
