@@ -1,4 +1,4 @@
-//! A session: one task per WebSocket that performs the decisions of `landfall_protocol::session`. It reads,
+//! A session: one task per WebSocket that performs the decisions of `landfall_protocol::relay`. It reads,
 //! feeds and waits; a second task writes.
 //!
 //! It must not know the contents of a change, nor the store's tables: pushes go to the hub, pages come from
@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
+use landfall_protocol::Patience;
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session};
+use landfall_protocol::relay::{Everything, Session};
 use landfall_protocol::{Code, Moment, SessionId, Upstream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;

@@ -3,7 +3,7 @@
 //!
 //! It stores and returns changes in offset order, the snapshots that replace compacted changes, tombstones,
 //! and the data derived from them (heads, digests, indexes). It must not know sessions, sockets or wire
-//! frames, and it admits no change: `landfall_protocol::space` does. It builds no document: compaction runs
+//! frames, and it admits no change: `landfall_protocol::relay` does. It builds no document: compaction runs
 //! elsewhere.
 
 mod append;
@@ -46,10 +46,7 @@ use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::Commit;
+use landfall_protocol::relay::{Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream, limits};
 
 pub use condition::{Condition, DamagedPlace, Known};

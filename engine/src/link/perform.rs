@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landfall_protocol::frame::{Filter, Frame, Resent, encode};
-use landfall_protocol::replica::{
+use landfall_protocol::client::{
     EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
 };
+use landfall_protocol::frame::{Filter, Frame, Resent, encode};
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, FailureClass, WriteError};
 use tokio::sync::mpsc;

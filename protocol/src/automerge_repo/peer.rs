@@ -27,8 +27,8 @@ use crate::ephemeral::is_replica;
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
 use crate::moment::Moment;
-use crate::session::Patience;
-use crate::space::{Commit, NewEntry, NewKind};
+use crate::patience::Patience;
+use crate::relay::{Commit, NewEntry, NewKind};
 use document::Document;
 
 pub use document::{LogState, Planned};

@@ -2,9 +2,9 @@
 
 use automerge::ROOT;
 use automerge::transaction::Transactable;
+use landfall_protocol::Patience;
 use landfall_protocol::automerge_repo::message::{Ephemeral, Message, PeerMetadata, Sync};
 use landfall_protocol::automerge_repo::sync::{Have, Reply};
-use landfall_protocol::session::Patience;
 use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
 
 use crate::client::name_of;

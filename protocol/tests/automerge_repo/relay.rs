@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use automerge::ReadDoc;
+use landfall_protocol::Patience;
 use landfall_protocol::admission::{CheckedChange, Roots, preflight};
 use landfall_protocol::automerge_repo::chunks::{Carried, Chunks, carried};
 use landfall_protocol::automerge_repo::message::Message;
@@ -14,8 +15,7 @@ use landfall_protocol::automerge_repo::peer::{
 use landfall_protocol::automerge_repo::plan::{SyncRequest, known};
 use landfall_protocol::automerge_repo::sync::SyncMessage;
 use landfall_protocol::code::{Code, NackClass};
-use landfall_protocol::session::Patience;
-use landfall_protocol::space::{
+use landfall_protocol::relay::{
     CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
     StoreFailure,
 };

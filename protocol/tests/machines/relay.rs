@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use landfall_protocol::Patience;
 use landfall_protocol::admission::Work;
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::ring::{Chunk, Ring};
-use landfall_protocol::session::{Patience, Session, SessionEffect, SnapshotUpload, UncheckedPush};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{
-    CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
-    StoreFailure,
+use landfall_protocol::relay::{
+    CheckedPush, Chunk, Commit, Everything, PendingPush, PushAnswer, PushVerdict, PushedEntry,
+    Refusal, Ring, Session, SessionEffect, Snapshot, SnapshotUpload, Space, StoreFailure,
+    UncheckedPush,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
 

@@ -1,8 +1,8 @@
 //! The promises, scenario by scenario.
 
 use landfall_protocol::SessionId;
-use landfall_protocol::replica::SpacePhase;
-use landfall_protocol::space::{PushVerdict, PushedEntry, StoreFailure};
+use landfall_protocol::client::SpacePhase;
+use landfall_protocol::relay::{PushVerdict, PushedEntry, StoreFailure};
 
 use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};

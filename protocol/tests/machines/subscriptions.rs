@@ -1,8 +1,8 @@
 //! Bounds on the state that the subscriptions of one session create at a relay.
 
+use landfall_protocol::Patience;
 use landfall_protocol::frame::{Filter, Frame, Hello, Subscribe, SubscriptionId, VERSIONS, encode};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::relay::{Everything, Session, SessionEffect};
 use landfall_protocol::{Code, DocumentId, Moment, ReplicaId, SessionId, Upstream, limits};
 
 use crate::scripted::space;

@@ -315,9 +315,9 @@ mod tests {
     #[test]
     fn storages_without_subscribers_are_forgotten() {
         use landfall_protocol::Moment;
+        use landfall_protocol::Patience;
         use landfall_protocol::automerge_repo::message::{Message, PeerMetadata};
         use landfall_protocol::automerge_repo::peer::{Effect, Host, Peer};
-        use landfall_protocol::session::Patience;
 
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use landfall_compaction::WorkerError;
 use landfall_protocol::admission::{CheckedChange, Roots};
-use landfall_protocol::session::SnapshotUpload;
-use landfall_protocol::space::{
-    CheckedPush, PendingPush, PushVerdict, PushedEntry, Refusal, StoreFailure,
+use landfall_protocol::relay::{
+    CheckedPush, PendingPush, PushVerdict, PushedEntry, Refusal, SnapshotUpload, StoreFailure,
 };
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 

@@ -2,7 +2,7 @@
 //! to pass on.
 
 use landfall_protocol::frame::{Frame, encode};
-use landfall_protocol::session::{SessionEffect, SnapshotUpload};
+use landfall_protocol::relay::{SessionEffect, SnapshotUpload};
 use landfall_protocol::{Code, SpaceName};
 use tracing::{Span, debug, warn};
 

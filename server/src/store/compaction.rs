@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 use landfall_protocol::weight::{CompactionRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};

@@ -9,10 +9,9 @@ use landfall_protocol::automerge_repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::compacted::PackedIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{Commit, StoreFailure};
+use landfall_protocol::relay::{
+    Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart, StoreFailure,
+};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 use landfall_storage::{
     BackupError, Database, Durability, Faults, Options, ReadError, Reader, StorageError, WriteError,

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use landfall_protocol::admission::History;
 use landfall_protocol::frame::{Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Chunk;
-use landfall_protocol::space::{Commit, StoreFailure};
+use landfall_protocol::relay::{Chunk, Commit, Lineage, StoreFailure};
 use landfall_protocol::{Offset, SpaceName, Upstream};
 use landfall_relay::ServeOptions;
 use landfall_relay::store::{Done, LogStore, Replaced, SqliteStore, StoreError};

@@ -10,7 +10,7 @@ use crate::heads::advance;
 use crate::ids::{ChangeHash, Offset};
 use crate::limits;
 use crate::moment::Moment;
-use crate::space::NewEntry;
+use crate::relay::NewEntry;
 
 /// The document's durable state in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::admission::{CheckedChange, FormError};
 use crate::code::{Code, NackClass};
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
-use crate::space::{PushAnswer, Refusal};
+use crate::relay::{PushAnswer, Refusal};
 
 impl Peer {
     pub(super) fn note_check(&mut self, id: DocumentId) {

@@ -115,7 +115,7 @@ mod tests {
     use super::super::{Host, Peer};
     use super::*;
     use crate::moment::Moment;
-    use crate::session::Patience;
+    use crate::patience::Patience;
 
     #[test]
     fn subscribed_storages_count_against_the_memory_budget() {

@@ -10,7 +10,7 @@ use crate::automerge_repo::plan::Closing;
 use crate::automerge_repo::sync::{Have, Reply};
 use crate::ids::{ChangeHash, DocumentId, Offset};
 use crate::limits;
-use crate::space::NewEntry;
+use crate::relay::NewEntry;
 
 /// The next step for a document, from the session's own state.
 enum Step {
@@ -352,7 +352,7 @@ mod tests {
     use super::super::Host;
     use super::*;
     use crate::moment::Moment;
-    use crate::session::Patience;
+    use crate::patience::Patience;
 
     #[test]
     fn document_states_count_against_the_memory_budget() {
@@ -378,7 +378,7 @@ mod tests {
         use crate::ids::ActorId;
         use std::sync::Arc;
 
-        use crate::space::{Commit, NewKind};
+        use crate::relay::{Commit, NewKind};
 
         const MIB: usize = 1 << 20;
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };

@@ -9,7 +9,7 @@ use crate::frame::{
 };
 use crate::ids::{Epoch, Offset};
 use crate::limits;
-use crate::ring::{Page, SnapshotPart};
+use crate::relay::{Page, SnapshotPart};
 
 impl Session {
     /// The lineage of a subscription's space is known: entries follow after `resume`. If it is

@@ -18,8 +18,7 @@ use crate::code::{Code, NackClass};
 use crate::frame::{EncodedEntry, Entry, Mark, entry_flags, fit};
 use crate::ids::{ActorId, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use crate::limits;
-use crate::lineage::{EpochRecord, Lineage};
-use crate::snapshot::Snapshot;
+use crate::relay::{EpochRecord, Lineage, Snapshot};
 
 /// A push whose changes passed the preflight.
 #[derive(Debug, Clone)]

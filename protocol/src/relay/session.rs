@@ -26,8 +26,8 @@ use crate::ids::{Cursor, DocumentId, Offset, SessionId, SpaceName, Upstream};
 use crate::intervals::IntervalSet;
 use crate::limits;
 use crate::moment::Moment;
-use crate::rights::{Identity, Rights};
-use crate::space::PushAnswer;
+use crate::patience::Patience;
+use crate::relay::{Identity, PushAnswer, Rights};
 
 pub use push::UncheckedPush;
 pub use uploads::SnapshotUpload;
@@ -155,27 +155,6 @@ pub enum SessionEffect {
     },
     /// Close the connection after sending all earlier frames.
     End(Code),
-}
-
-/// The limits of a peer's silence.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Silence after which the relay pings the peer.
-    pub ping_after: Duration,
-    /// Silence after which the relay drops the connection.
-    pub drop_after: Duration,
-    /// The most time until the first frame.
-    pub handshake: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            ping_after: limits::PING_AFTER,
-            drop_after: limits::DROP_AFTER,
-            handshake: limits::HANDSHAKE,
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::frame::{
 };
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
-use crate::rights::Rights;
+use crate::relay::Rights;
 
 /// A snapshot upload.
 #[derive(Debug, Clone, PartialEq, Eq)]

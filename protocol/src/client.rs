@@ -29,7 +29,7 @@ use crate::frame::{
 use crate::ids::{Local, Offset, ReplicaId, SpaceName, Upstream};
 use crate::limits;
 use crate::moment::Moment;
-use crate::session::Patience;
+use crate::patience::Patience;
 
 use checks::CheckState;
 use compare::Compare;
