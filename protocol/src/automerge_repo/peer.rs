@@ -11,6 +11,7 @@ mod damage;
 mod deferred;
 mod document;
 mod incoming;
+mod pushes;
 mod remote_heads;
 mod reply;
 

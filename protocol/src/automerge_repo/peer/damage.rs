@@ -19,7 +19,7 @@ impl Peer {
         if self.ended || has_nothing || document.standing == Some(LogState::Deleted) {
             return false;
         }
-        if document.checks > 0 || document.pushes > 0 {
+        if document.incoming.is_busy() {
             return true;
         }
         document.is_asked = true;

@@ -1,9 +1,8 @@
 //! The session's state of one document that its peer has open. It sends nothing and reads no store.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-use super::deferred::Deferred;
-use crate::admission::CheckedChange;
+use super::incoming::Incoming;
 use crate::automerge_repo::plan::{Closing, SyncRequest};
 use crate::automerge_repo::sync::{Have, SyncMessage};
 use crate::heads::advance;
@@ -76,11 +75,6 @@ pub(super) struct Document {
     pub(super) theirs: Option<Vec<ChangeHash>>,
     /// The rest of that message (`have` and `need`), until it is answered.
     pub(super) question: Option<(Vec<Have>, Vec<ChangeHash>)>,
-    /// The numbers of running checks and unanswered pushes of the peer's changes.
-    pub(super) checks: u32,
-    pub(super) pushes: u32,
-    /// The peer's own changes in unanswered pushes.
-    pub(super) own: BTreeSet<ChangeHash>,
     pub(super) planning: bool,
     /// The store's answer under way will be out of date: drop it and query again.
     pub(super) stale: bool,
@@ -101,15 +95,8 @@ pub(super) struct Document {
     pub(super) told: Option<Vec<ChangeHash>>,
     /// The latest changes that are known to be in the log.
     recent: VecDeque<ChangeHash>,
-    pub(super) deferred: Deferred,
-    /// Rejected changes and their descendants.
-    pub(super) refused: BTreeSet<ChangeHash>,
-    /// Pushes up to this one were admitted before the rest of a partly rejected push was pushed
-    /// again.
-    pub(super) cut: u64,
-    /// Changes whose missing dependencies are in other unanswered pushes: sorted again once those
-    /// are answered.
-    pub(super) again: Vec<CheckedChange>,
+    /// The peer's changes on their way into the log.
+    pub(super) incoming: Incoming,
     pub(super) wanted: PeerWait,
     /// The peer's heads when it last requested everything.
     reset: Option<Vec<ChangeHash>>,
@@ -140,9 +127,6 @@ impl Document {
             standing: None,
             theirs: None,
             question: None,
-            checks: 0,
-            pushes: 0,
-            own: BTreeSet::new(),
             planning: false,
             stale: false,
             sent_through: Offset(0),
@@ -154,10 +138,7 @@ impl Document {
             sent_at: None,
             told: None,
             recent: VecDeque::new(),
-            deferred: Deferred::default(),
-            refused: BTreeSet::new(),
-            cut: 0,
-            again: Vec::new(),
+            incoming: Incoming::default(),
             wanted: PeerWait::No,
             reset: None,
             asks: 0,
@@ -267,7 +248,7 @@ impl Document {
             need.len() + have.iter().map(|have| have.last_sync.len()).sum::<usize>()
         });
         let filters = if self.question.is_some() { self.filters } else { 0 };
-        let now = 32 * (heads + asked + self.refused.len()) + filters;
+        let now = 32 * (heads + asked + self.incoming.rejected()) + filters;
         (now, std::mem::replace(&mut self.kept, now))
     }
 
@@ -323,7 +304,7 @@ impl Document {
     pub(super) fn let_go(&mut self) {
         self.close(LogState::Damaged);
         (self.theirs, self.told, self.gossiped, self.reset) = (None, None, None, None);
-        self.refused.clear();
+        self.incoming.forget_rejected();
     }
 
     fn clear_live(&mut self) {
@@ -335,7 +316,7 @@ impl Document {
     pub(super) fn add_entry(&mut self, new: &NewEntry) {
         let entry = &new.entry;
         let hash = ChangeHash(entry.id);
-        let is_own = self.own.remove(&hash);
+        let is_own = self.incoming.take_durable(&hash);
         self.note(hash);
         let Some(standing) = &mut self.standing else {
             // The state is unknown, but the query under way may have read it before this entry.
@@ -407,7 +388,7 @@ impl Document {
     /// Whether a change is known to be in the log, or in a push ahead of the next one. False also
     /// when nothing is known.
     pub(super) fn is_familiar(&self, hash: &ChangeHash) -> bool {
-        self.own.contains(hash) || self.is_durable(hash)
+        self.incoming.is_pushed(hash) || self.is_durable(hash)
     }
 
     /// Whether a change is known to be durable. False also when nothing is known.
@@ -443,7 +424,7 @@ impl Document {
         self.live_bytes = 0;
         for (new, is_own) in std::mem::take(&mut self.live) {
             if is_own {
-                self.own.insert(ChangeHash(new.entry.id));
+                self.incoming.restore(ChangeHash(new.entry.id));
             }
             self.add_entry(&new);
         }

@@ -28,7 +28,7 @@ impl Document {
     fn step(&self) -> Step {
         // The next message must announce the peer's own changes, so it waits until they are
         // durable.
-        if self.checks > 0 || self.pushes > 0 || self.planning {
+        if self.incoming.is_busy() || self.planning {
             return Step::Rest;
         }
         let Some(theirs) = &self.theirs else { return Step::Rest };
@@ -50,7 +50,7 @@ impl Document {
         };
         // Changes needed by hash come from the store. With deferred changes, the answer also requests
         // their dependencies.
-        if !need.is_empty() || !self.deferred.is_empty() {
+        if !need.is_empty() || !self.incoming.deferred.is_empty() {
             return Step::Ask;
         }
         if *theirs == heads {
@@ -277,8 +277,8 @@ impl Peer {
         let Closing { have, sent_through, complete } = closing;
         document.sent_through = document.sent_through.max(sent_through);
         (document.caught_up, document.paging) = (complete, !complete);
-        let missing = document.deferred.missing();
-        let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
+        let missing = document.incoming.deferred.missing();
+        let is_refused = |hash: &ChangeHash| document.incoming.is_rejected(hash);
         // If common changes are lost here, the empty `have` of the plan requests everything
         // instead.
         let mut need = if lost { Vec::new() } else { missing };
