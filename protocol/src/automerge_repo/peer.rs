@@ -11,6 +11,8 @@ mod damage;
 mod deferred;
 mod document;
 mod incoming;
+mod log_view;
+mod negotiation;
 mod pushes;
 mod remote_heads;
 mod reply;
@@ -32,7 +34,7 @@ use crate::patience::Patience;
 use crate::relay::{Commit, NewEntry, NewKind};
 use document::Document;
 
-pub use document::{LogState, Planned};
+pub use log_view::{LogState, Planned};
 pub use remote_heads::HeadsUpdate;
 
 /// The identity of the relay towards the automerge-repo clients of a space.
@@ -186,15 +188,15 @@ pub struct Peer {
     /// Storages to whose remote heads the peer has subscribed.
     subscribed: BTreeSet<String>,
     /// Bytes of those subscriptions.
-    wished: usize,
+    subscription_bytes: usize,
     /// Bytes of recent durable entries that wait to be forwarded.
-    live: usize,
+    live_bytes: usize,
     /// Bytes of deferred changes: those that wait for their dependencies.
-    penned: usize,
+    deferred_bytes: usize,
     /// Bytes of the heads, needs and filters that are kept from the peer's messages.
-    kept: usize,
+    kept_bytes: usize,
     /// Bytes of the durable heads of its open documents.
-    standing: usize,
+    heads_bytes: usize,
     effects: VecDeque<Effect>,
     patience: Patience,
     began: Moment,
@@ -219,11 +221,11 @@ impl Peer {
             ready: BTreeSet::new(),
             now,
             subscribed: BTreeSet::new(),
-            wished: 0,
-            live: 0,
-            penned: 0,
-            kept: 0,
-            standing: 0,
+            subscription_bytes: 0,
+            live_bytes: 0,
+            deferred_bytes: 0,
+            kept_bytes: 0,
+            heads_bytes: 0,
             effects: VecDeque::new(),
             patience,
             began: now,
@@ -258,7 +260,7 @@ impl Peer {
             }
             self.ready.remove(&id);
             match there {
-                Some(MemoryAnswer::There) => self.tell(id),
+                Some(MemoryAnswer::There) => self.send_due(id),
                 Some(_) => self.handle_behind_with(id),
                 // Another message has gone out meanwhile, or the document waits for something else.
                 None => {}
@@ -318,7 +320,9 @@ impl Peer {
             Message::RemoteSubscription { add, remove, .. } => {
                 self.handle_remote_subscription(&add, &remove)
             }
-            Message::RemoteHeads { document, heads, .. } => self.handle_told(document, heads),
+            Message::RemoteHeads { document, heads, .. } => {
+                self.handle_heads_message(document, heads)
+            }
             Message::Leave { .. } => self.fail(Code::GOODBYE, String::new()),
             // The client does not have a document. The relay asks it for none.
             Message::Unavailable { .. } => {}
@@ -354,8 +358,8 @@ impl Peer {
         self.touched.clear();
         self.ready.clear();
         self.subscribed.clear();
-        (self.penned, self.kept, self.standing) = (0, 0, 0);
-        (self.wished, self.live) = (0, 0);
+        (self.deferred_bytes, self.kept_bytes, self.heads_bytes) = (0, 0, 0);
+        (self.subscription_bytes, self.live_bytes) = (0, 0);
     }
 
     /// The ticket for a request about a document.
@@ -409,7 +413,7 @@ impl Peer {
         self.fail(code, what.to_owned());
     }
 
-    fn handle_sync(&mut self, sync: Sync<'_>, asks: bool, now: Moment) {
+    fn handle_sync(&mut self, sync: Sync<'_>, is_request: bool, now: Moment) {
         if sync.target != self.host.peer_id || !self.is_peer(sync.sender) {
             let (sender, target) = (sync.sender, sync.target);
             return self.ignore(format!("a message from `{sender}` to `{target}`"));
@@ -443,7 +447,7 @@ impl Peer {
         self.note_resent(id, brought);
         self.carry(id, carried);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if document.hear(message, asks) {
+        if document.apply_message(message, is_request) {
             self.requests.push_back((now.after(limits::REPO_REQUEST_WAIT), id));
         }
         self.advance(id);
@@ -539,14 +543,15 @@ impl Peer {
     /// heads subscriptions.
     pub fn state_bytes(&self) -> usize {
         let documents = limits::OPEN_DOCUMENT_BYTES * self.documents.len();
-        self.kept + self.standing + self.penned + self.wished + self.live + documents
+        let counted = self.kept_bytes + self.heads_bytes + self.deferred_bytes;
+        counted + self.subscription_bytes + self.live_bytes + documents
     }
 
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that must be
     /// read from the store.
     pub fn handle_behind_with(&mut self, id: DocumentId) {
         if let Some(document) = self.documents.get_mut(&id) {
-            document.forget_standing();
+            document.forget_log();
             self.advance(id);
         }
     }
@@ -561,9 +566,9 @@ impl Peer {
             NewKind::Change { .. } => {
                 document.add_entry(new);
                 self.count_live(id);
-                if self.live > limits::REPO_LIVE_BYTES {
+                if self.live_bytes > limits::REPO_LIVE_BYTES {
                     // Drop the entries, and read them from the store once there is memory.
-                    self.documents.get_mut(&id).into_iter().for_each(Document::forget_standing);
+                    self.documents.get_mut(&id).into_iter().for_each(Document::forget_log);
                     self.count_live(id);
                 }
                 self.release(id, &[ChangeHash(entry.id)]);
@@ -573,7 +578,7 @@ impl Peer {
                 let name = document.name().to_owned();
                 self.send_unavailable(&name);
             }
-            NewKind::Snapshot(_) => document.forget_standing(),
+            NewKind::Snapshot(_) => document.forget_log(),
         }
         self.touched.insert(id);
     }

@@ -1,8 +1,8 @@
 //! Repair of a document that is damaged in the relay's store: the relay requests the peer's copy of
 //! the document, and resumes the sync once the document can be read again.
 
+use super::log_view::LogView;
 use super::{Effect, Peer};
-use crate::automerge_repo::peer::document::LogState;
 use crate::automerge_repo::sync::Have;
 use crate::ids::DocumentId;
 
@@ -15,15 +15,15 @@ impl Peer {
     /// in flight: those may be the lost ones.
     pub fn handle_lost(&mut self, id: DocumentId) -> bool {
         let Some(document) = self.documents.get_mut(&id) else { return false };
-        let has_nothing = document.theirs.as_ref().is_none_or(Vec::is_empty);
-        if self.ended || has_nothing || document.standing == Some(LogState::Deleted) {
+        let is_deleted = matches!(document.log, LogView::Deleted);
+        if self.ended || document.negotiation.has_nothing() || is_deleted {
             return false;
         }
         if document.incoming.is_busy() {
             return true;
         }
-        document.is_asked = true;
-        let takes_whole = document.announces_much();
+        document.negotiation.request_resend();
+        let takes_whole = document.negotiation.announces_much();
         self.send_sync(id, Vec::new(), &[], &[Have::default()], &[], takes_whole);
         true
     }
@@ -31,7 +31,7 @@ impl Peer {
     /// A sync message from the peer answers the request of [`Peer::handle_lost`].
     pub(super) fn note_resent(&mut self, id: DocumentId, brought: bool) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if std::mem::take(&mut document.is_asked) {
+        if document.negotiation.take_resend() {
             self.effects.push_back(Effect::Resent { document: id, brought });
         }
     }
@@ -39,7 +39,7 @@ impl Peer {
     /// The document can be read again.
     pub fn handle_repaired(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        if document.standing == Some(LogState::Damaged) {
+        if matches!(document.log, LogView::Damaged) {
             document.reopen();
             self.advance(id);
         }

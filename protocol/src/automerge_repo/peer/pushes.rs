@@ -87,9 +87,9 @@ impl Peer {
             |hash: &ChangeHash| known.binary_search(hash).is_ok() || document.is_familiar(hash);
         let sorted =
             deferred.sort(changes, came, is_there, |hash| document.incoming.is_rejected(hash));
-        self.penned = self.penned.saturating_sub(before) + deferred.bytes();
-        let overflows =
-            self.penned > limits::REPO_DEFERRED_BYTES || deferred.len() > limits::DEFERRED_CHANGES;
+        self.deferred_bytes = self.deferred_bytes.saturating_sub(before) + deferred.bytes();
+        let overflows = self.deferred_bytes > limits::REPO_DEFERRED_BYTES
+            || deferred.len() > limits::DEFERRED_CHANGES;
         document.incoming.deferred = deferred;
         if overflows {
             let what = format!("too many changes of {id} wait for their dependencies");
