@@ -4,6 +4,21 @@
 //! including a storage failure, returns as an input. Therefore one seed replays a whole fleet in a
 //! test. It never builds an automerge document.
 //!
+//! # The contract of the machines
+//!
+//! [`Replica`](client::Replica), [`Session`](relay::Session) and [`Peer`](automerge_repo::peer::Peer)
+//! each drive one connection, in the same way. Every input is a call of a `handle_*` method; one
+//! that depends on time takes `now`. After each input the caller drains `poll_effect` and performs
+//! the effects in their order; an effect names the `handle_*` method for its outcome, also for a
+//! failure. `poll_timeout` returns when to call `handle_timeout` at the latest. `handle_alive`
+//! reports that bytes of any kind arrived. `End` is the last effect of a connection: the caller
+//! closes it and drops a `Session` or `Peer`; a `Replica` gets `handle_disconnected`, and serves the
+//! next connection. [`Space`](relay::Space) serves many connections and knows no time: its
+//! `handle_*` methods return what can be answered at once, `poll_commit` returns its only effect,
+//! and `handle_committed` or `handle_commit_failed` reports the outcome.
+//!
+//! # Modules
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`client`] | the engine's machine, [`Replica`](client::Replica) |

@@ -2,8 +2,8 @@
 //! peer has open, the messages for it and the requests that wait.
 //!
 //! Inputs are `handle_*`; after each, the caller drains [`Peer::poll_effect`]. The caller does the
-//! work: it checks changes ([`Effect::Check`]), reads the store ([`Effect::Plan`]), passes changes
-//! to the space's state machine ([`Effect::Push`]) and reports durable entries
+//! work: it checks changes ([`PeerEffect::Check`]), reads the store ([`PeerEffect::Plan`]), passes changes
+//! to the space's state machine ([`PeerEffect::Push`]) and reports durable entries
 //! ([`Peer::handle_entry`]). The session only announces heads of durable entries. It knows no
 //! socket, no store and no clock.
 
@@ -57,7 +57,7 @@ pub struct Remote {
 
 /// An action for the caller.
 #[derive(Debug, Clone)]
-pub enum Effect {
+pub enum PeerEffect {
     /// Send these bytes as one binary message.
     Send(Vec<u8>),
     /// Send a WebSocket ping.
@@ -86,14 +86,14 @@ pub enum Effect {
     /// Query the store, and answer with [`Peer::handle_planned`].
     Plan(Ticket, SyncRequest),
     /// Forward an ephemeral message.
-    Say(EphemeralMessage),
+    Ephemeral(EphemeralMessage),
     /// The peer subscribes to the remote heads of these storages. Report the known ones with
     /// [`Peer::handle_remote_heads`].
     Subscribe(Vec<String>),
     /// The peer unsubscribes from these storages.
     Unsubscribe(Vec<String>),
     /// The heads of a document in a storage have changed: report this to the subscribed sessions.
-    RemoteHeadsTable(HeadsUpdate),
+    RemoteHeads(HeadsUpdate),
     /// The peer has answered the request of [`Peer::handle_lost`].
     Resent {
         /// The document.
@@ -197,10 +197,12 @@ pub struct Peer {
     kept_bytes: usize,
     /// Bytes of the durable heads of its open documents.
     heads_bytes: usize,
-    effects: VecDeque<Effect>,
+    effects: VecDeque<PeerEffect>,
     patience: Patience,
     began: Moment,
     heard: Moment,
+    /// See [`Peer::handle_delivered`].
+    delivered: Moment,
     pinged: bool,
     ended: bool,
 }
@@ -230,13 +232,14 @@ impl Peer {
             patience,
             began: now,
             heard: now,
+            delivered: Moment::default(),
             pinged: false,
             ended: false,
         }
     }
 
     /// The next action for the caller.
-    pub fn poll_effect(&mut self) -> Option<Effect> {
+    pub fn poll_effect(&mut self) -> Option<PeerEffect> {
         self.poll_effect_within(|_| MemoryAnswer::There)
     }
 
@@ -245,7 +248,7 @@ impl Peer {
     pub fn poll_effect_within(
         &mut self,
         mut memory: impl FnMut(usize) -> MemoryAnswer,
-    ) -> Option<Effect> {
+    ) -> Option<PeerEffect> {
         while self.effects.is_empty() {
             // Entries that arrived together are sent in one message.
             if let Some(id) = self.touched.pop_first() {
@@ -297,7 +300,7 @@ impl Peer {
     }
 
     /// Handles a binary message.
-    pub fn handle_message(&mut self, bytes: &[u8], now: Moment) {
+    pub fn handle_message(&mut self, now: Moment, bytes: &[u8]) {
         if self.ended {
             return;
         }
@@ -346,7 +349,7 @@ impl Peer {
     pub fn fail(&mut self, code: Code, what: String) {
         if !self.ended {
             self.ended = true;
-            self.effects.push_back(Effect::End(code, what));
+            self.effects.push_back(PeerEffect::End(code, what));
         }
     }
 
@@ -391,7 +394,7 @@ impl Peer {
         self.forget();
         let lasting = metadata.storage_id.filter(|_| !metadata.is_ephemeral);
         let remote = Remote { peer_id: sender.to_owned(), storage_id: lasting.map(str::to_owned) };
-        self.effects.push_back(Effect::Joined(remote.clone()));
+        self.effects.push_back(PeerEffect::Joined(remote.clone()));
         self.remote = Some(remote);
         let metadata =
             PeerMetadata { storage_id: Some(&self.host.storage_id), is_ephemeral: false };
@@ -402,14 +405,14 @@ impl Peer {
             version: VERSION,
         };
         let peer = peer.encode();
-        self.effects.push_back(Effect::Send(peer));
+        self.effects.push_back(PeerEffect::Send(peer));
     }
 
     /// Sends the reason why a client may not join, and ends the session.
     fn turn_away(&mut self, sender: &str, code: Code, what: &str) {
         let error = Message::Error { message: what, sender: &self.host.peer_id, target: sender };
         let error = error.encode();
-        self.effects.push_back(Effect::Send(error));
+        self.effects.push_back(PeerEffect::Send(error));
         self.fail(code, what.to_owned());
     }
 
@@ -468,7 +471,7 @@ impl Peer {
             return false;
         }
         self.documents.insert(id, Document::new(name));
-        self.effects.push_back(Effect::Follow(id));
+        self.effects.push_back(PeerEffect::Follow(id));
         true
     }
 
@@ -477,11 +480,11 @@ impl Peer {
             Carried::Changes(chunks) if chunks.is_empty() => {}
             Carried::Changes(chunks) => {
                 self.note_check(id);
-                self.effects.push_back(Effect::Check(self.ticket(id), chunks));
+                self.effects.push_back(PeerEffect::Check(self.ticket(id), chunks));
             }
             Carried::Whole(bytes) => {
                 let push = self.next_push(id, Vec::new());
-                self.effects.push_back(Effect::PushWhole { id: push, document: id, bytes });
+                self.effects.push_back(PeerEffect::PushWhole { id: push, document: id, bytes });
             }
         }
     }
@@ -494,7 +497,7 @@ impl Peer {
         let Ok(document) = ephemeral.document.parse() else {
             return self.ignore("an ephemeral message with an invalid document id".into());
         };
-        self.effects.push_back(Effect::Say(EphemeralMessage {
+        self.effects.push_back(PeerEffect::Ephemeral(EphemeralMessage {
             document,
             sender: ephemeral.sender.to_owned(),
             session: ephemeral.session.to_owned(),
@@ -518,18 +521,18 @@ impl Peer {
             data: &said.data,
         });
         let message = message.encode();
-        self.effects.push_back(Effect::Send(message));
+        self.effects.push_back(PeerEffect::Send(message));
     }
 
     fn send_unavailable(&mut self, document: &str) {
         let Some(remote) = &self.remote else { return };
         let (sender, target) = (self.host.peer_id.as_str(), remote.peer_id.as_str());
         let message = Message::Unavailable { document, sender, target }.encode();
-        self.effects.push_back(Effect::Send(message));
+        self.effects.push_back(PeerEffect::Send(message));
     }
 
     fn ignore(&mut self, what: String) {
-        self.effects.push_back(Effect::Ignored(crate::frame::fit(what)));
+        self.effects.push_back(PeerEffect::Ignored(crate::frame::fit(what)));
     }
 
     /// Entries were committed without a report: all cached document states are out of date.
@@ -584,14 +587,14 @@ impl Peer {
     }
 
     /// Whether recent entries wait for their pace anyway: no need to poll for more before
-    /// [`Peer::handle_time`].
+    /// [`Peer::handle_timeout`].
     pub fn is_pacing(&self, now: Moment) -> bool {
         let soon = now.after(limits::REPO_PACE);
         self.paced.first().is_some_and(|(due, _)| *due > now && *due <= soon)
     }
 
-    /// When to call [`Peer::handle_time`] next.
-    pub fn deadline(&self) -> Moment {
+    /// When to call [`Peer::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Moment {
         let silence = match (&self.remote, self.pinged) {
             (None, _) => self.began.after(self.patience.handshake),
             (_, false) => self.heard.after(self.patience.ping_after),
@@ -602,9 +605,14 @@ impl Peer {
         silence.min(request).min(paced)
     }
 
-    /// Handles the passing of time. `delivered` is when the slowest supported link would have
-    /// delivered what was sent: the peer's silence counts from there.
-    pub fn handle_time(&mut self, now: Moment, delivered: Moment) {
+    /// The slowest supported link would have delivered what was sent by `until`: the peer's silence
+    /// counts from there.
+    pub fn handle_delivered(&mut self, until: Moment) {
+        self.delivered = self.delivered.max(until);
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Moment) {
         self.handle_clock(now);
         while self.paced.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, id)) = self.paced.pop_first() else { break };
@@ -624,13 +632,13 @@ impl Peer {
             }
             return;
         }
-        self.heard = self.heard.max(delivered.min(now));
+        self.heard = self.heard.max(self.delivered.min(now));
         let silent = now.since(self.heard);
         if silent >= self.patience.drop_after {
             self.fail(Code::SILENT, "the peer was silent for too long".to_owned());
         } else if silent >= self.patience.ping_after && !self.pinged {
             self.pinged = true;
-            self.effects.push_back(Effect::Ping);
+            self.effects.push_back(PeerEffect::Ping);
         }
     }
 }

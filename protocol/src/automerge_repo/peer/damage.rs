@@ -2,13 +2,13 @@
 //! the document, and resumes the sync once the document can be read again.
 
 use super::log_view::LogView;
-use super::{Effect, Peer};
+use super::{Peer, PeerEffect};
 use crate::automerge_repo::sync::Have;
 use crate::ids::DocumentId;
 
 impl Peer {
     /// The relay lost part of a document: requests everything that the peer has of it, and emits
-    /// [`Effect::Resent`] for the answer. `need` would request single changes, but a peer sends
+    /// [`PeerEffect::Resent`] for the answer. `need` would request single changes, but a peer sends
     /// none twice in a session; to a peer without heads it sends everything.
     ///
     /// False if the peer has nothing to send. True without a request while changes of the peer are
@@ -32,7 +32,7 @@ impl Peer {
     pub(super) fn note_resent(&mut self, id: DocumentId, brought: bool) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         if document.negotiation.take_resend() {
-            self.effects.push_back(Effect::Resent { document: id, brought });
+            self.effects.push_back(PeerEffect::Resent { document: id, brought });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Effect, Peer, RepoPush, Ticket};
+use super::{Peer, PeerEffect, RepoPush, Ticket};
 use crate::admission::{CheckedChange, FormError};
 use crate::code::{Code, NackClass};
 use crate::ids::{ChangeHash, DocumentId};
@@ -107,7 +107,7 @@ impl Peer {
             let rest = changes.split_off(changes.len().min(limits::PUSH_CHANGES));
             let push = self.next_push(id, changes.clone());
             let push = RepoPush { id: push, document: id, changes };
-            self.effects.push_back(Effect::Push(push));
+            self.effects.push_back(PeerEffect::Push(push));
             changes = rest;
         }
     }
@@ -213,7 +213,7 @@ impl Peer {
     }
 
     fn refuse(&mut self, id: DocumentId, code: Code, hashes: &[ChangeHash], what: String) {
-        self.effects.push_back(Effect::Refused {
+        self.effects.push_back(PeerEffect::Refused {
             document: id,
             code,
             changes: hashes.len().max(1),

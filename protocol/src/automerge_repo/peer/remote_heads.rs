@@ -1,7 +1,7 @@
 //! Remote heads: which storage has which heads of a document. The relay forwards them between
 //! peers, so that a client can show what another server has without a connection to it.
 
-use super::{Effect, Peer};
+use super::{Peer, PeerEffect};
 use crate::automerge_repo::message::{Message, RemoteHeads};
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
@@ -36,7 +36,7 @@ impl Peer {
             }
         }
         if !old.is_empty() {
-            self.effects.push_back(Effect::Unsubscribe(old));
+            self.effects.push_back(PeerEffect::Unsubscribe(old));
         }
         let mut new = Vec::new();
         for storage in add {
@@ -48,14 +48,14 @@ impl Peer {
             }
         }
         if !new.is_empty() {
-            self.effects.push_back(Effect::Subscribe(new));
+            self.effects.push_back(PeerEffect::Subscribe(new));
         }
     }
 
     pub(super) fn handle_heads_message(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
         let Ok(document) = document.parse::<DocumentId>() else { return };
         for RemoteHeads { storage_id, heads, timestamp_ms } in heads {
-            self.effects.push_back(Effect::RemoteHeadsTable(HeadsUpdate {
+            self.effects.push_back(PeerEffect::RemoteHeads(HeadsUpdate {
                 document,
                 storage_id: storage_id.to_owned(),
                 heads: heads.into_iter().map(str::to_owned).collect(),
@@ -77,7 +77,7 @@ impl Peer {
         let heads = heads.iter().map(encode).collect();
         let storage_id = storage.clone();
         let update = HeadsUpdate { document: id, storage_id, heads, timestamp_ms: None };
-        self.effects.push_back(Effect::RemoteHeadsTable(update));
+        self.effects.push_back(PeerEffect::RemoteHeads(update));
     }
 
     /// The heads of a document in a storage have changed, or the peer has just subscribed to them.
@@ -101,7 +101,7 @@ impl Peer {
             }],
         };
         let message = message.encode();
-        self.effects.push_back(Effect::Send(message));
+        self.effects.push_back(PeerEffect::Send(message));
     }
 }
 

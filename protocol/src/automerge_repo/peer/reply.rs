@@ -5,7 +5,7 @@
 
 use super::document::Document;
 use super::log_view::{Delivery, Live, LogState, LogView, Planned};
-use super::{Effect, Peer, Ticket};
+use super::{Peer, PeerEffect, Ticket};
 use crate::automerge_repo::message::{Message, Sync};
 use crate::automerge_repo::plan::Closing;
 use crate::automerge_repo::sync::{Have, Reply};
@@ -113,7 +113,7 @@ impl Peer {
             Step::Rest => {}
             Step::Query => {
                 let request = document.begin_query();
-                self.effects.push_back(Effect::Plan(self.ticket(id), request));
+                self.effects.push_back(PeerEffect::Plan(self.ticket(id), request));
             }
             Step::Settled if document.is_answer_small() => {
                 document.negotiation.settle_request();
@@ -234,7 +234,7 @@ impl Peer {
                 self.send_unavailable(&name);
                 let what = "it is damaged in the relay's store".to_owned();
                 let (document, code) = (id, crate::Code::DAMAGED);
-                self.effects.push_back(Effect::Refused { document, code, changes: 0, what });
+                self.effects.push_back(PeerEffect::Refused { document, code, changes: 0, what });
             }
             LogState::Present { heads, last } => {
                 document.set_present(heads, last, arrived);
@@ -344,7 +344,7 @@ impl Peer {
         });
         let message = message.encode();
         document.outgoing.sent_heads = Some(heads);
-        self.effects.push_back(Effect::Send(message));
+        self.effects.push_back(PeerEffect::Send(message));
     }
 }
 
