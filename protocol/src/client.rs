@@ -61,14 +61,14 @@ struct SpaceLink {
     subscription: SubscriptionId,
     receiver: Receiver,
     outbox: Outbox,
-    told: SpacePhase,
+    reported: SpacePhase,
     filter: Filter,
     /// The comparison in progress.
     compare: Option<Compare>,
     /// The check that was requested and has not begun.
     check: CheckState,
-    /// Whether the space waits in `hungry`.
-    hungry: bool,
+    /// Whether the space waits in `page_queue`.
+    awaits_page: bool,
     /// Whether `Refilter` was sent and is unanswered.
     refiltering: bool,
     /// The number of unanswered `LoadResume` effects.
@@ -104,7 +104,7 @@ pub struct Replica {
     /// Spaces with a page of their outbox in memory, or being read.
     paged: BTreeSet<SpaceName>,
     /// Spaces that wait for their turn to read a page.
-    hungry: VecDeque<SpaceName>,
+    page_queue: VecDeque<SpaceName>,
     /// Spaces with a deadline.
     timers: BTreeSet<SpaceName>,
     /// The number of steps made by checks.
@@ -139,7 +139,7 @@ impl Replica {
             next_push: 0,
             window: 0,
             paged: BTreeSet::new(),
-            hungry: VecDeque::new(),
+            page_queue: VecDeque::new(),
             timers: BTreeSet::new(),
             check_steps: 0,
             storing_bytes: 0,
@@ -253,29 +253,29 @@ impl Replica {
     /// Reports a changed phase of the space, and pushes what may be pushed.
     fn progress(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
-        if matches!(link.told, SpacePhase::Refused { .. }) {
+        if matches!(link.reported, SpacePhase::Refused { .. }) {
             return;
         }
         if link.receiver.may_push() {
             link.outbox.open();
         }
-        self.tell_phase(space);
+        self.report_phase(space);
         self.pump(now, space);
         self.try_check(now, space);
     }
 
     /// Reports a space's phase if it changed.
-    fn tell_phase(&mut self, space: &SpaceName) {
+    fn report_phase(&mut self, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let phase = match &link.compare {
             Some(compare) if link.receiver.is_comparing() => SpacePhase::Comparing {
-                documents: compare.to_come(),
+                documents: compare.remaining(),
                 snapshot: link.receiver.arriving(),
             },
             _ => link.receiver.phase(),
         };
-        if phase != link.told && !matches!(link.told, SpacePhase::Refused { .. }) {
-            link.told = phase.clone();
+        if phase != link.reported && !matches!(link.reported, SpacePhase::Refused { .. }) {
+            link.reported = phase.clone();
             self.effects.push_back(ReplicaEffect::Phase { space: space.clone(), phase });
         }
     }

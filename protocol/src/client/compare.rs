@@ -82,7 +82,7 @@ pub(super) struct Compare {
     /// The offset up to which entries had been received when the heads were read.
     heads_at: Offset,
     /// The relay's heads received so far of the document being fetched.
-    told: BTreeSet<[u8; 32]>,
+    arriving_heads: BTreeSet<[u8; 32]>,
     /// The arriving document has an entry that the relay cannot read, so it differs regardless of
     /// its heads.
     damaged: bool,
@@ -110,7 +110,7 @@ impl Compare {
             more_drifted: 0,
             heads: BTreeMap::new(),
             heads_at: Offset(0),
-            told: BTreeSet::new(),
+            arriving_heads: BTreeSet::new(),
             damaged: false,
         }
     }
@@ -152,7 +152,7 @@ impl Compare {
     }
 
     /// The number of documents that are known to differ and have not arrived yet.
-    pub(super) fn to_come(&self) -> u64 {
+    pub(super) fn remaining(&self) -> u64 {
         let on_their_way = match &self.awaiting {
             Awaiting::Documents(documents) => documents.len(),
             _ => 0,
@@ -161,7 +161,7 @@ impl Compare {
     }
 
     /// Compares a branch of the relay's with ours.
-    fn hold_against(&mut self, theirs: &Branch, ours: &Branch) {
+    fn compare_branch(&mut self, theirs: &Branch, ours: &Branch) {
         match (&theirs.node, &ours.node) {
             // Too many documents to list: descend only into the children whose digests differ.
             (Node::Children(theirs_below), node) => {
@@ -174,7 +174,7 @@ impl Compare {
                 }
             }
             (Node::DigestEntries(theirs), Node::DigestEntries(ours)) => {
-                self.hold_digest_entries(theirs, ours)
+                self.compare_entries(theirs, ours)
             }
             // The relay lists documents, but our store returned digests although it was asked for
             // documents: descend one step.
@@ -184,7 +184,7 @@ impl Compare {
         }
     }
 
-    fn hold_digest_entries(
+    fn compare_entries(
         &mut self,
         theirs: &[(DocumentId, DigestEntry)],
         ours: &[(DocumentId, DigestEntry)],
@@ -233,7 +233,7 @@ impl Compare {
 
     /// Returns false if the relay has listed this document, completes it with this frame, and has
     /// sent nothing of it.
-    fn comes(&mut self, found: &DocumentEntries) -> bool {
+    fn note_arrival(&mut self, found: &DocumentEntries) -> bool {
         if !found.entries.is_empty() || found.holding == Holding::Deleted {
             self.lacking.remove(&found.document);
         }
@@ -244,15 +244,15 @@ impl Compare {
     /// false if there are too many.
     fn gather_heads(&mut self, found: &mut DocumentEntries) -> bool {
         if let Holding::Present(heads) = &mut found.holding {
-            self.told.extend(heads.drain(..));
+            self.arriving_heads.extend(heads.drain(..));
             if !found.more {
-                heads.extend(std::mem::take(&mut self.told));
+                heads.extend(std::mem::take(&mut self.arriving_heads));
             }
         }
         if !found.more {
-            self.told.clear();
+            self.arriving_heads.clear();
         }
-        self.told.len() <= limits::HEADS_TOLD
+        self.arriving_heads.len() <= limits::HEADS_TOLD
     }
 
     fn next_wanted(&mut self) -> Vec<DocumentId> {

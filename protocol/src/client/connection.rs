@@ -32,7 +32,7 @@ impl Replica {
         self.pushes.clear();
         self.window = 0;
         self.paged.clear();
-        self.hungry.clear();
+        self.page_queue.clear();
         self.timers.clear();
         self.storing_bytes = 0;
         self.resends.end();
@@ -41,13 +41,13 @@ impl Replica {
         self.next_push = 0;
         self.next_subscription = 0;
         for (space, link) in &mut self.spaces {
-            let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
+            let reported = std::mem::replace(&mut link.reported, SpacePhase::Waiting);
             let spoke = link.sends_ephemeral;
             let check = link.take_check();
             *link = SpaceLink { check, ..SpaceLink::new(self.next_subscription) };
             self.subscriptions.insert(self.next_subscription, space.clone());
             self.next_subscription += 1;
-            if told != SpacePhase::Waiting {
+            if reported != SpacePhase::Waiting {
                 let (space, phase) = (space.clone(), SpacePhase::Waiting);
                 self.effects.push_back(ReplicaEffect::Phase { space, phase });
             }
@@ -129,7 +129,7 @@ impl Replica {
             (_, Frame::Pong(nonce)) => {
                 self.probe.take_if(|probe| probe.nonce == nonce);
             }
-            (Phase::AwaitingWelcome, Frame::Features(told)) => self.features = told.bits,
+            (Phase::AwaitingWelcome, Frame::Features(theirs)) => self.features = theirs.bits,
             (Phase::AwaitingWelcome, Frame::Welcome(welcome)) => self.handle_welcome(&welcome),
             (Phase::Ready { .. }, frame) => self.handle_ready(now, frame),
             (_, frame) => self.broken(format!("a {} frame before welcome", name_of(&frame))),

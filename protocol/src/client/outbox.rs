@@ -102,7 +102,7 @@ impl Outbox {
     /// The relay rejects a push for now: the outbox begins again after a wait. Returns whether the
     /// reason is new.
     fn pause(&mut self, now: Moment, document: DocumentId, nack: Nack) -> bool {
-        let told = Duration::from_millis(u64::from(nack.retry_after_ms));
+        let stated = Duration::from_millis(u64::from(nack.retry_after_ms));
         let before = self.delay.take();
         // The answers to pushes that were in flight together count as one round.
         let is_same_round = self.paused_until.is_some_and(|until| until > now);
@@ -113,7 +113,7 @@ impl Outbox {
         };
         let delay = Delay { document, code: nack.code, what: nack.what, rounds };
         // The relay's wait is a lower bound. The doubling wait protects a relay that states none.
-        let until = now.after(told.max(delay.least()).min(limits::RECONNECT_MOST));
+        let until = now.after(stated.max(delay.least()).min(limits::RECONNECT_MOST));
         self.paused_until = self.paused_until.max(Some(until));
         self.restart = true;
         let is_new =
@@ -247,19 +247,19 @@ impl Replica {
     /// spaces.
     pub(super) fn pump(&mut self, now: Moment, space: &SpaceName) {
         self.pump_one(now, space, false);
-        self.pump_hungry(now);
+        self.pump_queue(now);
         self.push_resend(now);
     }
 
     /// A page or part of the window became free: serves the spaces that wait for it.
-    pub(super) fn pump_hungry(&mut self, now: Moment) {
+    pub(super) fn pump_queue(&mut self, now: Moment) {
         let paged: Vec<SpaceName> = self.paged.iter().cloned().collect();
         paged.iter().for_each(|space| self.pump_one(now, space, false));
         while self.paged.len() < limits::OUTBOX_PAGES
-            && let Some(space) = self.hungry.pop_front()
+            && let Some(space) = self.page_queue.pop_front()
         {
             if let Some(link) = self.spaces.get_mut(&space) {
-                link.hungry = false;
+                link.awaits_page = false;
                 self.pump_one(now, &space, true);
             }
         }
@@ -298,10 +298,10 @@ impl Replica {
         }
         // Spaces read pages in the order in which they asked, so a busy space cannot starve the
         // others.
-        let has_turn = turn || self.hungry.is_empty();
+        let has_turn = turn || self.page_queue.is_empty();
         if !has_turn || self.paged.len() >= limits::OUTBOX_PAGES {
-            if !std::mem::replace(&mut link.hungry, true) {
-                self.hungry.push_back(space.clone());
+            if !std::mem::replace(&mut link.awaits_page, true) {
+                self.page_queue.push_back(space.clone());
             }
             return;
         }
@@ -339,15 +339,15 @@ impl Replica {
     /// Stops pushing a space.
     pub(super) fn stop_pushing(&mut self, space: &SpaceName) {
         self.end_delay(space, None);
-        self.interrupt_question(space);
+        self.interrupt_resend(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         let outbox = Outbox { stopped: true, ..Outbox::default() };
         let before = std::mem::replace(&mut link.outbox, outbox);
         before.in_flight.keys().for_each(|id| drop(self.pushes.remove(id)));
         self.window -= before.window;
         self.paged.remove(space);
-        if std::mem::take(&mut link.hungry) {
-            self.hungry.retain(|other| other != space);
+        if std::mem::take(&mut link.awaits_page) {
+            self.page_queue.retain(|other| other != space);
         }
     }
 

@@ -168,7 +168,7 @@ impl Replica {
     }
 
     /// Pushing of a space has stopped for now: the request in progress starts over later.
-    pub(super) fn interrupt_question(&mut self, space: &SpaceName) {
+    pub(super) fn interrupt_resend(&mut self, space: &SpaceName) {
         if let Some(question) = self.resends.now.take_if(|question| question.space == *space) {
             self.drop_made(question.made);
             self.resends.waiting.push_front((question.space, question.asked));

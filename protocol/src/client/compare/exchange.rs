@@ -144,7 +144,7 @@ impl Replica {
         }
         let found = (compare.wanted.len(), compare.ours_only.len());
         for (theirs, ours) in theirs.iter().zip(ours) {
-            compare.hold_against(theirs, ours);
+            compare.compare_branch(theirs, ours);
         }
         // A relay could invent digests forever. An honest one leads to a document within a bounded
         // number of steps.
@@ -155,7 +155,7 @@ impl Replica {
             return self.broken(what);
         }
         self.compare_on(now, space);
-        self.tell_phase(space);
+        self.report_phase(space);
     }
 
     /// The heads that [`ReplicaEffect::LoadHeads`] asked for, with some of their ancestors.
@@ -209,7 +209,7 @@ impl Replica {
             let document = found.document;
             return self.broken(format!("it reports too many heads of document {document}"));
         }
-        if !compare.comes(&found) {
+        if !compare.note_arrival(&found) {
             let document = found.document;
             return self.broken(format!("it reports document {document} and sends nothing of it"));
         }
@@ -260,7 +260,7 @@ impl Replica {
             DocumentBatch { space: space_name, document, holding, entries, last, damaged, bytes };
         self.effects.push_back(ReplicaEffect::StoreDocument(batch));
         self.compare_on(now, &space);
-        self.tell_phase(&space);
+        self.report_phase(&space);
     }
 
     /// The store has written the cursor of [`ReplicaEffect::FinishReconcile`].
