@@ -174,7 +174,7 @@ impl Replica {
             Frame::Ack(ack) => self.handle_ack(now, ack),
             Frame::Nack(nack) => self.handle_nack(now, nack),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
-            Frame::Resend(asked) => self.handle_resend(now, asked),
+            Frame::Resend(resend) => self.handle_resend(now, resend),
             Frame::Repaired(repaired) => self.handle_repaired(now, repaired),
             frame => self.broken(format!("a {} frame, which only a client sends", name_of(&frame))),
         }

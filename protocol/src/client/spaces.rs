@@ -53,7 +53,7 @@ impl Replica {
     pub fn handle_space_removed(&mut self, now: Moment, space: &SpaceName) {
         self.announce_ephemeral(space, false);
         self.stop_pushing(space);
-        self.refuse_questions(space);
+        self.refuse_resends(space);
         let Some(mut link) = self.spaces.remove(space) else { return };
         self.subscriptions.remove(&link.subscription);
         self.timers.remove(space);
@@ -153,7 +153,7 @@ impl Replica {
     pub(super) fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
         self.announce_ephemeral(space, false);
         self.stop_pushing(space);
-        self.refuse_questions(space);
+        self.refuse_resends(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         link.receiver.stop();
         link.check = link.take_check();

@@ -5,157 +5,35 @@
 //! the caller runs [`UncheckedPush::check`] (pure, so sessions do it in parallel) and passes the
 //! result to the space's machine.
 
+mod answers;
+mod effects;
 mod ephemeral;
 mod feed;
 mod push;
 mod queries;
 mod resend;
+mod subscriptions;
 mod uploads;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::code::{Code, NackClass};
-use crate::digest::Prefix;
+use crate::code::Code;
 use crate::frame::{
-    Ack, Ephemeral, ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Mark, Nack,
-    Partial, Push, PushEntry, Subscribe, SubscribeFrom, SubscriptionId, Unsubscribed, VERSIONS,
-    Want, Welcome, features, fit,
+    ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Partial, SubscriptionId,
+    VERSIONS, Welcome, features, fit,
 };
-use crate::ids::{Cursor, DocumentId, Offset, SessionId, SpaceName, Upstream};
+use crate::ids::{Offset, SessionId, SpaceName, Upstream};
 use crate::intervals::IntervalSet;
 use crate::limits;
 use crate::moment::Moment;
 use crate::patience::Patience;
-use crate::relay::{Identity, PushAnswer, Rights};
-
-pub use push::UncheckedPush;
-pub use uploads::SnapshotUpload;
+use crate::relay::{Identity, Rights};
 use uploads::Uploads;
 
-/// An action for the caller to perform.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionEffect {
-    /// Send this frame.
-    Send(Frame),
-    /// Load the space's lineage; answer with [`Session::handle_attached`] or
-    /// [`Session::handle_attach_failed`].
-    Attach {
-        /// The subscription.
-        subscription: SubscriptionId,
-        /// Its space.
-        space: SpaceName,
-        /// The end of the replica's copy.
-        cursor: Option<Cursor>,
-        /// The greatest mark of an ack that the replica received.
-        acknowledged: Option<Mark>,
-        /// The documents that it wants.
-        filter: Filter,
-        /// Whether it has documents although it has no cursor.
-        holds: bool,
-    },
-    /// Stop feeding this subscription.
-    Detach(SubscriptionId),
-    /// Check this push and pass it to the space's machine, which answers it.
-    Push {
-        /// The space.
-        space: SpaceName,
-        /// The push as received.
-        push: Push,
-    },
-    /// Pass this entry to the space's machine, which answers it like a push.
-    PushEntry {
-        /// The space.
-        space: SpaceName,
-        /// The entry as received.
-        entry: PushEntry,
-    },
-    /// A client announces a snapshot upload: report how much of it has arrived with
-    /// [`Session::handle_wanted`], or reject it with [`Session::handle_no_room_for`].
-    SnapshotUpload {
-        /// The space.
-        space: SpaceName,
-        /// The upload.
-        upload: SnapshotUpload,
-    },
-    /// A part of an upload arrived. Answer with [`Session::handle_wanted`]. Once the snapshot is
-    /// complete, call [`Session::handle_whole`] and pass the snapshot to the space's machine, which
-    /// answers it like a push.
-    Part {
-        /// The space.
-        space: SpaceName,
-        /// The upload.
-        upload: SnapshotUpload,
-        /// Offset of the part.
-        from: u64,
-        /// The part.
-        bytes: Vec<u8>,
-    },
-    /// Read the branches below these prefixes; answer with [`Session::handle_branches`].
-    Digest {
-        /// The asking subscription.
-        subscription: SubscriptionId,
-        /// Distinguishes it from an earlier subscription of the same number; returned with the
-        /// answer.
-        ticket: u64,
-        /// Its space.
-        space: SpaceName,
-        /// At least one.
-        prefixes: Vec<Prefix>,
-    },
-    /// Read what the client lacks of these documents: for each one its plan and its entries, as
-    /// [`Session::document_frame`]s and [`Session::part_frame`]s; then call
-    /// [`Session::handle_fetched`].
-    Fetch {
-        /// The asking subscription.
-        subscription: SubscriptionId,
-        /// Distinguishes it from an earlier subscription of the same number; returned with the
-        /// answer.
-        ticket: u64,
-        /// Its space.
-        space: SpaceName,
-        /// At least one.
-        wants: Vec<Want>,
-    },
-    /// From now on, pass ephemeral messages of others about this filter's documents to
-    /// [`Session::send_ephemeral`]; the peer can also be asked to repair these documents with
-    /// [`Session::handle_lost`]. Replaces the previous filter of the subscription, and ends with
-    /// its [`SessionEffect::Detach`].
-    Listen {
-        /// The subscription.
-        subscription: SubscriptionId,
-        /// Its space.
-        space: SpaceName,
-        /// The documents.
-        filter: Filter,
-    },
-    /// A subscription changed its filter.
-    Refiltered {
-        /// The subscription.
-        subscription: SubscriptionId,
-        /// The new filter.
-        filter: Filter,
-    },
-    /// The peer sent an ephemeral message: send it to all other followers of the document.
-    Ephemeral {
-        /// The space.
-        space: SpaceName,
-        /// The message, with its sender's name.
-        message: Ephemeral,
-    },
-    /// The peer has pushed its part of a request by [`Session::handle_lost`], and the pushes are
-    /// answered.
-    Resent {
-        /// The space.
-        space: SpaceName,
-        /// The document.
-        document: DocumentId,
-        /// The number of changes that it brought, as it states; 0 if it had none.
-        count: u32,
-    },
-    /// Close the connection after sending all earlier frames.
-    End(Code),
-}
+pub use effects::SessionEffect;
+pub use push::UncheckedPush;
+pub use uploads::SnapshotUpload;
 
 #[derive(Debug)]
 enum Phase {
@@ -394,173 +272,6 @@ impl Session {
         }
     }
 
-    fn handle_subscribe(&mut self, request: Request, rights: &dyn Rights) {
-        let Request { subscription, space, filter, cursor, acknowledged, .. } = request;
-        if self.subscriptions.contains_key(&subscription) {
-            let what = format!("subscription {subscription} is in use");
-            return self.fail(Code::OUT_OF_ORDER, what, "give each subscription a new number");
-        }
-        if self.subscriptions.len() >= limits::SUBSCRIPTIONS {
-            let what = format!("{} subscriptions are open", limits::SUBSCRIPTIONS);
-            return self.refuse_too_many(subscription, what);
-        }
-        if self.filter_documents + named(&filter) > limits::SESSION_FILTER_DOCUMENTS {
-            let limit = limits::SESSION_FILTER_DOCUMENTS;
-            let what = format!("the filters of this session name {limit} documents");
-            return self.refuse_too_many(subscription, what);
-        }
-        let Phase::Ready(identity) = &self.phase else { return };
-        if let Err(denied) = rights.may_subscribe(identity, &space) {
-            return self.refuse_subscription(
-                subscription,
-                Code::FORBIDDEN,
-                denied.what,
-                denied.hint,
-            );
-        }
-        let holds = request.holds;
-        self.tickets += 1;
-        let entry = Subscription {
-            space: space.clone(),
-            ticket: self.tickets,
-            filter: filter.clone(),
-            position: None,
-            comparing: false,
-            fetching: false,
-            partial: request.partial,
-            knows_snapshots: request.knows_snapshots,
-            own: IntervalSet::new(),
-            own_snapshots: BTreeMap::new(),
-        };
-        self.filter_documents += named(&filter);
-        self.subscriptions.insert(subscription, entry);
-        self.effects.push_back(SessionEffect::Attach {
-            subscription,
-            space,
-            cursor,
-            acknowledged,
-            filter,
-            holds,
-        });
-    }
-
-    fn refuse_too_many(&mut self, subscription: SubscriptionId, what: String) {
-        let hint = "remove spaces that are not needed, or use a second connection".to_owned();
-        self.refuse_subscription(subscription, Code::TOO_MANY_SUBSCRIPTIONS, what, hint);
-    }
-
-    /// The relay has no room for another subscription of any session: rejects it.
-    pub fn handle_no_room(&mut self, subscription: SubscriptionId, limit: usize) {
-        if self.remove_subscription(subscription) {
-            let what = format!("all {limit} subscriptions of the relay are in use");
-            self.refuse_too_many(subscription, what);
-            self.effects.push_back(SessionEffect::Detach(subscription));
-        }
-    }
-
-    /// Returns whether the subscription existed.
-    fn remove_subscription(&mut self, subscription: SubscriptionId) -> bool {
-        let Some(entry) = self.subscriptions.remove(&subscription) else { return false };
-        self.filter_documents -= named(&entry.filter);
-        self.own_ranges -= entry.own.intervals();
-        true
-    }
-
-    fn refuse_subscription(
-        &mut self,
-        subscription: SubscriptionId,
-        code: Code,
-        what: String,
-        hint: String,
-    ) {
-        let (what, hint) = (fit(what), fit(hint));
-        self.send(Frame::Unsubscribed(Unsubscribed { subscription, code, what, hint }));
-    }
-
-    fn handle_push(&mut self, push: Push, rights: &dyn Rights) {
-        if let Some(space) = self.begin_push(push.id, push.subscription, &push.document, rights) {
-            self.effects.push_back(SessionEffect::Push { space, push });
-        }
-    }
-
-    /// The checks of every kind of push; returns its space.
-    fn begin_push(
-        &mut self,
-        id: u64,
-        subscription: SubscriptionId,
-        document: &DocumentId,
-        rights: &dyn Rights,
-    ) -> Option<SpaceName> {
-        if id <= self.last_push {
-            let what = format!("push {id} after push {}", self.last_push);
-            self.fail(Code::OUT_OF_ORDER, what, "number pushes in ascending order");
-            return None;
-        }
-        self.last_push = id;
-        let Some(entry) = self.subscriptions.get(&subscription) else {
-            let what = format!("a push to subscription {subscription}, which does not exist");
-            self.fail(Code::UNKNOWN_SUBSCRIPTION, what, "subscribe to the space first");
-            return None;
-        };
-        let (space, ticket) = (entry.space.clone(), entry.ticket);
-        // A new push to a document cancels the session's earlier upload for it.
-        if let Some(id) = self.uploads.withdraw(subscription, document) {
-            self.in_flight.remove(&id);
-        }
-        let Phase::Ready(identity) = &self.phase else { return None };
-        if let Err(denied) = rights.may_push(identity, &space, document) {
-            let nack = Nack {
-                id,
-                code: Code::FORBIDDEN,
-                class: NackClass::REFUSED,
-                retry_after_ms: 0,
-                what: fit(denied.to_string()),
-            };
-            self.send(Frame::Nack(nack));
-            return None;
-        }
-        self.in_flight.insert(id, (subscription, ticket));
-        Some(space)
-    }
-
-    /// A push was answered.
-    pub fn handle_answer(&mut self, now: Moment, answer: PushAnswer) {
-        let Some((subscription, ticket)) = self.in_flight.remove(&answer.push) else { return };
-        let upload = self.uploads.remove(answer.push);
-        if !self.wants_message_without(1) {
-            // Reading was paused, so the peer could not show that it is alive.
-            self.heard = now;
-        }
-        // Only if the subscription is the one that it was pushed over, and not a later one with its
-        // number.
-        let entry = self.subscriptions.get_mut(&subscription);
-        if let (Some(added), Some(entry)) = (answer.added, entry.filter(|e| e.ticket == ticket)) {
-            if let Some(upload) = upload
-                && entry.own_snapshots.len() < limits::PUSHES_IN_FLIGHT
-            {
-                entry.own_snapshots.insert(upload.hash, upload.total);
-            }
-            let before = entry.own.intervals();
-            if before < limits::OWN_RANGES && self.own_ranges < limits::SESSION_OWN_RANGES {
-                entry.own.insert(added.0.0, added.1.0);
-                self.own_ranges = self.own_ranges + entry.own.intervals() - before;
-            }
-        }
-        let (id, count) = (answer.push, answer.count);
-        if let Some(through) = answer.through {
-            self.send(Frame::Ack(Ack { id, count, through }));
-        }
-        if let Some(refusal) = answer.refusal {
-            let (code, class) = (refusal.code, refusal.class);
-            let (retry_after_ms, what) = (refusal.retry_after_ms, refusal.what);
-            self.send(Frame::Nack(Nack { id, code, class, retry_after_ms, what }));
-        }
-    }
-
-    fn wants_message_without(&self, answered: usize) -> bool {
-        self.in_flight.len() + answered < limits::PUSHES_IN_FLIGHT
-    }
-
     /// When to call [`Session::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Moment {
         match self.phase {
@@ -617,42 +328,5 @@ impl Session {
 
     fn send(&mut self, frame: Frame) {
         self.effects.push_back(SessionEffect::Send(frame));
-    }
-}
-
-/// The number of documents that a filter names.
-fn named(filter: &Filter) -> usize {
-    match filter {
-        Filter::Everything => 0,
-        Filter::Documents(documents) => documents.len(),
-    }
-}
-
-/// A subscription request, of either frame.
-struct Request {
-    subscription: SubscriptionId,
-    space: SpaceName,
-    filter: Filter,
-    cursor: Option<Cursor>,
-    acknowledged: Option<Mark>,
-    holds: bool,
-    partial: Option<Partial>,
-    knows_snapshots: bool,
-}
-
-impl From<Subscribe> for Request {
-    fn from(frame: Subscribe) -> Self {
-        let Subscribe { subscription, space, filter, cursor, acknowledged } = frame;
-        let (holds, partial, knows_snapshots) = (false, None, false);
-        Self { subscription, space, filter, cursor, acknowledged, holds, partial, knows_snapshots }
-    }
-}
-
-impl From<SubscribeFrom> for Request {
-    fn from(frame: SubscribeFrom) -> Self {
-        let SubscribeFrom { subscription, space, filter, cursor, acknowledged, holds, partial } =
-            frame;
-        let knows_snapshots = true;
-        Self { subscription, space, filter, cursor, acknowledged, holds, partial, knows_snapshots }
     }
 }

@@ -95,16 +95,16 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(&space) else { return };
         // An answer may cross the end of its comparison.
         let Some(compare) = &mut link.compare else { return };
-        let Awaiting::Relay(asked) = &compare.awaiting else {
+        let Awaiting::Relay(requested) = &compare.awaiting else {
             return self.broken("it reports a difference without a query".to_owned());
         };
         // Check the answer before storing anything of it: its size and prefixes come from the
         // network.
-        let fits = found.branches.len() == asked.len()
+        let fits = found.branches.len() == requested.len()
             && found
                 .branches
                 .iter()
-                .zip(asked)
+                .zip(requested)
                 .all(|(branch, prefix)| branch.prefix == *prefix && is_within(branch));
         if !fits {
             return self.broken("it reports other differences than were queried".to_owned());
@@ -163,14 +163,14 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let subscription = link.subscription;
         let Some(compare) = &mut link.compare else { return };
-        let Awaiting::Heads(asked) = &compare.awaiting else { return };
+        let Awaiting::Heads(requested) = &compare.awaiting else { return };
         if heads.is_empty() {
             return;
         }
         // Documents without heads from the store yet, or without room in this frame, are fetched
         // later.
         let heads = fitting(heads);
-        compare.wanted.extend(asked.iter().skip(heads.len()));
+        compare.wanted.extend(requested.iter().skip(heads.len()));
         compare.awaiting = Awaiting::Documents(heads.iter().map(|of| of.document).collect());
         for of in heads.iter().filter(|of| !of.heads.is_empty()) {
             // The document arrived in the meantime.

@@ -1,7 +1,8 @@
 //! The feed of a subscription: its position, the pages and parts that advance it, and the pause
 //! while the two ends compare their documents. Reads no log: the caller brings the pages.
 
-use super::{Session, SessionEffect, named};
+use super::subscriptions::named;
+use super::{Session, SessionEffect};
 use crate::code::Code;
 use crate::frame::{
     EntriesBuilder, Filter, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode,
