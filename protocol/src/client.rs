@@ -116,7 +116,7 @@ pub struct Replica {
     features: u64,
     /// The known sources of ephemeral messages, over all spaces.
     sources: Sources,
-    heard: Moment,
+    last_received: Moment,
     pinged: bool,
     /// Pings sent, over all connections; each has its own nonce.
     pings: u64,
@@ -146,7 +146,7 @@ impl Replica {
             resends: Resends::default(),
             features: 0,
             sources: Sources::default(),
-            heard: Moment::default(),
+            last_received: Moment::default(),
             pinged: false,
             pings: 0,
             probe: None,
@@ -222,7 +222,7 @@ impl Replica {
         }
         if !self.wants_message() {
             // Reading was paused, so the relay could not show that it is alive.
-            self.heard = now;
+            self.last_received = now;
         }
         self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
         if let Some(link) = self.spaces.get_mut(space) {
@@ -237,7 +237,7 @@ impl Replica {
     /// A batch will not be written, because its space was removed.
     pub fn handle_discarded(&mut self, now: Moment, bytes: usize) {
         if !self.wants_message() {
-            self.heard = now;
+            self.last_received = now;
         }
         self.storing_bytes = self.storing_bytes.saturating_sub(bytes);
     }

@@ -1,4 +1,5 @@
-//! The limits of a peer's silence, of the relay's sessions of either protocol and of an engine's link.
+//! The limits of a peer's silence, for the relay's sessions of either protocol and for an engine's
+//! link.
 
 use std::time::Duration;
 

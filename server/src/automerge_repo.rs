@@ -373,7 +373,7 @@ impl Driver {
                 Delivery::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
                     // A large entry is read from the store instead, once its memory is reserved.
                     Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
-                        self.machine.handle_behind_with(entry.document);
+                        self.machine.handle_document_behind(entry.document);
                     }
                     _ => self.machine.handle_entry(&commit, at),
                 },

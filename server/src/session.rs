@@ -356,13 +356,13 @@ impl Driver {
                 self.push_queue.handle_answered();
                 self.uploads.handle_spoiled();
                 let what = "another session sent wrong parts of the snapshot: send all of it again";
-                self.machine.handle_no_room_for(id, what);
+                self.machine.handle_upload_refused(id, what);
                 self.let_uploads_go();
             }
             Happening::Handed(Handed::NoRoom(id)) => {
                 self.push_queue.handle_answered();
                 let what = "the relay has no memory to merge a snapshot now";
-                self.machine.handle_no_room_for(id, what);
+                self.machine.handle_upload_refused(id, what);
                 self.let_uploads_go();
             }
             Happening::Handed(Handed::HubGone) => {
@@ -389,9 +389,9 @@ impl Driver {
 
     fn handle_room(&mut self, room: UploadMemory) {
         match room {
-            UploadMemory::From(id, from) => self.machine.handle_wanted(id, from),
+            UploadMemory::From(id, from) => self.machine.handle_upload_offset(id, from),
             UploadMemory::None(id) => {
-                self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
+                self.machine.handle_upload_refused(id, "the relay has no room for a snapshot now");
             }
         }
         // It may have been withdrawn while it waited.
@@ -432,7 +432,7 @@ impl Driver {
                 self.machine.handle_fetched(subscription, ticket);
             }
             AnswerPart::Failed((subscription, ticket), code, what) => {
-                self.machine.handle_unanswerable();
+                self.machine.handle_query_failed();
                 if self.machine.is_current(subscription, ticket) {
                     self.end_subscription(subscription, code, what);
                 }

@@ -375,7 +375,7 @@ impl Performer {
             }
             ReplicaEffect::DropMade { hash } => self.parts.drop_made(&hash),
             ReplicaEffect::Repaired { space, document } => self.repaired(&space, &document),
-            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+            ReplicaEffect::Ephemeral { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();
                     let kind = EventKind::Ephemeral { sender, session, count, data };

@@ -2,8 +2,8 @@
 //! peer has open, the messages for it and the requests that wait.
 //!
 //! Inputs are `handle_*`; after each, the caller drains [`Peer::poll_effect`]. The caller does the
-//! work: it checks changes ([`PeerEffect::Check`]), reads the store ([`PeerEffect::Plan`]), passes changes
-//! to the space's state machine ([`PeerEffect::Push`]) and reports durable entries
+//! work: it checks changes ([`PeerEffect::Check`]), reads the store ([`PeerEffect::Plan`]), passes
+//! changes to the space's state machine ([`PeerEffect::Push`]) and reports durable entries
 //! ([`Peer::handle_entry`]). The session only announces heads of durable entries. It knows no
 //! socket, no store and no clock.
 
@@ -73,7 +73,7 @@ pub struct Peer {
     effects: VecDeque<PeerEffect>,
     patience: Patience,
     began: Moment,
-    heard: Moment,
+    last_received: Moment,
     /// See [`Peer::handle_delivered`].
     delivered: Moment,
     pinged: bool,
@@ -104,7 +104,7 @@ impl Peer {
             effects: VecDeque::new(),
             patience,
             began: now,
-            heard: now,
+            last_received: now,
             delivered: Moment::default(),
             pinged: false,
             ended: false,
@@ -137,7 +137,7 @@ impl Peer {
             self.ready.remove(&id);
             match there {
                 Some(MemoryAnswer::There) => self.send_due(id),
-                Some(_) => self.handle_behind_with(id),
+                Some(_) => self.handle_document_behind(id),
                 // Another message has gone out meanwhile, or the document waits for something else.
                 None => {}
             }
@@ -227,7 +227,7 @@ impl Peer {
     /// Entries were committed without a report: all cached document states are out of date.
     pub fn handle_behind(&mut self) {
         let open: Vec<DocumentId> = self.documents.keys().copied().collect();
-        open.into_iter().for_each(|id| self.handle_behind_with(id));
+        open.into_iter().for_each(|id| self.handle_document_behind(id));
     }
 
     /// Approximate bytes of this session's state: open documents with their heads, heads and
@@ -241,7 +241,7 @@ impl Peer {
 
     /// As [`Peer::handle_behind`], for one document: an entry of it became durable that must be
     /// read from the store.
-    pub fn handle_behind_with(&mut self, id: DocumentId) {
+    pub fn handle_document_behind(&mut self, id: DocumentId) {
         if let Some(document) = self.documents.get_mut(&id) {
             document.forget_log();
             self.advance(id);

@@ -14,7 +14,7 @@ impl Replica {
     pub fn handle_connected(&mut self, now: Moment, token: Option<Vec<u8>>) {
         self.handle_disconnected();
         self.phase = Phase::AwaitingWelcome;
-        self.heard = now;
+        self.last_received = now;
         self.send(Frame::Hello(Hello {
             versions: VERSIONS.to_vec(),
             replica: self.replica,
@@ -85,7 +85,7 @@ impl Replica {
 
     /// A sign of life that is not a message, such as a WebSocket ping.
     pub fn handle_alive(&mut self, now: Moment) {
-        self.heard = now;
+        self.last_received = now;
         self.pinged = false;
         self.extend_probe(now);
     }
@@ -184,9 +184,11 @@ impl Replica {
     pub fn poll_timeout(&self) -> Moment {
         let silence = match self.phase {
             Phase::Disconnected | Phase::Ending => return Moment(Duration::MAX),
-            Phase::AwaitingWelcome => self.heard.after(self.patience.handshake),
-            Phase::Ready { .. } if self.pinged => self.heard.after(self.patience.drop_after),
-            Phase::Ready { .. } => self.heard.after(self.patience.ping_after),
+            Phase::AwaitingWelcome => self.last_received.after(self.patience.handshake),
+            Phase::Ready { .. } if self.pinged => {
+                self.last_received.after(self.patience.drop_after)
+            }
+            Phase::Ready { .. } => self.last_received.after(self.patience.ping_after),
         };
         let waits = self.timers.iter().filter_map(|space| self.spaces.get(space)?.wakes_at());
         let waits = waits.chain(self.resends.wakes_at());
@@ -195,10 +197,10 @@ impl Replica {
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Moment) {
-        let silent = now.since(self.heard);
+        let silent = now.since(self.last_received);
         match self.phase {
             Phase::Ready { .. } if !self.wants_message() => {
-                self.heard = now;
+                self.last_received = now;
                 // The answer to the probe cannot arrive while reading is paused.
                 self.extend_probe(now);
             }

@@ -212,7 +212,7 @@ pub enum ReplicaEffect {
         filter: Option<Filter>,
     },
     /// An ephemeral message arrived. It is delivered once and never stored.
-    Heard {
+    Ephemeral {
         /// The space.
         space: SpaceName,
         /// The document.

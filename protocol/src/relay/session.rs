@@ -88,7 +88,7 @@ pub struct Session {
     tickets: u64,
     /// The number of unanswered queries.
     queries: usize,
-    heard: Moment,
+    last_received: Moment,
     pinged: bool,
     effects: VecDeque<SessionEffect>,
 }
@@ -117,7 +117,7 @@ impl Session {
             uploads: Uploads::default(),
             tickets: 0,
             queries: 0,
-            heard: now,
+            last_received: now,
             pinged: false,
             effects: VecDeque::new(),
         }
@@ -176,13 +176,13 @@ impl Session {
     }
 
     /// The peer sent a message that the protocol does not use, such as a text message.
-    pub fn handle_alien(&mut self, what: &str) {
+    pub fn handle_unsupported(&mut self, what: &str) {
         self.fail(Code::MALFORMED, what.to_owned(), "send binary messages of landfall.v1 frames");
     }
 
     /// A sign of life that is not a message, such as a WebSocket pong.
     pub fn handle_alive(&mut self, now: Moment) {
-        self.heard = now;
+        self.last_received = now;
         self.pinged = false;
     }
 
@@ -190,7 +190,7 @@ impl Session {
         match (&self.phase, frame) {
             (Phase::AwaitingHello, Frame::Hello(hello)) => self.handle_hello(&hello, rights),
             (Phase::AwaitingHello, Frame::Close(_)) => self.end(Code::GOODBYE),
-            (_, Frame::Features(told)) => self.features = told.bits,
+            (_, Frame::Features(theirs)) => self.features = theirs.bits,
             (Phase::AwaitingHello, _) => {
                 self.fail(Code::OUT_OF_ORDER, "a frame before hello".into(), "send hello first");
             }
@@ -275,21 +275,21 @@ impl Session {
     /// When to call [`Session::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Moment {
         match self.phase {
-            Phase::AwaitingHello => self.heard.after(self.patience.handshake),
-            Phase::Ready(_) if self.pinged => self.heard.after(self.patience.drop_after),
-            Phase::Ready(_) => self.heard.after(self.patience.ping_after),
+            Phase::AwaitingHello => self.last_received.after(self.patience.handshake),
+            Phase::Ready(_) if self.pinged => self.last_received.after(self.patience.drop_after),
+            Phase::Ready(_) => self.last_received.after(self.patience.ping_after),
             Phase::Ended => Moment(Duration::MAX),
         }
     }
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Moment) {
-        let silent = now.since(self.heard);
+        let silent = now.since(self.last_received);
         match self.phase {
             Phase::AwaitingHello if silent >= self.patience.handshake => {
                 self.fail(Code::SILENT, "no hello".into(), "send hello at once");
             }
-            Phase::Ready(_) if !self.wants_message() => self.heard = now,
+            Phase::Ready(_) if !self.wants_message() => self.last_received = now,
             Phase::Ready(_) if silent >= self.patience.drop_after => {
                 let what = format!("nothing was received for {} s", silent.as_secs());
                 self.fail(Code::SILENT, what, "answer pings");

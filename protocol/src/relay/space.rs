@@ -191,7 +191,7 @@ impl Space {
     }
 
     /// The relay already has everything in the uploaded snapshot.
-    pub fn handle_held<E>(&mut self, push: &PushedEntry) -> PushVerdict<E> {
+    pub fn handle_duplicate_snapshot<E>(&mut self, push: &PushedEntry) -> PushVerdict<E> {
         let answer = PushAnswer { count: 1, ..push.answer() };
         // Not `last`: after a failed commit it is an offset that is never written.
         let in_flight = self.in_flight.iter().flat_map(|commit| &commit.entries);

@@ -329,7 +329,9 @@ impl Relay {
             Ok(_) if !automerge.get_missing_deps(&[]).is_empty() => {
                 Err(refusal(Code::MISSING_DEPENDENCY, NackClass::RECONCILE))
             }
-            Ok(_) if automerge.get_heads() == before => Ok(self.space.handle_held::<()>(&entry)),
+            Ok(_) if automerge.get_heads() == before => {
+                Ok(self.space.handle_duplicate_snapshot::<()>(&entry))
+            }
             Ok(_) => {
                 let snapshot = Arc::new(snapshot(&automerge));
                 Ok(self.space.handle_snapshot(&entry, snapshot, 0))

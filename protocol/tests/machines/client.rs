@@ -151,7 +151,7 @@ impl Client {
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
                 // These tests send no ephemeral messages.
-                ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Heard { .. } => {}
+                ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Ephemeral { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
                     let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });

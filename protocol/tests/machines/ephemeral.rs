@@ -87,7 +87,7 @@ impl Pair {
                 self.replica.handle_resume(&space, point);
             }
             ReplicaEffect::SendsEphemeral { filter, .. } => self.sends_ephemeral.push(filter),
-            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+            ReplicaEffect::Ephemeral { space, document, sender, session, count, data } => {
                 self.heard.push((space, document, sender, session, count, data));
             }
             ReplicaEffect::End(reason) => panic!("{reason}"),

@@ -166,11 +166,11 @@ impl Relay {
         let there = self.uploads.get(&key).map_or(0, |upload| upload.len() as u64);
         if there < upload.total {
             let connection = self.sessions.get_mut(&id).expect("it asked");
-            return connection.session.handle_wanted(upload.id, there);
+            return connection.session.handle_upload_offset(upload.id, there);
         }
         let bytes = self.uploads.remove(&key).expect("all of it is there");
         let connection = self.sessions.get_mut(&id).expect("it asked");
-        assert!(connection.session.handle_whole(upload.id), "it was awaited");
+        assert!(connection.session.handle_upload_complete(upload.id), "it was awaited");
         let push = pushed(id, upload.id, upload.document);
         if model::sha256(&bytes) != upload.hash {
             let what = "bytes that do not have its hash".to_owned();
@@ -254,7 +254,7 @@ impl Relay {
         }
         changes.extend(offered.into_iter().filter(|change| !known.contains(&change.hash)));
         let push_verdict = match changes.len() == known.len() {
-            true => self.space.handle_held(push),
+            true => self.space.handle_duplicate_snapshot(push),
             false => {
                 let snapshot = Arc::new(snapshot(&changes));
                 self.space.handle_snapshot(push, snapshot, 0)

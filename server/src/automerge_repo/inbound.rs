@@ -75,7 +75,7 @@ impl Driver {
                 let what = "the relay has no memory to merge a document now".to_owned();
                 self.machine.fail(Code::OVERLOADED, what);
             }
-            ItemResult::LookedUp(_, None) => self.machine.handle_uncheckable(),
+            ItemResult::LookedUp(_, None) => self.machine.handle_check_failed(),
             ItemResult::Over => {}
             ItemResult::HubGone => {
                 let what = "the relay has an internal error".to_owned();

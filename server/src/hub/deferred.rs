@@ -276,7 +276,7 @@ impl Sequencer {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         slot.held.set(&push.document, Why::Committing);
         let push_verdict: PushVerdict<StoreError> = match result {
-            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_held(push),
+            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_duplicate_snapshot(push),
             Ok(Brought::Changes(changes)) => {
                 // The changes are admitted like any push, before the deferred ones.
                 let document = push.document;

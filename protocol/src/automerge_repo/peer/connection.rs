@@ -51,7 +51,7 @@ impl Peer {
     /// Some bytes arrived from the peer, of any kind.
     pub fn handle_alive(&mut self, now: Moment) {
         self.handle_clock(now);
-        self.heard = self.heard.max(now);
+        self.last_received = self.last_received.max(now);
         self.pinged = false;
     }
 
@@ -59,8 +59,8 @@ impl Peer {
     pub fn poll_timeout(&self) -> Moment {
         let silence = match (&self.remote, self.pinged) {
             (None, _) => self.began.after(self.patience.handshake),
-            (_, false) => self.heard.after(self.patience.ping_after),
-            (_, true) => self.heard.after(self.patience.drop_after),
+            (_, false) => self.last_received.after(self.patience.ping_after),
+            (_, true) => self.last_received.after(self.patience.drop_after),
         };
         let request = self.requests.front().map_or(silence, |(request, _)| *request);
         let paced = self.paced.first().map_or(silence, |(paced, _)| *paced);
@@ -94,8 +94,8 @@ impl Peer {
             }
             return;
         }
-        self.heard = self.heard.max(self.delivered.min(now));
-        let silent = now.since(self.heard);
+        self.last_received = self.last_received.max(self.delivered.min(now));
+        let silent = now.since(self.last_received);
         if silent >= self.patience.drop_after {
             self.fail(Code::SILENT, "the peer was silent for too long".to_owned());
         } else if silent >= self.patience.ping_after && !self.pinged {

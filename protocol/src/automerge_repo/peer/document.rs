@@ -100,13 +100,13 @@ impl Document {
 
     /// Applies a sync message of the peer; true if the peer begins to wait for the document.
     pub(super) fn apply_message(&mut self, message: SyncMessage<'_>, is_request: bool) -> bool {
-        let heard = self.negotiation.apply(message, self.outgoing.sent_heads.as_ref());
-        if heard.restarts {
+        let outcome = self.negotiation.apply(message, self.outgoing.sent_heads.as_ref());
+        if outcome.restarts {
             self.outgoing.sent_through = Offset(0);
             self.log.set_delivery(Delivery::Behind);
             self.query.outdate();
         }
-        if heard.lost_state {
+        if outcome.lost_state {
             self.outgoing.sent_heads = None;
         }
         if let LogView::Known(Known { delivery: delivery @ Delivery::Paging, .. }) = &mut self.log {

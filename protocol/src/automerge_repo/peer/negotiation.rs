@@ -47,7 +47,7 @@ pub(super) struct Request {
 
 /// What a sync message changes for the relay's side.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heard {
+pub(super) struct MessageOutcome {
     /// The peer requests everything again.
     pub(super) restarts: bool,
     /// The peer lost its sync state: the heads that it was sent count as not sent.
@@ -74,7 +74,7 @@ impl Negotiation {
         &mut self,
         message: SyncMessage<'_>,
         sent_heads: Option<&Vec<ChangeHash>>,
-    ) -> Heard {
+    ) -> MessageOutcome {
         let SyncMessage { mut heads, need, have, chunks, flags } = message;
         heads.sort_unstable();
         let forgets = flags.is_some_and(|flags| flags.reset) || heads.is_empty();
@@ -106,7 +106,7 @@ impl Negotiation {
             asks,
             reminders,
         });
-        Heard { restarts, lost_state }
+        MessageOutcome { restarts, lost_state }
     }
 
     /// After a message: begins to wait if the peer has nothing of a document that the relay lacks

@@ -64,7 +64,7 @@ impl Peer {
     }
 
     /// The store could not be read to look the dependencies up.
-    pub fn handle_uncheckable(&mut self) {
+    pub fn handle_check_failed(&mut self) {
         self.fail(Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
     }
 

@@ -61,7 +61,7 @@ impl Session {
         let upload = self.uploads.remove(answer.push);
         if !self.wants_message_without(1) {
             // Reading was paused, so the peer could not show that it is alive.
-            self.heard = now;
+            self.last_received = now;
         }
         // Only if the subscription is the one that it was pushed over, and not a later one with its
         // number.

@@ -46,16 +46,16 @@ pub enum SessionEffect {
         entry: PushEntry,
     },
     /// A client announces a snapshot upload: report how much of it has arrived with
-    /// [`Session::handle_wanted`], or reject it with [`Session::handle_no_room_for`].
+    /// [`Session::handle_upload_offset`], or reject it with [`Session::handle_upload_refused`].
     SnapshotUpload {
         /// The space.
         space: SpaceName,
         /// The upload.
         upload: SnapshotUpload,
     },
-    /// A part of an upload arrived. Answer with [`Session::handle_wanted`]. Once the snapshot is
-    /// complete, call [`Session::handle_whole`] and pass the snapshot to the space's machine, which
-    /// answers it like a push.
+    /// A part of an upload arrived. Answer with [`Session::handle_upload_offset`]. Once the snapshot
+    /// is complete, call [`Session::handle_upload_complete`] and pass the snapshot to the space's
+    /// machine, which answers it like a push.
     Part {
         /// The space.
         space: SpaceName,

@@ -106,7 +106,7 @@ impl Session {
     }
 
     /// The relay has no room for another subscription of any session: rejects it.
-    pub fn handle_no_room(&mut self, subscription: SubscriptionId, limit: usize) {
+    pub fn handle_subscription_refused(&mut self, subscription: SubscriptionId, limit: usize) {
         if self.remove_subscription(subscription) {
             let what = format!("all {limit} subscriptions of the relay are in use");
             self.refuse_too_many(subscription, what);
