@@ -31,6 +31,18 @@
 //! | [`ids`], [`limits`], [`code`], [`moment`], [`patience`], [`rate`] | identifiers, every bound, codes on the wire, time, silence, rate limits |
 //! | [`digest`] | sums over a space's documents: which ones differ between two ends |
 //! | [`heads`], [`intervals`], [`ephemeral`] | heads after a change; acked ranges; names of ephemeral senders |
+//! | [`error_chain`] | an error with its causes, as text |
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
 
 pub mod admission;
 pub mod automerge_repo;
@@ -39,6 +51,7 @@ pub mod code;
 pub mod compacted;
 pub mod digest;
 pub mod ephemeral;
+mod error_chain;
 pub mod frame;
 pub mod heads;
 pub mod ids;
@@ -52,6 +65,7 @@ pub mod relay;
 pub mod weight;
 
 pub use code::{Code, NackClass};
+pub use error_chain::error_chain;
 pub use ids::{
     ActorId, ChangeHash, Cursor, DocumentId, Epoch, Local, Offset, ReplicaId, Scope, SessionId,
     SpaceName, Upstream,

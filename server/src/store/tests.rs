@@ -22,7 +22,7 @@ use landfall_protocol::relay::{Chunk, Commit, EpochRecord, NewEntry, NewKind, Pa
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName, limits};
 use landfall_storage::FailureClass;
 
-use super::{LogStore, OpenStoreError, SqliteStore, StoreError, StoreHint};
+use crate::store::{Log, OpenStoreError, SqliteStore, StoreError, StoreHint};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
