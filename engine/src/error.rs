@@ -5,8 +5,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use landfall_protocol::admission::{FormError, HistoryError};
+use landfall_protocol::client::Unchecked;
 use landfall_protocol::ids::BadSpaceName;
-use landfall_protocol::replica::Unchecked;
 use landfall_protocol::{ChangeHash, Code, DocumentId, SpaceName};
 use landfall_storage::FailureClass;
 use thiserror::Error;

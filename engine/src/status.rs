@@ -5,7 +5,7 @@ mod hub;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::replica::SpacePhase;
+use landfall_protocol::client::SpacePhase;
 use landfall_protocol::{Code, DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 

@@ -56,9 +56,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_compaction::CompactionLimits;
+use landfall_protocol::client::ResumePoint;
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::replica::ResumePoint;
 use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream, limits};
 use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
 use rusqlite::{Connection, params};

@@ -7,6 +7,7 @@
 //! | [`sync`], [`chunks`] | automerge's sync messages and their contents, read within bounds |
 //! | [`check`] | the preflight of the contained changes |
 //! | [`index`], [`plan`] | a document as an index, and the plan of an answer |
+//! | [`peer`] | the machine of one session |
 
 pub mod check;
 pub mod chunks;

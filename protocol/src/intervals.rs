@@ -194,37 +194,40 @@ mod tests {
 
     #[test]
     fn touching_intervals_become_one() {
-        let mut held = set(&[(1, 2), (4, 5), (9, 9)]);
-        assert_eq!(held.insert(3, 3), Inserted { removed: vec![1, 4], added: Some((1, 5)) });
-        assert_eq!(held.insert(2, 4), Inserted::default());
-        assert_eq!(held.insert(7, 7), Inserted { removed: vec![], added: Some((7, 7)) });
-        assert_eq!(held, set(&[(9, 9), (1, 5), (7, 7)]));
-        assert_eq!((held.covered_through(), held.len(), held.intervals()), (5, 7, 3));
-        held.clear();
-        assert!(held.is_empty());
+        let mut intervals = set(&[(1, 2), (4, 5), (9, 9)]);
+        assert_eq!(intervals.insert(3, 3), Inserted { removed: vec![1, 4], added: Some((1, 5)) });
+        assert_eq!(intervals.insert(2, 4), Inserted::default());
+        assert_eq!(intervals.insert(7, 7), Inserted { removed: vec![], added: Some((7, 7)) });
+        assert_eq!(intervals, set(&[(9, 9), (1, 5), (7, 7)]));
+        assert_eq!(
+            (intervals.covered_through(), intervals.len(), intervals.intervals()),
+            (5, 7, 3)
+        );
+        intervals.clear();
+        assert!(intervals.is_empty());
     }
 
     #[test]
     fn a_removal_leaves_at_most_two_ends() {
-        let mut held = set(&[(1, 9)]);
+        let mut intervals = set(&[(1, 9)]);
         let cut = Removed { removed: vec![1], added: vec![(1, 3), (6, 9)] };
-        assert_eq!(held.remove(4, 5), cut);
-        assert_eq!(held.remove(4, 5), Removed::default());
-        assert_eq!(held.remove(0, MAX), Removed { removed: vec![1, 6], added: vec![] });
+        assert_eq!(intervals.remove(4, 5), cut);
+        assert_eq!(intervals.remove(4, 5), Removed::default());
+        assert_eq!(intervals.remove(0, MAX), Removed { removed: vec![1, 6], added: vec![] });
     }
 
     #[test]
     fn the_edges_of_u64_hold() {
-        let mut held = set(&[(MAX, MAX), (0, 0)]);
-        assert_eq!(held.gaps(0, MAX).collect::<Vec<_>>(), [(1, MAX - 1)]);
-        assert_eq!(held.insert(1, MAX).added, Some((0, MAX)));
-        assert_eq!((held.len(), held.covered_through()), (MAX, MAX));
-        assert_eq!(held.gaps(0, MAX).count(), 0);
-        assert_eq!(held.remove(MAX, MAX).added, [(0, MAX - 1)]);
-        assert!(!held.contains(MAX) && held.contains(MAX - 1) && held.contains(0));
-        assert_eq!(held.insert(7, 3), Inserted::default());
-        assert_eq!(held.remove(7, 3), Removed::default());
-        assert_eq!(held.gaps(7, 3).count(), 0);
+        let mut intervals = set(&[(MAX, MAX), (0, 0)]);
+        assert_eq!(intervals.gaps(0, MAX).collect::<Vec<_>>(), [(1, MAX - 1)]);
+        assert_eq!(intervals.insert(1, MAX).added, Some((0, MAX)));
+        assert_eq!((intervals.len(), intervals.covered_through()), (MAX, MAX));
+        assert_eq!(intervals.gaps(0, MAX).count(), 0);
+        assert_eq!(intervals.remove(MAX, MAX).added, [(0, MAX - 1)]);
+        assert!(!intervals.contains(MAX) && intervals.contains(MAX - 1) && intervals.contains(0));
+        assert_eq!(intervals.insert(7, 3), Inserted::default());
+        assert_eq!(intervals.remove(7, 3), Removed::default());
+        assert_eq!(intervals.gaps(7, 3).count(), 0);
         assert_eq!(set(&[]).gaps(MAX, MAX).collect::<Vec<_>>(), [(MAX, MAX)]);
     }
 
@@ -246,17 +249,17 @@ mod tests {
         }
     }
 
-    fn agrees(held: &IntervalSet, model: &BTreeSet<u64>, offset: u64) {
-        let all: BTreeSet<u64> = held.iter().flat_map(|(first, last)| first..=last).collect();
+    fn agrees(intervals: &IntervalSet, model: &BTreeSet<u64>, offset: u64) {
+        let all: BTreeSet<u64> = intervals.iter().flat_map(|(first, last)| first..=last).collect();
         assert_eq!(&all, model);
-        assert_eq!(held.len(), model.len() as u64);
-        let ends: Vec<(u64, u64)> = held.iter().collect();
+        assert_eq!(intervals.len(), model.len() as u64);
+        let ends: Vec<(u64, u64)> = intervals.iter().collect();
         assert!(ends.windows(2).all(|w| w[0].1 < MAX && w[0].1 + 1 < w[1].0), "{ends:?}");
         for value in (0..64).map(|v| offset.saturating_add(v)) {
-            assert_eq!(held.contains(value), model.contains(&value));
+            assert_eq!(intervals.contains(value), model.contains(&value));
         }
         let through = (1..).take_while(|v| model.contains(v)).last().unwrap_or(0);
-        assert_eq!(held.covered_through(), through);
+        assert_eq!(intervals.covered_through(), through);
     }
 
     proptest! {
@@ -268,31 +271,32 @@ mod tests {
         ) {
             // Half of the runs work close to the upper bound.
             let offset = if top { MAX - 40 } else { 0 };
-            let (mut held, mut model) = (IntervalSet::new(), BTreeSet::new());
+            let (mut intervals, mut model) = (IntervalSet::new(), BTreeSet::new());
             let mut rows = BTreeMap::new();
             for (inserts, at, length) in steps {
                 let first = offset.saturating_add(at);
                 let last = first.saturating_add(length);
                 if inserts {
-                    let before = held.clone();
-                    let told = held.insert(first, last);
-                    prop_assert_eq!(told.added.is_none(), before == held);
-                    persist(&mut rows, &told.removed, &told.added.into_iter().collect::<Vec<_>>());
+                    let before = intervals.clone();
+                    let changed = intervals.insert(first, last);
+                    prop_assert_eq!(changed.added.is_none(), before == intervals);
+                    let added: Vec<_> = changed.added.into_iter().collect();
+                    persist(&mut rows, &changed.removed, &added);
                     model.extend(first..=last);
                 } else {
-                    let told = held.remove(first, last);
-                    persist(&mut rows, &told.removed, &told.added);
+                    let changed = intervals.remove(first, last);
+                    persist(&mut rows, &changed.removed, &changed.added);
                     model.retain(|value| !(first..=last).contains(value));
                 }
-                agrees(&held, &model, offset);
-                prop_assert_eq!(held.iter().collect::<BTreeMap<_, _>>(), rows.clone());
+                agrees(&intervals, &model, offset);
+                prop_assert_eq!(intervals.iter().collect::<BTreeMap<_, _>>(), rows.clone());
             }
             let from = offset.saturating_add(window.0);
             let to = from.saturating_add(window.1);
-            let gaps: BTreeSet<u64> = held.gaps(from, to).flat_map(|(a, b)| a..=b).collect();
+            let gaps: BTreeSet<u64> = intervals.gaps(from, to).flat_map(|(a, b)| a..=b).collect();
             let missing: BTreeSet<u64> = (from..=to).filter(|v| !model.contains(v)).collect();
             prop_assert_eq!(gaps, missing);
-            prop_assert_eq!(held.iter().collect::<IntervalSet>(), held);
+            prop_assert_eq!(intervals.iter().collect::<IntervalSet>(), intervals);
         }
     }
 }

@@ -13,7 +13,7 @@ pub const MESSAGE_BYTES: usize = 4 * MIB;
 /// Bytes of a frame's header: kind, flags, length.
 pub const FRAME_HEADER_BYTES: usize = 8;
 
-/// Bytes of one change on the wire and in a store. DigestEntries room for its entry's header in a message.
+/// Bytes of one change on the wire and in a store. Leaves room for its entry's header in a message.
 pub const CHANGE_BYTES: usize = MESSAGE_BYTES - 128 * KIB;
 
 /// Bytes of a change after inflation. A limit on the ratio would not do: a long deletion inflates

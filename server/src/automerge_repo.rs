@@ -18,7 +18,9 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::automerge_repo::peer::{Effect, EphemeralMessage, Host, MemoryAnswer, Peer};
+use landfall_protocol::automerge_repo::peer::{
+    EphemeralMessage, Host, MemoryAnswer, Peer, PeerEffect,
+};
 use landfall_protocol::{Code, DocumentId, Moment, SessionId, SpaceName, Upstream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
@@ -368,7 +370,7 @@ impl Driver {
                 Delivery::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
                     // A large entry is read from the store instead, once its memory is reserved.
                     Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
-                        self.machine.handle_behind_with(entry.document);
+                        self.machine.handle_document_behind(entry.document);
                     }
                     _ => self.machine.handle_entry(&commit, at),
                 },
@@ -410,7 +412,7 @@ impl Driver {
 
     /// The machine's next effect. Delivery becomes messages only while the peer reads, and only with memory for
     /// it.
-    fn next_effect(&mut self) -> Option<Effect> {
+    fn next_effect(&mut self) -> Option<PeerEffect> {
         let (makes, account, room) = (self.makes(), &self.account, &mut self.answer_room);
         self.machine.poll_effect_within(|bytes| {
             if !makes {
@@ -448,40 +450,40 @@ impl Driver {
     fn perform(&mut self) {
         while let Some(effect) = self.next_effect() {
             match effect {
-                Effect::Send(message) => self.send(message),
-                Effect::Ping => self.outbox.push_back(Outgoing::Ping),
-                Effect::Joined(remote) => self.join(&remote),
-                Effect::Follow(document) => {
+                PeerEffect::Send(message) => self.send(message),
+                PeerEffect::Ping => self.outbox.push_back(Outgoing::Ping),
+                PeerEffect::Joined(remote) => self.join(&remote),
+                PeerEffect::Follow(document) => {
                     self.shared.fan_out.subscribe(&self.space, document, &self.mailbox);
                     self.shared.repairs.opens(&self.space, &document);
                 }
-                Effect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
-                Effect::Push(push) => self.push_queue.push(push),
-                Effect::PushWhole { id, document, bytes } => {
+                PeerEffect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
+                PeerEffect::Push(push) => self.push_queue.push(push),
+                PeerEffect::PushWhole { id, document, bytes } => {
                     self.push_queue.push_whole(id, document, bytes);
                 }
-                Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
-                Effect::Say(message) => self.say(message),
-                Effect::Subscribe(storages) => {
+                PeerEffect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
+                PeerEffect::Ephemeral(message) => self.say(message),
+                PeerEffect::Subscribe(storages) => {
                     let (space, news) = (&self.space, &self.remote_heads_in);
                     self.shared
                         .automerge_repo
                         .remote_heads
                         .subscribe(space, self.id, storages, news);
                 }
-                Effect::Unsubscribe(storages) => {
+                PeerEffect::Unsubscribe(storages) => {
                     self.shared.automerge_repo.remote_heads.unsubscribe(
                         &self.space,
                         self.id,
                         storages,
                     );
                 }
-                Effect::RemoteHeadsTable(news) => {
+                PeerEffect::RemoteHeads(news) => {
                     let from = (self.id, self.account.share());
                     self.shared.automerge_repo.remote_heads.tell(&self.space, from, news);
                 }
-                Effect::Resent { document, brought } => self.resent(document, brought),
-                Effect::Refused { document, code, changes, what } => {
+                PeerEffect::Resent { document, brought } => self.resent(document, brought),
+                PeerEffect::Refused { document, code, changes, what } => {
                     self.shared.metrics.rejected(code);
                     self.refusals = self.refusals.saturating_add(1);
                     match self.refusals <= limits::REPO_REFUSALS_TOLD {
@@ -489,8 +491,8 @@ impl Driver {
                         false => debug!(%document, %code, changes, what, "changes were rejected"),
                     }
                 }
-                Effect::Ignored(what) => debug!(what, "ignored"),
-                Effect::End(code, what) => self.end(code, what),
+                PeerEffect::Ignored(what) => debug!(what, "ignored"),
+                PeerEffect::End(code, what) => self.end(code, what),
             }
         }
     }
@@ -563,7 +565,7 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        let timeout = self.start.checked_add(self.machine.deadline().0);
+        let timeout = self.start.checked_add(self.machine.poll_timeout().0);
         let mut timeout =
             timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
         // Counted from the last check: messages that arrive meanwhile do not defer it.

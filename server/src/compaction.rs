@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use landfall_compaction::WorkerError;
 use landfall_protocol::admission::CheckedChange;
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;

@@ -17,7 +17,7 @@ use std::time::Instant;
 use landfall_protocol::ephemeral::Sources;
 use landfall_protocol::frame::{Filter, SubscriptionId};
 use landfall_protocol::limits::{EPHEMERAL_BYTES, EPHEMERAL_NAME_BYTES};
-use landfall_protocol::space::Commit;
+use landfall_protocol::relay::Commit;
 use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 
@@ -154,7 +154,7 @@ impl FanOut {
         if told.is_empty() {
             return;
         }
-        let bytes = commit.entries.iter().map(landfall_protocol::space::NewEntry::weight).sum();
+        let bytes = commit.entries.iter().map(landfall_protocol::relay::NewEntry::weight).sum();
         for (mailbox, at) in told {
             mailbox.put_entry(commit, at, bytes);
         }

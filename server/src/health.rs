@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::StoreFailure;
 
 use crate::limits;
 use crate::store::{Condition, REMEDY, RESTORE};

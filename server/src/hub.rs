@@ -1,7 +1,7 @@
 //! The hub: one thread that owns the spaces' state machines, performs their decisions, and notifies the
 //! sessions.
 //!
-//! It admits nothing itself (`landfall_protocol::space` does) and must never wait for a session:
+//! It admits nothing itself (`landfall_protocol::relay` does) and must never wait for a session:
 //! notifications go into a bounded channel, and a session whose channel is full is ended.
 
 mod deferred;
@@ -19,8 +19,7 @@ use std::sync::Arc;
 use std::thread;
 
 use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
-use landfall_protocol::session::SnapshotUpload;
-use landfall_protocol::space::{CheckedPush, PendingPush, PushAnswer, PushedEntry};
+use landfall_protocol::relay::{CheckedPush, PendingPush, PushAnswer, PushedEntry, SnapshotUpload};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 

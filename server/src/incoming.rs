@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use landfall_protocol::limits as shared;
-use landfall_protocol::ring::DocumentPlan;
+use landfall_protocol::relay::DocumentPlan;
 use tokio::time::timeout;
 
 use crate::checks::Checker;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use landfall_protocol::session::SnapshotUpload;
+use landfall_protocol::relay::SnapshotUpload;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use landfall_protocol::session::Patience;
+use landfall_protocol::Patience;
 use landfall_protocol::{Epoch, limits as shared};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! A session: one task per WebSocket that performs the decisions of `landfall_protocol::session`. It reads,
+//! A session: one task per WebSocket that performs the decisions of `landfall_protocol::relay`. It reads,
 //! feeds and waits; a second task writes.
 //!
 //! It must not know the contents of a change, nor the store's tables: pushes go to the hub, pages come from
@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
+use landfall_protocol::Patience;
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session};
+use landfall_protocol::relay::{Everything, Session};
 use landfall_protocol::{Code, Moment, SessionId, Upstream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
@@ -356,13 +356,13 @@ impl Driver {
                 self.push_queue.handle_answered();
                 self.uploads.handle_spoiled();
                 let what = "another session sent wrong parts of the snapshot: send all of it again";
-                self.machine.handle_no_room_for(id, what);
+                self.machine.handle_upload_refused(id, what);
                 self.let_uploads_go();
             }
             Happening::Handed(Handed::NoRoom(id)) => {
                 self.push_queue.handle_answered();
                 let what = "the relay has no memory to merge a snapshot now";
-                self.machine.handle_no_room_for(id, what);
+                self.machine.handle_upload_refused(id, what);
                 self.let_uploads_go();
             }
             Happening::Handed(Handed::HubGone) => {
@@ -389,9 +389,9 @@ impl Driver {
 
     fn handle_room(&mut self, room: UploadMemory) {
         match room {
-            UploadMemory::From(id, from) => self.machine.handle_wanted(id, from),
+            UploadMemory::From(id, from) => self.machine.handle_upload_offset(id, from),
             UploadMemory::None(id) => {
-                self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
+                self.machine.handle_upload_refused(id, "the relay has no room for a snapshot now");
             }
         }
         // It may have been withdrawn while it waited.
@@ -432,7 +432,7 @@ impl Driver {
                 self.machine.handle_fetched(subscription, ticket);
             }
             AnswerPart::Failed((subscription, ticket), code, what) => {
-                self.machine.handle_unanswerable();
+                self.machine.handle_query_failed();
                 if self.machine.is_current(subscription, ticket) {
                     self.end_subscription(subscription, code, what);
                 }

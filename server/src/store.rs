@@ -3,7 +3,7 @@
 //!
 //! It stores and returns changes in offset order, the snapshots that replace compacted changes, tombstones,
 //! and the data derived from them (heads, digests, indexes). It must not know sessions, sockets or wire
-//! frames, and it admits no change: `landfall_protocol::space` does. It builds no document: compaction runs
+//! frames, and it admits no change: `landfall_protocol::relay` does. It builds no document: compaction runs
 //! elsewhere.
 
 pub mod admin;

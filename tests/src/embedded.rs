@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_protocol::session::Patience;
+use landfall_protocol::Patience;
 use landfall_relay::store::{LogStore, SqliteStore};
 use landfall_relay::{ServeOptions, serve_with_store};
 use tokio::net::TcpListener;

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landfall_protocol::error_chain;
-use landfall_protocol::frame::{Filter, Frame, Resent, encode};
-use landfall_protocol::replica::{
+use landfall_protocol::client::{
     EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
 };
+use landfall_protocol::error_chain;
+use landfall_protocol::frame::{Filter, Frame, Resent, encode};
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, FailureClass, WriteError};
 use tokio::sync::mpsc;
@@ -376,7 +376,7 @@ impl Performer {
             }
             ReplicaEffect::DropMade { hash } => self.parts.drop_made(&hash),
             ReplicaEffect::Repaired { space, document } => self.repaired(&space, &document),
-            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+            ReplicaEffect::Ephemeral { space, document, sender, session, count, data } => {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();
                     let kind = EventKind::Ephemeral { sender, session, count, data };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_protocol::SpaceName;
-use landfall_protocol::replica::Unchecked;
+use landfall_protocol::client::Unchecked;
 use parking_lot::Mutex;
 
 use super::commands::LinkCommands;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use landfall_protocol::replica::Replica;
-use landfall_protocol::session::Patience;
+use landfall_protocol::Patience;
+use landfall_protocol::client::Replica;
 use landfall_protocol::{Moment, SpaceName};
 use tokio::sync::mpsc;
 

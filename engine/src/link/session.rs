@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use landfall_protocol::Code;
-use landfall_protocol::replica::EndReason;
+use landfall_protocol::client::EndReason;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 

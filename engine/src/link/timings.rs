@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use landfall_protocol::session::Patience;
+use landfall_protocol::Patience;
 
 use crate::options::LinkOptions;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::replica::SpacePhase;
+use landfall_protocol::client::SpacePhase;
 use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 

@@ -4,8 +4,8 @@
 //! Sums are stored for the 256 first bytes of document ids; deeper ones are computed from the digest
 //! entries on demand.
 
+use landfall_protocol::client::DocumentHeads;
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
-use landfall_protocol::replica::DocumentHeads;
 use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use landfall_protocol::client::DocumentBatch;
 use landfall_protocol::frame::{Holding, Mark};
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::replica::DocumentBatch;
 use landfall_protocol::{ChangeHash, Cursor, DocumentId, Local};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};

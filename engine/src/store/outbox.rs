@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use landfall_protocol::admission::Roots;
-use landfall_protocol::replica::{OutboxChange, OutboxKind};
+use landfall_protocol::client::{OutboxChange, OutboxKind};
 use landfall_protocol::{DocumentId, Local, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 

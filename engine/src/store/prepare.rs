@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use landfall_compaction::{CompactionError, CompactionLimits};
 use landfall_protocol::admission::{CheckedChange, preflight};
+use landfall_protocol::client::{DeferredReason, Incoming};
 use landfall_protocol::frame::Entry;
-use landfall_protocol::replica::{DeferredReason, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Durability, ReadError};
 use rusqlite::{Connection, OptionalExtension, params};

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use landfall_protocol::DocumentId;
+use landfall_protocol::client::DocumentHeads;
 use landfall_protocol::digest::{Branch, Node, Prefix};
-use landfall_protocol::replica::DocumentHeads;
 use rusqlite::{Connection, params};
 
 use super::rows::document_row;

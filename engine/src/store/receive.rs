@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use landfall_compaction::CompactionLimits;
 use landfall_protocol::admission::{CheckedChange, HistoryError, Origin, Roots, Verdict};
+use landfall_protocol::client::{Batch, Incoming};
 use landfall_protocol::frame::{Entry, entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::replica::{Batch, Incoming};
 use landfall_protocol::{ChangeHash, DocumentId, Offset};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::Connection;

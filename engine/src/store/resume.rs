@@ -1,8 +1,8 @@
 //! The position at which a space resumes with an upstream, and its filter.
 
 use landfall_protocol::DocumentId;
+use landfall_protocol::client::ResumePoint;
 use landfall_protocol::frame::Filter;
-use landfall_protocol::replica::ResumePoint;
 use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 

@@ -1,6 +1,6 @@
 //! Reads the store for documents, status and the link.
 
-use landfall_protocol::replica::OutboxChange;
+use landfall_protocol::client::OutboxChange;
 use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName};
 use landfall_storage::ReadError;
 use rusqlite::{Connection, OptionalExtension, params};

@@ -1,6 +1,6 @@
 //! A batch that could not be written is never skipped by the next one.
 
-use landfall_protocol::replica::{Batch, ResumePoint};
+use landfall_protocol::client::{Batch, ResumePoint};
 use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
 use landfall_storage::{FailureClass, WriteError};
 

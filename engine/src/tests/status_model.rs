@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
 
 use automerge::{ROOT, transaction::Transactable};
+use landfall_protocol::client::{Batch, DocumentBatch, Incoming};
 use landfall_protocol::frame::Holding;
-use landfall_protocol::replica::{Batch, DocumentBatch, Incoming};
 use landfall_protocol::{Code, DocumentId, Local, Offset};
 use landfall_storage::{Committed, WriteError};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_protocol::admission::HistoryError;
-use landfall_protocol::replica::OutboxKind;
+use landfall_protocol::client::OutboxKind;
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};

@@ -208,8 +208,8 @@ fn rejected_deferred_and_unsent_changes_explain_a_difference() {
 #[test]
 fn damaged_entries_at_the_upstream_are_recorded_until_they_arrive() {
     use landfall_protocol::Offset;
+    use landfall_protocol::client::{DeferredReason, Incoming};
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{DeferredReason, Incoming};
 
     let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), document),
@@ -243,8 +243,8 @@ fn damaged_entries_at_the_upstream_are_recorded_until_they_arrive() {
 #[test]
 fn damage_that_is_reported_twice_counts_once() {
     use landfall_protocol::Offset;
+    use landfall_protocol::client::{DeferredReason, Incoming};
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{DeferredReason, Incoming};
 
     let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), Some(document)),
@@ -266,8 +266,8 @@ fn damage_that_is_reported_twice_counts_once() {
 #[test]
 fn damaged_entries_are_counted_for_their_upstream_only() {
     use landfall_protocol::Offset;
+    use landfall_protocol::client::{DeferredReason, Incoming};
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{DeferredReason, Incoming};
 
     let damaged = |offset, document| Incoming::Deferred {
         entry: Entry::of_damage(Offset(offset), document),
@@ -307,8 +307,8 @@ fn damaged_entries_are_counted_for_their_upstream_only() {
 /// So many damaged entries that no more are recorded: those of other relays are removed.
 #[test]
 fn damaged_entries_of_all_upstreams_are_bounded_and_reported() {
+    use landfall_protocol::client::{DeferredReason, Incoming};
     use landfall_protocol::frame::Entry;
-    use landfall_protocol::replica::{DeferredReason, Incoming};
     use landfall_protocol::{Offset, limits};
 
     let mut bench = Bench::new();

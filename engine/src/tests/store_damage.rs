@@ -25,7 +25,7 @@ fn store() -> (Bench, BTreeMap<DocumentId, Author>) {
     let more = authors.get_mut(&id(3)).unwrap().puts(5);
     bench.append_all(id(3), &more);
     bench.acknowledge(1..=53);
-    let tombstone = landfall_protocol::replica::Incoming::Tombstone {
+    let tombstone = landfall_protocol::client::Incoming::Tombstone {
         offset: landfall_protocol::Offset(1),
         document: id(4),
         author: vec![1],

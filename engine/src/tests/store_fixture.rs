@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
 use landfall_protocol::admission::preflight;
+use landfall_protocol::client::{Batch, DeferredReason, Incoming};
 use landfall_protocol::frame::{Entry, Mark};
-use landfall_protocol::replica::{Batch, DeferredReason, Incoming};
 use landfall_protocol::{
     Code, Cursor, DocumentId, Epoch, Local, Offset, Scope, SpaceName, Upstream,
 };

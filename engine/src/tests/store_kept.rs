@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use landfall_compaction::compact;
-use landfall_protocol::replica::Incoming;
+use landfall_protocol::client::Incoming;
 use landfall_protocol::{Offset, ReplicaId};
 use landfall_storage::Durability;
 

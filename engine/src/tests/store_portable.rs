@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use automerge::transaction::CommitOptions;
 use automerge::{ActorId, Automerge, Change};
 use landfall_protocol::admission::{CheckedChange, preflight};
-use landfall_protocol::replica::Incoming;
+use landfall_protocol::client::Incoming;
 use landfall_protocol::{ChangeHash, Code, DocumentId, Offset, ReplicaId};
 
 use super::random::{Noise, edit};
@@ -218,7 +218,7 @@ fn an_imported_merge_of_unrelated_histories_is_pushed_as_one() {
         imported.meet(3);
         let roots = imported.outbox().into_iter().filter(|change| {
             use landfall_protocol::admission::Roots::Several;
-            matches!(&change.what, landfall_protocol::replica::OutboxKind::Change(_, Several))
+            matches!(&change.what, landfall_protocol::client::OutboxKind::Change(_, Several))
         });
         assert_eq!(roots.count(), 2, "compacted: {compacted}");
         imported.log.database().close().unwrap();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use automerge::ReadDoc;
 use landfall_protocol::admission::CheckedChange;
+use landfall_protocol::client::{Incoming, OutboxKind};
 use landfall_protocol::frame::Holding;
-use landfall_protocol::replica::{Incoming, OutboxKind};
 use landfall_protocol::{DocumentId, Offset};
 
 use super::store_support::{Author, Bench, id};

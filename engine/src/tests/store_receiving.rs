@@ -1,8 +1,8 @@
 //! Receiving snapshots: whole, in parts, over local changes.
 
 use landfall_protocol::admission::Roots;
+use landfall_protocol::client::{Incoming, OutboxChange, OutboxKind};
 use landfall_protocol::frame::Partial;
-use landfall_protocol::replica::{Incoming, OutboxChange, OutboxKind};
 use landfall_storage::{Durability, WriteError};
 
 use super::store_support::{Author, Bench, id};

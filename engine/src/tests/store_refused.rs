@@ -4,8 +4,8 @@ use std::sync::mpsc;
 
 use landfall_protocol::Code;
 use landfall_protocol::admission::{CheckedChange, HistoryError, Roots};
+use landfall_protocol::client::{Incoming, OutboxKind};
 use landfall_protocol::frame::Holding;
-use landfall_protocol::replica::{Incoming, OutboxKind};
 use landfall_protocol::{ChangeHash, DocumentId, Local, Offset};
 use landfall_storage::{Durability, WriteError};
 

@@ -4,10 +4,10 @@ use std::sync::mpsc;
 
 use automerge::{ActorId, Automerge, ROOT, ReadDoc, transaction::Transactable};
 use landfall_protocol::admission::{CheckedChange, preflight};
-use landfall_protocol::frame::{Holding, Mark};
-use landfall_protocol::replica::{
+use landfall_protocol::client::{
     Batch, DocumentBatch, Incoming, OutboxChange, OutboxKind, ResumePoint,
 };
+use landfall_protocol::frame::{Holding, Mark};
 use landfall_protocol::{
     ChangeHash, Cursor, DocumentId, Epoch, Local, Offset, ReplicaId, Scope, SpaceName, Upstream,
 };

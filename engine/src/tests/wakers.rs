@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use automerge::{ActorId, ROOT, transaction::Transactable};
 use landfall_protocol::admission::preflight;
-use landfall_protocol::replica::{Batch, Incoming};
+use landfall_protocol::client::{Batch, Incoming};
 use landfall_protocol::{DocumentId, Offset, Upstream};
 
 use super::store_support::{Author, Bench};

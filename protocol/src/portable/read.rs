@@ -177,7 +177,7 @@ impl Decoder {
         }
     }
 
-    fn end(&mut self, told: Counts, length: usize) -> Result<Record, PortableError> {
+    fn end(&mut self, stated: Counts, length: usize) -> Result<Record, PortableError> {
         let hash_at = RECORD_HEADER + length - 32;
         let told_hash: Vec<u8> = self.rest()[hash_at..hash_at + 32].to_vec();
         self.pass(hash_at);
@@ -185,11 +185,11 @@ impl Decoder {
         if hash.as_slice() != told_hash.as_slice() {
             return Err(PortableError::Damaged { what: "the SHA-256 of its bytes" });
         }
-        if self.grammar.counts != told {
+        if self.grammar.counts != stated {
             return Err(PortableError::Damaged { what: "the number of its records" });
         }
         self.pass(32);
-        Ok(Record::End(told))
+        Ok(Record::End(stated))
     }
 }
 

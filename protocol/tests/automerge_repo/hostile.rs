@@ -2,9 +2,9 @@
 
 use automerge::ROOT;
 use automerge::transaction::Transactable;
+use landfall_protocol::Patience;
 use landfall_protocol::automerge_repo::message::{Ephemeral, Message, PeerMetadata, Sync};
 use landfall_protocol::automerge_repo::sync::{Have, Reply};
-use landfall_protocol::session::Patience;
 use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
 
 use crate::client::name_of;
@@ -32,14 +32,14 @@ fn say(world: &mut World, document: DocumentId, reply: &Reply<'_>) -> usize {
 
 fn raw(world: &mut World, bytes: &[u8]) {
     let (id, now) = (world.session_id(1), world.now);
-    world.relay.with(id, |peer| peer.handle_message(bytes, now));
+    world.relay.with(id, |peer| peer.handle_message(now, bytes));
     world.settle_relay();
 }
 
 /// Delivers a message without doing the relay's work.
 fn raw_only(world: &mut World, bytes: &[u8]) {
     let (id, now) = (world.session_id(1), world.now);
-    world.relay.with(id, |peer| peer.handle_message(bytes, now));
+    world.relay.with(id, |peer| peer.handle_message(now, bytes));
 }
 
 fn ended(world: &mut World) -> Option<Code> {
@@ -312,14 +312,17 @@ fn a_silent_peer_is_pinged_and_then_dropped() {
     world.settle();
     let id = world.session_id(1);
     let before = world.now;
-    // While something is still being delivered to the peer, it does not count as silent.
-    world.relay.with(id, |peer| peer.handle_time(before.after(patience.drop_after), before));
+    world.relay.with(id, |peer| peer.handle_timeout(before.after(patience.drop_after)));
     assert_eq!(ended(&mut world), Some(Code::SILENT));
     world.connect(1);
     world.settle();
     let id = world.session_id(1);
     let later = world.now.after(patience.drop_after);
-    world.relay.with(id, |peer| peer.handle_time(later, later));
+    // While something is still being delivered to the peer, it does not count as silent.
+    world.relay.with(id, |peer| {
+        peer.handle_delivered(later);
+        peer.handle_timeout(later);
+    });
     assert_eq!(ended(&mut world), None);
 }
 
@@ -335,7 +338,7 @@ fn too_many_open_documents_end_the_session() {
         let sync =
             Sync { document: &document, sender: &name, target: &host().peer_id, data: &data };
         let message = Message::Request(sync).encode();
-        world.relay.with(id, |peer| peer.handle_message(&message, now));
+        world.relay.with(id, |peer| peer.handle_message(now, &message));
     }
     assert_eq!(ended(&mut world), Some(Code::OVERLOADED));
 }

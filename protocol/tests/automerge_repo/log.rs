@@ -12,9 +12,7 @@ use landfall_protocol::automerge_repo::plan::{Plan, SyncRequest};
 use landfall_protocol::automerge_repo::{CompactedHistory, DocumentIndex, IndexRow};
 use landfall_protocol::compacted::{CompactedChange, PackedIndex};
 use landfall_protocol::frame::Entry;
-use landfall_protocol::lineage::{EpochRecord, Lineage};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{Commit, NewKind};
+use landfall_protocol::relay::{Commit, EpochRecord, Lineage, NewKind, Snapshot};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset};
 use sha2::{Digest, Sha256};
 

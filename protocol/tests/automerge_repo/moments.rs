@@ -145,6 +145,23 @@ fn changes_committed_while_an_answer_is_read_are_sent_too() {
 }
 
 #[test]
+fn a_deletion_during_an_answer_discards_the_answer() {
+    let (mut world, document) = two(12);
+    world.disconnect(1);
+    world.edit(0, document);
+    world.settle();
+    return_and_read(&mut world, 1);
+    world.relay.delete(document);
+    world.relay.settle_pushes();
+    let id = world.session_id(1);
+    world.relay.tell_plan(id);
+    let sent = std::mem::take(&mut world.session(1).sent);
+    let is_unavailable =
+        |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
+    assert!(sent.len() == 1 && sent.iter().all(is_unavailable), "{} messages", sent.len());
+}
+
+#[test]
 fn a_peers_change_during_its_answer_is_not_echoed() {
     let (mut world, document) = two(6);
     let id = world.session_id(1);

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use automerge::ReadDoc;
+use landfall_protocol::Patience;
 use landfall_protocol::admission::{CheckedChange, Roots, preflight};
 use landfall_protocol::automerge_repo::chunks::{Carried, Chunks, carried};
 use landfall_protocol::automerge_repo::message::Message;
 use landfall_protocol::automerge_repo::peer::{
-    Effect, EphemeralMessage, Host, MemoryAnswer, Peer, Planned, Ticket,
+    EphemeralMessage, Host, MemoryAnswer, Peer, PeerEffect, Planned, Ticket,
 };
 use landfall_protocol::automerge_repo::plan::{SyncRequest, known};
 use landfall_protocol::automerge_repo::sync::SyncMessage;
 use landfall_protocol::code::{Code, NackClass};
-use landfall_protocol::session::Patience;
-use landfall_protocol::space::{
+use landfall_protocol::relay::{
     CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
     StoreFailure,
 };
@@ -135,7 +135,7 @@ impl Relay {
         }
     }
 
-    fn next_effect(&mut self, id: SessionId) -> Option<Effect> {
+    fn next_effect(&mut self, id: SessionId) -> Option<PeerEffect> {
         let (denies, asked) = (self.denies, &mut self.asked);
         self.sessions.get_mut(&id)?.peer.poll_effect_within(|_| {
             *asked += 1;
@@ -146,19 +146,19 @@ impl Relay {
         })
     }
 
-    fn perform(&mut self, id: SessionId, effect: Effect) {
-        if let Effect::Send(message) = &effect {
+    fn perform(&mut self, id: SessionId, effect: PeerEffect) {
+        if let PeerEffect::Send(message) = &effect {
             self.judge(message);
         }
         let session = self.session(id);
         assert!(session.ended.is_none(), "an effect after the end: {effect:?}");
         match effect {
-            Effect::Send(message) => session.sent.push_back(message),
-            Effect::Ping => {}
-            Effect::Joined(_) => session.follows.clear(),
-            Effect::Follow(document) => assert!(session.follows.insert(document)),
-            Effect::Check(ticket, chunks) => session.jobs.push_back(Job::Check(ticket, chunks)),
-            Effect::Push(mut push) => {
+            PeerEffect::Send(message) => session.sent.push_back(message),
+            PeerEffect::Ping => {}
+            PeerEffect::Joined(_) => session.follows.clear(),
+            PeerEffect::Follow(document) => assert!(session.follows.insert(document)),
+            PeerEffect::Check(ticket, chunks) => session.jobs.push_back(Job::Check(ticket, chunks)),
+            PeerEffect::Push(mut push) => {
                 assert!(push.changes.len() <= limits::PUSH_CHANGES);
                 let unwanted = |change: &CheckedChange| self.unwanted.contains(&change.hash);
                 let cut = push.changes.iter().position(unwanted);
@@ -176,22 +176,22 @@ impl Relay {
                 };
                 session.jobs.push_back(Job::Push(Box::new(PendingPush::new(push))));
             }
-            Effect::PushWhole { id: push, document, bytes } => {
+            PeerEffect::PushWhole { id: push, document, bytes } => {
                 session.wholes += 1;
                 let entry = PushedEntry { session: id, id: push, document, author: Vec::new() };
                 session.jobs.push_back(Job::Whole(entry, bytes));
             }
-            Effect::Plan(ticket, question) => session.plans.push_back((ticket, question)),
-            Effect::Say(said) => session.said.push(said),
-            Effect::Refused { document, code, changes, .. } => {
+            PeerEffect::Plan(ticket, question) => session.plans.push_back((ticket, question)),
+            PeerEffect::Ephemeral(said) => session.said.push(said),
+            PeerEffect::Refused { document, code, changes, .. } => {
                 self.refused.push((document, code, changes));
             }
-            Effect::RemoteHeadsTable(_) => self.remote_heads += 1,
-            Effect::Subscribe(_)
-            | Effect::Unsubscribe(_)
-            | Effect::Ignored(_)
-            | Effect::Resent { .. } => {}
-            Effect::End(code, what) => session.ended = Some((code, what)),
+            PeerEffect::RemoteHeads(_) => self.remote_heads += 1,
+            PeerEffect::Subscribe(_)
+            | PeerEffect::Unsubscribe(_)
+            | PeerEffect::Ignored(_)
+            | PeerEffect::Resent { .. } => {}
+            PeerEffect::End(code, what) => session.ended = Some((code, what)),
         }
     }
 
@@ -329,7 +329,9 @@ impl Relay {
             Ok(_) if !automerge.get_missing_deps(&[]).is_empty() => {
                 Err(refusal(Code::MISSING_DEPENDENCY, NackClass::RECONCILE))
             }
-            Ok(_) if automerge.get_heads() == before => Ok(self.space.handle_held::<()>(&entry)),
+            Ok(_) if automerge.get_heads() == before => {
+                Ok(self.space.handle_duplicate_snapshot::<()>(&entry))
+            }
             Ok(_) => {
                 let snapshot = Arc::new(snapshot(&automerge));
                 Ok(self.space.handle_snapshot(&entry, snapshot, 0))

@@ -112,7 +112,7 @@ impl World {
         if up && (!down || self.rng.chance(50)) {
             let message = self.clients[client].out.pop_front().expect("there is one");
             let now = self.now;
-            self.relay.with(id, |peer| peer.handle_message(&message, now));
+            self.relay.with(id, |peer| peer.handle_message(now, &message));
         } else if down {
             let message = self.relay.session(id).sent.pop_front().expect("there is one");
             self.clients[client].receive(&message);
@@ -149,7 +149,7 @@ impl World {
     /// Lets the time pass until paced entries are forwarded; false if none wait.
     pub fn pass_a_moment(&mut self) -> bool {
         let live = self.relay.sessions.values().filter(|session| session.ended.is_none());
-        let due = live.map(|session| session.peer.deadline()).min();
+        let due = live.map(|session| session.peer.poll_timeout()).min();
         let wait = due.map(|due| due.since(self.now));
         let passes = wait.filter(|wait| *wait <= limits::REPO_UNANSWERED);
         passes.map(|wait| self.pass(wait)).is_some()
@@ -160,7 +160,10 @@ impl World {
         let ids: Vec<SessionId> = self.relay.sessions.keys().copied().collect();
         for id in ids {
             let now = self.now;
-            self.relay.with(id, |peer| peer.handle_time(now, now));
+            self.relay.with(id, |peer| {
+                peer.handle_delivered(now);
+                peer.handle_timeout(now);
+            });
         }
     }
 
@@ -199,7 +202,7 @@ impl World {
         let id = self.session_id(client);
         let message = self.clients[client].out.pop_front().expect("there is one");
         let now = self.now;
-        self.relay.with(id, |peer| peer.handle_message(&message, now));
+        self.relay.with(id, |peer| peer.handle_message(now, &message));
     }
 
     /// Runs until the relay has nothing to do; delivers no message.

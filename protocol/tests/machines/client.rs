@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use automerge::{Automerge, ROOT, transaction::Transactable};
+use landfall_protocol::Patience;
 use landfall_protocol::admission::{Roots, Verdict, admit, preflight};
+use landfall_protocol::client::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase, Unchecked};
 use landfall_protocol::frame::{Filter, encode};
-use landfall_protocol::replica::{PART_WEIGHT, Replica, ReplicaEffect, SpacePhase, Unchecked};
-use landfall_protocol::session::Patience;
 use landfall_protocol::weight::Weight;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Moment, ReplicaId, SpaceName, Upstream};
 
@@ -151,7 +151,7 @@ impl Client {
                 ReplicaEffect::Welcomed(upstream) => self.upstream = Some(upstream),
                 ReplicaEffect::Phase { phase, .. } => self.phase = phase,
                 // These tests send no ephemeral messages.
-                ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Heard { .. } => {}
+                ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Ephemeral { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
                     let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });

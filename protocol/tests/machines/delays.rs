@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use landfall_protocol::admission::Roots;
+use landfall_protocol::client::{OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::code::NackClass;
 use landfall_protocol::frame::{Ack, Frame, Mark, Nack, Push, UploadFrom};
-use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::{Code, DocumentId, Epoch, Local, Moment, Offset, SpaceName, limits};
 
 use crate::scripted::{Scripted, space};

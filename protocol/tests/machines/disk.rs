@@ -6,9 +6,7 @@ use std::convert::Infallible;
 use landfall_protocol::admission::{CheckedChange, DocumentSize, History, KnownChange, preflight};
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Holding, Partial};
-use landfall_protocol::lineage::{EpochRecord, Lineage};
-use landfall_protocol::ring::{Chunk, Page, SnapshotPart};
-use landfall_protocol::space::{Commit, NewKind};
+use landfall_protocol::relay::{Chunk, Commit, EpochRecord, Lineage, NewKind, Page, SnapshotPart};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, Upstream, limits};
 
 use crate::model;

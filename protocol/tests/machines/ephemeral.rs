@@ -1,11 +1,11 @@
 //! Ephemeral messages between one replica and one session.
 
+use landfall_protocol::Patience;
+use landfall_protocol::client::{Replica, ReplicaEffect, ResumePoint};
 use landfall_protocol::frame::{
     Ephemeral, Features, Filter, Frame, Frames, Hello, Subscribe, encode, features,
 };
-use landfall_protocol::replica::{Replica, ReplicaEffect, ResumePoint};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::relay::{Everything, Session, SessionEffect};
 use landfall_protocol::{DocumentId, Moment, Offset, ReplicaId, SessionId, SpaceName, Upstream};
 
 const NOW: Moment = Moment(std::time::Duration::ZERO);
@@ -87,7 +87,7 @@ impl Pair {
                 self.replica.handle_resume(&space, point);
             }
             ReplicaEffect::SendsEphemeral { filter, .. } => self.sends_ephemeral.push(filter),
-            ReplicaEffect::Heard { space, document, sender, session, count, data } => {
+            ReplicaEffect::Ephemeral { space, document, sender, session, count, data } => {
                 self.heard.push((space, document, sender, session, count, data));
             }
             ReplicaEffect::End(reason) => panic!("{reason}"),

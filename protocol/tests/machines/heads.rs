@@ -1,8 +1,8 @@
 //! Documents with thousands of heads: requested in frames of bounded size, and received in several.
 
+use landfall_protocol::client::{DocumentBatch, DocumentHeads, ReplicaEffect};
 use landfall_protocol::digest::{Branch, DigestEntry, Node};
 use landfall_protocol::frame::{Difference, DocumentEntries, Fetch, Frame, Holding};
-use landfall_protocol::replica::{DocumentBatch, DocumentHeads, ReplicaEffect};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 
 use crate::scripted::{Scripted, space};

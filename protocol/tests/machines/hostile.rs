@@ -1,10 +1,10 @@
 //! Lying relays: the memory that they can make an engine use is bounded, and the session ends.
 
+use landfall_protocol::client::{DocumentHeads, OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{
     Difference, DigestQuery, DocumentEntries, Entries, Entry, Fetch, Frame, Holding, UploadFrom,
 };
-use landfall_protocol::replica::{DocumentHeads, OutboxChange, OutboxKind, ReplicaEffect};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Local, Offset, SpaceName, limits};
 
 use crate::rng::Rng;

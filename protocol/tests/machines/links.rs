@@ -1,9 +1,9 @@
 //! A link's requests, spaces that come and go, and dead connections that look alive.
 
 use landfall_protocol::admission::Roots;
+use landfall_protocol::client::{OutboxChange, OutboxKind, ReplicaEffect, SpacePhase, Unchecked};
 use landfall_protocol::digest::{Branch, Node};
 use landfall_protocol::frame::{Ack, Difference, Frame, Mark, SubscriptionId};
-use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect, SpacePhase, Unchecked};
 use landfall_protocol::{DocumentId, Epoch, Local, Offset, SpaceName, limits};
 
 use crate::scripted::{Scripted, space};

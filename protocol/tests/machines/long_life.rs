@@ -1,8 +1,8 @@
 //! The promises over years: compaction, restores, copies, deletion, filters, drift.
 
 use landfall_protocol::DocumentId;
+use landfall_protocol::client::SpacePhase;
 use landfall_protocol::frame::Filter;
-use landfall_protocol::replica::SpacePhase;
 
 use crate::relay::Disk;
 use crate::scenarios::{HOSTILE, seeds};

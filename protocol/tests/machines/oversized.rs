@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use landfall_protocol::Patience;
+use landfall_protocol::client::{
+    Batch, DeferredReason, Incoming, Replica, ReplicaEffect, ResumePoint,
+};
 use landfall_protocol::frame::{
     Entries, Entry, Frame, Part, Subscribed, Welcome, encode, entry_flags, entry_kind,
 };
-use landfall_protocol::replica::{
-    Batch, DeferredReason, Incoming, Replica, ReplicaEffect, ResumePoint,
-};
-use landfall_protocol::session::Patience;
 use landfall_protocol::{
     DocumentId, Epoch, Moment, Offset, ReplicaId, Scope, SessionId, SpaceName, Upstream, limits,
 };

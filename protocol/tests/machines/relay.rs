@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use landfall_protocol::Patience;
 use landfall_protocol::admission::Work;
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::ring::{Chunk, Ring};
-use landfall_protocol::session::{Patience, Session, SessionEffect, SnapshotUpload, UncheckedPush};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{
-    CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
-    StoreFailure,
+use landfall_protocol::relay::{
+    CheckedPush, Chunk, Commit, Everything, PendingPush, PushAnswer, PushVerdict, PushedEntry,
+    Refusal, Ring, Session, SessionEffect, Snapshot, SnapshotUpload, Space, StoreFailure,
+    UncheckedPush,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
 
@@ -168,11 +166,11 @@ impl Relay {
         let there = self.uploads.get(&key).map_or(0, |upload| upload.len() as u64);
         if there < upload.total {
             let connection = self.sessions.get_mut(&id).expect("it asked");
-            return connection.session.handle_wanted(upload.id, there);
+            return connection.session.handle_upload_offset(upload.id, there);
         }
         let bytes = self.uploads.remove(&key).expect("all of it is there");
         let connection = self.sessions.get_mut(&id).expect("it asked");
-        assert!(connection.session.handle_whole(upload.id), "it was awaited");
+        assert!(connection.session.handle_upload_complete(upload.id), "it was awaited");
         let push = pushed(id, upload.id, upload.document);
         if model::sha256(&bytes) != upload.hash {
             let what = "bytes that do not have its hash".to_owned();
@@ -256,7 +254,7 @@ impl Relay {
         }
         changes.extend(offered.into_iter().filter(|change| !known.contains(&change.hash)));
         let push_verdict = match changes.len() == known.len() {
-            true => self.space.handle_held(push),
+            true => self.space.handle_duplicate_snapshot(push),
             false => {
                 let snapshot = Arc::new(snapshot(&changes));
                 self.space.handle_snapshot(push, snapshot, 0)

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use landfall_protocol::Patience;
+use landfall_protocol::client::{OutboxChange, OutboxKind, ReplicaEffect, Resendable};
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{
     Ack, Features, Filter, Frame, Mark, Nack, Repaired, Resend, Resent,
 };
 use landfall_protocol::frame::{Hello, Subscribe, Subscribed, UploadFrom, encode, features};
-use landfall_protocol::replica::{OutboxChange, OutboxKind, ReplicaEffect, Resendable};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::relay::{Everything, Session, SessionEffect};
 use landfall_protocol::weight::Weight;
 use landfall_protocol::{
     ChangeHash, DocumentId, Epoch, Local, Moment, Offset, ReplicaId, SessionId, SpaceName,

@@ -1,8 +1,8 @@
 //! The promises, scenario by scenario.
 
 use landfall_protocol::SessionId;
-use landfall_protocol::replica::SpacePhase;
-use landfall_protocol::space::{PushVerdict, PushedEntry, StoreFailure};
+use landfall_protocol::client::SpacePhase;
+use landfall_protocol::relay::{PushVerdict, PushedEntry, StoreFailure};
 
 use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};
@@ -172,7 +172,7 @@ fn after_a_failed_commit_a_waiting_push_is_answered() {
     assert!(matches!(space.handle_deletion(&push, disk, 0), Ok(PushVerdict::Waits)));
     assert!(space.poll_commit().is_some());
     assert_eq!(space.handle_commit_failed(StoreFailure::Failed).len(), 1);
-    let push_verdict: PushVerdict<()> = space.handle_held(&push);
+    let push_verdict: PushVerdict<()> = space.handle_duplicate_snapshot(&push);
     assert!(matches!(push_verdict, PushVerdict::Answered(answer) if answer.count == 1));
 }
 

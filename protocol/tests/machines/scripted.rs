@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use landfall_protocol::Patience;
+use landfall_protocol::client::{
+    OutboxChange, Replica, ReplicaEffect, ResumePoint, SpacePhase, Unchecked,
+};
 use landfall_protocol::frame::{
     Features, Frame, Frames, Subscribed, SubscriptionId, Unsubscribed, VERSIONS, Welcome, encode,
     features,
 };
-use landfall_protocol::replica::{
-    OutboxChange, Replica, ReplicaEffect, ResumePoint, SpacePhase, Unchecked,
-};
-use landfall_protocol::session::Patience;
 use landfall_protocol::{
     Code, Local, Moment, Offset, ReplicaId, Scope, SessionId, SpaceName, Upstream,
 };

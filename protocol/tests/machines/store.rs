@@ -6,12 +6,12 @@ use std::convert::Infallible;
 use landfall_protocol::admission::{
     CheckedChange, DocumentSize, History, HistoryError, KnownChange, Roots, Verdict, admit,
 };
-use landfall_protocol::digest::{Branch, DigestEntry, Prefix};
-use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
-use landfall_protocol::replica::{
+use landfall_protocol::client::{
     Batch, DocumentBatch, DocumentHeads, Incoming, OutboxChange, OutboxKind, Resendable,
     ResumePoint,
 };
+use landfall_protocol::digest::{Branch, DigestEntry, Prefix};
+use landfall_protocol::frame::{Filter, Holding, Mark, Partial};
 use landfall_protocol::{ActorId, ChangeHash, Cursor, DocumentId, Local, Offset, Upstream};
 
 use crate::{disk, model};

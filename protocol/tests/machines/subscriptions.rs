@@ -1,8 +1,8 @@
 //! Bounds on the state that the subscriptions of one session create at a relay.
 
+use landfall_protocol::Patience;
 use landfall_protocol::frame::{Filter, Frame, Hello, Subscribe, SubscriptionId, VERSIONS, encode};
-use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session, SessionEffect};
+use landfall_protocol::relay::{Everything, Session, SessionEffect};
 use landfall_protocol::{Code, DocumentId, Moment, ReplicaId, SessionId, Upstream, limits};
 
 use crate::scripted::space;
@@ -87,7 +87,7 @@ fn documents_in_filters_are_bounded_per_session() {
 fn a_relay_without_room_refuses_a_subscription_and_drops_it() {
     let mut peer = Peer::new();
     assert_eq!(peer.subscribe(1, Filter::Everything), None);
-    peer.session.handle_no_room(1, 1);
+    peer.session.handle_subscription_refused(1, 1);
     let told: Vec<SessionEffect> = std::iter::from_fn(|| peer.session.poll_effect()).collect();
     let [SessionEffect::Send(Frame::Unsubscribed(ended)), SessionEffect::Detach(1)] = &told[..]
     else {

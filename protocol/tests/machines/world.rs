@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use landfall_protocol::client::SpacePhase;
 use landfall_protocol::frame::Filter;
-use landfall_protocol::replica::SpacePhase;
 use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
 
 use crate::client::Client;

@@ -4,9 +4,9 @@
 use std::sync::{Arc, mpsc};
 
 use landfall_protocol::admission::{CheckedChange, Roots};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{
-    CheckedPush, Commit, NewKind, PendingPush, PushAnswer, PushVerdict, PushedEntry, Space,
+use landfall_protocol::relay::{
+    CheckedPush, Commit, NewKind, PendingPush, PushAnswer, PushVerdict, PushedEntry, Snapshot,
+    Space,
 };
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 

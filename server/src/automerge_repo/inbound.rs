@@ -18,7 +18,7 @@ impl Driver {
         match heard {
             SocketRead::Message(bytes) => {
                 self.push_queue.begin_message(self.meter.whole());
-                self.machine.handle_message(&bytes, now);
+                self.machine.handle_message(now, &bytes);
                 // The work that a message causes takes its memory from the message's.
                 self.perform();
                 self.push_queue.end_message();
@@ -75,7 +75,7 @@ impl Driver {
                 let what = "the relay has no memory to merge a document now".to_owned();
                 self.machine.fail(Code::OVERLOADED, what);
             }
-            ItemResult::LookedUp(_, None) => self.machine.handle_uncheckable(),
+            ItemResult::LookedUp(_, None) => self.machine.handle_check_failed(),
             ItemResult::Over => {}
             ItemResult::HubGone => {
                 let what = "the relay has an internal error".to_owned();
@@ -129,6 +129,7 @@ impl Driver {
             self.machine.handle_alive(now);
         }
         self.bytes_before = bytes;
-        self.machine.handle_time(now, self.delivered);
+        self.machine.handle_delivered(self.delivered);
+        self.machine.handle_timeout(now);
     }
 }

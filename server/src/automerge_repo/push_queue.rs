@@ -9,7 +9,7 @@ use landfall_protocol::admission::{CheckedChange, FormError, Roots, Work};
 use landfall_protocol::automerge_repo::check::{Inspected, inspect, inspect_within};
 use landfall_protocol::automerge_repo::chunks::Chunks;
 use landfall_protocol::automerge_repo::peer::{RepoPush, Ticket};
-use landfall_protocol::space::{CheckedPush, PushedEntry, StoreFailure};
+use landfall_protocol::relay::{CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
 
 use super::sync_answers::SyncReader;

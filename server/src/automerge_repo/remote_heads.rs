@@ -315,9 +315,9 @@ mod tests {
     #[test]
     fn storages_without_subscribers_are_forgotten() {
         use landfall_protocol::Moment;
+        use landfall_protocol::Patience;
         use landfall_protocol::automerge_repo::message::{Message, PeerMetadata};
-        use landfall_protocol::automerge_repo::peer::{Effect, Host, Peer};
-        use landfall_protocol::session::Patience;
+        use landfall_protocol::automerge_repo::peer::{Host, Peer, PeerEffect};
 
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
@@ -327,7 +327,7 @@ mod tests {
         let mut peer = Peer::new(host, Patience::default(), now);
         let metadata = PeerMetadata { storage_id: None, is_ephemeral: true };
         let join = Message::Join { sender: "me", metadata, versions: None };
-        peer.handle_message(&join.encode(), now);
+        peer.handle_message(now, &join.encode());
         for round in 0..100 {
             let name = |number: u32| format!("{round}-{number}");
             let names: Vec<String> = (0..100).map(name).collect();
@@ -335,14 +335,14 @@ mod tests {
             for (add, remove) in [(names(), vec![]), (vec![], names())] {
                 let wish =
                     Message::RemoteSubscription { sender: "me", target: &relay, add, remove };
-                peer.handle_message(&wish.encode(), now);
+                peer.handle_message(now, &wish.encode());
             }
             while let Some(effect) = peer.poll_effect() {
                 match effect {
-                    Effect::Subscribe(storages) => {
+                    PeerEffect::Subscribe(storages) => {
                         remote_heads.subscribe(&space, SessionId(1), storages, &sender);
                     }
-                    Effect::Unsubscribe(storages) => {
+                    PeerEffect::Unsubscribe(storages) => {
                         remote_heads.unsubscribe(&space, SessionId(1), storages);
                     }
                     _ => {}

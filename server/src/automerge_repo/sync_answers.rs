@@ -10,7 +10,7 @@ use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::automerge_repo::peer::{LogState, Planned, Ticket};
 use landfall_protocol::automerge_repo::plan::{NeedsSnapshotHistory, Plan, SyncRequest};
 use landfall_protocol::frame::entry_kind;
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
 
@@ -429,8 +429,8 @@ fn read(
 #[cfg(test)]
 mod tests {
     use landfall_protocol::Moment;
+    use landfall_protocol::Patience;
     use landfall_protocol::automerge_repo::peer::{Host, Peer};
-    use landfall_protocol::session::Patience;
 
     use super::*;
     use crate::compaction::CompactionOptions;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use landfall_compaction::{JobKind, Supervisor, WorkerError};
 use landfall_protocol::limits as shared;
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::StoreFailure;
 
 use super::CompactorState;
 use super::memory::Granted;

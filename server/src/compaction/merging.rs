@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use landfall_compaction::{Absorbed, Compacted, JobKind, NewContent, Supervisor, WorkerError};
 use landfall_protocol::admission::preflight;
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 
 use super::worker::{Worker, give};
 use super::{Brought, Chunks, MergeError, Merged, Upload};

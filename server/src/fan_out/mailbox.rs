@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rate::TokenBucket;
-use landfall_protocol::space::Commit;
+use landfall_protocol::relay::Commit;
 use landfall_protocol::{DocumentId, Moment, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;

@@ -1,7 +1,7 @@
 //! Who receives what, and what a full mailbox drops.
 
 use landfall_protocol::frame::Entry;
-use landfall_protocol::space::{NewEntry, NewKind};
+use landfall_protocol::relay::{NewEntry, NewKind};
 use landfall_protocol::{Offset, limits as shared};
 
 use super::*;

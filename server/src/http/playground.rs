@@ -10,7 +10,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{Response, StatusCode, Uri};
 use axum::routing::{delete, get};
 use landfall_protocol::frame::Holding;
-use landfall_protocol::space::PushedEntry;
+use landfall_protocol::relay::PushedEntry;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use serde_json::json;
 use tokio::sync::mpsc;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use landfall_compaction::WorkerError;
 use landfall_protocol::admission::{CheckedChange, Roots};
-use landfall_protocol::session::SnapshotUpload;
-use landfall_protocol::space::{
-    CheckedPush, PendingPush, PushVerdict, PushedEntry, Refusal, StoreFailure,
+use landfall_protocol::relay::{
+    CheckedPush, PendingPush, PushVerdict, PushedEntry, Refusal, SnapshotUpload, StoreFailure,
 };
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
@@ -278,7 +277,7 @@ impl Sequencer {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         slot.held.set(&push.document, Why::Committing);
         let push_verdict: PushVerdict<StoreError> = match result {
-            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_held(push),
+            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_duplicate_snapshot(push),
             Ok(Brought::Changes(changes)) => {
                 // The changes are admitted like any push, before the deferred ones.
                 let document = push.document;

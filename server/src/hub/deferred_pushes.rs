@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use landfall_protocol::DocumentId;
-use landfall_protocol::space::PushedEntry;
+use landfall_protocol::relay::PushedEntry;
 
 use super::Pushed;
 use super::deferred::Arrived;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId};
-use landfall_protocol::ring::{Page, Ring};
+use landfall_protocol::relay::{Page, Ring};
 use landfall_protocol::{Epoch, Offset, SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;

@@ -84,7 +84,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use landfall_protocol::DocumentId;
-    use landfall_protocol::session::SnapshotUpload;
+    use landfall_protocol::relay::SnapshotUpload;
 
     use super::*;
     use crate::memory::{Class, ShareKey};

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::space::{
+use landfall_protocol::relay::{
     Outcome, PendingPush, PushAnswer, PushVerdict, Space, StoreFailure,
 };
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use landfall_protocol::admission::{Roots, preflight};
 use landfall_protocol::frame::Filter;
-use landfall_protocol::space::{CheckedPush, PushAnswer, PushedEntry};
+use landfall_protocol::relay::{CheckedPush, PushAnswer, PushedEntry};
 use landfall_protocol::{Code, DocumentId, Epoch, NackClass, Offset, SessionId, SpaceName, limits};
 use tokio::sync::{Notify, mpsc};
 

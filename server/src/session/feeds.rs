@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use landfall_protocol::Offset;
 use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
-use landfall_protocol::ring::{Chunk, Page};
+use landfall_protocol::relay::{Chunk, Page};
 use tokio::task::JoinHandle;
 
 use super::RelayState;

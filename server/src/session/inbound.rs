@@ -29,7 +29,7 @@ impl Driver {
                 let room = MessageMemory::new(self.meter.whole());
                 self.inbound = Some(Inbound { bytes, at: 0, room });
             }
-            SocketRead::Text => self.machine.handle_alien("a text message"),
+            SocketRead::Text => self.machine.handle_unsupported("a text message"),
             SocketRead::Control => self.machine.handle_alive(now),
             SocketRead::Close => {
                 // The WebSocket's close may be followed only by the reply to it.
@@ -42,7 +42,7 @@ impl Driver {
                 self.machine.fail(Code::TOO_LARGE, what, hint);
                 self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
             }
-            SocketRead::Broken(what) => self.machine.handle_alien(&what),
+            SocketRead::Broken(what) => self.machine.handle_unsupported(&what),
             SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
         }
     }
@@ -109,7 +109,7 @@ impl Driver {
         }
         for id in self.uploads.overdue(takes) {
             let what = "the snapshot arrived too slowly, and other clients need its memory";
-            self.machine.handle_no_room_for(id, what);
+            self.machine.handle_upload_refused(id, what);
         }
         self.machine.handle_timeout(now);
     }

@@ -2,7 +2,7 @@
 //! to pass on.
 
 use landfall_protocol::frame::{Frame, encode};
-use landfall_protocol::session::{SessionEffect, SnapshotUpload};
+use landfall_protocol::relay::{SessionEffect, SnapshotUpload};
 use landfall_protocol::{Code, SpaceName};
 use tracing::{Span, debug, warn};
 
@@ -38,7 +38,7 @@ impl Driver {
                     let ticket = match self.feeds.add(subscription, &filter) {
                         Ok(ticket) => ticket,
                         Err(NoRoom::ConnectionSlots(limit)) => {
-                            self.machine.handle_no_room(subscription, limit);
+                            self.machine.handle_subscription_refused(subscription, limit);
                             continue;
                         }
                         Err(NoRoom::Memory) => {
@@ -138,20 +138,20 @@ impl Driver {
         let id = upload.id;
         if !self.uploads.keep_heads(&upload) {
             let what = "the relay has no memory for the heads of a snapshot now";
-            return self.machine.handle_no_room_for(id, what);
+            return self.machine.handle_upload_refused(id, what);
         }
         if let Some(from) = self.uploads.add(space, upload) {
-            self.machine.handle_wanted(id, from);
+            self.machine.handle_upload_offset(id, from);
         }
     }
 
     fn handle_part(&mut self, space: SpaceName, upload: SnapshotUpload, from: u64, bytes: &[u8]) {
         match self.uploads.part(upload.id, from, bytes) {
             UploadProgress::Upto(there) | UploadProgress::Stale(there) => {
-                self.machine.handle_wanted(upload.id, there)
+                self.machine.handle_upload_offset(upload.id, there)
             }
             UploadProgress::Whole(whole) => {
-                if self.machine.handle_whole(upload.id)
+                if self.machine.handle_upload_complete(upload.id)
                     && let Some(identity) = self.machine.identity().cloned()
                 {
                     self.push_queue.add(Item::Snapshot(space, upload, whole, identity));
@@ -161,7 +161,7 @@ impl Driver {
             UploadProgress::Gone => {
                 let id = upload.id;
                 if let Some(from) = self.uploads.add(space, upload) {
-                    self.machine.handle_wanted(id, from);
+                    self.machine.handle_upload_offset(id, from);
                 }
             }
         }

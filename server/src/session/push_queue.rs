@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
-use landfall_protocol::rights::Identity;
-use landfall_protocol::ring::DocumentPlan;
-use landfall_protocol::session::{SnapshotUpload, UncheckedPush};
-use landfall_protocol::space::{PushedEntry, Refusal};
+use landfall_protocol::relay::{
+    DocumentPlan, Identity, PushedEntry, Refusal, SnapshotUpload, UncheckedPush,
+};
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
 use super::RelayState;

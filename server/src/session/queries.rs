@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use landfall_protocol::digest::{Branch, Prefix};
 use landfall_protocol::frame::{EncodedEntry, Entry, Holding, SubscriptionId, Want};
-use landfall_protocol::ring::{DocumentPlan, SnapshotPart};
-use landfall_protocol::session::Session;
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::{DocumentPlan, Session, SnapshotPart, StoreFailure};
 use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -415,8 +413,7 @@ impl Fetching<'_> {
 
 #[cfg(test)]
 mod tests {
-    use landfall_protocol::lineage::EpochRecord;
-    use landfall_protocol::space::{Commit, NewEntry, NewKind};
+    use landfall_protocol::relay::{Commit, EpochRecord, NewEntry, NewKind};
 
     use std::time::Duration;
 

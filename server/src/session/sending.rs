@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_protocol::ring::{Chunk, Page};
+use landfall_protocol::relay::{Chunk, Page};
 use landfall_protocol::{Code, Moment};
 use tokio::time::timeout;
 use tracing::debug;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::SpaceName;
-use landfall_protocol::session::SnapshotUpload;
+use landfall_protocol::relay::SnapshotUpload;
 use tokio::time::timeout;
 
 use crate::limits;

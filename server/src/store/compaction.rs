@@ -11,7 +11,7 @@ pub(in crate::store) mod prune;
 
 use std::time::Duration;
 
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 use landfall_protocol::weight::{CompactionRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};

@@ -10,10 +10,7 @@ use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::Commit;
+use landfall_protocol::relay::{Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 
 use crate::store::{

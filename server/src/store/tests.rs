@@ -18,9 +18,7 @@ use std::sync::{Arc, mpsc};
 
 use landfall_protocol::admission::KnownChange;
 use landfall_protocol::frame::{Entry, Filter, entry_kind};
-use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::ring::{Chunk, Page};
-use landfall_protocol::space::{Commit, NewEntry, NewKind, StoreFailure};
+use landfall_protocol::relay::{Chunk, Commit, EpochRecord, NewEntry, NewKind, Page, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName, limits};
 use landfall_storage::FailureClass;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use landfall_protocol::Patience;
 use landfall_protocol::frame::Frame;
 use landfall_protocol::limits;
-use landfall_protocol::session::Patience;
 
 use crate::harness::{Author, Client, Relay, SPACE};
 

@@ -7,10 +7,9 @@ use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::{Chunk, DocumentPlan, SnapshotPart};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{Commit, StoreFailure};
+use landfall_protocol::relay::{
+    Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart, StoreFailure,
+};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 use landfall_relay::ServeOptions;
 use landfall_relay::store::{

@@ -7,8 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use landfall_protocol::frame::{Entry, Frame, entry_kind};
-use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::space::{Commit, NewEntry, NewKind};
+use landfall_protocol::relay::{Commit, EpochRecord, NewEntry, NewKind};
 use landfall_protocol::{ActorId, DocumentId, Epoch, Offset};
 use landfall_relay::store::{Log, SqliteStore};
 use serde_bytes::ByteBuf;

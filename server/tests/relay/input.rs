@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use landfall_protocol::Patience;
 use landfall_protocol::frame::{Close, ErrorFrame, Frame, Hello, Push, encode, raw_frame};
-use landfall_protocol::session::Patience;
 use landfall_protocol::{Code, NackClass, ReplicaId, limits};
 use serde_bytes::ByteBuf;
 use tokio::io::AsyncWriteExt;

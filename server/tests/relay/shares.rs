@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use landfall_protocol::session::Patience;
+use landfall_protocol::Patience;
 use landfall_protocol::{Code, limits};
 use tokio::io::AsyncWriteExt;
 

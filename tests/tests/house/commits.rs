@@ -12,8 +12,19 @@ const SUBJECT_MAX: usize = 72;
 const SINCE: &str = "BASE";
 
 const PARTS: &[&str] = &[
-    "all", "ci", "compaction", "demo", "deploy", "derive", "docs", "engine", "page", "protocol",
-    "server", "storage", "tests",
+    "all",
+    "ci",
+    "compaction",
+    "demo",
+    "deploy",
+    "derive",
+    "docs",
+    "engine",
+    "page",
+    "protocol",
+    "server",
+    "storage",
+    "tests",
 ];
 
 /// First words that describe the past or the result instead of giving an order.
@@ -66,7 +77,10 @@ fn a_bad_subject_is_found() {
         ("b2", "relay: keep the last published state for readers"),
         ("b3", "engine: keeping the last published state for readers"),
         ("b4", "engine: Keep the last published state for readers"),
-        ("b5", "engine: keep the last published state for all readers, also for those that come later"),
+        (
+            "b5",
+            "engine: keep the last published state for all readers, also for those that come later",
+        ),
     ]
     .into_iter()
     .filter_map(|(commit, subject)| broken(commit, subject))

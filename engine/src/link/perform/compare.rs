@@ -1,7 +1,7 @@
 //! Reads the store for a comparison of the two ends, and for snapshot uploads.
 
+use landfall_protocol::client::Replica;
 use landfall_protocol::digest::Prefix;
-use landfall_protocol::replica::Replica;
 use landfall_protocol::{DocumentId, Moment, SpaceName};
 
 use super::{Outcome, Performer};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use landfall_protocol::replica::Replica;
+use landfall_protocol::client::Replica;
 use landfall_protocol::{DocumentId, Moment, SpaceName, limits};
 
 use super::{Out, Performer};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::replica::Resendable as Found;
+use landfall_protocol::client::Resendable as Found;
 use landfall_protocol::weight::Weight;
 use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 

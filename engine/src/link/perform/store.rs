@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::replica::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
+use landfall_protocol::client::{Batch, DocumentBatch, Incoming, PART_WEIGHT};
 use landfall_protocol::{Cursor, DocumentId, Local, SpaceName};
 use landfall_storage::{Committed, WriteError};
 

@@ -1,252 +1,126 @@
-//! The peer's changes on their way into the log: check, sort by dependency, push, answer.
+//! The peer's changes of one document on their way into the log: what is being checked, pushed,
+//! deferred, and what was rejected.
 
 use std::collections::BTreeSet;
 
-use super::{Effect, Peer, RepoPush, Ticket};
-use crate::admission::{CheckedChange, FormError};
-use crate::code::{Code, NackClass};
-use crate::ids::{ChangeHash, DocumentId};
-use crate::limits;
-use crate::space::{PushAnswer, Refusal};
+use super::deferred::Deferred;
+use crate::admission::CheckedChange;
+use crate::ids::ChangeHash;
 
-impl Peer {
-    pub(super) fn note_check(&mut self, id: DocumentId) {
-        if let Some(document) = self.documents.get_mut(&id) {
-            document.checks += 1;
+/// The state of the peer's changes of one document.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// The number of running checks.
+    checks: u32,
+    /// The number of unanswered pushes.
+    pushes: u32,
+    /// The changes in unanswered pushes.
+    pushed: BTreeSet<ChangeHash>,
+    /// Changes that arrived before their dependencies.
+    pub(super) deferred: Deferred,
+    /// Rejected changes and their descendants.
+    rejected: BTreeSet<ChangeHash>,
+    /// Changes whose missing dependencies are in other unanswered pushes: sorted again once those
+    /// are answered.
+    unsorted: Vec<CheckedChange>,
+    /// Pushes up to this number were admitted before the rest of a partly rejected push was pushed
+    /// again.
+    cut: u64,
+}
+
+impl Incoming {
+    /// Whether changes are being checked or pushed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.checks > 0 || self.pushes > 0
+    }
+
+    pub(super) fn begin_check(&mut self) {
+        self.checks += 1;
+    }
+
+    pub(super) fn end_check(&mut self) {
+        self.checks = self.checks.saturating_sub(1);
+    }
+
+    /// A push of these changes begins; of none if it is a whole document.
+    pub(super) fn begin_push(&mut self, changes: &[CheckedChange]) {
+        self.pushes += 1;
+        self.pushed.extend(changes.iter().map(|change| change.hash));
+    }
+
+    /// The push of these changes was answered.
+    pub(super) fn end_push(&mut self, changes: &[CheckedChange]) {
+        self.pushes = self.pushes.saturating_sub(1);
+        for change in changes {
+            self.pushed.remove(&change.hash);
         }
     }
 
-    /// The dependencies of these changes that may be missing: the caller looks them up in the store
-    /// before it calls [`Peer::handle_checked`].
-    pub fn unfamiliar(&self, ticket: Ticket, changes: &[CheckedChange]) -> Vec<ChangeHash> {
-        let document = self.of(ticket).and_then(|id| self.documents.get(&id));
-        let Some(document) = document else { return Vec::new() };
-        let mut own: Vec<ChangeHash> = changes.iter().map(|change| change.hash).collect();
-        own.sort_unstable();
-        let mut asked: Vec<ChangeHash> = changes
-            .iter()
-            .flat_map(|change| &change.dependencies)
-            .filter(|hash| own.binary_search(hash).is_err() && !document.is_familiar(hash))
-            .copied()
-            .collect();
-        asked.sort_unstable();
-        asked.dedup();
-        asked
+    /// Whether a change is in an unanswered push.
+    pub(super) fn is_pushed(&self, hash: &ChangeHash) -> bool {
+        self.pushed.contains(hash)
     }
 
-    /// Rejects a valid change that exceeds the size limits, and with it its descendants. Called
-    /// before [`Peer::handle_checked`] for the other changes of the same message.
-    pub fn handle_too_large(&mut self, ticket: Ticket, hash: ChangeHash, error: &FormError) {
-        let Some(id) = self.of(ticket) else { return };
-        self.refuse(id, Code::TOO_LARGE, &[hash], format!("change {hash}: {error}"));
+    /// A change became durable; true if it was in an unanswered push.
+    pub(super) fn take_durable(&mut self, hash: &ChangeHash) -> bool {
+        self.pushed.remove(hash)
     }
 
-    /// Handles changes that passed the preflight, or the error of one that did not. `known`: the
-    /// hashes from [`Peer::unfamiliar`] that the store has, ascending. `more`: further changes of
-    /// the same check follow.
-    pub fn handle_checked(
-        &mut self,
-        ticket: Ticket,
-        changes: Result<Vec<CheckedChange>, FormError>,
-        known: &[ChangeHash],
-        more: bool,
-    ) {
-        let Some(id) = self.of(ticket) else { return };
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        document.checks = document.checks.saturating_sub(u32::from(!more));
-        match changes {
-            Ok(changes) => self.sort(id, changes, known),
-            Err(error) => self.fail(Code::FORM, format!("a change of {id}: {error}")),
-        }
-        self.advance(id);
+    /// Undoes [`Incoming::take_durable`]: its entry is applied again.
+    pub(super) fn restore(&mut self, hash: ChangeHash) {
+        self.pushed.insert(hash);
     }
 
-    /// The store could not be read to look the dependencies up.
-    pub fn handle_uncheckable(&mut self) {
-        self.fail(Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
+    pub(super) fn is_rejected(&self, hash: &ChangeHash) -> bool {
+        self.rejected.contains(hash)
     }
 
-    fn sort(&mut self, id: DocumentId, changes: Vec<CheckedChange>, known: &[ChangeHash]) {
-        self.sort_all(id, changes, known, &[]);
+    /// Records rejected changes; returns how many there are now.
+    pub(super) fn reject(&mut self, hashes: &[ChangeHash]) -> usize {
+        self.rejected.extend(hashes);
+        self.rejected.len()
     }
 
-    /// `came`: hashes that are now present or rejected, which deferred changes may wait for.
-    fn sort_all(
-        &mut self,
-        id: DocumentId,
-        changes: Vec<CheckedChange>,
-        known: &[ChangeHash],
-        came: &[ChangeHash],
-    ) {
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        let mut deferred = std::mem::take(&mut document.deferred);
-        let before = deferred.bytes();
-        let is_there =
-            |hash: &ChangeHash| known.binary_search(hash).is_ok() || document.is_familiar(hash);
-        let sorted = deferred.sort(changes, came, is_there, |hash| document.refused.contains(hash));
-        self.penned = self.penned.saturating_sub(before) + deferred.bytes();
-        let overflows =
-            self.penned > limits::REPO_DEFERRED_BYTES || deferred.len() > limits::DEFERRED_CHANGES;
-        document.deferred = deferred;
-        if overflows {
-            let what = format!("too many changes of {id} wait for their dependencies");
-            return self.fail(Code::OVERLOADED, what);
-        }
-        if !sorted.refused.is_empty() {
-            let what = "they depend on a change that was refused".to_owned();
-            self.refuse(id, Code::MISSING_DEPENDENCY, &sorted.refused, what);
-        }
-        self.push(id, sorted.ready);
+    pub(super) fn rejected(&self) -> usize {
+        self.rejected.len()
     }
 
-    fn push(&mut self, id: DocumentId, mut changes: Vec<CheckedChange>) {
-        while !changes.is_empty() && !self.ended {
-            let rest = changes.split_off(changes.len().min(limits::PUSH_CHANGES));
-            if let Some(document) = self.documents.get_mut(&id) {
-                document.own.extend(changes.iter().map(|change| change.hash));
-            }
-            let push = self.next_push(id, changes.clone());
-            let push = RepoPush { id: push, document: id, changes };
-            self.effects.push_back(Effect::Push(push));
-            changes = rest;
-        }
+    pub(super) fn forget_rejected(&mut self) {
+        self.rejected.clear();
     }
 
-    pub(super) fn next_push(&mut self, id: DocumentId, changes: Vec<CheckedChange>) -> u64 {
-        self.last_push += 1;
-        self.pushes.insert(self.last_push, (id, changes));
-        if let Some(document) = self.documents.get_mut(&id) {
-            document.pushes += 1;
-        }
-        self.last_push
+    /// Pushes up to `last` were admitted without the rest of a partly rejected push, and may be
+    /// rejected for lack of it.
+    pub(super) fn cut_at(&mut self, last: u64) {
+        self.cut = last;
     }
 
-    /// These changes are now durable: releases the changes that wait for them.
-    pub(super) fn release(&mut self, id: DocumentId, hashes: &[ChangeHash]) {
-        let waits = |document: &super::Document| document.deferred.waits_for(hashes);
-        if self.documents.get(&id).is_some_and(waits) {
-            self.sort_all(id, Vec::new(), &[], hashes);
-        }
-    }
-
-    /// Handles the answer to a push. [`Peer::handle_entry`] was called for its entries before.
-    pub fn handle_answer(&mut self, answer: &PushAnswer) {
-        let Some((id, changes)) = self.pushes.remove(&answer.push) else { return };
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        document.pushes = document.pushes.saturating_sub(1);
-        let taken = changes.len().min(answer.count as usize);
-        for change in &changes {
-            document.own.remove(&change.hash);
-        }
-        let newest = &changes[taken.saturating_sub(limits::REPO_RECENT / 2)..taken];
-        newest.iter().for_each(|change| document.note(change.hash));
-        let durable: Vec<ChangeHash> = changes[..taken].iter().map(|change| change.hash).collect();
-        self.release(id, &durable);
-        if let Some(refusal) = &answer.refusal {
-            self.handle_refusal(id, (answer.push, refusal), changes, taken);
-        }
-        self.sort_again(id);
-        self.advance(id);
-    }
-
-    /// Sorts the changes again that lacked a dependency of another push, once that push is
-    /// answered.
-    fn sort_again(&mut self, id: DocumentId) {
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        let (own, refused) = (&document.own, &document.refused);
-        let is_known = |change: &CheckedChange| {
-            !change.dependencies.iter().any(|hash| own.contains(hash) && !refused.contains(hash))
-        };
-        if document.again.first().is_some_and(is_known) {
-            let again = std::mem::take(&mut document.again);
-            self.sort_pushed(id, again);
-        }
-    }
-
-    fn handle_refusal(
-        &mut self,
-        id: DocumentId,
-        (push, refusal): (u64, &Refusal),
-        mut changes: Vec<CheckedChange>,
-        taken: usize,
-    ) {
-        let rest = changes.split_off(taken.min(changes.len()));
-        let is_missing = refusal.code == Code::MISSING_DEPENDENCY;
-        // Changes before it in another push were rejected with it, so the sequence number has a gap
-        // as well.
-        let is_behind = is_missing || refusal.code == Code::SEQUENCE_GAP;
-        if is_behind && self.is_explained(id, push, &rest) {
-            if let Some(document) = self.documents.get_mut(&id) {
-                document.again.extend(rest);
-            }
-            return;
-        }
-        if is_missing || refusal.class == NackClass::RETRY_AFTER {
-            // The peer sends the rejected changes again after it reconnects: it was sent no heads
-            // with them.
-            return self.fail(refusal.code, refusal.what.clone());
-        }
-        if refusal.code == Code::DELETED
-            && let Some(document) = self.documents.get_mut(&id)
-        {
-            document.delete();
-            let name = document.name().to_owned();
-            self.send_unavailable(&name);
-        }
-        if refusal.code == Code::SNAPSHOT {
-            // Opening it cost a process, and the peer would send it again and again.
-            return self.fail(refusal.code, refusal.what.clone());
-        }
-        // Pushes up to here were admitted without the rest, and may be rejected for lack of it.
-        if let Some(document) = self.documents.get_mut(&id) {
-            document.cut = self.last_push;
-        }
-        // Only the first change is known to be bad. The others are pushed again, without its
-        // descendants.
-        let first: Vec<ChangeHash> = rest.first().map(|change| change.hash).into_iter().collect();
-        self.refuse(id, refusal.code, &first, refusal.what.clone());
-        if refusal.code != Code::DELETED {
-            self.sort_pushed(id, rest.into_iter().skip(1).collect());
-        }
-    }
-
-    /// Sorts changes that were pushed before. Their dependencies outside this list were present,
-    /// unless they have been rejected since.
-    fn sort_pushed(&mut self, id: DocumentId, changes: Vec<CheckedChange>) {
-        let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
-        let there: BTreeSet<ChangeHash> =
-            changes.iter().flat_map(|change| &change.dependencies).copied().collect();
-        let there: Vec<ChangeHash> = there.difference(&own).copied().collect();
-        self.sort(id, changes, &there);
-    }
-
-    /// Whether the first of these lacks a rejected change, or one of another unanswered push: a
-    /// push that needs no disk write may be answered before an earlier one. Also true if an earlier
-    /// push was cut short and its rest may be present by now.
-    fn is_explained(&self, id: DocumentId, push: u64, changes: &[CheckedChange]) -> bool {
-        let (Some(document), Some(first)) = (self.documents.get(&id), changes.first()) else {
-            return false;
-        };
+    /// Whether the rejection of a push for missing dependencies is explained: the first of its
+    /// remaining changes lacks a rejected change, or one of another unanswered push (a push that
+    /// needs no disk write may be answered before an earlier one). Also true if an earlier push was
+    /// cut short and its rest may be present by now.
+    pub(super) fn explains(&self, push: u64, rest: &[CheckedChange]) -> bool {
+        let Some(first) = rest.first() else { return false };
         let explains = |hash: &ChangeHash| {
-            document.own.contains(hash)
-                || document.refused.contains(hash)
-                || document.again.iter().any(|change| change.hash == *hash)
+            self.is_pushed(hash)
+                || self.is_rejected(hash)
+                || self.unsorted.iter().any(|change| change.hash == *hash)
         };
-        push <= document.cut || first.dependencies.iter().any(explains)
+        push <= self.cut || first.dependencies.iter().any(explains)
     }
 
-    fn refuse(&mut self, id: DocumentId, code: Code, hashes: &[ChangeHash], what: String) {
-        self.effects.push_back(Effect::Refused {
-            document: id,
-            code,
-            changes: hashes.len().max(1),
-            what: what.clone(),
-        });
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        document.refused.extend(hashes);
-        if document.refused.len() > limits::REPO_REFUSED {
-            return self.fail(code, what);
+    /// Keeps changes until the other pushes that they wait for are answered.
+    pub(super) fn sort_later(&mut self, changes: Vec<CheckedChange>) {
+        self.unsorted.extend(changes);
+    }
+
+    /// Takes the changes that waited for other pushes, once the first can be sorted.
+    pub(super) fn take_unsorted(&mut self) -> Option<Vec<CheckedChange>> {
+        let first = self.unsorted.first()?;
+        let waits = |hash: &ChangeHash| self.is_pushed(hash) && !self.is_rejected(hash);
+        match first.dependencies.iter().any(waits) {
+            true => None,
+            false => Some(std::mem::take(&mut self.unsorted)),
         }
-        self.release(id, hashes);
     }
 }

@@ -1,9 +1,9 @@
 //! Remote heads: which storage has which heads of a document. The relay forwards them between
 //! peers, so that a client can show what another server has without a connection to it.
 
-use super::{Effect, Peer};
+use super::{Peer, PeerEffect};
 use crate::automerge_repo::message::{Message, RemoteHeads};
-use crate::ids::DocumentId;
+use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
 
 /// The heads of a document in a storage.
@@ -21,7 +21,7 @@ pub struct HeadsUpdate {
 
 /// Bytes of a subscription to a storage's remote heads: the name is kept here, and twice in the
 /// index.
-fn wish_bytes(storage: &str) -> usize {
+fn bytes_of_subscription(storage: &str) -> usize {
     3 * storage.len() + limits::REPO_WISH_BYTES
 }
 
@@ -30,31 +30,32 @@ impl Peer {
         let mut old = Vec::new();
         for storage in remove {
             if self.subscribed.remove(*storage) {
-                self.wished = self.wished.saturating_sub(wish_bytes(storage));
+                self.subscription_bytes =
+                    self.subscription_bytes.saturating_sub(bytes_of_subscription(storage));
                 old.push((*storage).to_owned());
             }
         }
         if !old.is_empty() {
-            self.effects.push_back(Effect::Unsubscribe(old));
+            self.effects.push_back(PeerEffect::Unsubscribe(old));
         }
         let mut new = Vec::new();
         for storage in add {
             if self.subscribed.len() < limits::REPO_LIST
                 && self.subscribed.insert((*storage).to_owned())
             {
-                self.wished += wish_bytes(storage);
+                self.subscription_bytes += bytes_of_subscription(storage);
                 new.push((*storage).to_owned());
             }
         }
         if !new.is_empty() {
-            self.effects.push_back(Effect::Subscribe(new));
+            self.effects.push_back(PeerEffect::Subscribe(new));
         }
     }
 
-    pub(super) fn handle_told(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
+    pub(super) fn handle_heads_message(&mut self, document: &str, heads: Vec<RemoteHeads<'_>>) {
         let Ok(document) = document.parse::<DocumentId>() else { return };
         for RemoteHeads { storage_id, heads, timestamp_ms } in heads {
-            self.effects.push_back(Effect::RemoteHeadsTable(HeadsUpdate {
+            self.effects.push_back(PeerEffect::RemoteHeads(HeadsUpdate {
                 document,
                 storage_id: storage_id.to_owned(),
                 heads: heads.into_iter().map(str::to_owned).collect(),
@@ -64,35 +65,29 @@ impl Peer {
     }
 
     /// Reports the peer's heads to the subscribed sessions.
-    pub(super) fn remote_heads(&mut self, id: DocumentId) {
-        let Some(storage) = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref())
-        else {
-            return;
-        };
-        let Some(document) = self.documents.get_mut(&id) else { return };
-        if document.theirs.is_none() || document.gossiped == document.theirs {
-            return;
-        }
-        document.gossiped.clone_from(&document.theirs);
-        let heads = document.theirs.iter().flatten();
-        if heads.clone().count() > limits::REPO_LIST {
+    pub(super) fn report_heads(&mut self, id: DocumentId) {
+        let storage = self.remote.as_ref().and_then(|remote| remote.storage_id.as_ref());
+        let Some((storage, document)) = storage.zip(self.documents.get_mut(&id)) else { return };
+        let Some(heads) = document.negotiation.take_unreported() else { return };
+        if heads.len() > limits::REPO_LIST {
             // Readers reject a longer list.
             return;
         }
-        let heads = heads.map(|head| bs58::encode(head.0).with_check().into_string()).collect();
+        let encode = |head: &ChangeHash| bs58::encode(head.0).with_check().into_string();
+        let heads = heads.iter().map(encode).collect();
         let storage_id = storage.clone();
-        let news = HeadsUpdate { document: id, storage_id, heads, timestamp_ms: None };
-        self.effects.push_back(Effect::RemoteHeadsTable(news));
+        let update = HeadsUpdate { document: id, storage_id, heads, timestamp_ms: None };
+        self.effects.push_back(PeerEffect::RemoteHeads(update));
     }
 
     /// The heads of a document in a storage have changed, or the peer has just subscribed to them.
-    pub fn handle_remote_heads(&mut self, news: &HeadsUpdate) {
-        let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&news.document))
+    pub fn handle_remote_heads(&mut self, update: &HeadsUpdate) {
+        let (Some(remote), Some(document)) = (&self.remote, self.documents.get(&update.document))
         else {
             return;
         };
-        let its_own = remote.storage_id.as_ref() == Some(&news.storage_id);
-        if its_own || !self.subscribed.contains(&news.storage_id) {
+        let its_own = remote.storage_id.as_ref() == Some(&update.storage_id);
+        if its_own || !self.subscribed.contains(&update.storage_id) {
             return;
         }
         let message = Message::RemoteHeads {
@@ -100,13 +95,13 @@ impl Peer {
             target: &remote.peer_id,
             document: document.name(),
             heads: vec![RemoteHeads {
-                storage_id: &news.storage_id,
-                heads: news.heads.iter().map(String::as_str).collect(),
-                timestamp_ms: news.timestamp_ms.unwrap_or_default(),
+                storage_id: &update.storage_id,
+                heads: update.heads.iter().map(String::as_str).collect(),
+                timestamp_ms: update.timestamp_ms.unwrap_or_default(),
             }],
         };
         let message = message.encode();
-        self.effects.push_back(Effect::Send(message));
+        self.effects.push_back(PeerEffect::Send(message));
     }
 }
 
@@ -115,7 +110,7 @@ mod tests {
     use super::super::{Host, Peer};
     use super::*;
     use crate::moment::Moment;
-    use crate::session::Patience;
+    use crate::patience::Patience;
 
     #[test]
     fn subscribed_storages_count_against_the_memory_budget() {

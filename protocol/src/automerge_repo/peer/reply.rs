@@ -3,14 +3,18 @@
 //! It sends nothing while changes of the peer are being checked or pushed: once they are durable,
 //! the log's heads answer them. It answers from memory if it can, and otherwise queries the store.
 
-use super::document::{Document, LogState, PeerWait, Planned};
-use super::{Effect, Peer, Ticket};
+#[cfg(test)]
+mod tests;
+
+use super::document::Document;
+use super::log_view::{Delivery, Live, LogState, LogView, Planned};
+use super::{Peer, PeerEffect, Ticket};
 use crate::automerge_repo::message::{Message, Sync};
 use crate::automerge_repo::plan::Closing;
 use crate::automerge_repo::sync::{Have, Reply};
 use crate::ids::{ChangeHash, DocumentId, Offset};
 use crate::limits;
-use crate::space::NewEntry;
+use crate::relay::NewEntry;
 
 /// The next step for a document, from the session's own state.
 enum Step {
@@ -21,72 +25,69 @@ enum Step {
     /// The peer lacks the recent entries.
     Live,
     /// The store must be queried.
-    Ask,
+    Query,
 }
 
 impl Document {
     fn step(&self) -> Step {
         // The next message must announce the peer's own changes, so it waits until they are
         // durable.
-        if self.checks > 0 || self.pushes > 0 || self.planning {
+        if self.incoming.is_busy() || self.query.is_under_way() {
             return Step::Rest;
         }
-        let Some(theirs) = &self.theirs else { return Step::Rest };
-        let heads: &[ChangeHash] = match &self.standing {
-            None if self.question.is_none() => return Step::Rest,
-            None => return Step::Ask,
-            Some(LogState::Deleted | LogState::Damaged) => return Step::Rest,
-            Some(LogState::Absent) => &[],
-            Some(LogState::Present { heads, .. }) => heads,
+        let Some(announced) = &self.negotiation.announced else { return Step::Rest };
+        let known = match &self.log {
+            LogView::Unknown if announced.request.is_none() => return Step::Rest,
+            LogView::Unknown => return Step::Query,
+            LogView::Deleted | LogView::Damaged => return Step::Rest,
+            LogView::Known(known) => known,
         };
-        // Without an open question, only new entries are sent: from memory, or from the store if the
+        // Without an open request, only new entries are sent: from memory, or from the store if the
         // peer lacks older ones.
-        let Some((_, need)) = &self.question else {
-            return match (!self.has_live(), self.caught_up, self.paging) {
-                (true, ..) | (_, false, true) => Step::Rest,
-                (_, true, _) => Step::Live,
-                (_, false, false) => Step::Ask,
+        let Some(request) = &announced.request else {
+            return match known.delivery {
+                _ if known.live.is_empty() => Step::Rest,
+                Delivery::CaughtUp => Step::Live,
+                Delivery::Paging => Step::Rest,
+                Delivery::Behind => Step::Query,
             };
         };
         // Changes needed by hash come from the store. With deferred changes, the answer also requests
         // their dependencies.
-        if !need.is_empty() || !self.deferred.is_empty() {
-            return Step::Ask;
+        if !request.need.is_empty() || !self.incoming.deferred.is_empty() {
+            return Step::Query;
         }
-        if *theirs == heads {
+        if announced.heads == known.heads {
             return Step::Settled;
         }
         // Known heads say what the peer lacks only if it was sent everything else before.
-        match self.caught_up && theirs.iter().all(|head| self.is_durable(head)) {
-            true if !self.has_live() => Step::Settled,
+        let is_caught_up = known.delivery == Delivery::CaughtUp;
+        match is_caught_up && announced.heads.iter().all(|head| self.is_durable(head)) {
+            true if known.live.is_empty() => Step::Settled,
             true => Step::Live,
-            false => Step::Ask,
+            false => Step::Query,
         }
     }
-}
 
-impl Document {
     /// Approximate bytes of the message that can be built without the store; `None` if there is
     /// none.
     pub(super) fn due_bytes(&self) -> Option<usize> {
-        let Some(LogState::Present { heads, .. }) = &self.standing else { return None };
+        let known = self.log.present()?;
         let live = match self.step() {
-            Step::Live => self.live_bytes(),
+            Step::Live => known.live.bytes(),
             Step::Settled => 0,
-            Step::Rest | Step::Ask => return None,
+            Step::Rest | Step::Query => return None,
         };
         // The heads are encoded twice: as heads, and as the common heads.
-        Some(live + 2 * 32 * heads.len())
+        Some(live + 2 * 32 * known.heads.len())
     }
 
     /// Whether the message is so small that it needs no memory reservation.
-    fn says_little(&self) -> bool {
-        match &self.standing {
-            Some(LogState::Present { heads, .. }) => {
-                heads.len() <= limits::REPO_FEW_HEADS || self.told.as_ref() == Some(heads)
-            }
-            _ => true,
-        }
+    fn is_answer_small(&self) -> bool {
+        self.log.present().is_none_or(|known| {
+            known.heads.len() <= limits::REPO_FEW_HEADS
+                || self.outgoing.sent_heads.as_ref() == Some(&known.heads)
+        })
     }
 }
 
@@ -94,7 +95,7 @@ impl Peer {
     pub(super) fn count_live(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let (now, before) = document.count_live();
-        self.live = self.live.saturating_sub(before) + now;
+        self.live_bytes = self.live_bytes.saturating_sub(before) + now;
     }
 
     /// Takes the next step for a document. Called after every input that may affect it.
@@ -104,28 +105,27 @@ impl Peer {
         }
         self.count_live(id);
         let Some(document) = self.documents.get_mut(&id) else { return };
-        let (now, before) = document.count_standing();
-        self.standing = self.standing.saturating_sub(before) + now;
+        let (now, before) = document.count_heads();
+        self.heads_bytes = self.heads_bytes.saturating_sub(before) + now;
         let (now, before) = document.count_kept();
-        self.kept = self.kept.saturating_sub(before) + now;
-        if self.kept > limits::REPO_KEPT_BYTES {
-            return self.let_go(id);
+        self.kept_bytes = self.kept_bytes.saturating_sub(before) + now;
+        if self.kept_bytes > limits::REPO_KEPT_BYTES {
+            return self.drop_state(id);
         }
         match document.step() {
             Step::Rest => {}
-            Step::Ask => {
-                document.planning = true;
-                let question = document.question();
-                self.effects.push_back(Effect::Plan(self.ticket(id), question));
+            Step::Query => {
+                let request = document.begin_query();
+                self.effects.push_back(PeerEffect::Plan(self.ticket(id), request));
             }
-            Step::Settled if document.says_little() => {
-                document.question = None;
+            Step::Settled if document.is_answer_small() => {
+                document.negotiation.settle_request();
                 self.settle(id);
             }
             Step::Settled => drop(self.ready.insert(id)),
             Step::Live => {
-                document.question = None;
-                let (due, now) = (document.due(), self.now);
+                document.negotiation.settle_request();
+                let (due, now) = (document.outgoing.due(), self.now);
                 match due <= now {
                     true => drop(self.ready.insert(id)),
                     false => drop(self.paced.insert((due, id))),
@@ -135,25 +135,25 @@ impl Peer {
     }
 
     /// Sends the message that needs no store query. Memory for it is reserved.
-    pub(super) fn tell(&mut self, id: DocumentId) {
+    pub(super) fn send_due(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         match document.step() {
-            Step::Live => self.pass_on(id),
+            Step::Live => self.forward_live(id),
             Step::Settled => {
-                document.question = None;
+                document.negotiation.settle_request();
                 self.settle(id);
             }
-            Step::Rest | Step::Ask => {}
+            Step::Rest | Step::Query => {}
         }
     }
 
     /// Drops a document with more heads and filters than there is room for. The session's others go
     /// on.
-    fn let_go(&mut self, id: DocumentId) {
+    fn drop_state(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        document.let_go();
+        document.drop_state();
         let (now, before) = document.count_kept();
-        self.kept = self.kept.saturating_sub(before) + now;
+        self.kept_bytes = self.kept_bytes.saturating_sub(before) + now;
         let name = document.name().to_owned();
         self.ignore(format!("document {id}: too many heads and filters at once"));
         self.send_unavailable(&name);
@@ -162,34 +162,41 @@ impl Peer {
     /// The peer has everything, or is being sent it.
     fn settle(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        let Some(LogState::Present { heads, last }) = document.standing.clone() else { return };
-        if document.theirs.as_ref() == Some(&heads) {
-            (document.caught_up, document.sent_through) = (true, last);
-            drop(document.take_live());
+        let LogView::Known(known) = &mut document.log else { return };
+        if known.heads.is_empty() {
+            return;
         }
-        document.wanted = PeerWait::No;
+        if document.negotiation.heads() == Some(&known.heads) {
+            known.delivery = Delivery::CaughtUp;
+            known.live = Live::default();
+            document.outgoing.sent_through = known.last;
+        }
+        let heads = known.heads.clone();
+        document.negotiation.end_wait();
         self.count_live(id);
-        self.remote_heads(id);
-        self.say_once(id, heads);
+        self.report_heads(id);
+        self.send_heads_once(id, heads);
     }
 
     /// Sends the heads, unless they are those that were sent last.
-    fn say_once(&mut self, id: DocumentId, heads: Vec<ChangeHash>) {
-        let told = self.documents.get(&id).and_then(|document| document.told.as_ref());
-        if told != Some(&heads) {
+    fn send_heads_once(&mut self, id: DocumentId, heads: Vec<ChangeHash>) {
+        let document = self.documents.get(&id);
+        let sent = document.and_then(|document| document.outgoing.sent_heads.as_ref());
+        if sent != Some(&heads) {
             let have = [Have::of(heads.clone())];
             self.send_sync(id, heads, &[], &have, &[], false);
         }
     }
 
     /// Forwards the recent entries to a peer that has everything before them.
-    fn pass_on(&mut self, id: DocumentId) {
+    fn forward_live(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        let Some(LogState::Present { heads, last }) = document.standing.clone() else { return };
-        let live: Vec<NewEntry> = document.take_live();
-        document.sent_through = last;
-        document.wanted = PeerWait::No;
-        document.note_sent(self.now);
+        let LogView::Known(known) = &mut document.log else { return };
+        let heads = known.heads.clone();
+        let live: Vec<NewEntry> = known.live.take_others();
+        document.outgoing.sent_through = known.last;
+        document.outgoing.note_sent(self.now);
+        document.negotiation.end_wait();
         let chunks: Vec<&[u8]> = live.iter().map(|new| new.entry.body.as_slice()).collect();
         let have = [Have::of(heads.clone())];
         self.send_sync(id, heads, &[], &have, &chunks, false);
@@ -200,28 +207,24 @@ impl Peer {
     pub fn handle_planned(&mut self, ticket: Ticket, planned: Planned) {
         let Some(id) = self.of(ticket) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };
-        document.planning = false;
-        if std::mem::take(&mut document.stale) {
-            document.forget_standing();
-            return self.advance(id);
-        }
+        let Some(arrived) = document.end_query() else { return self.advance(id) };
         match planned {
             Planned::Failed => {
                 let what = "the relay could not read its store".to_owned();
                 self.fail(crate::Code::STORAGE_FAILED, what);
             }
-            Planned::LogState(standing) => self.handle_standing(id, standing),
+            Planned::LogState(state) => self.handle_log_state(id, state, arrived),
             Planned::Answer { heads, last, unknown, lost, chunks, closing } => {
-                document.stand(heads.clone(), last);
-                self.answer(id, (heads, last), unknown, lost, &chunks, closing);
+                document.set_present(heads.clone(), last, arrived);
+                self.answer(id, heads, unknown, lost, &chunks, closing);
             }
         }
         self.advance(id);
     }
 
-    fn handle_standing(&mut self, id: DocumentId, standing: LogState) {
+    fn handle_log_state(&mut self, id: DocumentId, state: LogState, arrived: Live) {
         let Some(document) = self.documents.get_mut(&id) else { return };
-        match standing {
+        match state {
             LogState::Deleted => {
                 document.delete();
                 let name = document.name().to_owned();
@@ -229,22 +232,23 @@ impl Peer {
             }
             LogState::Damaged => {
                 // The client receives `unavailable` and keeps its copy. All other documents go on.
-                document.close(LogState::Damaged);
+                document.set_damaged();
                 let name = document.name().to_owned();
                 self.send_unavailable(&name);
                 let what = "it is damaged in the relay's store".to_owned();
                 let (document, code) = (id, crate::Code::DAMAGED);
-                self.effects.push_back(Effect::Refused { document, code, changes: 0, what });
+                self.effects.push_back(PeerEffect::Refused { document, code, changes: 0, what });
             }
             LogState::Present { heads, last } => {
-                document.stand(heads, last);
-                (document.caught_up, document.sent_through) = (true, last);
-                if !document.has_live() {
+                document.set_present(heads, last, arrived);
+                document.log.set_delivery(Delivery::CaughtUp);
+                document.outgoing.sent_through = last;
+                if document.log.present().is_some_and(|known| known.live.is_empty()) {
                     self.settle(id);
                 }
             }
             LogState::Absent => {
-                document.stand_absent();
+                document.set_absent(arrived);
                 self.ask_for_all(id);
             }
         }
@@ -253,21 +257,21 @@ impl Peer {
     /// The relay has nothing of the document: requests everything that the peer has.
     fn ask_for_all(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get(&id) else { return };
-        let theirs = document.theirs.clone().unwrap_or_default();
-        if theirs.is_empty() || document.standing != Some(LogState::Absent) {
+        if document.negotiation.has_nothing() || !document.log.is_absent() {
             // Empty heads are no answer to a request: the client would wait for ever.
             return;
         }
+        let theirs = document.negotiation.heads().cloned().unwrap_or_default();
         let have = vec![Have::default()];
         let closing = Closing { have, sent_through: Offset(0), complete: true };
-        self.answer(id, (Vec::new(), Offset(0)), theirs, false, &[], closing);
+        self.answer(id, Vec::new(), theirs, false, &[], closing);
     }
 
     /// Sends the store's answer.
     fn answer(
         &mut self,
         id: DocumentId,
-        (heads, _): (Vec<ChangeHash>, Offset),
+        heads: Vec<ChangeHash>,
         unknown: Vec<ChangeHash>,
         lost: bool,
         chunks: &[Vec<u8>],
@@ -275,10 +279,10 @@ impl Peer {
     ) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         let Closing { have, sent_through, complete } = closing;
-        document.sent_through = document.sent_through.max(sent_through);
-        (document.caught_up, document.paging) = (complete, !complete);
-        let missing = document.deferred.missing();
-        let is_refused = |hash: &ChangeHash| document.refused.contains(hash);
+        document.outgoing.sent_through = document.outgoing.sent_through.max(sent_through);
+        document.log.set_delivery(if complete { Delivery::CaughtUp } else { Delivery::Paging });
+        let missing = document.incoming.deferred.missing();
+        let is_refused = |hash: &ChangeHash| document.incoming.is_rejected(hash);
         // If common changes are lost here, the empty `have` of the plan requests everything
         // instead.
         let mut need = if lost { Vec::new() } else { missing };
@@ -289,21 +293,20 @@ impl Peer {
         need.retain(|hash| !is_refused(hash));
         let exact = unknown.is_empty();
         if chunks.is_empty() && exact && need.is_empty() {
-            self.remote_heads(id);
-            return self.say_once(id, heads);
+            self.report_heads(id);
+            return self.send_heads_once(id, heads);
         }
         if chunks.is_empty() && !exact {
             // A peer may announce heads that it never sends, so the requests for them are bounded.
-            if document.asks == limits::REPO_ASKS || unknown.iter().all(is_refused) {
-                return self.say_once(id, heads);
+            if unknown.iter().all(is_refused) || !document.negotiation.count_ask() {
+                return self.send_heads_once(id, heads);
             }
-            document.asks += 1;
         }
         // automerge itself sends an empty `have` while it needs changes that the peer did not
         // announce. The peer then sends only those, and a chain takes one round trip per change. So
         // this message has a `have` beside its `need`.
-        document.wanted = PeerWait::No;
-        let takes_whole = heads.is_empty() && document.announces_much();
+        document.negotiation.end_wait();
+        let takes_whole = heads.is_empty() && document.negotiation.announces_much();
         let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
         self.send_sync(id, heads, &need, &have, &chunks, takes_whole);
     }
@@ -322,10 +325,11 @@ impl Peer {
         };
         // A read-only peer does not get the relay's changes. If `have` named heads that it lacks,
         // it would answer with nothing but a request for everything.
-        let own = document.read_only.then(|| [Have::of(document.durable_heads())]);
+        let is_read_only = document.negotiation.is_read_only();
+        let own = is_read_only.then(|| [Have::of(document.durable_heads())]);
         let says_all = |have: &[Have]| matches!(have, [all] if all.last_sync == heads);
         let have = own.as_ref().filter(|_| says_all(have)).map_or(have, |own| own.as_slice());
-        let chunks = if document.read_only { &[] } else { chunks };
+        let chunks = if is_read_only { &[] } else { chunks };
         let data = match (Reply { heads: &heads, need, have, chunks, takes_whole }).encode() {
             Ok(data) => data,
             Err(error) => {
@@ -342,74 +346,7 @@ impl Peer {
             data: &data,
         });
         let message = message.encode();
-        document.told = Some(heads);
-        self.effects.push_back(Effect::Send(message));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Host;
-    use super::*;
-    use crate::moment::Moment;
-    use crate::session::Patience;
-
-    #[test]
-    fn document_states_count_against_the_memory_budget() {
-        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
-        let mut peer = Peer::new(host, Patience::default(), Moment::default());
-        let id = DocumentId::from_bytes([1; 16]);
-        assert!(peer.open(id, "document"));
-        peer.advance(id);
-        let before = peer.state_bytes();
-        let heads: Vec<_> = (0..=255).map(|number| ChangeHash([number; 32])).collect();
-        peer.documents.get_mut(&id).unwrap().stand(heads.clone(), Offset(1));
-        peer.advance(id);
-        assert_eq!(peer.state_bytes(), before + 32 * heads.len());
-        peer.handle_behind();
-        assert_eq!(peer.state_bytes(), before);
-    }
-
-    /// A client reads the first page of a long document and never asks for the rest. Other clients
-    /// write small changes to it, in commits with large entries of other documents.
-    #[test]
-    fn recent_commits_keep_no_more_memory_than_is_counted() {
-        use crate::frame::Entry;
-        use crate::ids::ActorId;
-        use std::sync::Arc;
-
-        use crate::space::{Commit, NewKind};
-
-        const MIB: usize = 1 << 20;
-        let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
-        let mut peer = Peer::new(host, Patience::default(), Moment::default());
-        let [id, other] = [1, 2].map(|number| DocumentId::from_bytes([number; 16]));
-        assert!(peer.open(id, "document"));
-        let document = peer.documents.get_mut(&id).unwrap();
-        document.theirs = Some(vec![ChangeHash([9; 32])]);
-        document.stand(vec![ChangeHash([0; 32])], Offset(1));
-        (document.caught_up, document.paging) = (false, true);
-        let change = |document, offset: u64, bytes: usize| {
-            let mut entry = Entry::of_tombstone(Offset(offset), document, b"me", 0);
-            let mut hash = [7; 32];
-            hash[..8].copy_from_slice(&offset.to_be_bytes());
-            (entry.id, entry.body) = (hash, vec![0; bytes].into());
-            let actor = ActorId::from([1; 16]);
-            let kind = NewKind::Change { actor, seq: offset, max_op: offset, operations: 1 };
-            NewEntry { entry, kind }
-        };
-        let mut commits = Vec::new();
-        for offset in 1..=64 {
-            let entries = vec![change(id, 2 * offset, 100), change(other, 2 * offset + 1, 4 * MIB)];
-            let space = "space".parse().unwrap();
-            let commit = Arc::new(Commit { space, opens: None, entries });
-            peer.handle_entry(&commit, 0);
-            while peer.poll_effect().is_some() {}
-            commits.push(Arc::downgrade(&commit));
-        }
-        let kept = commits.iter().filter(|commit| commit.upgrade().is_some()).count();
-        let (kept, counted) = (4 * MIB * kept, peer.state_bytes());
-        let most = counted + limits::REPO_LIVE_BYTES;
-        assert!(kept <= most, "{} MiB are kept, {counted} bytes counted", kept / MIB);
+        document.outgoing.sent_heads = Some(heads);
+        self.effects.push_back(PeerEffect::Send(message));
     }
 }

@@ -1,6 +1,6 @@
 //! A session that has joined without a subscription.
 
-use landfall_protocol::space::PushedEntry;
+use landfall_protocol::relay::PushedEntry;
 use tokio::sync::mpsc;
 
 use super::super::*;

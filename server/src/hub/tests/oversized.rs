@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::session::SnapshotUpload;
-use landfall_protocol::space::PushAnswer;
+use landfall_protocol::relay::{PushAnswer, SnapshotUpload};
 use landfall_protocol::{Code, limits};
 
 use super::{Bench, DOCUMENT, Pushed, program, space, whole, world};

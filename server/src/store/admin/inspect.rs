@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::relay::EpochRecord;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName, Upstream};
 use landfall_storage::{BackupError, Database, Options};
 use rusqlite::{Connection, OptionalExtension, Row, params};

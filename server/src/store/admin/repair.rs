@@ -9,7 +9,7 @@ mod document;
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_protocol::digest::{Digest, DigestEntry};
-use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::relay::EpochRecord;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};

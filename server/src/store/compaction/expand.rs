@@ -7,7 +7,7 @@
 
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::frame::{Entry, entry_flags};
-use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::relay::EpochRecord;
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use landfall_protocol::space::{Refusal, StoreFailure};
+use landfall_protocol::relay::{Refusal, StoreFailure};
 use landfall_protocol::{Code, DocumentId, SpaceName};
 use landfall_storage::FailureClass;
 use parking_lot::Mutex;

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use landfall_protocol::compacted::BadIndex;
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::StoreFailure;
 use landfall_protocol::{Code, DocumentId, error_chain};
 use thiserror::Error;
 

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
 use landfall_protocol::frame::Entry;
-use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::space::{Commit, NewEntry, NewKind};
+use landfall_protocol::relay::{Commit, EpochRecord, NewEntry, NewKind};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, params};
 

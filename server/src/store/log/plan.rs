@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use landfall_protocol::frame::{EncodedEntry, Entry, Holding};
-use landfall_protocol::ring::DocumentPlan;
+use landfall_protocol::relay::DocumentPlan;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

@@ -12,8 +12,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Partial};
-use landfall_protocol::lineage::{EpochRecord, Lineage};
-use landfall_protocol::ring::{Chunk, Page};
+use landfall_protocol::relay::{Chunk, EpochRecord, Lineage, Page};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

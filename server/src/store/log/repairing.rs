@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

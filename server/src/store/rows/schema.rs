@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::StoreFailure;
 use landfall_protocol::{DocumentId, Epoch};
 use landfall_storage::{FailureClass, ReadError, Schema, WriteError};
 use rusqlite::Row;

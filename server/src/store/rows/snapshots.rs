@@ -1,10 +1,9 @@
 //! Snapshots as rows: the row itself, its bytes in pieces, its packed index, and the last change of each
 //! actor in it.
 
-use landfall_protocol::compacted::PackedIndex;
+use landfall_protocol::compacted::{LastOfActor, PackedIndex};
 use landfall_protocol::frame::{EncodedEntry, Entry};
-use landfall_protocol::ring::SnapshotPart;
-use landfall_protocol::snapshot::{LastOfActor, Snapshot};
+use landfall_protocol::relay::{Snapshot, SnapshotPart};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};

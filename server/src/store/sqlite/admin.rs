@@ -1,7 +1,7 @@
 //! The embedded store's Admin role.
 
 use landfall_protocol::error_chain;
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::Snapshot;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::SqliteStore;

@@ -3,7 +3,7 @@
 use landfall_protocol::automerge_repo::{DocumentIndex, plan as sync_plan};
 use landfall_protocol::digest::Prefix;
 use landfall_protocol::frame::EncodedEntry;
-use landfall_protocol::ring::DocumentPlan;
+use landfall_protocol::relay::DocumentPlan;
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::SqliteStore;

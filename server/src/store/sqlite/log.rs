@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use landfall_protocol::admission::History;
 use landfall_protocol::frame::{Filter, Partial};
-use landfall_protocol::lineage::Lineage;
-use landfall_protocol::ring::Chunk;
-use landfall_protocol::space::{Commit, StoreFailure};
+use landfall_protocol::relay::{Chunk, Commit, Lineage, StoreFailure};
 use landfall_protocol::{Offset, SpaceName, Upstream};
 use landfall_storage::{Durability, WriteError};
 use parking_lot::Mutex;

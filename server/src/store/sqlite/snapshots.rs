@@ -2,8 +2,7 @@
 
 use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::frame::EncodedEntry;
-use landfall_protocol::ring::SnapshotPart;
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::{Snapshot, SnapshotPart};
 use landfall_protocol::{DocumentId, Epoch, SpaceName};
 
 use super::SqliteStore;

@@ -7,9 +7,7 @@ use std::time::Duration;
 use landfall_protocol::compacted::BadIndex;
 use landfall_protocol::digest::tombstone_id;
 use landfall_protocol::frame::{Filter, Partial, entry_kind};
-use landfall_protocol::ring::{Chunk, Page, SnapshotPart};
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::StoreFailure;
+use landfall_protocol::relay::{Chunk, Page, Snapshot, SnapshotPart, StoreFailure};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, pushed, snapshot, tombstone};

@@ -251,7 +251,7 @@ fn given(store: &SqliteStore) -> Option<Vec<String>> {
         let mut after = Offset(0);
         let space: SpaceName = name.parse().unwrap();
         while let Some(chunk) = store.next(&space, after, &Filter::Everything, None).ok()? {
-            let landfall_protocol::ring::Chunk::Entries(page) = chunk else { return None };
+            let landfall_protocol::relay::Chunk::Entries(page) = chunk else { return None };
             after = page.up_to;
             given.extend(page.entries.iter().map(|entry| format!("{entry:?}")));
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use landfall_protocol::frame::{Filter, entry_kind};
-use landfall_protocol::ring::Chunk;
+use landfall_protocol::relay::Chunk;
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 
 use super::damage::store;

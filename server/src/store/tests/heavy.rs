@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_protocol::space::NewKind;
+use landfall_protocol::relay::NewKind;
 use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, snapshot};

@@ -3,11 +3,9 @@
 
 use std::sync::{Arc, mpsc};
 
-use landfall_protocol::compacted::{CompactedChange, PackedIndex};
+use landfall_protocol::compacted::{CompactedChange, LastOfActor, PackedIndex};
 use landfall_protocol::frame::{Entry, entry_kind};
-use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::snapshot::{LastOfActor, Snapshot};
-use landfall_protocol::space::{Commit, NewEntry, NewKind};
+use landfall_protocol::relay::{Commit, EpochRecord, NewEntry, NewKind, Snapshot};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName};
 
 use crate::store::{LogStore, StoreError};

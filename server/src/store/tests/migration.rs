@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use landfall_protocol::admission::KnownChange;
 use landfall_protocol::digest::{DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{Entry, Filter};
-use landfall_protocol::lineage::EpochRecord;
+use landfall_protocol::relay::EpochRecord;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use landfall_storage::{Database, Durability, Options};
 use rusqlite::Connection;

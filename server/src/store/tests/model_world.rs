@@ -6,8 +6,7 @@ use std::ops::ControlFlow;
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{EntriesBuilder, entry_flags};
 use landfall_protocol::frame::{Filter, Frame, Partial, decode, entry_kind};
-use landfall_protocol::ring::{Chunk, Page};
-use landfall_protocol::snapshot::Snapshot;
+use landfall_protocol::relay::{Chunk, Page, Snapshot};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, Made, commit, hash, heads, opens, pushed, snapshot, tombstone};

@@ -5,12 +5,9 @@ use std::ops::ControlFlow;
 
 use landfall_compaction::Compacted;
 use landfall_protocol::admission::preflight;
-use landfall_protocol::compacted::PackedIndex;
+use landfall_protocol::compacted::{LastOfActor, PackedIndex};
 use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, decode};
-use landfall_protocol::lineage::EpochRecord;
-use landfall_protocol::ring::Chunk;
-use landfall_protocol::snapshot::{LastOfActor, Snapshot};
-use landfall_protocol::space::{NewEntry, NewKind};
+use landfall_protocol::relay::{Chunk, EpochRecord, NewEntry, NewKind, Snapshot};
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 
 use super::made::{commit, tombstone};

@@ -3,8 +3,7 @@
 use automerge::transaction::Transactable;
 use landfall_protocol::admission::preflight;
 use landfall_protocol::frame::Entry;
-use landfall_protocol::snapshot::Snapshot;
-use landfall_protocol::space::{NewEntry, NewKind};
+use landfall_protocol::relay::{NewEntry, NewKind, Snapshot};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::damage::{damage, store, verify};

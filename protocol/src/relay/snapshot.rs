@@ -2,10 +2,8 @@
 //! loads the chunk.
 
 use crate::admission::measure;
-use crate::compacted::{BadIndex, PackedIndex};
+use crate::compacted::{BadIndex, LastOfActor, PackedIndex};
 use crate::ids::ChangeHash;
-
-pub use crate::compacted::LastOfActor;
 
 /// An automerge document chunk that represents changes, with the data that admission needs of them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,9 +38,9 @@ pub enum Resendable {
 
 /// The repair request being answered.
 #[derive(Debug)]
-struct Question {
+struct ResendRequest {
     space: SpaceName,
-    asked: Resend,
+    resend: Resend,
     /// Whether the store is reading.
     reading: bool,
     ready: VecDeque<Group>,
@@ -55,7 +55,7 @@ struct Question {
 /// The requests of the present relay, and its repaired documents.
 #[derive(Debug)]
 pub(super) struct Resends {
-    now: Option<Question>,
+    current: Option<ResendRequest>,
     /// Waiting requests, at most one for each document: at most [`limits::RESEND_WAITING`], and one
     /// that was interrupted.
     waiting: VecDeque<(SpaceName, Resend)>,
@@ -75,7 +75,7 @@ impl Default for Resends {
     fn default() -> Self {
         let full = |rate, burst| TokenBucket::new(rate, burst, Moment::default());
         Self {
-            now: None,
+            current: None,
             waiting: VecDeque::new(),
             budget: full(limits::RESEND_RATE, limits::RESEND_BURST),
             repaired: BTreeSet::new(),
@@ -102,41 +102,41 @@ impl Resends {
 }
 
 impl Replica {
-    pub(super) fn handle_resend(&mut self, now: Moment, asked: Resend) {
+    pub(super) fn handle_resend(&mut self, now: Moment, resend: Resend) {
         // The request may cross the end of its subscription.
-        let Some(space) = self.space_of(asked.subscription) else { return };
+        let Some(space) = self.space_of(resend.subscription) else { return };
         let waiting = &mut self.resends.waiting;
-        waiting.retain(|(of, other)| *of != space || other.document != asked.document);
+        waiting.retain(|(of, other)| *of != space || other.document != resend.document);
         if waiting.len() >= limits::RESEND_WAITING {
-            return self.answer_with_nothing(&space, asked.document);
+            return self.answer_with_nothing(&space, resend.document);
         }
-        waiting.push_back((space, asked));
-        self.take_question(now);
+        waiting.push_back((space, resend));
+        self.take_request(now);
     }
 
     /// Begins the first request that can be answered, if none is in progress.
-    fn take_question(&mut self, now: Moment) {
-        while self.resends.now.is_none()
-            && let Some((index, is_welcome)) = self.next_question()
+    fn take_request(&mut self, now: Moment) {
+        while self.resends.current.is_none()
+            && let Some((index, is_welcome)) = self.next_request()
         {
             let wait = self.resends.budget.wait(now);
             if is_welcome && !wait.is_zero() {
                 return self.resends.wake(now.after(wait));
             }
-            let Some((space, mut asked)) = self.resends.waiting.remove(index) else { return };
-            let document = asked.document;
+            let Some((space, mut resend)) = self.resends.waiting.remove(index) else { return };
+            let document = resend.document;
             if !is_welcome {
                 self.answer_with_nothing(&space, document);
                 continue;
             }
             if let Some(link) = self.spaces.get(&space) {
                 // The request may have waited for another subscription of the space.
-                asked.subscription = link.subscription;
+                resend.subscription = link.subscription;
             }
-            let changes = asked.changes.iter().copied().map(ChangeHash).collect();
-            self.resends.now = Some(Question {
+            let changes = resend.changes.iter().copied().map(ChangeHash).collect();
+            self.resends.current = Some(ResendRequest {
                 space: space.clone(),
-                asked,
+                resend,
                 reading: true,
                 ready: VecDeque::new(),
                 in_flight: 0,
@@ -149,11 +149,11 @@ impl Replica {
 
     /// The next request, and whether it gets a full answer. Requests of a space that is being
     /// compared, or whose subscription the relay has not answered, wait.
-    fn next_question(&self) -> Option<(usize, bool)> {
-        let questions = self.resends.waiting.iter().enumerate();
-        let mut due = questions.filter_map(|(index, (space, asked))| {
+    fn next_request(&self) -> Option<(usize, bool)> {
+        let requests = self.resends.waiting.iter().enumerate();
+        let mut due = requests.filter_map(|(index, (space, resend))| {
             let link = self.spaces.get(space)?;
-            let is_welcome = link.receiver.is_open() && link.filter.wants(&asked.document);
+            let is_welcome = link.receiver.is_open() && link.filter.wants(&resend.document);
             let is_due = link.receiver.is_open() || link.receiver.is_stopped();
             is_due.then_some((index, is_welcome))
         });
@@ -168,21 +168,21 @@ impl Replica {
     }
 
     /// Pushing of a space has stopped for now: the request in progress starts over later.
-    pub(super) fn interrupt_question(&mut self, space: &SpaceName) {
-        if let Some(question) = self.resends.now.take_if(|question| question.space == *space) {
-            self.drop_made(question.made);
-            self.resends.waiting.push_front((question.space, question.asked));
+    pub(super) fn interrupt_resend(&mut self, space: &SpaceName) {
+        if let Some(request) = self.resends.current.take_if(|request| request.space == *space) {
+            self.drop_made(request.made);
+            self.resends.waiting.push_front((request.space, request.resend));
         }
     }
 
     /// Pushing of a space has stopped on this subscription: answers its requests with nothing.
-    pub(super) fn refuse_questions(&mut self, space: &SpaceName) {
+    pub(super) fn refuse_resends(&mut self, space: &SpaceName) {
         let waiting = std::mem::take(&mut self.resends.waiting);
         let (refused, others) = waiting.into_iter().partition(|(of, _)| of == space);
         self.resends.waiting = others;
         let refused: VecDeque<(SpaceName, Resend)> = refused;
         if self.is_ready() {
-            refused.iter().for_each(|(_, asked)| self.answer_with_nothing(space, asked.document));
+            refused.iter().for_each(|(_, resend)| self.answer_with_nothing(space, resend.document));
         }
     }
 
@@ -210,13 +210,13 @@ impl Replica {
             Resendable::Snapshot { hash, .. } => Some(*hash),
         };
         let Phase::Ready { limits: most, .. } = self.phase else { return self.drop_made(made) };
-        let is_wanted = |question: &&mut Question| {
-            question.reading && question.space == *space && question.asked.document == document
+        let is_wanted = |request: &&mut ResendRequest| {
+            request.reading && request.space == *space && request.resend.document == document
         };
-        let Some(question) = self.resends.now.as_mut().filter(is_wanted) else {
+        let Some(request) = self.resends.current.as_mut().filter(is_wanted) else {
             return self.drop_made(made);
         };
-        (question.reading, question.made) = (false, made);
+        (request.reading, request.made) = (false, made);
         let found = match found {
             Resendable::Changes(changes) => {
                 let change = |bytes| OutboxKind::Change(bytes, Roots::One);
@@ -229,7 +229,7 @@ impl Replica {
         // Local numbers do not matter here: acks of these pushes do not change the acked ranges.
         let local = Local(0);
         let found = found.into_iter().map(|what| OutboxChange { local, document, what });
-        question.ready.extend(group(found, most.changes));
+        request.ready.extend(group(found, most.changes));
         self.push_resend(now);
     }
 
@@ -237,33 +237,33 @@ impl Replica {
     /// the next request.
     pub(super) fn push_resend(&mut self, now: Moment) {
         let Phase::Ready { limits: most, .. } = self.phase else { return };
-        while let Some(question) = &mut self.resends.now
+        while let Some(request) = &mut self.resends.current
             && self.pushes.len() + 1 < most.in_flight
             && self.window < limits::WINDOWS_BYTES
-            && let Some(link) = self.spaces.get_mut(&question.space)
-            && !link.outbox.is_uploading(&question.asked.document)
-            && let Some(group) = question.ready.pop_front()
+            && let Some(link) = self.spaces.get_mut(&request.space)
+            && !link.outbox.is_uploading(&request.resend.document)
+            && let Some(group) = request.ready.pop_front()
         {
-            question.in_flight += 1;
-            let space = question.space.clone();
+            request.in_flight += 1;
+            let space = request.space.clone();
             self.push_group(&space, group, true);
         }
         let is_answered =
-            |of: &mut Question| !of.reading && of.in_flight == 0 && of.ready.is_empty();
-        if let Some(question) = self.resends.now.take_if(is_answered) {
-            let Question { asked, count, made, .. } = question;
-            let Resend { subscription, document, .. } = asked;
+            |of: &mut ResendRequest| !of.reading && of.in_flight == 0 && of.ready.is_empty();
+        if let Some(request) = self.resends.current.take_if(is_answered) {
+            let ResendRequest { resend, count, made, .. } = request;
+            let Resend { subscription, document, .. } = resend;
             self.drop_made(made);
             self.send(Frame::Resent(Resent { subscription, document, count }));
         }
-        self.take_question(now);
+        self.take_request(now);
     }
 
     /// A push for a repair request is answered or given up.
     pub(super) fn handle_resent_push(&mut self, now: Moment, space: &SpaceName, count: usize) {
-        if let Some(question) = &mut self.resends.now {
-            question.in_flight = question.in_flight.saturating_sub(1);
-            question.count += count as u32;
+        if let Some(request) = &mut self.resends.current {
+            request.in_flight = request.in_flight.saturating_sub(1);
+            request.count += count as u32;
         }
         self.pump(now, space);
         self.try_check(now, space);
@@ -298,7 +298,7 @@ impl Replica {
     /// Time passed: a budget may suffice now.
     pub(super) fn handle_resend_timeout(&mut self, now: Moment) {
         if self.resends.wakes_at.take_if(|at| *at <= now).is_some() && self.is_ready() {
-            self.take_question(now);
+            self.take_request(now);
             self.send_repaired(now);
         }
     }

@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// The store could not answer a query. The caller ends its subscription with the reason.
-    pub fn handle_unanswerable(&mut self) {
+    pub fn handle_query_failed(&mut self) {
         self.queries = self.queries.saturating_sub(1);
     }
 

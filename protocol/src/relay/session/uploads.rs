@@ -12,7 +12,7 @@ use crate::frame::{
 };
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
-use crate::rights::Rights;
+use crate::relay::Rights;
 
 /// A snapshot upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// The relay has no room for an upload now, or its parts arrived too slowly.
-    pub fn handle_no_room_for(&mut self, id: u64, what: &str) {
+    pub fn handle_upload_refused(&mut self, id: u64, what: &str) {
         if self.uploads.remove(id).is_some() {
             self.in_flight.remove(&id);
             self.give_back(id, what.to_owned());
@@ -166,7 +166,7 @@ impl Session {
     }
 
     /// An upload is complete and now in flight. Returns false if it was cancelled.
-    pub fn handle_whole(&mut self, id: u64) -> bool {
+    pub fn handle_upload_complete(&mut self, id: u64) -> bool {
         let Some(upload) = self.uploads.by_id.get(&id) else { return false };
         let subscription = upload.subscription;
         let Some(entry) = self.subscriptions.get(&subscription) else { return false };
@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// Reports how much of an upload has arrived, and up to where parts may be sent.
-    pub fn handle_wanted(&mut self, id: u64, from: u64) {
+    pub fn handle_upload_offset(&mut self, id: u64, from: u64) {
         if let Some(upload) =
             self.uploads.by_id.get(&id).filter(|_| !self.uploads.whole.contains(&id))
         {

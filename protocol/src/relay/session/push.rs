@@ -5,8 +5,7 @@ use crate::admission::{Roots, Work, preflight_within};
 use crate::frame::{Push, PushEntry, entry_flags};
 use crate::ids::SessionId;
 use crate::limits;
-use crate::rights::Identity;
-use crate::space::{CheckedPush, Refusal};
+use crate::relay::{CheckedPush, Identity, Refusal};
 
 /// A push before its preflight.
 #[derive(Debug, Clone)]

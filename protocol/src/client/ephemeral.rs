@@ -39,7 +39,7 @@ impl Replica {
         let source = format!("{space}/{sender}");
         if wanted && self.sources.grows(&source, &session, count, limits::EPHEMERAL_SOURCES) {
             let data = data.into_vec();
-            self.effects.push_back(ReplicaEffect::Heard {
+            self.effects.push_back(ReplicaEffect::Ephemeral {
                 space,
                 document,
                 sender,

@@ -287,7 +287,7 @@ impl Replica {
         let Part { document, hash, total, from, bytes, .. } = part;
         match receiver.take_part(hash, total, from, bytes.len() as u64) {
             Err(what) => return self.broken(format!("a part of {space}: {what}")),
-            Ok(false) => return self.tell_phase(&space),
+            Ok(false) => return self.report_phase(&space),
             Ok(true) => {}
         }
         let weight = bytes.len() + PART_WEIGHT;
@@ -302,7 +302,7 @@ impl Replica {
             from,
             bytes,
         });
-        self.tell_phase(&space);
+        self.report_phase(&space);
     }
 
     fn stop_space(&mut self, space: &SpaceName, kind: u16) {

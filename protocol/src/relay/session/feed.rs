@@ -1,7 +1,8 @@
 //! The feed of a subscription: its position, the pages and parts that advance it, and the pause
 //! while the two ends compare their documents. Reads no log: the caller brings the pages.
 
-use super::{Session, SessionEffect, named};
+use super::subscriptions::named;
+use super::{Session, SessionEffect};
 use crate::code::Code;
 use crate::frame::{
     EntriesBuilder, Filter, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode,
@@ -9,7 +10,7 @@ use crate::frame::{
 };
 use crate::ids::{Epoch, Offset};
 use crate::limits;
-use crate::ring::{Page, SnapshotPart};
+use crate::relay::{Page, SnapshotPart};
 
 impl Session {
     /// The lineage of a subscription's space is known: entries follow after `resume`. If it is

@@ -17,11 +17,11 @@ impl SpaceLink {
             subscription,
             receiver: Receiver::default(),
             outbox: Outbox::default(),
-            told: SpacePhase::Waiting,
+            reported: SpacePhase::Waiting,
             filter: Filter::Everything,
             compare: None,
             check: CheckState::default(),
-            hungry: false,
+            awaits_page: false,
             refiltering: false,
             resumes: 0,
             sends_ephemeral: false,
@@ -53,7 +53,7 @@ impl Replica {
     pub fn handle_space_removed(&mut self, now: Moment, space: &SpaceName) {
         self.announce_ephemeral(space, false);
         self.stop_pushing(space);
-        self.refuse_questions(space);
+        self.refuse_resends(space);
         let Some(mut link) = self.spaces.remove(space) else { return };
         self.subscriptions.remove(&link.subscription);
         self.timers.remove(space);
@@ -63,7 +63,7 @@ impl Replica {
         if self.is_ready() {
             self.send(Frame::Unsubscribe(link.subscription));
         }
-        self.pump_hungry(now);
+        self.pump_queue(now);
     }
 
     pub(super) fn load_resume(&mut self, space: SpaceName) {
@@ -137,12 +137,12 @@ impl Replica {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let (old, new) = (link.subscription, self.next_subscription);
         let (resumes, check) = (link.resumes, link.take_check());
-        let told = std::mem::replace(&mut link.told, SpacePhase::Waiting);
+        let reported = std::mem::replace(&mut link.reported, SpacePhase::Waiting);
         *link = SpaceLink { resumes, check, ..SpaceLink::new(new) };
         self.next_subscription += 1;
         self.subscriptions.remove(&old);
         self.subscriptions.insert(new, space.clone());
-        if told != SpacePhase::Waiting {
+        if reported != SpacePhase::Waiting {
             let (space, phase) = (space.clone(), SpacePhase::Waiting);
             self.effects.push_back(ReplicaEffect::Phase { space, phase });
         }
@@ -153,11 +153,11 @@ impl Replica {
     pub(super) fn refuse_space(&mut self, space: &SpaceName, phase: SpacePhase) {
         self.announce_ephemeral(space, false);
         self.stop_pushing(space);
-        self.refuse_questions(space);
+        self.refuse_resends(space);
         let Some(link) = self.spaces.get_mut(space) else { return };
         link.receiver.stop();
         link.check = link.take_check();
-        link.told = phase.clone();
+        link.reported = phase.clone();
         self.effects.push_back(ReplicaEffect::Phase { space: space.clone(), phase });
         self.give_up_check(space);
     }

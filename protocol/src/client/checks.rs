@@ -82,7 +82,7 @@ impl Replica {
         if link.check.not_before.is_some_and(|at| now < at) {
             return;
         }
-        if matches!(link.told, SpacePhase::Refused { .. }) {
+        if matches!(link.reported, SpacePhase::Refused { .. }) {
             return self.give_up_check(space);
         }
         if self.features & features::RECONCILE == 0 {
@@ -117,7 +117,7 @@ impl Replica {
     pub(super) fn give_up_check(&mut self, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         let Some(ticket) = std::mem::take(&mut link.check).wanted else { return };
-        if let SpacePhase::Refused { code, what } = link.told.clone() {
+        if let SpacePhase::Refused { code, what } = link.reported.clone() {
             self.unchecked(space.clone(), ticket, Unchecked::Refused { code, what });
         }
     }
