@@ -26,29 +26,32 @@ use tokio::time::sleep_until;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use crate::compaction::Compactor;
+use crate::connection::meter::Meter;
+use crate::connection::socket::{SocketRead, Stream};
+use crate::connection::writer::{Outgoing, Watch, WriteEnd, Writing};
+use crate::connection::{CLOSE_BASE, CLOSE_NORMAL, RelayState, room, socket, writer};
 use crate::fan_out::{Broadcast, Delivery, Mailbox};
 use crate::hub::{Event, HubChannel};
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::session::meter::Meter;
-use crate::session::socket::{SocketRead, Stream};
-use crate::session::writer::{Outgoing, Watch, WriteEnd, Writing};
-use crate::session::{CLOSE_BASE, CLOSE_NORMAL, CLOSE_TOO_BIG, RelayState, room, socket, writer};
 use peers::Peers;
 use push_queue::{ItemResult, PushQueue};
 use remote_heads::RemoteHeadsTable;
-use sync_answers::{SyncAnswer, SyncAnswers};
+use sync_answers::{SyncAnswer, SyncAnswers, SyncReader};
 
 /// State shared by all automerge-repo sessions.
-pub(crate) struct Common {
+pub(crate) struct SharedState {
+    /// The state that they share with all other sessions.
+    relay: Arc<RelayState>,
     compactor: Arc<Compactor>,
-    peers: Arc<Peers>,
+    peers: Peers,
     remote_heads: RemoteHeadsTable,
 }
 
-impl Common {
-    pub(crate) fn new(compactor: Arc<Compactor>) -> Self {
-        Self { compactor, peers: Arc::default(), remote_heads: RemoteHeadsTable::default() }
+impl SharedState {
+    pub(crate) fn new(relay: Arc<RelayState>, compactor: Arc<Compactor>) -> Arc<Self> {
+        let (peers, remote_heads) = Default::default();
+        Arc::new(Self { relay, compactor, peers, remote_heads })
     }
 }
 
@@ -74,7 +77,7 @@ fn host(upstream: Upstream, space: &SpaceName) -> Host {
 
 /// Runs a session from the accepted upgrade until its connection is closed.
 pub(crate) async fn run(
-    shared: Arc<RelayState>,
+    shared: Arc<SharedState>,
     id: SessionId,
     peer: SocketAddr,
     space: SpaceName,
@@ -86,19 +89,20 @@ pub(crate) async fn run(
             Ok(upgraded) => upgraded,
             Err(error) => return debug!(%error, "the connection broke before its upgrade"),
         };
-        let account = shared.account(id, peer);
+        let relay = Arc::clone(&shared.relay);
+        let account = relay.account(id, peer);
         let meter = Meter::new(account.clone(), socket::REPO);
-        let metrics = Arc::clone(&shared.metrics);
+        let metrics = Arc::clone(&relay.metrics);
         let opened = socket::open_repo(upgraded, metrics, Arc::clone(&meter));
         let (socket, written) = opened.await;
         let (sink, stream) = socket.split();
-        let (stall, metrics) = (shared.stall, Arc::clone(&shared.metrics));
+        let (stall, metrics) = (relay.stall, Arc::clone(&relay.metrics));
         let watch = Watch { written, stall, metrics, account: account.clone() };
         let (feed, writing) = writer::start(sink, watch);
         debug!("automerge-repo session opened");
-        let mut driver = Driver::new(Arc::clone(&shared), id, space, (account, meter), feed);
+        let mut driver = Driver::new(shared, id, space, (account, meter), feed);
         let ending = driver.drive(stream, writing).await;
-        shared.metrics.session_ended(ending);
+        relay.metrics.session_ended(ending);
         info!(code = %ending, "automerge-repo session closed");
     }
     .instrument(span)
@@ -107,7 +111,7 @@ pub(crate) async fn run(
 
 /// A session's registrations, removed when the session is dropped, however it ends.
 struct Registrations {
-    shared: Arc<RelayState>,
+    shared: Arc<SharedState>,
     id: SessionId,
     space: SpaceName,
 }
@@ -115,12 +119,12 @@ struct Registrations {
 impl Drop for Registrations {
     fn drop(&mut self) {
         // Leaving the fan-out first: the hub keeps a space in memory while it has subscribers.
-        self.shared.fan_out.remove(self.id);
-        self.shared.repairs.gone(self.id);
-        self.shared.hub.leave(self.id);
-        self.shared.automerge_repo.peers.leave(&self.space, self.id);
-        self.shared.automerge_repo.remote_heads.leave(&self.space, self.id);
-        self.shared.metrics.sessions.dec();
+        self.shared.relay.fan_out.remove(self.id);
+        self.shared.relay.repairs.gone(self.id);
+        self.shared.relay.hub.leave(self.id);
+        self.shared.peers.leave(&self.space, self.id);
+        self.shared.remote_heads.leave(&self.space, self.id);
+        self.shared.relay.metrics.sessions.dec();
     }
 }
 
@@ -134,7 +138,7 @@ enum Ending {
 
 /// The task's own state.
 struct Driver {
-    shared: Arc<RelayState>,
+    shared: Arc<SharedState>,
     id: SessionId,
     space: SpaceName,
     machine: Peer,
@@ -192,27 +196,28 @@ enum Happening {
 
 impl Driver {
     fn new(
-        shared: Arc<RelayState>,
+        shared: Arc<SharedState>,
         id: SessionId,
         space: SpaceName,
         (account, meter): (Account, Arc<Meter>),
         writer: mpsc::Sender<Outgoing>,
     ) -> Self {
-        shared.metrics.sessions.inc();
+        shared.relay.metrics.sessions.inc();
         let connection_slots =
             Registrations { shared: Arc::clone(&shared), id, space: space.clone() };
         let (events_in, events) = mpsc::channel(2 * limits::REPO_PUSH_QUEUE);
         let (remote_heads_in, remote_heads) = remote_heads::listener();
         let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
-        let host = host(shared.upstream, &space);
+        let host = host(shared.relay.upstream, &space);
+        let reader = SyncReader::new(&shared, space.clone(), account.clone());
         Self {
             id,
-            machine: Peer::new(host, shared.patience, Moment::default()),
+            machine: Peer::new(host, shared.relay.patience, Moment::default()),
             start: Instant::now(),
             outbox: VecDeque::new(),
             outbox_bytes: 0,
-            push_queue: PushQueue::new(&shared, id, space.clone(), account.clone()),
-            sync_answers: SyncAnswers::new(&shared, space.clone(), account.clone()),
+            push_queue: PushQueue::new(&shared.relay, id, reader.clone()),
+            sync_answers: SyncAnswers::new(reader),
             mailbox: Mailbox::new(id, account.clone()),
             account,
             state_room: Vec::new(),
@@ -272,7 +277,7 @@ impl Driver {
         // sending.
         let hears = makes && !self.machine.is_pacing(self.now());
         let deadline = self.deadline();
-        let mut stopping = self.shared.stopping.clone();
+        let mut stopping = self.shared.relay.stopping.clone();
         let stopped = self.stopping.is_some();
         tokio::select! {
             // Answers wait too: each makes the machine send the answered changes, with all others that have
@@ -455,8 +460,8 @@ impl Driver {
                 Effect::Ping => self.outbox.push_back(Outgoing::Ping),
                 Effect::Joined(remote) => self.join(&remote),
                 Effect::Follow(document) => {
-                    self.shared.fan_out.subscribe(&self.space, document, &self.mailbox);
-                    self.shared.repairs.opens(&self.space, &document);
+                    self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);
+                    self.shared.relay.repairs.opens(&self.space, &document);
                 }
                 Effect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
                 Effect::Push(push) => self.push_queue.push(push),
@@ -467,25 +472,18 @@ impl Driver {
                 Effect::Say(message) => self.say(message),
                 Effect::Subscribe(storages) => {
                     let (space, news) = (&self.space, &self.remote_heads_in);
-                    self.shared
-                        .automerge_repo
-                        .remote_heads
-                        .subscribe(space, self.id, storages, news);
+                    self.shared.remote_heads.subscribe(space, self.id, storages, news);
                 }
                 Effect::Unsubscribe(storages) => {
-                    self.shared.automerge_repo.remote_heads.unsubscribe(
-                        &self.space,
-                        self.id,
-                        storages,
-                    );
+                    self.shared.remote_heads.unsubscribe(&self.space, self.id, storages);
                 }
                 Effect::RemoteHeadsTable(news) => {
                     let from = (self.id, self.account.share());
-                    self.shared.automerge_repo.remote_heads.tell(&self.space, from, news);
+                    self.shared.remote_heads.tell(&self.space, from, news);
                 }
                 Effect::Resent { document, brought } => self.resent(document, brought),
                 Effect::Refused { document, code, changes, what } => {
-                    self.shared.metrics.rejected(code);
+                    self.shared.relay.metrics.rejected(code);
                     self.refusals = self.refusals.saturating_add(1);
                     match self.refusals <= limits::REPO_REFUSALS_TOLD {
                         true => warn!(%document, %code, changes, what, "changes were rejected"),
@@ -503,18 +501,18 @@ impl Driver {
             debug!(peer_id = remote.peer_id, "the client joined again");
             // Answers for the client's previous join do not apply to the new one.
             let (space, account) = (self.space.clone(), self.account.clone());
-            self.sync_answers = SyncAnswers::new(&self.shared, space, account);
+            self.sync_answers = SyncAnswers::new(SyncReader::new(&self.shared, space, account));
         } else {
             // Recorded once only: a second value would appear beside the first in every log line.
             Span::current().record("peer_id", remote.peer_id.as_str());
             info!("automerge-repo client joined");
         }
-        self.shared.fan_out.remove(self.id);
-        self.shared.automerge_repo.remote_heads.leave(&self.space, self.id);
+        self.shared.relay.fan_out.remove(self.id);
+        self.shared.remote_heads.leave(&self.space, self.id);
         let storage = remote.storage_id.as_deref();
         self.push_queue.name_author(storage, &remote.peer_id);
         let replaced = Arc::clone(&self.replaced);
-        self.shared.automerge_repo.peers.join(&self.space, &remote.peer_id, self.id, replaced);
+        self.shared.peers.join(&self.space, &remote.peer_id, self.id, replaced);
         if !self.has_joined_hub {
             self.has_joined_hub = true;
             self.push_queue.join(self.channel.clone());
@@ -523,13 +521,13 @@ impl Driver {
 
     /// The client has answered a repair request.
     fn resent(&self, document: DocumentId, brought: bool) {
-        self.shared.repairs.answered(self.id, &self.space, &document, u32::from(brought));
+        self.shared.relay.repairs.answered(self.id, &self.space, &document, u32::from(brought));
     }
 
     fn say(&self, message: EphemeralMessage) {
         let EphemeralMessage { document, sender, session, count, data } = message;
         let message = Broadcast { document, sender, session, count, data };
-        if !self.shared.fan_out.publish_ephemeral(&self.mailbox, &self.space, message) {
+        if !self.shared.relay.fan_out.publish_ephemeral(&self.mailbox, &self.space, message) {
             debug!(%document, "an ephemeral message was repeated or too large");
         }
     }
@@ -550,7 +548,7 @@ impl Driver {
         while let Ok(event) = self.events.try_recv() {
             self.handle_late(event);
         }
-        let ended = self.shared.store.condition().end();
+        let ended = self.shared.relay.store.condition().end();
         let stopped = || (Code::SHUTTING_DOWN, "the relay is being stopped".to_owned());
         let (code, what) = ended.unwrap_or_else(stopped);
         self.machine.fail(code, what);
@@ -568,7 +566,7 @@ impl Driver {
     fn deadline(&self) -> Instant {
         let timeout = self.start.checked_add(self.machine.deadline().0);
         let mut timeout =
-            timeout.unwrap_or_else(|| Instant::now() + self.shared.patience.drop_after);
+            timeout.unwrap_or_else(|| Instant::now() + self.shared.relay.patience.drop_after);
         // Counted from the last check: messages that arrive meanwhile do not defer it.
         if self.meter.is_holding() {
             timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
@@ -584,7 +582,7 @@ impl Driver {
     fn handle_written(&mut self, end: &WriteEnd) {
         match end {
             WriteEnd::Stalled => {
-                warn!(stall = ?self.shared.stall, "the peer does not read; dropping it");
+                warn!(stall = ?self.shared.relay.stall, "the peer does not read; dropping it");
                 self.lose(Code::NOT_READING, "the peer read no byte");
             }
             WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),

@@ -25,9 +25,10 @@ use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::automerge_repo;
-use crate::connection_slots::ConnectionSlot;
+use crate::connection::RelayState;
+use crate::connection::slots::ConnectionSlot;
 use crate::health::Health;
-use crate::session::{self, RelayState};
+use crate::native;
 
 use guard::Refused;
 pub(crate) use guard::{Guard, is_loopback};
@@ -38,6 +39,8 @@ pub(crate) struct HttpState {
     pub(crate) guard: Guard,
     pub(crate) health: Arc<Health>,
     pub(crate) sessions: Arc<RelayState>,
+    /// Further state shared by automerge-repo sessions.
+    pub(crate) automerge_repo: Arc<automerge_repo::SharedState>,
     pub(crate) last_session: AtomicU64,
 }
 
@@ -218,11 +221,12 @@ fn open(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let id = http_state.next_session();
-    let shared = Arc::clone(&http_state.sessions);
+    let native = Arc::clone(&http_state.sessions);
+    let automerge_repo = Arc::clone(&http_state.automerge_repo);
     tokio::spawn(async move {
         match repo {
-            true => automerge_repo::run(shared, id, peer.address, space, upgrade).await,
-            false => session::run(shared, id, peer.address, upgrade).await,
+            true => automerge_repo::run(automerge_repo, id, peer.address, space, upgrade).await,
+            false => native::run(native, id, peer.address, upgrade).await,
         }
         // Releases the connection's place after the session has ended.
         drop(peer);

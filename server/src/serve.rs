@@ -24,11 +24,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::allocator;
+use crate::automerge_repo;
 use crate::backups::{self, BackupOptions};
 use crate::budgets::Budgets;
 use crate::checks::Checks;
 use crate::compaction::{CompactionOptions, Compactor};
-use crate::connection_slots::{Caps, ConnectionSlots};
+use crate::connection::RelayState;
+use crate::connection::slots::{Caps, ConnectionSlots};
 use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::http::{self, Guard, HttpState, Peer};
@@ -39,7 +41,6 @@ use crate::metrics::Metrics;
 use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
 use crate::repairs::RepairContext;
-use crate::session::RelayState;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 use crate::tasks;
 use crate::turns::Turns;
@@ -349,13 +350,19 @@ impl Server {
             partial_uploads,
             fan_out,
             repairs,
-            automerge_repo: crate::automerge_repo::Common::new(Arc::clone(&compactor)),
         });
+        let automerge_repo =
+            automerge_repo::SharedState::new(Arc::clone(&sessions), Arc::clone(&compactor));
         let (allow_origins, allow_hosts) =
             (options.allow_origins.clone(), options.allow_hosts.clone());
         let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
-        let http_state =
-            Arc::new(HttpState { guard, health, sessions, last_session: AtomicU64::new(0) });
+        let http_state = Arc::new(HttpState {
+            guard,
+            health,
+            sessions,
+            automerge_repo,
+            last_session: AtomicU64::new(0),
+        });
         let (all, of_address) = (options.connections, options.connections_of_address);
         let connection_slots = ConnectionSlots::new(Caps { all, of_address });
         Ok(Self {

@@ -7,10 +7,11 @@ use landfall_protocol::Code;
 use landfall_protocol::automerge_repo::check::Inspected;
 
 use super::push_queue::{Checked, ItemResult};
-use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
+use super::{Driver, Ending};
+use crate::connection::socket::SocketRead;
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG};
 use crate::limits;
 use crate::memory::Grant;
-use crate::session::socket::SocketRead;
 
 impl Driver {
     pub(super) fn handle_heard(&mut self, heard: SocketRead) {

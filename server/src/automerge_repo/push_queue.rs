@@ -14,11 +14,11 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as 
 
 use super::sync_answers::SyncReader;
 use crate::checks::Checker;
+use crate::connection::RelayState;
+use crate::connection::incoming::{MessageMemory, Turns, paid, reserve_merge, stored_bytes};
 use crate::hub::{Hub, HubChannel, Pushed};
-use crate::incoming::{MessageMemory, Turns, paid, reserve_merge, stored_bytes};
 use crate::limits;
 use crate::memory::{Account, Grant};
-use crate::session::RelayState;
 use crate::store::LogStore;
 
 /// An item of the queue.
@@ -96,17 +96,13 @@ pub(super) struct PushQueue {
 }
 
 impl PushQueue {
-    pub(super) fn new(
-        shared: &RelayState,
-        session: SessionId,
-        space: SpaceName,
-        account: Account,
-    ) -> Self {
+    pub(super) fn new(relay: &RelayState, session: SessionId, reader: SyncReader) -> Self {
+        let (space, account) = (reader.space.clone(), reader.account.clone());
         Self {
             session,
-            hub: shared.hub.clone(),
-            checker: shared.checks.of_session(account.key()),
-            reader: SyncReader::new(shared, space.clone(), account.clone()),
+            hub: relay.hub.clone(),
+            checker: relay.checks.of_session(account.key()),
+            reader,
             space,
             author: Vec::new(),
             first: VecDeque::new(),

@@ -8,9 +8,9 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Driver, host};
+use crate::connection::socket::{self, Stream};
+use crate::connection::writer::{Outgoing, WriteEnd, Writing};
 use crate::limits;
-use crate::session::socket::{self, Stream};
-use crate::session::writer::{Outgoing, WriteEnd, Writing};
 
 impl Driver {
     /// Sends the next frame: the writer has room.
@@ -30,12 +30,12 @@ impl Driver {
     /// Frees the peer's state. An ending session waits some seconds for its peer, and many sessions may be
     /// ended at once because memory is short.
     fn release(&mut self) {
-        self.shared.automerge_repo.remote_heads.leave(&self.space, self.id);
-        self.shared.fan_out.remove(self.id);
+        self.shared.remote_heads.leave(&self.space, self.id);
+        self.shared.relay.fan_out.remove(self.id);
         self.push_queue.drop_waiting();
         self.sync_answers.clear();
-        let host = host(self.shared.upstream, &self.space);
-        self.machine = Peer::new(host, self.shared.patience, Moment::default());
+        let host = host(self.shared.relay.upstream, &self.space);
+        self.machine = Peer::new(host, self.shared.relay.patience, Moment::default());
         self.state_room.clear();
     }
 
@@ -67,7 +67,7 @@ impl Driver {
         match timeout(limits::FLUSH, goodbye).await {
             Ok(Some(sink)) => {
                 if let Ok(socket) = sink.reunite(stream) {
-                    socket::linger(socket, self.shared.linger).await;
+                    socket::linger(socket, self.shared.relay.linger).await;
                 }
             }
             Ok(None) => debug!("the connection broke before it was closed"),

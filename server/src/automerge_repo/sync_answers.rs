@@ -14,10 +14,10 @@ use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
 
+use super::SharedState;
 use crate::compaction::Compactor;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::session::RelayState;
 use crate::store::{LogStore, StoreError, StoredDocument};
 use crate::turns::Turns;
 
@@ -52,15 +52,8 @@ struct Answered {
 }
 
 impl SyncAnswers {
-    pub(super) fn new(shared: &RelayState, space: SpaceName, account: Account) -> Self {
+    pub(super) fn new(reader: SyncReader) -> Self {
         let (waiting, ready) = Default::default();
-        let reader = SyncReader {
-            store: Arc::clone(&shared.store),
-            page_reads: shared.page_reads.clone(),
-            account,
-            compactor: Arc::clone(&shared.automerge_repo.compactor),
-            space,
-        };
         Self { reader, waiting, bytes: 0, doing: None, ready }
     }
 
@@ -122,9 +115,9 @@ impl SyncAnswers {
 pub(super) struct SyncReader {
     store: Arc<dyn LogStore>,
     page_reads: Turns,
-    account: Account,
+    pub(super) account: Account,
     compactor: Arc<Compactor>,
-    space: SpaceName,
+    pub(super) space: SpaceName,
 }
 
 /// A planned answer.
@@ -145,8 +138,14 @@ impl Outline {
 }
 
 impl SyncReader {
-    pub(super) fn new(shared: &RelayState, space: SpaceName, account: Account) -> Self {
-        SyncAnswers::new(shared, space, account).reader.clone()
+    pub(super) fn new(shared: &SharedState, space: SpaceName, account: Account) -> Self {
+        Self {
+            store: Arc::clone(&shared.relay.store),
+            page_reads: shared.relay.page_reads.clone(),
+            account,
+            compactor: Arc::clone(&shared.compactor),
+            space,
+        }
     }
 
     /// Answers questions up to the first one that needs more than its document's heads.
@@ -451,8 +450,7 @@ mod tests {
         let page_reads = turns.clone();
         let compactions = Arc::clone(&compactor);
         let reader = SyncReader { store, page_reads, account, compactor: compactions, space };
-        let (waiting, ready) = Default::default();
-        let mut sync_answers = SyncAnswers { reader, waiting, bytes: 0, doing: None, ready };
+        let mut sync_answers = SyncAnswers::new(reader);
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let peer = Peer::new(host, Patience::default(), Moment::default());
         let many = 3 * limits::REPO_QUESTIONS as u128;

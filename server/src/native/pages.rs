@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::RelayState;
+use crate::connection::RelayState;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Key};
 use crate::store::{Known, LogStore, StoreError};

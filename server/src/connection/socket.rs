@@ -78,7 +78,7 @@ fn is_misused(error: &Error) -> bool {
 }
 
 /// Message sizes of the native protocol.
-pub(super) const NATIVE: Scale =
+pub(crate) const NATIVE: Scale =
     Scale { largest: shared::MESSAGE_BYTES, times: 3, buffer: limits::SOCKET_BUFFER_BYTES };
 
 /// Message sizes of automerge-repo, which may be large: the message as received, its changes, and a copy of
@@ -87,7 +87,7 @@ pub(crate) const REPO: Scale =
     Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3, buffer: limits::REPO_BUFFER_BYTES };
 
 /// Opens a WebSocket over an upgraded HTTP connection, for messages of the native protocol.
-pub(super) async fn open(
+pub(crate) async fn open(
     upgraded: Upgraded,
     metrics: Arc<Metrics>,
     meter: Arc<Meter>,

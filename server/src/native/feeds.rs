@@ -10,8 +10,8 @@ use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
 use landfall_protocol::ring::{Chunk, Page};
 use tokio::task::JoinHandle;
 
-use super::RelayState;
 use super::pages::Pages;
+use crate::connection::RelayState;
 use crate::hub::Feed;
 use crate::limits;
 use crate::memory::{Account, Grant};

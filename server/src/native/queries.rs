@@ -13,8 +13,8 @@ use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::RelayState;
 use super::pages::Pages;
+use crate::connection::RelayState;
 use crate::limits;
 use crate::memory::{Account, Grant};
 use crate::store::{BranchPage, LogStore, StoreError, SumCursor};

@@ -11,11 +11,11 @@ use landfall_protocol::session::{SnapshotUpload, UncheckedPush};
 use landfall_protocol::space::{PushedEntry, Refusal};
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
-use super::RelayState;
 use super::pages::Pages;
 use crate::checks::Checker;
+use crate::connection::RelayState;
+use crate::connection::incoming::{Reservation, Turns, paid, reserve_merge, stored_bytes};
 use crate::hub::{Attach, Hub, Pushed};
-use crate::incoming::{Reservation, Turns, paid, reserve_merge, stored_bytes};
 use crate::limits;
 use crate::memory::Account;
 use crate::partial_uploads::Whole;
@@ -247,7 +247,7 @@ mod tests {
     use landfall_protocol::ReplicaId;
 
     use super::*;
-    use crate::incoming::MessageMemory;
+    use crate::connection::incoming::MessageMemory;
     use crate::memory::{Class, Memory, ShareKey};
 
     fn push(room: Reservation, bytes: usize) -> Item {

@@ -6,9 +6,10 @@ use std::time::Instant;
 use landfall_protocol::Code;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use super::socket::SocketRead;
-use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
-use crate::incoming::{MessageMemory, Reservation};
+use super::{Driver, Ending};
+use crate::connection::incoming::{MessageMemory, Reservation};
+use crate::connection::socket::SocketRead;
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG};
 use crate::limits;
 
 /// A message with frames still to be handled.

@@ -9,8 +9,8 @@ use tracing::debug;
 
 use super::Driver;
 use super::feeds::PageTarget;
-use super::socket::{self, Stream};
-use super::writer::{Outgoing, WriteEnd, Writing};
+use crate::connection::socket::{self, Stream};
+use crate::connection::writer::{Outgoing, WriteEnd, Writing};
 use crate::limits;
 use crate::memory::Grant;
 

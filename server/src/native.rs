@@ -7,117 +7,47 @@
 mod ephemeral_feed;
 mod feeds;
 mod inbound;
-pub(crate) mod meter;
 mod pages;
 mod performing;
 mod push_queue;
 mod queries;
 mod sending;
-pub(crate) mod socket;
 mod uploads;
-mod wire;
-pub(crate) mod writer;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rights::Everything;
-use landfall_protocol::session::{Patience, Session};
-use landfall_protocol::{Code, Moment, SessionId, Upstream};
-use tokio::sync::{Notify, mpsc, watch};
+use landfall_protocol::session::Session;
+use landfall_protocol::{Code, Moment, SessionId};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use crate::checks::Checks;
-use crate::connection_slots;
-use crate::fan_out::{Delivery, FanOut};
-use crate::hub::{Event, Hub, HubChannel};
+use crate::connection::RelayState;
+use crate::connection::meter::Meter;
+use crate::connection::socket::{SocketRead, Stream};
+use crate::connection::writer::{Outgoing, Watch, WriteEnd, Writing};
+use crate::connection::{room, socket, writer};
+use crate::fan_out::Delivery;
+use crate::hub::{Event, HubChannel};
 use crate::limits;
-use crate::memory::{Account, Grant, Key, Memory, ShareKey};
-use crate::metrics::Metrics;
-use crate::partial_uploads::PartialUploads;
-use crate::quota::Quota;
-use crate::repairs::{Repairs, Request};
-use crate::store::LogStore;
-use crate::turns::Turns;
+use crate::memory::{Account, Grant};
+use crate::repairs::Request;
 use ephemeral_feed::EphemeralFeed;
 use feeds::{FeedPosition, Feeds, Read};
 use inbound::Inbound;
-use meter::Meter;
 use push_queue::{Handed, Item, PushQueue};
 use queries::{AnswerPart, Queries};
-use socket::{SocketRead, Stream};
 use uploads::{UploadMemory, Uploads};
-use writer::{Outgoing, Watch, WriteEnd, Writing};
-
-/// State shared by all sessions of a relay.
-pub(crate) struct RelayState {
-    pub(crate) hub: Hub,
-    pub(crate) store: Arc<dyn LogStore>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// The memory budget of all sessions.
-    pub(crate) memory: Memory,
-    /// Whether addresses distinguish clients. False if one address may hold all connections: operators set
-    /// that for a relay behind a proxy.
-    pub(crate) addresses_differ: bool,
-    pub(crate) upstream: Upstream,
-    pub(crate) patience: Patience,
-    pub(crate) stall: Duration,
-    pub(crate) linger: Duration,
-    /// Becomes true when the relay is being stopped.
-    pub(crate) stopping: watch::Receiver<bool>,
-    /// Preflights of all sessions.
-    pub(crate) checks: Checks,
-    /// Bounds concurrent page reads, for the whole relay.
-    pub(crate) page_reads: Turns,
-    /// The quota of subscriptions, for the whole relay.
-    pub(crate) subscriptions: Quota,
-    /// Bounds concurrent reads of digest pages, and the rows that each address may have summed.
-    pub(crate) digests: Turns,
-    /// Snapshots that clients upload, while their parts arrive.
-    pub(crate) partial_uploads: Arc<PartialUploads>,
-    /// The subscribers of each document.
-    pub(crate) fan_out: Arc<FanOut>,
-    /// The online repair of damaged documents.
-    pub(crate) repairs: Arc<Repairs>,
-    /// Further state shared by automerge-repo sessions.
-    pub(crate) automerge_repo: crate::automerge_repo::Common,
-}
-
-impl RelayState {
-    /// The memory account of a session, which shares the budget of its address.
-    pub(crate) fn account(&self, id: SessionId, peer: SocketAddr) -> Account {
-        self.memory.account(self.share(id, peer))
-    }
-
-    /// The key of a request without a session.
-    pub(crate) fn requester(&self, peer: SocketAddr) -> Key {
-        Key { share: self.share(SessionId(0), peer), account: 0 }
-    }
-
-    /// The share that a session belongs to.
-    fn share(&self, id: SessionId, peer: SocketAddr) -> ShareKey {
-        match self.addresses_differ {
-            true => ShareKey::Address(connection_slots::key_of(peer.ip())),
-            false => ShareKey::Session(id.0),
-        }
-    }
-}
 
 /// The relay's agent string in handshakes.
 const AGENT: &str = concat!("landfall-relay/", env!("CARGO_PKG_VERSION"));
-
-/// WebSocket close codes from 4000 on are application-defined; ours are this base plus the error code.
-pub(crate) const CLOSE_BASE: u16 = 4_000;
-/// "Normal closure".
-pub(crate) const CLOSE_NORMAL: u16 = 1_000;
-/// "Message too big", for a message that the WebSocket layer rejects.
-pub(crate) const CLOSE_TOO_BIG: u16 = 1_009;
 
 /// Runs a session from the accepted HTTP upgrade until its connection is closed.
 pub(crate) async fn run(
@@ -553,13 +483,4 @@ fn standing(machine: &Session, subscription: SubscriptionId) -> Option<FeedPosit
     let after = machine.position(subscription)?;
     let filter = machine.filter(subscription)?.clone();
     Some(FeedPosition { after, filter, partial: machine.partial(subscription) })
-}
-
-/// Waits until the writer accepts a message.
-pub(crate) async fn room(writer: Option<&mpsc::Sender<Outgoing>>) {
-    match writer {
-        // The end of the writer is handled where its task is awaited.
-        Some(writer) if writer.reserve().await.is_ok() => {}
-        _ => std::future::pending().await,
-    }
 }

@@ -9,7 +9,8 @@ use tracing::{Span, debug, warn};
 use super::feeds::NoRoom;
 use super::push_queue::Item;
 use super::queries::Query;
-use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
+use super::{Driver, Ending};
+use crate::connection::{CLOSE_BASE, CLOSE_NORMAL};
 use crate::hub::Attach;
 use crate::partial_uploads::UploadProgress;
 
