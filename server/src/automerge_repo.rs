@@ -1,5 +1,5 @@
-//! Sessions of automerge-repo clients: one task for each WebSocket executes the effects of
-//! `landfall_protocol::automerge_repo`. A second task writes.
+//! Sessions of automerge-repo clients: one task for each WebSocket performs the decisions of
+//! `landfall_protocol::automerge_repo`.
 //!
 //! It must not know what a change is, nor touch the store's tables. It never loads a document: answers are
 //! planned from the document's index.
@@ -8,32 +8,29 @@ mod inbound;
 mod peers;
 mod push_queue;
 mod remote_heads;
-mod sending;
 mod sync_answers;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
-use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::automerge_repo::peer::{Effect, EphemeralMessage, Host, MemoryAnswer, Peer};
-use landfall_protocol::{Code, DocumentId, Moment, SessionId, SpaceName, Upstream};
+use landfall_protocol::{
+    Code, DocumentId, Moment, SessionId, SpaceName, Upstream, limits as shared_limits,
+};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep_until;
+use tokio::sync::Notify;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use crate::compaction::Compactor;
-use crate::connection::meter::Meter;
-use crate::connection::socket::{SocketRead, Stream};
-use crate::connection::writer::{Outgoing, Watch, WriteEnd, Writing};
-use crate::connection::{CLOSE_BASE, CLOSE_NORMAL, RelayState, room, socket, writer};
+use crate::connection::{
+    self, Connection, Driver, Input, MessageSizes, Outgoing, Ready, RelayState, SocketRead, drive,
+};
 use crate::fan_out::{Broadcast, Delivery, Mailbox};
-use crate::hub::{Event, HubChannel};
+use crate::hub::Event;
 use crate::limits;
-use crate::memory::{Account, Class, Grant};
+use crate::memory::{Class, Grant};
 use peers::Peers;
 use push_queue::{ItemResult, PushQueue};
 use remote_heads::RemoteHeadsTable;
@@ -75,6 +72,15 @@ fn host(upstream: Upstream, space: &SpaceName) -> Host {
     Host { peer_id, storage_id: parts.join("-") }
 }
 
+/// Message sizes of automerge-repo, which may be large: the message as received, its changes, and a copy of
+/// the unanswered ones.
+const SIZES: MessageSizes = MessageSizes {
+    largest: shared_limits::REPO_MESSAGE_BYTES,
+    times: 3,
+    buffer: limits::REPO_BUFFER_BYTES,
+    backlog: limits::REPO_BACKLOG_BYTES,
+};
+
 /// Runs a session from the accepted upgrade until its connection is closed.
 pub(crate) async fn run(
     shared: Arc<SharedState>,
@@ -85,31 +91,18 @@ pub(crate) async fn run(
 ) {
     let span = info_span!("repo", session = id.0, %peer, %space, peer_id = tracing::field::Empty);
     async move {
-        let upgraded = match upgrade.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => return debug!(%error, "the connection broke before its upgrade"),
-        };
-        let relay = Arc::clone(&shared.relay);
-        let account = relay.account(id, peer);
-        let meter = Meter::new(account.clone(), socket::REPO);
-        let metrics = Arc::clone(&relay.metrics);
-        let opened = socket::open_repo(upgraded, metrics, Arc::clone(&meter));
-        let (socket, written) = opened.await;
-        let (sink, stream) = socket.split();
-        let (stall, metrics) = (relay.stall, Arc::clone(&relay.metrics));
-        let watch = Watch { written, stall, metrics, account: account.clone() };
-        let (feed, writing) = writer::start(sink, watch);
+        let (relay, events) = (Arc::clone(&shared.relay), 2 * limits::REPO_PUSH_QUEUE);
+        let opened = Connection::open(relay, (id, peer), upgrade, SIZES, events).await;
+        let Some(connection) = opened else { return };
         debug!("automerge-repo session opened");
-        let mut driver = Driver::new(shared, id, space, (account, meter), feed);
-        let ending = driver.drive(stream, writing).await;
-        relay.metrics.session_ended(ending);
+        let ending = drive(RepoDriver::new(shared, connection, space)).await;
         info!(code = %ending, "automerge-repo session closed");
     }
     .instrument(span)
     .await;
 }
 
-/// A session's registrations, removed when the session is dropped, however it ends.
+/// A session's registrations beside the connection's, removed when the session is dropped, however it ends.
 struct Registrations {
     shared: Arc<SharedState>,
     id: SessionId,
@@ -118,187 +111,171 @@ struct Registrations {
 
 impl Drop for Registrations {
     fn drop(&mut self) {
-        // Leaving the fan-out first: the hub keeps a space in memory while it has subscribers.
         self.shared.relay.fan_out.remove(self.id);
-        self.shared.relay.repairs.gone(self.id);
-        self.shared.relay.hub.leave(self.id);
         self.shared.peers.leave(&self.space, self.id);
         self.shared.remote_heads.leave(&self.space, self.id);
-        self.shared.relay.metrics.sessions.dec();
     }
 }
 
-/// How a session ends.
-enum Ending {
-    /// The machine ended it: send the queued frames, then this close frame.
-    Closing(Code, u16, String),
-    /// The connection is gone: nothing can be sent.
-    Lost(Code),
-}
-
-/// The task's own state.
-struct Driver {
+/// The session's own state.
+struct RepoDriver {
     shared: Arc<SharedState>,
-    id: SessionId,
     space: SpaceName,
     machine: Peer,
-    start: Instant,
     outbox: VecDeque<Outgoing>,
     outbox_bytes: usize,
     push_queue: PushQueue,
     sync_answers: SyncAnswers,
     mailbox: Arc<Mailbox>,
-    account: Account,
     /// The memory of the machine's state, in the steps in which it grew.
     state_room: Vec<Grant>,
-    meter: Arc<Meter>,
-    /// When it was last checked whether messages that hold memory make progress.
-    looked: Instant,
     /// Bytes received when the peer's silence was last checked.
     bytes_before: u64,
-    channel: HubChannel,
-    events: mpsc::Receiver<Event>,
     remote_heads: remote_heads::Hears,
     remote_heads_in: remote_heads::HeadsListener,
     /// Notified when another connection takes the peer id over.
     replaced: Arc<Notify>,
-    delivered: Moment,
-    writer: Option<mpsc::Sender<Outgoing>>,
-    ending: Option<Ending>,
-    stopping: Option<Instant>,
     has_joined_hub: bool,
     /// Number of rejections.
     refusals: u32,
-    /// The memory of the answer or news that the machine currently turns into a message.
+    /// The memory of the answer or delivery that the machine currently turns into a message.
     answer_room: Option<Grant>,
-    /// The last field, so that it is dropped after everything else.
-    _places: Registrations,
+    /// The last fields, in this order: the hub keeps a space in memory while it has subscribers, so the
+    /// session leaves the fan-out before the hub.
+    _registrations: Registrations,
+    connection: Connection,
 }
 
 /// An input of the session.
 enum Happening {
-    Evicted,
-    /// A message has its memory: the deadline has changed.
-    Holding,
-    Event(Option<Event>),
-    Overflow,
+    Connection(Input),
     ItemResult(ItemResult),
-    Room,
     SyncAnswer(Option<SyncAnswer>),
-    Written(WriteEnd),
-    SocketRead(SocketRead),
     Delivery,
-    RemoteHeadsTable(Option<remote_heads::HeadsDelivery>),
+    RemoteHeads(Option<remote_heads::HeadsDelivery>),
     Replaced,
-    Time,
-    Stopping,
 }
 
-impl Driver {
-    fn new(
-        shared: Arc<SharedState>,
-        id: SessionId,
-        space: SpaceName,
-        (account, meter): (Account, Arc<Meter>),
-        writer: mpsc::Sender<Outgoing>,
-    ) -> Self {
-        shared.relay.metrics.sessions.inc();
-        let connection_slots =
-            Registrations { shared: Arc::clone(&shared), id, space: space.clone() };
-        let (events_in, events) = mpsc::channel(2 * limits::REPO_PUSH_QUEUE);
-        let (remote_heads_in, remote_heads) = remote_heads::listener();
-        let (overflow, grown) = (Arc::new(Notify::new()), Arc::default());
-        let host = host(shared.relay.upstream, &space);
-        let reader = SyncReader::new(&shared, space.clone(), account.clone());
-        Self {
-            id,
-            machine: Peer::new(host, shared.relay.patience, Moment::default()),
-            start: Instant::now(),
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
-            push_queue: PushQueue::new(&shared.relay, id, reader.clone()),
-            sync_answers: SyncAnswers::new(reader),
-            mailbox: Mailbox::new(id, account.clone()),
-            account,
-            state_room: Vec::new(),
-            meter,
-            looked: Instant::now(),
-            bytes_before: 0,
-            channel: HubChannel { events: events_in, overflow, grown },
-            events,
-            remote_heads,
-            remote_heads_in,
-            replaced: Arc::default(),
-            delivered: Moment::default(),
-            writer: Some(writer),
-            ending: None,
-            stopping: None,
-            has_joined_hub: false,
-            refusals: 0,
-            answer_room: None,
-            _places: connection_slots,
-            space,
-            shared,
+impl Driver for RepoDriver {
+    fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    fn perform(&mut self) {
+        while let Some(effect) = self.next_effect() {
+            self.perform_effect(effect);
         }
     }
 
-    fn now(&self) -> Moment {
-        Moment(self.start.elapsed())
+    async fn step(&mut self) {
+        let happening = self.next().await;
+        self.machine.handle_clock(self.connection.now());
+        self.handle(happening);
+        self.account_for_state();
     }
 
-    /// Runs the session to its end; returns its code.
-    async fn drive(&mut self, mut stream: Stream, mut writing: Writing) -> Code {
-        let ending = loop {
-            self.perform();
-            if let Some(ending) = self.ending.take() {
-                break ending;
+    /// The protocol has no place for a hint.
+    fn fail(&mut self, code: Code, what: String, _hint: &str) {
+        self.machine.fail(code, what);
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        if let Event::Answered(answer) = event {
+            // The pushed entries were published before the answer, so take them from the mailbox first.
+            if self.makes() {
+                self.take_news();
             }
-            let happening = self.next(&mut stream, &mut writing).await;
-            self.handle(happening);
-        };
-        match ending {
-            Ending::Closing(code, close, what) => {
-                self.close(code, close, &what, stream, writing).await;
-                code
-            }
-            Ending::Lost(code) => {
-                writing.abort();
-                code
-            }
+            self.push_queue.handle_answered();
+            self.machine.handle_answer(&answer);
+        }
+    }
+
+    fn handle_read(&mut self, read: SocketRead) {
+        self.handle_socket(read);
+    }
+
+    fn handle_evicted(&mut self) {
+        self.forgo();
+    }
+
+    fn handle_time(&mut self) {
+        self.check_progress();
+    }
+
+    fn next_message(&mut self) -> Option<Outgoing> {
+        let next = self.outbox.pop_front()?;
+        self.outbox_bytes -= next.bytes().min(self.outbox_bytes);
+        Some(next)
+    }
+
+    fn drop_waiting(&mut self) {
+        self.push_queue.drop_waiting();
+    }
+
+    fn is_settled(&self) -> bool {
+        self.push_queue.is_settled()
+    }
+
+    fn into_farewell(self) -> (Connection, Vec<Outgoing>) {
+        (self.connection, self.outbox.into())
+    }
+}
+
+impl RepoDriver {
+    fn new(shared: Arc<SharedState>, connection: Connection, space: SpaceName) -> Self {
+        let Connection { relay, id, account, .. } = &connection;
+        let (remote_heads_in, remote_heads) = remote_heads::listener();
+        let host = host(relay.upstream, &space);
+        let reader = SyncReader::new(&shared, space.clone(), account.clone());
+        Self {
+            machine: Peer::new(host, relay.patience, Moment::default()),
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            push_queue: PushQueue::new(relay, *id, reader.clone()),
+            sync_answers: SyncAnswers::new(reader),
+            mailbox: Mailbox::new(*id, account.clone()),
+            state_room: Vec::new(),
+            bytes_before: 0,
+            remote_heads,
+            remote_heads_in,
+            replaced: Arc::default(),
+            has_joined_hub: false,
+            refusals: 0,
+            answer_room: None,
+            _registrations: Registrations {
+                shared: Arc::clone(&shared),
+                id: *id,
+                space: space.clone(),
+            },
+            space,
+            shared,
+            connection,
         }
     }
 
     /// Waits for the next input. While the peer does not read, sources of new outbound data are not polled:
     /// the data waits in bounded queues.
-    async fn next(&mut self, stream: &mut Stream, writing: &mut Writing) -> Happening {
-        let (makes, reads) = (self.makes(), self.reads());
-        let sends = !self.outbox.is_empty();
+    async fn next(&mut self) -> Happening {
+        let makes = self.makes();
         // While the machine paces, items gather in the mailbox: a wake-up for each would cost more than its
         // sending.
-        let hears = makes && !self.machine.is_pacing(self.now());
-        let deadline = self.deadline();
-        let mut stopping = self.shared.relay.stopping.clone();
-        let stopped = self.stopping.is_some();
-        tokio::select! {
+        let takes_deliveries = makes && !self.machine.is_pacing(self.connection.now());
+        let ready = Ready {
             // Answers wait too: each makes the machine send the answered changes, with all others that have
             // become durable.
-            event = self.events.recv(), if makes => Happening::Event(event),
-            () = self.channel.overflow.notified() => Happening::Overflow,
-            () = self.account.evicted() => Happening::Evicted,
-            () = self.meter.holding() => Happening::Holding,
+            events: makes,
+            reads: self.reads(),
+            sends: !self.outbox.is_empty(),
+            holds: false,
+            timeout: self.machine.deadline(),
+        };
+        tokio::select! {
+            input = self.connection.input(ready) => Happening::Connection(input),
             done = self.push_queue.done() => Happening::ItemResult(done),
-            () = room(self.writer.as_ref()), if sends => Happening::Room,
             reply = self.sync_answers.reply(), if makes => Happening::SyncAnswer(reply),
-            end = writing => Happening::Written(end.map_or(WriteEnd::Gone, |(end, _)| end)),
-            heard = stream.next(), if reads => Happening::SocketRead(heard.into()),
-            () = self.mailbox.wait(), if hears => Happening::Delivery,
-            news = self.remote_heads.recv(), if makes => Happening::RemoteHeadsTable(news),
+            () = self.mailbox.wait(), if takes_deliveries => Happening::Delivery,
+            news = self.remote_heads.recv(), if makes => Happening::RemoteHeads(news),
             () = self.replaced.notified() => Happening::Replaced,
-            () = sleep_until(deadline.into()) => Happening::Time,
-            // An error means that the server is gone, which is a stop as well.
-            () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !stopped => {
-                Happening::Stopping
-            }
         }
     }
 
@@ -311,34 +288,18 @@ impl Driver {
     /// Whether the session can take more messages from the peer.
     fn reads(&self) -> bool {
         let has_room = self.push_queue.has_room() && self.sync_answers.has_room();
-        self.makes() && self.stopping.is_none() && has_room
+        self.makes() && !self.connection.is_stopping() && has_room
     }
 
     fn handle(&mut self, happening: Happening) {
-        self.machine.handle_clock(self.now());
         match happening {
-            Happening::Holding => {}
-            Happening::Event(Some(Event::Answered(answer))) => {
-                // The pushed entries were published before the answer, so take them from the mailbox first.
-                self.take_news();
-                self.push_queue.handle_answered();
-                self.machine.handle_answer(&answer);
-            }
-            Happening::Event(_) => {}
-            Happening::Evicted => self.forgo(),
-            Happening::Overflow => {
-                let what = "the session did not read its answers".to_owned();
-                self.machine.fail(Code::OVERLOADED, what);
-            }
+            Happening::Connection(input) => connection::handle(self, input),
             Happening::ItemResult(done) => self.handle_done(done),
-            Happening::Room => self.send_next(),
             Happening::SyncAnswer(reply) => {
                 reply.into_iter().for_each(|reply| self.handle_reply(reply))
             }
-            Happening::Written(end) => self.handle_written(&end),
-            Happening::SocketRead(heard) => self.handle_heard(heard),
             Happening::Delivery => self.take_news(),
-            Happening::RemoteHeadsTable(news) => {
+            Happening::RemoteHeads(news) => {
                 let bytes =
                     |news: &remote_heads::HeadsDelivery| news.heads.iter().map(String::len).sum();
                 if let Some(news) = news {
@@ -349,15 +310,6 @@ impl Driver {
                 let what = "another connection joined with the same peer id".to_owned();
                 self.machine.fail(Code::GOODBYE, what);
             }
-            Happening::Time => self.handle_time(),
-            Happening::Stopping => {
-                self.stopping = Some(Instant::now() + limits::ANSWER_GRACE);
-                self.push_queue.drop_waiting();
-            }
-        }
-        self.account_for_state();
-        if self.stopping.is_some() && self.push_queue.is_settled() {
-            self.stop();
         }
     }
 
@@ -406,7 +358,7 @@ impl Driver {
         // Earlier effects come first.
         self.perform();
         if bytes > limits::SOCKET_BUFFER_BYTES {
-            self.answer_room = self.account.try_reserve(Class::Answer, 2 * bytes);
+            self.answer_room = self.connection.account.try_reserve(Class::Answer, 2 * bytes);
             if self.answer_room.is_none() {
                 return debug!(bytes, "no memory to forward data; it is dropped");
             }
@@ -419,7 +371,8 @@ impl Driver {
     /// The machine's next effect. Delivery becomes messages only while the peer reads, and only with memory for
     /// it.
     fn next_effect(&mut self) -> Option<Effect> {
-        let (makes, account, room) = (self.makes(), &self.account, &mut self.answer_room);
+        let (makes, account, room) =
+            (self.makes(), &self.connection.account, &mut self.answer_room);
         self.machine.poll_effect_within(|bytes| {
             if !makes {
                 return MemoryAnswer::Later;
@@ -439,7 +392,7 @@ impl Driver {
     fn send(&mut self, message: Vec<u8>) {
         let mut room = self.answer_room.take();
         if room.is_none() && message.len() > limits::SOCKET_BUFFER_BYTES {
-            room = self.account.try_reserve(Class::Answer, 2 * message.len());
+            room = self.connection.account.try_reserve(Class::Answer, 2 * message.len());
             if room.is_none() {
                 let what = "the relay has no memory for its answer".to_owned();
                 return self.machine.fail(Code::OVERLOADED, what);
@@ -452,47 +405,45 @@ impl Driver {
         });
     }
 
-    /// Executes the machine's effects.
-    fn perform(&mut self) {
-        while let Some(effect) = self.next_effect() {
-            match effect {
-                Effect::Send(message) => self.send(message),
-                Effect::Ping => self.outbox.push_back(Outgoing::Ping),
-                Effect::Joined(remote) => self.join(&remote),
-                Effect::Follow(document) => {
-                    self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);
-                    self.shared.relay.repairs.opens(&self.space, &document);
-                }
-                Effect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
-                Effect::Push(push) => self.push_queue.push(push),
-                Effect::PushWhole { id, document, bytes } => {
-                    self.push_queue.push_whole(id, document, bytes);
-                }
-                Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
-                Effect::Say(message) => self.say(message),
-                Effect::Subscribe(storages) => {
-                    let (space, news) = (&self.space, &self.remote_heads_in);
-                    self.shared.remote_heads.subscribe(space, self.id, storages, news);
-                }
-                Effect::Unsubscribe(storages) => {
-                    self.shared.remote_heads.unsubscribe(&self.space, self.id, storages);
-                }
-                Effect::RemoteHeadsTable(news) => {
-                    let from = (self.id, self.account.share());
-                    self.shared.remote_heads.tell(&self.space, from, news);
-                }
-                Effect::Resent { document, brought } => self.resent(document, brought),
-                Effect::Refused { document, code, changes, what } => {
-                    self.shared.relay.metrics.rejected(code);
-                    self.refusals = self.refusals.saturating_add(1);
-                    match self.refusals <= limits::REPO_REFUSALS_TOLD {
-                        true => warn!(%document, %code, changes, what, "changes were rejected"),
-                        false => debug!(%document, %code, changes, what, "changes were rejected"),
-                    }
-                }
-                Effect::Ignored(what) => debug!(what, "ignored"),
-                Effect::End(code, what) => self.end(code, what),
+    /// Performs an effect of the machine.
+    fn perform_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(message) => self.send(message),
+            Effect::Ping => self.outbox.push_back(Outgoing::Ping),
+            Effect::Joined(remote) => self.join(&remote),
+            Effect::Follow(document) => {
+                self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);
+                self.shared.relay.repairs.opens(&self.space, &document);
             }
+            Effect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
+            Effect::Push(push) => self.push_queue.push(push),
+            Effect::PushWhole { id, document, bytes } => {
+                self.push_queue.push_whole(id, document, bytes);
+            }
+            Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
+            Effect::Say(message) => self.say(message),
+            Effect::Subscribe(storages) => {
+                let (space, news) = (&self.space, &self.remote_heads_in);
+                self.shared.remote_heads.subscribe(space, self.connection.id, storages, news);
+            }
+            Effect::Unsubscribe(storages) => {
+                self.shared.remote_heads.unsubscribe(&self.space, self.connection.id, storages);
+            }
+            Effect::RemoteHeadsTable(news) => {
+                let from = (self.connection.id, self.connection.account.share());
+                self.shared.remote_heads.tell(&self.space, from, news);
+            }
+            Effect::Resent { document, brought } => self.resent(document, brought),
+            Effect::Refused { document, code, changes, what } => {
+                self.shared.relay.metrics.rejected(code);
+                self.refusals = self.refusals.saturating_add(1);
+                match self.refusals <= limits::REPO_REFUSALS_TOLD {
+                    true => warn!(%document, %code, changes, what, "changes were rejected"),
+                    false => debug!(%document, %code, changes, what, "changes were rejected"),
+                }
+            }
+            Effect::Ignored(what) => debug!(what, "ignored"),
+            Effect::End(code, what) => self.end(code, &what),
         }
     }
 
@@ -500,28 +451,33 @@ impl Driver {
         if self.has_joined_hub {
             debug!(peer_id = remote.peer_id, "the client joined again");
             // Answers for the client's previous join do not apply to the new one.
-            let (space, account) = (self.space.clone(), self.account.clone());
+            let (space, account) = (self.space.clone(), self.connection.account.clone());
             self.sync_answers = SyncAnswers::new(SyncReader::new(&self.shared, space, account));
         } else {
             // Recorded once only: a second value would appear beside the first in every log line.
             Span::current().record("peer_id", remote.peer_id.as_str());
             info!("automerge-repo client joined");
         }
-        self.shared.relay.fan_out.remove(self.id);
-        self.shared.remote_heads.leave(&self.space, self.id);
+        self.shared.relay.fan_out.remove(self.connection.id);
+        self.shared.remote_heads.leave(&self.space, self.connection.id);
         let storage = remote.storage_id.as_deref();
         self.push_queue.name_author(storage, &remote.peer_id);
         let replaced = Arc::clone(&self.replaced);
-        self.shared.peers.join(&self.space, &remote.peer_id, self.id, replaced);
+        self.shared.peers.join(&self.space, &remote.peer_id, self.connection.id, replaced);
         if !self.has_joined_hub {
             self.has_joined_hub = true;
-            self.push_queue.join(self.channel.clone());
+            self.push_queue.join(self.connection.channel.clone());
         }
     }
 
     /// The client has answered a repair request.
     fn resent(&self, document: DocumentId, brought: bool) {
-        self.shared.relay.repairs.answered(self.id, &self.space, &document, u32::from(brought));
+        self.shared.relay.repairs.answered(
+            self.connection.id,
+            &self.space,
+            &document,
+            u32::from(brought),
+        );
     }
 
     fn say(&self, message: EphemeralMessage) {
@@ -532,61 +488,12 @@ impl Driver {
         }
     }
 
-    fn end(&mut self, code: Code, what: String) {
-        let close = match code {
-            Code::GOODBYE => CLOSE_NORMAL,
-            code => CLOSE_BASE + code.0,
-        };
+    fn end(&mut self, code: Code, what: &str) {
         match code {
             Code::GOODBYE | Code::SHUTTING_DOWN => debug!(what, "the session ends"),
             code => warn!(%code, what, "the relay ends the session"),
         }
-        self.ending.get_or_insert(Ending::Closing(code, close, what));
-    }
-
-    fn stop(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
-            self.handle_late(event);
-        }
-        let ended = self.shared.relay.store.condition().end();
-        let stopped = || (Code::SHUTTING_DOWN, "the relay is being stopped".to_owned());
-        let (code, what) = ended.unwrap_or_else(stopped);
-        self.machine.fail(code, what);
-    }
-
-    fn handle_late(&mut self, event: Event) {
-        if let Event::Answered(answer) = event {
-            if self.makes() {
-                self.take_news();
-            }
-            self.machine.handle_answer(&answer);
-        }
-    }
-
-    fn deadline(&self) -> Instant {
-        let timeout = self.start.checked_add(self.machine.deadline().0);
-        let mut timeout =
-            timeout.unwrap_or_else(|| Instant::now() + self.shared.relay.patience.drop_after);
-        // Counted from the last check: messages that arrive meanwhile do not defer it.
-        if self.meter.is_holding() {
-            timeout = timeout.min(self.looked + limits::PRESSED_LOOK);
-        }
-        self.stopping.map_or(timeout, |grace| grace.min(timeout))
-    }
-
-    fn lose(&mut self, code: Code, why: &str) {
-        debug!(why, "the connection is gone");
-        self.ending = Some(Ending::Lost(code));
-    }
-
-    fn handle_written(&mut self, end: &WriteEnd) {
-        match end {
-            WriteEnd::Stalled => {
-                warn!(stall = ?self.shared.relay.stall, "the peer does not read; dropping it");
-                self.lose(Code::NOT_READING, "the peer read no byte");
-            }
-            WriteEnd::Gone | WriteEnd::Finished => self.lose(Code::GOODBYE, "a write failed"),
-        }
+        self.connection.end(code, format!("{code}: {what}"));
     }
 }
 

@@ -1,24 +1,21 @@
 //! Inbound data of an automerge-repo session: messages, the changes in them after their checks, and the
 //! memory of the state that they cause.
 
-use std::time::Instant;
-
 use landfall_protocol::Code;
 use landfall_protocol::automerge_repo::check::Inspected;
 
+use super::RepoDriver;
 use super::push_queue::{Checked, ItemResult};
-use super::{Driver, Ending};
-use crate::connection::socket::SocketRead;
-use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG};
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, SocketRead};
 use crate::limits;
 use crate::memory::Grant;
 
-impl Driver {
-    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
-        let now = self.now();
-        match heard {
+impl RepoDriver {
+    pub(super) fn handle_socket(&mut self, read: SocketRead) {
+        let now = self.connection.now();
+        match read {
             SocketRead::Message(bytes) => {
-                self.push_queue.begin_message(self.meter.whole());
+                self.push_queue.begin_message(self.connection.meter.whole());
                 self.machine.handle_message(&bytes, now);
                 // The work that a message causes takes its memory from the message's.
                 self.perform();
@@ -28,14 +25,16 @@ impl Driver {
             SocketRead::Control => self.machine.handle_alive(now),
             SocketRead::Close => {
                 self.outbox.clear();
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
+                let reason = format!("{}: ", Code::GOODBYE);
+                self.connection.close_with(Code::GOODBYE, CLOSE_NORMAL, reason);
             }
             SocketRead::TooLarge(what) => {
                 tracing::warn!(what, "a message was too large");
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
+                let reason = format!("{}: {what}", Code::TOO_LARGE);
+                self.connection.close_with(Code::TOO_LARGE, CLOSE_TOO_BIG, reason);
             }
             SocketRead::Broken(what) => self.machine.fail(Code::MALFORMED, what),
-            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
+            SocketRead::Gone(why) => self.connection.lose(Code::GOODBYE, &why),
         }
     }
 
@@ -78,10 +77,7 @@ impl Driver {
             }
             ItemResult::LookedUp(_, None) => self.machine.handle_uncheckable(),
             ItemResult::Over => {}
-            ItemResult::HubGone => {
-                let what = "the relay has an internal error".to_owned();
-                self.machine.fail(Code::INTERNAL, what);
-            }
+            ItemResult::HubGone => self.handle_hub_gone(),
         }
         self.perform();
         self.push_queue.go_on();
@@ -92,14 +88,14 @@ impl Driver {
         let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
         let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
         if bytes > held {
-            match self.account.remember((bytes - held).max(held / 4)) {
+            match self.connection.account.remember((bytes - held).max(held / 4)) {
                 Some(room) => self.state_room.push(room),
                 None => self.forgo(),
             }
         } else if held - bytes > held / 2 {
             // One grant for the remaining state; this always succeeds, since more is released.
             self.state_room.clear();
-            self.state_room.extend(self.account.remember(bytes));
+            self.state_room.extend(self.connection.account.remember(bytes));
         }
     }
 
@@ -108,28 +104,21 @@ impl Driver {
         self.machine.fail(Code::OVERLOADED, what.to_owned());
     }
 
-    pub(super) fn handle_time(&mut self) {
-        self.looked = Instant::now();
-        if self.stopping.is_some_and(|grace| grace <= self.looked) {
-            return self.stop();
-        }
+    /// Ends the session if a large message makes no progress, and reports silence to the machine.
+    pub(super) fn check_progress(&mut self) {
         // Checked first: pings in the middle of a large message do not extend its time.
-        if self.meter.gives_up(self.reads()) {
-            let what =
-                "a large message arrived too slowly, and other clients need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what);
-        }
+        self.check_pace(self.reads());
         // Items that waited for the pacing time are taken with those that have arrived since.
         if self.makes() {
             self.take_news();
         }
-        let (now, bytes) = (self.now(), self.meter.bytes());
+        let (now, bytes) = (self.connection.now(), self.connection.meter.bytes());
         // A peer counts as alive while a large message arrives, and while the relay does not read from it.
-        let waits = self.meter.is_waiting() || !self.reads();
+        let waits = self.connection.meter.is_waiting() || !self.reads();
         if bytes != self.bytes_before || waits {
             self.machine.handle_alive(now);
         }
         self.bytes_before = bytes;
-        self.machine.handle_time(now, self.delivered);
+        self.machine.handle_time(now, self.connection.delivered());
     }
 }

@@ -64,13 +64,6 @@ impl SyncAnswers {
         self.waiting.push_back((ticket, question));
     }
 
-    /// Drops all questions and answers: the session ends.
-    pub(super) fn clear(&mut self) {
-        self.waiting.clear();
-        self.ready.clear();
-        (self.doing, self.bytes) = (None, 0);
-    }
-
     /// Whether the session may read more from the peer.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < limits::REPO_QUESTION_BYTES

@@ -1,15 +1,12 @@
 //! Inbound messages: taken frame by frame as there is room for each request, and the ways in which a
 //! connection ends.
 
-use std::time::Instant;
-
 use landfall_protocol::Code;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use super::{Driver, Ending};
+use super::NativeDriver;
 use crate::connection::incoming::{MessageMemory, Reservation};
-use crate::connection::socket::SocketRead;
-use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG};
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, SocketRead};
 use crate::limits;
 
 /// A message with frames still to be handled.
@@ -21,13 +18,13 @@ pub(super) struct Inbound {
     pub(super) room: MessageMemory,
 }
 
-impl Driver {
-    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
-        let now = self.now();
-        match heard {
+impl NativeDriver {
+    pub(super) fn handle_socket(&mut self, read: SocketRead) {
+        let now = self.connection.now();
+        match read {
             SocketRead::Message(bytes) => {
                 self.machine.handle_alive(now);
-                let room = MessageMemory::new(self.meter.whole());
+                let room = MessageMemory::new(self.connection.meter.whole());
                 self.inbound = Some(Inbound { bytes, at: 0, room });
             }
             SocketRead::Text => self.machine.handle_alien("a text message"),
@@ -36,21 +33,22 @@ impl Driver {
                 // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
                 self.outbox_bytes = 0;
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
+                self.connection.close_with(Code::GOODBYE, CLOSE_NORMAL, Code::GOODBYE.to_string());
             }
             SocketRead::TooLarge(what) => {
                 let hint = "`welcome` states the largest message; push less at once";
                 self.machine.fail(Code::TOO_LARGE, what, hint);
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
+                let reason = Code::TOO_LARGE.to_string();
+                self.connection.close_with(Code::TOO_LARGE, CLOSE_TOO_BIG, reason);
             }
             SocketRead::Broken(what) => self.machine.handle_alien(&what),
-            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
+            SocketRead::Gone(why) => self.connection.lose(Code::GOODBYE, &why),
         }
     }
 
     /// Whether there is room for whatever the next frame may request.
     pub(super) fn takes_frames(&self) -> bool {
-        self.stopping.is_none()
+        !self.connection.is_stopping()
             && self.machine.wants_message()
             && self.push_queue.has_room()
             && self.queries.has_room()
@@ -91,23 +89,15 @@ impl Driver {
     }
 
     /// Releases memory held for a peer that makes no progress, and reports silence to the machine.
-    pub(super) fn handle_time(&mut self) {
-        self.looked = Instant::now();
-        if self.stopping.is_some_and(|grace| grace <= self.looked) {
-            return self.stop();
-        }
-        let now = self.now();
+    pub(super) fn check_progress(&mut self) {
+        let now = self.connection.now();
         // A peer that is not being read cannot show that it is alive, and one with much to read answers a
         // ping only after it. Neither is silence: the writer checks whether such a peer reads.
         let takes = self.takes_frames();
-        if !takes || self.meter.is_waiting() || now < self.delivered {
+        if !takes || self.connection.meter.is_waiting() || now < self.connection.delivered() {
             self.machine.handle_alive(now);
         }
-        if self.meter.gives_up(takes) {
-            let what =
-                "a large message arrived too slowly, and other clients need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what, "connect again later");
-        }
+        self.check_pace(takes);
         for id in self.uploads.overdue(takes) {
             let what = "the snapshot arrived too slowly, and other clients need its memory";
             self.machine.handle_no_room_for(id, what);
