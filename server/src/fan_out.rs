@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::budgets::Budgets;
 use crate::limits;
 use crate::metrics::Metrics;
-pub(crate) use mailbox::{Delivery, Mailbox};
+pub(crate) use mailbox::{Delivery, Mailbox, ResendRequest};
 
 /// An ephemeral message.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod assets;
 mod guard;
 mod live;
 mod playground;
+mod query;
 mod upgrade;
 
 use std::net::SocketAddr;

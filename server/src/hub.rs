@@ -6,6 +6,7 @@
 
 mod deferred;
 mod deferred_pushes;
+mod durable;
 mod feed;
 mod inbox;
 mod lookups;
@@ -33,11 +34,11 @@ use crate::metrics::Metrics;
 use crate::repairs::Repairs;
 use crate::store::{LogStore, Replaced, StoreError};
 
+pub(crate) use durable::Durable;
 pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
 use lookups::LookUps;
 pub(crate) use rings::Rings;
-pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
 
 /// A request to attach a subscription to its space's log.

@@ -27,6 +27,7 @@ mod backups;
 mod budgets;
 mod checks;
 pub mod cli;
+mod clock;
 mod compaction;
 mod connection;
 mod fan_out;

@@ -27,11 +27,10 @@ use tracing::{Instrument, debug, info, info_span};
 use crate::connection::{
     self, Connection, Driver, Input, MessageSizes, Outgoing, Ready, RelayState, SocketRead, drive,
 };
-use crate::fan_out::Delivery;
+use crate::fan_out::{Delivery, ResendRequest};
 use crate::hub::{Event, Grown};
 use crate::limits;
 use crate::memory::Grant;
-use crate::repairs::Request;
 use ephemeral_feed::EphemeralFeed;
 use feeds::{FeedPosition, Feeds, Read};
 use inbound::Inbound;
@@ -312,7 +311,7 @@ impl NativeDriver {
                     self.machine.send_ephemeral(ephemeral_feed::message(through, message));
                 }
                 Delivery::ResendRequest(Some(through), request) => {
-                    let Request { space, document, changes } = &*request;
+                    let ResendRequest { space, document, changes } = &*request;
                     if !self.machine.handle_lost(through, *document, changes) {
                         self.connection.relay.repairs.answered(
                             self.connection.id,

@@ -17,7 +17,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, li
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::fan_out::FanOut;
+use crate::fan_out::{FanOut, ResendRequest};
 use crate::limits;
 use crate::memory::Key;
 use crate::metrics::Metrics;
@@ -34,15 +34,6 @@ pub(crate) struct DamagedParts {
     pub(crate) changes: Vec<ChangeHash>,
     /// The hash of the snapshot, if its bytes are damaged.
     pub(crate) snapshot: Option<[u8; 32]>,
-}
-
-/// A request to a session for a document's data.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) space: SpaceName,
-    pub(crate) document: DocumentId,
-    /// The changes; empty requests everything.
-    pub(crate) changes: Vec<ChangeHash>,
 }
 
 type DocumentKey = (SpaceName, DocumentId);
@@ -261,7 +252,8 @@ impl Repairs {
         let changes = if lost.snapshot.is_some() { Vec::new() } else { lost.changes.clone() };
         tracing::info!(%space, %document, changes = changes.len(), sessions = chosen.len(),
             "asking clients for damaged data");
-        let request = Arc::new(Request { space: space.clone(), document: *document, changes });
+        let request =
+            Arc::new(ResendRequest { space: space.clone(), document: *document, changes });
         for (subscription, mailbox) in subscribers {
             if chosen.contains(&mailbox.session()) {
                 mailbox.put_request(subscription, Arc::clone(&request));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::{AdminError, must_have_store, now_ms};
+use super::{AdminError, must_have_store};
+use crate::clock::now_ms;
 use crate::compaction::{CompactionFailure, CompactionOptions, VERSION, Worker};
 use crate::limits;
 use crate::metrics::Metrics;

@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{AdminError, now_ms};
+use super::AdminError;
+use crate::clock::now_ms;
 use crate::store::copies::{self, CopyInError, Seized};
 use crate::store::verify::Verified;
 use crate::store::{LogStore, OpenStoreError, SqliteStore, Subject, Verification};

@@ -10,7 +10,8 @@ use landfall_protocol::space::{
 };
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 
-use super::{AdminError, now_ms};
+use super::AdminError;
+use crate::clock::now_ms;
 use crate::compaction::{CompactionOptions, Worker};
 use crate::hub::Durable;
 use crate::metrics::Metrics;

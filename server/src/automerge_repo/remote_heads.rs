@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use landfall_protocol::automerge_repo::peer::HeadsUpdate;
 use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::budgets::Budgets;
+use crate::clock::now_ms;
 use crate::limits;
 use crate::memory::ShareKey;
 
@@ -141,8 +142,7 @@ impl RemoteHeadsTable {
         {
             return;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = now.as_millis() as f64;
+        let now = now_ms() as f64;
         // Clamp to our clock: a timestamp in the future would suppress all reports until then.
         let timestamp = news.timestamp_ms.unwrap_or(now).min(now);
         news.timestamp_ms = Some(timestamp);
@@ -290,8 +290,7 @@ mod tests {
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         remote_heads.tell(&space, from(1), news(1e300));
         let message = next(&mut receiver).unwrap().timestamp_ms.unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        assert!(message <= now.as_millis() as f64);
+        assert!(message <= now_ms() as f64);
     }
 
     /// The relay's clock was ahead when a report arrived, and is then set right.
@@ -301,7 +300,7 @@ mod tests {
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
-        let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
+        let ahead = now_ms() as f64 + 1e12;
         // As `tell` stored it at that moment.
         let before = Arc::new(news(ahead));
         let bytes = weight(&before);

@@ -7,14 +7,13 @@ use std::time::Instant;
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::space::Commit;
-use landfall_protocol::{DocumentId, Moment, SessionId};
+use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Broadcast;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, ShareKey};
-use crate::repairs::Request;
 
 /// An item of the mailbox.
 #[derive(Debug, Clone)]
@@ -26,9 +25,18 @@ pub(crate) enum Delivery {
     /// An ephemeral message about a document that a subscription's filter selects.
     FilteredEphemeral(SubscriptionId, Arc<Broadcast>),
     /// A repair request for a document that a subscription's filter selects, or that the session has open.
-    ResendRequest(Option<SubscriptionId>, Arc<Request>),
+    ResendRequest(Option<SubscriptionId>, Arc<ResendRequest>),
     /// Such a document is repaired and can be read again.
     Repaired(Option<SubscriptionId>, DocumentId),
+}
+
+/// A request to a session to send a damaged document's data again.
+#[derive(Debug)]
+pub(crate) struct ResendRequest {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    /// The changes; empty requests everything.
+    pub(crate) changes: Vec<ChangeHash>,
 }
 
 /// A session's bounded mailbox. When its limits are reached, it drops all entries and records that, since
@@ -170,7 +178,7 @@ impl Mailbox {
     }
 
     /// Adds a repair request.
-    pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<Request>) {
+    pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<ResendRequest>) {
         self.put_repair(Delivery::ResendRequest(through, request));
     }
 

@@ -14,7 +14,7 @@ use landfall_protocol::{Offset, SessionId, SpaceName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::playground::asked_space;
+use super::query::asked_space;
 use super::{HttpState, Peer, describe, text};
 use crate::hub::{Attach, Event, Feed, Grown, Hub, HubChannel};
 use crate::limits;

@@ -12,9 +12,10 @@ use landfall_protocol::space::{
 };
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
-use super::deferred_pushes::{Pushes, Settled, Why};
-use super::sequencer::{Sequencer, now_ms};
+use super::deferred_pushes::{Arrived, Pushes, Settled, Why};
+use super::sequencer::Sequencer;
 use super::{Command, Pushed};
+use crate::clock::now_ms;
 use crate::compaction::{Brought, Chunks, MergeError, Merged, Upload};
 use crate::limits;
 use crate::memory::{Grant, Key};
@@ -22,14 +23,6 @@ use crate::store::{Replaced, StoreError};
 
 /// How often one push may cause an index load: an index can be evicted again before it is used.
 const LOADS: u8 = 3;
-
-/// An upload to merge with the stored document.
-pub(super) enum Arrived {
-    /// A client's snapshot.
-    Snapshot(SnapshotUpload, Arc<Vec<u8>>),
-    /// Chunks of an automerge-repo peer.
-    Chunks(Arc<Vec<u8>>),
-}
 
 impl Sequencer {
     /// Admission stopped because the store's view failed: loads the missing index, or rejects the push.

@@ -6,15 +6,24 @@
 //! Pure: the steps that the pushes wait for are in `deferred.rs`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use landfall_protocol::DocumentId;
+use landfall_protocol::session::SnapshotUpload;
 use landfall_protocol::space::PushedEntry;
 
 use super::Pushed;
-use super::deferred::Arrived;
 use crate::limits;
 use crate::memory::{Key, ShareKey};
 use crate::turns::Round;
+
+/// An upload to merge with the stored document.
+pub(super) enum Arrived {
+    /// A client's snapshot.
+    Snapshot(SnapshotUpload, Arc<Vec<u8>>),
+    /// Chunks of an automerge-repo peer.
+    Chunks(Arc<Vec<u8>>),
+}
 
 /// Why a document's pushes are deferred.
 pub(super) enum Why {
@@ -189,8 +198,6 @@ impl DeferredPushes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use landfall_protocol::SessionId;
 
     use super::*;

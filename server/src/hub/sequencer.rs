@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::space::{
     Outcome, PendingPush, PushAnswer, PushVerdict, Space, StoreFailure,
 };
-use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName};
 
-use super::deferred::Arrived;
-use super::deferred_pushes::DeferredPushes;
+use super::deferred_pushes::{Arrived, DeferredPushes};
+use super::durable::Durable;
 use super::feed::Feed;
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, HubChannel, HubParts, Pushed};
+use crate::clock::now_ms;
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::StoreError;
@@ -468,71 +468,5 @@ impl Slot {
 fn tell(channel: &HubChannel, event: Event) {
     if channel.events.try_send(event).is_err() {
         channel.overflow.notify_one();
-    }
-}
-
-pub(super) fn now_ms() -> u64 {
-    // A clock before 1970 is no reason to reject a push.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The store's view as a sized type, which the machine requires.
-pub(crate) struct Durable<'a> {
-    pub(crate) view: &'a dyn History<Error = StoreError>,
-    /// Pushed changes whose stored bytes may be damaged, or lost with a snapshot.
-    pub(crate) doubted: &'a BTreeSet<ChangeHash>,
-}
-
-impl History for Durable<'_> {
-    type Error = StoreError;
-
-    fn last_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-    ) -> Result<Option<u64>, StoreError> {
-        self.view.last_sequence(document, actor)
-    }
-
-    fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, StoreError> {
-        self.view.has_actor(document, actor)
-    }
-
-    fn at_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-        sequence: u64,
-    ) -> Result<Option<KnownChange>, StoreError> {
-        let known = self.view.at_sequence(document, actor, sequence)?;
-        // Admission looks up a pushed change by its own number to recognise a repetition.
-        match known.as_ref().is_some_and(|known| self.doubted.contains(&known.hash)) {
-            true => Err(StoreError::doubted()),
-            false => Ok(known),
-        }
-    }
-
-    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
-        self.view.max_op(document, hash)
-    }
-    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
-        self.view.deleted_at(document)
-    }
-
-    fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.view.has_changes(document)
-    }
-
-    fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
-        self.view.size(document)
-    }
-
-    fn heads(&self, document: &DocumentId) -> Result<u64, StoreError> {
-        self.view.heads(document)
-    }
-
-    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
-        self.view.is_head(document, hash)
     }
 }
