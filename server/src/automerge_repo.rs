@@ -6,6 +6,7 @@
 
 mod inbound;
 mod peers;
+mod performing;
 mod push_queue;
 mod remote_heads;
 mod sync_answers;
@@ -15,13 +16,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
-use landfall_protocol::automerge_repo::peer::{Effect, EphemeralMessage, Host, MemoryAnswer, Peer};
-use landfall_protocol::{
-    Code, DocumentId, Moment, SessionId, SpaceName, Upstream, limits as shared_limits,
-};
+use landfall_protocol::automerge_repo::peer::{EphemeralMessage, Host, Peer};
+use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream, limits as shared_limits};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
-use tracing::{Instrument, Span, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span};
 
 use crate::compaction::Compactor;
 use crate::connection::{
@@ -33,7 +32,7 @@ use crate::limits;
 use crate::memory::{Class, Grant};
 use peers::Peers;
 use push_queue::{ItemResult, PushQueue};
-use remote_heads::RemoteHeadsTable;
+use remote_heads::{HeadsDelivery, HeadsReceiver, HeadsSender, RemoteHeadsTable};
 use sync_answers::{SyncAnswer, SyncAnswers, SyncReader};
 
 /// State shared by all automerge-repo sessions.
@@ -128,18 +127,18 @@ struct RepoDriver {
     sync_answers: SyncAnswers,
     mailbox: Arc<Mailbox>,
     /// The memory of the machine's state, in the steps in which it grew.
-    state_room: Vec<Grant>,
+    state_grants: Vec<Grant>,
     /// Bytes received when the peer's silence was last checked.
     bytes_before: u64,
-    remote_heads: remote_heads::Hears,
-    remote_heads_in: remote_heads::HeadsListener,
+    remote_heads: HeadsReceiver,
+    remote_heads_in: HeadsSender,
     /// Notified when another connection takes the peer id over.
     replaced: Arc<Notify>,
     has_joined_hub: bool,
     /// Number of rejections.
     refusals: u32,
     /// The memory of the answer or delivery that the machine currently turns into a message.
-    answer_room: Option<Grant>,
+    answer_grant: Option<Grant>,
     /// The last fields, in this order: the hub keeps a space in memory while it has subscribers, so the
     /// session leaves the fan-out before the hub.
     _registrations: Registrations,
@@ -147,12 +146,12 @@ struct RepoDriver {
 }
 
 /// An input of the session.
-enum Happening {
+enum SessionInput {
     Connection(Input),
     ItemResult(ItemResult),
     SyncAnswer(Option<SyncAnswer>),
     Delivery,
-    RemoteHeads(Option<remote_heads::HeadsDelivery>),
+    RemoteHeads(Option<HeadsDelivery>),
     Replaced,
 }
 
@@ -168,9 +167,9 @@ impl Driver for RepoDriver {
     }
 
     async fn step(&mut self) {
-        let happening = self.next().await;
+        let input = self.next().await;
         self.machine.handle_clock(self.connection.now());
-        self.handle(happening);
+        self.handle(input);
         self.account_for_state();
     }
 
@@ -182,8 +181,8 @@ impl Driver for RepoDriver {
     fn handle_event(&mut self, event: Event) {
         if let Event::Answered(answer) = event {
             // The pushed entries were published before the answer, so take them from the mailbox first.
-            if self.makes() {
-                self.take_news();
+            if self.peer_reads() {
+                self.take_deliveries();
             }
             self.push_queue.handle_answered();
             self.machine.handle_answer(&answer);
@@ -195,7 +194,7 @@ impl Driver for RepoDriver {
     }
 
     fn handle_evicted(&mut self) {
-        self.forgo();
+        self.fail_over_budget();
     }
 
     fn handle_time(&mut self) {
@@ -234,14 +233,14 @@ impl RepoDriver {
             push_queue: PushQueue::new(relay, *id, reader.clone()),
             sync_answers: SyncAnswers::new(reader),
             mailbox: Mailbox::new(*id, account.clone()),
-            state_room: Vec::new(),
+            state_grants: Vec::new(),
             bytes_before: 0,
             remote_heads,
             remote_heads_in,
             replaced: Arc::default(),
             has_joined_hub: false,
             refusals: 0,
-            answer_room: None,
+            answer_grant: None,
             _registrations: Registrations {
                 shared: Arc::clone(&shared),
                 id: *id,
@@ -255,58 +254,57 @@ impl RepoDriver {
 
     /// Waits for the next input. While the peer does not read, sources of new outbound data are not polled:
     /// the data waits in bounded queues.
-    async fn next(&mut self) -> Happening {
-        let makes = self.makes();
+    async fn next(&mut self) -> SessionInput {
+        let peer_reads = self.peer_reads();
         // While the machine paces, items gather in the mailbox: a wake-up for each would cost more than its
         // sending.
-        let takes_deliveries = makes && !self.machine.is_pacing(self.connection.now());
+        let takes_deliveries = peer_reads && !self.machine.is_pacing(self.connection.now());
         let ready = Ready {
             // Answers wait too: each makes the machine send the answered changes, with all others that have
             // become durable.
-            events: makes,
-            reads: self.reads(),
+            events: peer_reads,
+            reads: self.takes_messages(),
             sends: !self.outbox.is_empty(),
             holds: false,
             timeout: self.machine.deadline(),
         };
         tokio::select! {
-            input = self.connection.input(ready) => Happening::Connection(input),
-            done = self.push_queue.done() => Happening::ItemResult(done),
-            reply = self.sync_answers.reply(), if makes => Happening::SyncAnswer(reply),
-            () = self.mailbox.wait(), if takes_deliveries => Happening::Delivery,
-            news = self.remote_heads.recv(), if makes => Happening::RemoteHeads(news),
-            () = self.replaced.notified() => Happening::Replaced,
+            input = self.connection.input(ready) => SessionInput::Connection(input),
+            done = self.push_queue.done() => SessionInput::ItemResult(done),
+            reply = self.sync_answers.reply(), if peer_reads => SessionInput::SyncAnswer(reply),
+            () = self.mailbox.wait(), if takes_deliveries => SessionInput::Delivery,
+            update = self.remote_heads.recv(), if peer_reads => SessionInput::RemoteHeads(update),
+            () = self.replaced.notified() => SessionInput::Replaced,
         }
     }
 
     /// Whether the peer reads what it is sent.
-    fn makes(&self) -> bool {
+    fn peer_reads(&self) -> bool {
         let few = self.outbox.len() < limits::REPO_OUTBOX;
         few && self.outbox_bytes < limits::REPO_OUTBOX_BYTES
     }
 
     /// Whether the session can take more messages from the peer.
-    fn reads(&self) -> bool {
+    fn takes_messages(&self) -> bool {
         let has_room = self.push_queue.has_room() && self.sync_answers.has_room();
-        self.makes() && !self.connection.is_stopping() && has_room
+        self.peer_reads() && !self.connection.is_stopping() && has_room
     }
 
-    fn handle(&mut self, happening: Happening) {
-        match happening {
-            Happening::Connection(input) => connection::handle(self, input),
-            Happening::ItemResult(done) => self.handle_done(done),
-            Happening::SyncAnswer(reply) => {
+    fn handle(&mut self, input: SessionInput) {
+        match input {
+            SessionInput::Connection(input) => connection::handle(self, input),
+            SessionInput::ItemResult(done) => self.handle_item_result(done),
+            SessionInput::SyncAnswer(reply) => {
                 reply.into_iter().for_each(|reply| self.handle_reply(reply))
             }
-            Happening::Delivery => self.take_news(),
-            Happening::RemoteHeads(news) => {
-                let bytes =
-                    |news: &remote_heads::HeadsDelivery| news.heads.iter().map(String::len).sum();
-                if let Some(news) = news {
-                    self.pass_on(bytes(&news), |machine| machine.handle_remote_heads(&news));
+            SessionInput::Delivery => self.take_deliveries(),
+            SessionInput::RemoteHeads(update) => {
+                if let Some(update) = update {
+                    let bytes = update.heads.iter().map(String::len).sum();
+                    self.pass_on(bytes, |machine| machine.handle_remote_heads(&update));
                 }
             }
-            Happening::Replaced => {
+            SessionInput::Replaced => {
                 let what = "another connection joined with the same peer id".to_owned();
                 self.machine.fail(Code::GOODBYE, what);
             }
@@ -314,17 +312,17 @@ impl RepoDriver {
     }
 
     fn handle_reply(&mut self, reply: SyncAnswer) {
-        let SyncAnswer { ticket, planned, room } = reply;
-        self.answer_room = room;
+        let SyncAnswer { ticket, planned, grant } = reply;
+        self.answer_grant = grant;
         self.machine.handle_planned(ticket, planned);
         self.perform();
-        self.answer_room = None;
+        self.answer_grant = None;
     }
 
-    fn take_news(&mut self) {
-        let (news, behind) = self.mailbox.take();
-        for news in news {
-            match news {
+    fn take_deliveries(&mut self) {
+        let (deliveries, behind) = self.mailbox.take();
+        for delivery in deliveries {
+            match delivery {
                 Delivery::Entry(commit, at) => match commit.entries.get(at).map(|new| &new.entry) {
                     // A large entry is read from the store instead, once its memory is reserved.
                     Some(entry) if entry.body.len() > limits::ANSWER_BYTES => {
@@ -342,8 +340,8 @@ impl RepoDriver {
                     let Broadcast { document, sender, session, count, data } = &*message;
                     let (sender, session) = (sender.clone(), session.clone());
                     let (document, count, data) = (*document, *count, data.clone());
-                    let saying = EphemeralMessage { document, sender, session, count, data };
-                    self.pass_on(saying.data.len(), |machine| machine.send_ephemeral(&saying));
+                    let message = EphemeralMessage { document, sender, session, count, data };
+                    self.pass_on(message.data.len(), |machine| machine.send_ephemeral(&message));
                 }
             }
         }
@@ -354,146 +352,18 @@ impl RepoDriver {
     }
 
     /// Forwards droppable data of `bytes` bytes, if there is memory for it.
-    fn pass_on(&mut self, bytes: usize, tell: impl FnOnce(&mut Peer)) {
+    fn pass_on(&mut self, bytes: usize, pass: impl FnOnce(&mut Peer)) {
         // Earlier effects come first.
         self.perform();
         if bytes > limits::SOCKET_BUFFER_BYTES {
-            self.answer_room = self.connection.account.try_reserve(Class::Answer, 2 * bytes);
-            if self.answer_room.is_none() {
+            self.answer_grant = self.connection.account.try_reserve(Class::Answer, 2 * bytes);
+            if self.answer_grant.is_none() {
                 return debug!(bytes, "no memory to forward data; it is dropped");
             }
         }
-        tell(&mut self.machine);
+        pass(&mut self.machine);
         self.perform();
-        self.answer_room = None;
-    }
-
-    /// The machine's next effect. Delivery becomes messages only while the peer reads, and only with memory for
-    /// it.
-    fn next_effect(&mut self) -> Option<Effect> {
-        let (makes, account, room) =
-            (self.makes(), &self.connection.account, &mut self.answer_room);
-        self.machine.poll_effect_within(|bytes| {
-            if !makes {
-                return MemoryAnswer::Later;
-            }
-            // Twice: as it is encoded, and in the socket's buffer; with its envelope.
-            let needs = 2 * (bytes + limits::SOCKET_BUFFER_BYTES / 2);
-            *room = (bytes > limits::SOCKET_BUFFER_BYTES / 2)
-                .then(|| account.try_reserve(Class::Answer, needs))
-                .flatten();
-            match room.is_some() || bytes <= limits::SOCKET_BUFFER_BYTES / 2 {
-                true => MemoryAnswer::There,
-                false => MemoryAnswer::NotNow,
-            }
-        })
-    }
-
-    fn send(&mut self, message: Vec<u8>) {
-        let mut room = self.answer_room.take();
-        if room.is_none() && message.len() > limits::SOCKET_BUFFER_BYTES {
-            room = self.connection.account.try_reserve(Class::Answer, 2 * message.len());
-            if room.is_none() {
-                let what = "the relay has no memory for its answer".to_owned();
-                return self.machine.fail(Code::OVERLOADED, what);
-            }
-        }
-        self.outbox_bytes += message.len();
-        self.outbox.push_back(match room {
-            Some(room) => Outgoing::MessageGrant(message, room),
-            None => Outgoing::Frames(message),
-        });
-    }
-
-    /// Performs an effect of the machine.
-    fn perform_effect(&mut self, effect: Effect) {
-        match effect {
-            Effect::Send(message) => self.send(message),
-            Effect::Ping => self.outbox.push_back(Outgoing::Ping),
-            Effect::Joined(remote) => self.join(&remote),
-            Effect::Follow(document) => {
-                self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);
-                self.shared.relay.repairs.opens(&self.space, &document);
-            }
-            Effect::Check(ticket, chunks) => self.push_queue.check(ticket, chunks),
-            Effect::Push(push) => self.push_queue.push(push),
-            Effect::PushWhole { id, document, bytes } => {
-                self.push_queue.push_whole(id, document, bytes);
-            }
-            Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
-            Effect::Say(message) => self.say(message),
-            Effect::Subscribe(storages) => {
-                let (space, news) = (&self.space, &self.remote_heads_in);
-                self.shared.remote_heads.subscribe(space, self.connection.id, storages, news);
-            }
-            Effect::Unsubscribe(storages) => {
-                self.shared.remote_heads.unsubscribe(&self.space, self.connection.id, storages);
-            }
-            Effect::RemoteHeadsTable(news) => {
-                let from = (self.connection.id, self.connection.account.share());
-                self.shared.remote_heads.tell(&self.space, from, news);
-            }
-            Effect::Resent { document, brought } => self.resent(document, brought),
-            Effect::Refused { document, code, changes, what } => {
-                self.shared.relay.metrics.rejected(code);
-                self.refusals = self.refusals.saturating_add(1);
-                match self.refusals <= limits::REPO_REFUSALS_TOLD {
-                    true => warn!(%document, %code, changes, what, "changes were rejected"),
-                    false => debug!(%document, %code, changes, what, "changes were rejected"),
-                }
-            }
-            Effect::Ignored(what) => debug!(what, "ignored"),
-            Effect::End(code, what) => self.end(code, &what),
-        }
-    }
-
-    fn join(&mut self, remote: &landfall_protocol::automerge_repo::peer::Remote) {
-        if self.has_joined_hub {
-            debug!(peer_id = remote.peer_id, "the client joined again");
-            // Answers for the client's previous join do not apply to the new one.
-            let (space, account) = (self.space.clone(), self.connection.account.clone());
-            self.sync_answers = SyncAnswers::new(SyncReader::new(&self.shared, space, account));
-        } else {
-            // Recorded once only: a second value would appear beside the first in every log line.
-            Span::current().record("peer_id", remote.peer_id.as_str());
-            info!("automerge-repo client joined");
-        }
-        self.shared.relay.fan_out.remove(self.connection.id);
-        self.shared.remote_heads.leave(&self.space, self.connection.id);
-        let storage = remote.storage_id.as_deref();
-        self.push_queue.name_author(storage, &remote.peer_id);
-        let replaced = Arc::clone(&self.replaced);
-        self.shared.peers.join(&self.space, &remote.peer_id, self.connection.id, replaced);
-        if !self.has_joined_hub {
-            self.has_joined_hub = true;
-            self.push_queue.join(self.connection.channel.clone());
-        }
-    }
-
-    /// The client has answered a repair request.
-    fn resent(&self, document: DocumentId, brought: bool) {
-        self.shared.relay.repairs.answered(
-            self.connection.id,
-            &self.space,
-            &document,
-            u32::from(brought),
-        );
-    }
-
-    fn say(&self, message: EphemeralMessage) {
-        let EphemeralMessage { document, sender, session, count, data } = message;
-        let message = Broadcast { document, sender, session, count, data };
-        if !self.shared.relay.fan_out.publish_ephemeral(&self.mailbox, &self.space, message) {
-            debug!(%document, "an ephemeral message was repeated or too large");
-        }
-    }
-
-    fn end(&mut self, code: Code, what: &str) {
-        match code {
-            Code::GOODBYE | Code::SHUTTING_DOWN => debug!(what, "the session ends"),
-            code => warn!(%code, what, "the relay ends the session"),
-        }
-        self.connection.end(code, format!("{code}: {what}"));
+        self.answer_grant = None;
     }
 }
 

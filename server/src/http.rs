@@ -57,7 +57,7 @@ impl HttpState {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Released when the connection, or the session after it, has ended.
-    pub(crate) place: Arc<ConnectionSlot>,
+    pub(crate) slot: Arc<ConnectionSlot>,
     /// When the connection is closed, unless it becomes a session.
     pub(crate) until: Instant,
 }
@@ -136,7 +136,7 @@ async fn guarded(
     next: Next,
 ) -> response::Response {
     let is_reserved =
-        request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_reserved());
+        request.extensions().get::<Peer>().is_some_and(|peer| peer.slot.is_reserved());
     match http_state.guard.check(request.uri(), request.headers()) {
         Ok(()) if is_reserved && !FOR_OPERATORS.contains(&request.uri().path()) => {
             http_state.sessions.metrics.request_refused("full");

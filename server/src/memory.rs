@@ -272,7 +272,7 @@ impl Account {
     /// Memory for a session's state, at once or not at all. A small amount is always granted: the number of
     /// connections is limited. If there is no room because another account has more than its fair share,
     /// that account is notified to give way.
-    pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
+    pub(crate) fn reserve_state(&self, bytes: usize) -> Option<Grant> {
         let mut state = self.open.shared.state.lock();
         let little = state.ledger.held(self.open.key, Class::State) + bytes <= limits::LITTLE_STATE;
         // State reservations never queue, so there is no order to respect.

@@ -92,7 +92,7 @@ struct NativeDriver {
 }
 
 /// The next input of the session.
-enum Happening {
+enum SessionInput {
     Connection(Input),
     Frame,
     Upload(UploadMemory),
@@ -115,9 +115,10 @@ impl Driver for NativeDriver {
     }
 
     async fn step(&mut self) {
-        self.feeds.read_if_behind(|id| self.machine.position(id), |id| standing(&self.machine, id));
-        let happening = self.next().await;
-        self.handle(happening);
+        self.feeds
+            .read_if_behind(|id| self.machine.position(id), |id| feed_position(&self.machine, id));
+        let input = self.next().await;
+        self.handle(input);
     }
 
     fn fail(&mut self, code: Code, what: String, hint: &str) {
@@ -143,7 +144,7 @@ impl Driver for NativeDriver {
             Event::Answered(answer) => {
                 self.push_queue.handle_answered();
                 self.machine.handle_answer(self.connection.now(), answer);
-                self.let_uploads_go();
+                self.release_uploads();
             }
         }
     }
@@ -207,7 +208,7 @@ impl NativeDriver {
     }
 
     /// Waits for the first input; none has priority.
-    async fn next(&mut self) -> Happening {
+    async fn next(&mut self) -> SessionInput {
         let takes = self.takes_frames();
         let frame = takes && self.inbound.is_some();
         // Answers are produced only as fast as the peer reads them.
@@ -220,29 +221,31 @@ impl NativeDriver {
             timeout: self.machine.poll_timeout(),
         };
         tokio::select! {
-            input = self.connection.input(ready) => Happening::Connection(input),
-            handed = self.push_queue.handed() => Happening::Handed(handed),
-            () = tokio::task::coop::consume_budget(), if frame => Happening::Frame,
-            room = self.uploads.room() => Happening::Upload(room),
-            read = self.feeds.read() => Happening::Read(read),
-            reply = self.queries.reply(), if takes_replies => Happening::AnswerPart(reply),
-            message = self.ephemeral_feed.message(), if takes_replies => Happening::Deliveries(message),
-            () = self.grown.notified() => Happening::Grown,
+            input = self.connection.input(ready) => SessionInput::Connection(input),
+            handed = self.push_queue.handed() => SessionInput::Handed(handed),
+            () = tokio::task::coop::consume_budget(), if frame => SessionInput::Frame,
+            memory = self.uploads.memory() => SessionInput::Upload(memory),
+            read = self.feeds.read() => SessionInput::Read(read),
+            reply = self.queries.reply(), if takes_replies => SessionInput::AnswerPart(reply),
+            message = self.ephemeral_feed.message(), if takes_replies => SessionInput::Deliveries(message),
+            () = self.grown.notified() => SessionInput::Grown,
         }
     }
 
-    fn handle(&mut self, happening: Happening) {
-        match happening {
-            Happening::Connection(input) => connection::handle(self, input),
-            Happening::Frame => self.handle_frame(),
-            Happening::Upload(room) => self.handle_room(room),
-            Happening::Grown => self.feeds.handle_grown(self.grown.take()),
-            Happening::Handed(handed) => self.handle_handed(handed),
-            Happening::Read(read) => read.into_iter().for_each(|read| self.handle_page_read(read)),
-            Happening::AnswerPart(reply) => {
+    fn handle(&mut self, input: SessionInput) {
+        match input {
+            SessionInput::Connection(input) => connection::handle(self, input),
+            SessionInput::Frame => self.handle_frame(),
+            SessionInput::Upload(memory) => self.handle_upload_memory(memory),
+            SessionInput::Grown => self.feeds.handle_grown(self.grown.take()),
+            SessionInput::Handed(handed) => self.handle_handed(handed),
+            SessionInput::Read(read) => {
+                read.into_iter().for_each(|read| self.handle_page_read(read))
+            }
+            SessionInput::AnswerPart(reply) => {
                 reply.into_iter().for_each(|reply| self.handle_reply(reply))
             }
-            Happening::Deliveries(deliveries) => self.handle_deliveries(deliveries),
+            SessionInput::Deliveries(deliveries) => self.handle_deliveries(deliveries),
         }
     }
 
@@ -254,27 +257,27 @@ impl NativeDriver {
                 self.uploads.handle_spoiled();
                 let what = "another session sent wrong parts of the snapshot: send all of it again";
                 self.machine.handle_no_room_for(id, what);
-                self.let_uploads_go();
+                self.release_uploads();
             }
             Handed::NoRoom(id) => {
                 self.push_queue.handle_answered();
                 let what = "the relay has no memory to merge a snapshot now";
                 self.machine.handle_no_room_for(id, what);
-                self.let_uploads_go();
+                self.release_uploads();
             }
             Handed::HubGone => self.handle_hub_gone(),
         }
     }
 
-    fn handle_room(&mut self, room: UploadMemory) {
-        match room {
+    fn handle_upload_memory(&mut self, memory: UploadMemory) {
+        match memory {
             UploadMemory::From(id, from) => self.machine.handle_wanted(id, from),
             UploadMemory::None(id) => {
                 self.machine.handle_no_room_for(id, "the relay has no room for a snapshot now");
             }
         }
         // It may have been withdrawn while it waited.
-        self.let_uploads_go();
+        self.release_uploads();
     }
 
     fn handle_reply(&mut self, reply: AnswerPart) {
@@ -282,9 +285,9 @@ impl NativeDriver {
             AnswerPart::Branches((subscription, ticket), head, branches) => {
                 self.machine.handle_branches(subscription, ticket, head, branches);
             }
-            AnswerPart::Message((subscription, ticket), message, room) => {
+            AnswerPart::Message((subscription, ticket), message, grant) => {
                 if self.machine.is_current(subscription, ticket) {
-                    self.put_out(message, Some(room));
+                    self.queue_frame(message, Some(grant));
                 }
             }
             AnswerPart::Fetched((subscription, ticket)) => {
@@ -299,14 +302,14 @@ impl NativeDriver {
         }
     }
 
-    fn put_out(&mut self, frame: Vec<u8>, room: Option<Grant>) {
+    fn queue_frame(&mut self, frame: Vec<u8>, grant: Option<Grant>) {
         self.outbox_bytes += frame.len();
-        self.outbox.push_back((frame, room));
+        self.outbox.push_back((frame, grant));
     }
 
-    fn handle_deliveries(&mut self, (deliveries, room): (Vec<Delivery>, Option<Grant>)) {
-        for news in deliveries {
-            match news {
+    fn handle_deliveries(&mut self, (deliveries, grant): (Vec<Delivery>, Option<Grant>)) {
+        for delivery in deliveries {
+            match delivery {
                 Delivery::FilteredEphemeral(through, message) => {
                     self.machine.send_ephemeral(ephemeral_feed::message(through, message));
                 }
@@ -334,7 +337,7 @@ impl NativeDriver {
         // The frame is this session's own copy of the message: it holds the memory until it is written.
         self.perform();
         if let Some((_, last @ None)) = self.outbox.back_mut() {
-            *last = room;
+            *last = grant;
         }
     }
 
@@ -345,9 +348,9 @@ impl NativeDriver {
         self.push_queue.add(Item::Detach(subscription));
     }
 
-    fn handle_page_read(&mut self, (target, page, room): Read) {
+    fn handle_page_read(&mut self, (target, page, grant): Read) {
         let (failed, (code, what)) = match page {
-            Ok(Some(page)) => return self.feeds.handle_read(target, page, room),
+            Ok(Some(page)) => return self.feeds.handle_read(target, page, grant),
             Ok(None) => {
                 let told = (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
                 ("the log ends before its own head".to_owned(), told)
@@ -362,7 +365,7 @@ impl NativeDriver {
 }
 
 /// A subscription's position and filter, for a read of the store.
-fn standing(machine: &Session, subscription: SubscriptionId) -> Option<FeedPosition> {
+fn feed_position(machine: &Session, subscription: SubscriptionId) -> Option<FeedPosition> {
     let after = machine.position(subscription)?;
     let filter = machine.filter(subscription)?.clone();
     Some(FeedPosition { after, filter, partial: machine.partial(subscription) })

@@ -23,7 +23,7 @@ type Key = (SpaceName, DocumentId, [u8; 32], u64);
 /// An incomplete upload.
 struct Partial {
     bytes: Vec<u8>,
-    room: Grant,
+    grant: Grant,
     /// The share whose sessions may resume it.
     share: ShareKey,
     /// Its place among the idle uploads; `None` while a session sends it.
@@ -73,7 +73,7 @@ impl UploadTable {
         // By the share that reserved its memory, which may be another than the one that resumed it.
         let is_of = |key: &Key, ticket: &u64| {
             let partial = partials.get(key).and_then(|same| same.get(ticket));
-            partial.is_some_and(|partial| partial.room.key().share == share)
+            partial.is_some_and(|partial| partial.grant.key().share == share)
         };
         let (key, ticket, _) = idle.values().find(|(key, ticket, _)| is_of(key, ticket))?;
         let (key, ticket) = (key.clone(), *ticket);
@@ -102,7 +102,7 @@ pub(crate) struct Whole {
     /// Its bytes.
     pub(crate) bytes: Arc<Vec<u8>>,
     /// Their memory.
-    pub(crate) room: Grant,
+    pub(crate) grant: Grant,
     /// Some bytes came from an earlier session: if they do not match the hash, the last sender need not be
     /// at fault.
     pub(crate) is_mixed: bool,
@@ -134,7 +134,7 @@ impl Drop for Sending {
         let Some(partial) = kept.get(&self.key, self.ticket) else { return };
         partial.idle = Some(place);
         // Wakes waiting reservations: no other event might do it.
-        partial.room.upload_back();
+        partial.grant.upload_back();
         kept.idle.insert(place, (self.key.clone(), self.ticket, Instant::now()));
     }
 }
@@ -156,8 +156,8 @@ impl Sending {
             return UploadProgress::Upto(there);
         }
         match kept.remove(&self.key, self.ticket) {
-            Some(Partial { bytes, room, is_mixed, .. }) => {
-                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
+            Some(Partial { bytes, grant, is_mixed, .. }) => {
+                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), grant, is_mixed })
             }
             None => UploadProgress::Gone,
         }
@@ -211,12 +211,12 @@ impl PartialUploads {
         share: ShareKey,
         space: &SpaceName,
         upload: &SnapshotUpload,
-        room: Grant,
+        grant: Grant,
     ) -> Sending {
         let mut kept = self.kept.lock();
         let (ticket, key) = (kept.next_number(), key(space, upload));
         let (bytes, pace, idle, is_mixed) = (Vec::new(), Pace::from(0), None, false);
-        let partial = Partial { bytes, room, share, idle, is_mixed, pace };
+        let partial = Partial { bytes, grant, share, idle, is_mixed, pace };
         kept.partials.entry(key.clone()).or_default().insert(ticket, partial);
         Sending { partial_uploads: Arc::clone(self), key, ticket }
     }
@@ -289,7 +289,7 @@ mod tests {
         SnapshotUpload { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
     }
 
-    fn room(memory: &Memory, bytes: u64) -> Grant {
+    fn grant(memory: &Memory, bytes: u64) -> Grant {
         memory.account(ME).try_reserve(Class::Upload, bytes as usize).unwrap()
     }
 
@@ -302,8 +302,8 @@ mod tests {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
         assert!(partial_uploads.resume(ME, &space, &first).is_none());
-        let sending = partial_uploads.begin(ME, &space, &first, room(&memory, 4));
-        let other = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
+        let sending = partial_uploads.begin(ME, &space, &first, grant(&memory, 4));
+        let other = partial_uploads.begin(ME, &space, &second, grant(&memory, 4));
         assert_eq!(memory.used(Class::Upload), 8);
         assert!(matches!(sending.add(0, &[1, 2]), UploadProgress::Upto(2)));
         assert!(matches!(sending.add(3, &[0]), UploadProgress::Stale(2)));
@@ -334,7 +334,7 @@ mod tests {
     fn parts_of_two_sessions_never_mix_in_one_upload() {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
-        let begin = |share| partial_uploads.begin(share, &space, &upload, room(&memory, 4));
+        let begin = |share| partial_uploads.begin(share, &space, &upload, grant(&memory, 4));
         let mallory = begin(OTHER);
         assert!(matches!(mallory.add(0, &[6, 6]), UploadProgress::Upto(2)));
         assert!(partial_uploads.resume(ME, &space, &upload).is_none(), "it is being sent");
@@ -356,7 +356,7 @@ mod tests {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
         let sending =
-            partial_uploads.begin(ShareKey::Session(1), &space, &upload, room(&memory, 4));
+            partial_uploads.begin(ShareKey::Session(1), &space, &upload, grant(&memory, 4));
         assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
         drop(sending);
         assert!(partial_uploads.resume(ShareKey::Session(2), &space, &upload).is_some());
@@ -368,8 +368,8 @@ mod tests {
         let memory = Memory::new(256 << 20);
         let stalls = memory.account(ShareKey::Session(1));
         let upload = upload(1, 64 << 20);
-        let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
-        let sending = partial_uploads.begin(ME, &space, &upload, room);
+        let grant = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let sending = partial_uploads.begin(ME, &space, &upload, grant);
         let other = memory.account(ShareKey::Session(2));
         let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
         let mut context = Context::from_waker(Waker::noop());
@@ -388,8 +388,8 @@ mod tests {
     fn an_abandoned_upload_expires() {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
-        drop(partial_uploads.begin(ME, &space, &first, room(&memory, 4)));
-        let sent = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
+        drop(partial_uploads.begin(ME, &space, &first, grant(&memory, 4)));
+        let sent = partial_uploads.begin(ME, &space, &second, grant(&memory, 4));
         let (kept, now) = (Duration::from_secs(60), Instant::now());
         partial_uploads.forget_idle(kept, now + kept / 2);
         assert_eq!(memory.used(Class::Upload), 8);
@@ -406,10 +406,10 @@ mod tests {
     fn kept_upload_bytes_never_exceed_their_reservation() {
         let (partial_uploads, space, memory) = nothing();
         let (short, long) = (upload(1, 1), upload(1, 64 << 20));
-        drop(partial_uploads.begin(ME, &space, &short, room(&memory, 1)));
+        drop(partial_uploads.begin(ME, &space, &short, grant(&memory, 1)));
         let (mut from, sending) = match partial_uploads.resume(ME, &space, &long) {
             Some(resumed) => resumed,
-            None => (0, partial_uploads.begin(ME, &space, &long, room(&memory, long.total))),
+            None => (0, partial_uploads.begin(ME, &space, &long, grant(&memory, long.total))),
         };
         let part = vec![7; 256 << 10];
         while from < 60 << 20 {

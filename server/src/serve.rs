@@ -405,9 +405,9 @@ impl Server {
                 }
             };
             match self.connection_slots.take(address.ip()) {
-                Some(place) => {
+                Some(slot) => {
                     let until = Instant::now() + self.http_life;
-                    let peer = Peer { address, place: Arc::new(place), until };
+                    let peer = Peer { address, slot: Arc::new(slot), until };
                     tokio::spawn(serve_connection(
                         stream,
                         peer,
@@ -510,7 +510,7 @@ async fn serve_connection(
         debug!(%error, "cannot set TCP_NODELAY");
     }
     let address = peer.address;
-    let life = if peer.place.is_reserved() { life.min(limits::KEPT_LIFE) } else { life };
+    let life = if peer.slot.is_reserved() { life.min(limits::KEPT_LIFE) } else { life };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         let router = router.clone();

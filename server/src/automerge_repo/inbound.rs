@@ -38,7 +38,7 @@ impl RepoDriver {
         }
     }
 
-    pub(super) fn handle_done(&mut self, done: ItemResult) {
+    pub(super) fn handle_item_result(&mut self, done: ItemResult) {
         match done {
             ItemResult::Checked(ticket, Ok(inspected), rest) => {
                 let mut changes = Vec::with_capacity(inspected.len());
@@ -80,26 +80,26 @@ impl RepoDriver {
             ItemResult::HubGone => self.handle_hub_gone(),
         }
         self.perform();
-        self.push_queue.go_on();
+        self.push_queue.handle_next();
     }
 
     /// Keeps the session's reserved memory at the size of the machine's state.
     pub(super) fn account_for_state(&mut self) {
         let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
-        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
+        let held = self.state_grants.iter().map(Grant::bytes).sum::<usize>();
         if bytes > held {
-            match self.connection.account.remember((bytes - held).max(held / 4)) {
-                Some(room) => self.state_room.push(room),
-                None => self.forgo(),
+            match self.connection.account.reserve_state((bytes - held).max(held / 4)) {
+                Some(grant) => self.state_grants.push(grant),
+                None => self.fail_over_budget(),
             }
         } else if held - bytes > held / 2 {
             // One grant for the remaining state; this always succeeds, since more is released.
-            self.state_room.clear();
-            self.state_room.extend(self.connection.account.remember(bytes));
+            self.state_grants.clear();
+            self.state_grants.extend(self.connection.account.reserve_state(bytes));
         }
     }
 
-    pub(super) fn forgo(&mut self) {
+    pub(super) fn fail_over_budget(&mut self) {
         let what = "this client's state in the relay exceeds its share of the memory budget";
         self.machine.fail(Code::OVERLOADED, what.to_owned());
     }
@@ -107,14 +107,14 @@ impl RepoDriver {
     /// Ends the session if a large message makes no progress, and reports silence to the machine.
     pub(super) fn check_progress(&mut self) {
         // Checked first: pings in the middle of a large message do not extend its time.
-        self.check_pace(self.reads());
+        self.check_pace(self.takes_messages());
         // Items that waited for the pacing time are taken with those that have arrived since.
-        if self.makes() {
-            self.take_news();
+        if self.peer_reads() {
+            self.take_deliveries();
         }
         let (now, bytes) = (self.connection.now(), self.connection.meter.bytes());
         // A peer counts as alive while a large message arrives, and while the relay does not read from it.
-        let waits = self.connection.meter.is_waiting() || !self.reads();
+        let waits = self.connection.meter.is_waiting() || !self.takes_messages();
         if bytes != self.bytes_before || waits {
             self.machine.handle_alive(now);
         }

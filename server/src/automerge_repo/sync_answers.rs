@@ -26,7 +26,7 @@ pub(super) struct SyncAnswer {
     pub(super) ticket: Ticket,
     pub(super) planned: Planned,
     /// Its memory until it is written.
-    pub(super) room: Option<Grant>,
+    pub(super) grant: Option<Grant>,
 }
 
 /// A session's questions.
@@ -60,22 +60,22 @@ impl SyncAnswers {
     /// Queues a question. A document has at most one at a time, so their number is bounded by the open
     /// documents.
     pub(super) fn ask(&mut self, ticket: Ticket, question: SyncRequest) {
-        self.bytes += question_bytes(&question);
+        self.bytes += query_bytes(&question);
         self.waiting.push_back((ticket, question));
     }
 
     /// Whether the session may read more from the peer.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < limits::REPO_QUESTION_BYTES
+        self.bytes < limits::REPO_QUERY_BYTES
     }
 
     fn begin(&mut self) -> Option<Doing> {
-        let count = self.waiting.len().min(limits::REPO_QUESTIONS);
+        let count = self.waiting.len().min(limits::REPO_QUERIES);
         let asked: Vec<AskedSync> = self.waiting.drain(..count).collect();
         if asked.is_empty() {
             return None;
         }
-        self.bytes -= asked.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
+        self.bytes -= asked.iter().map(|(_, question)| query_bytes(question)).sum::<usize>();
         let reader = self.reader.clone();
         Some(Box::pin(async move { reader.answer_some(asked).await }))
     }
@@ -89,7 +89,7 @@ impl SyncAnswers {
         if self.doing.is_none() && !self.waiting.is_empty() {
             // Handle the messages that have arrived first, so that their questions join this read. A read
             // costs a thread wake-up, which is more than the look-up of a document.
-            if self.waiting.len() < limits::REPO_QUESTIONS {
+            if self.waiting.len() < limits::REPO_QUERIES {
                 tokio::task::yield_now().await;
             }
             self.doing = self.begin();
@@ -98,7 +98,7 @@ impl SyncAnswers {
         let Answered { replies, rest } = doing.await;
         self.doing = None;
         self.ready = replies;
-        self.bytes += rest.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
+        self.bytes += rest.iter().map(|(_, question)| query_bytes(question)).sum::<usize>();
         rest.into_iter().rev().for_each(|asked| self.waiting.push_front(asked));
         self.ready.pop_front()
     }
@@ -157,7 +157,7 @@ impl SyncReader {
         let mut replies = VecDeque::with_capacity(asked.len());
         let mut outlined = asked.into_iter().zip(outlines);
         while let Some(((ticket, question), outline)) = outlined.next() {
-            let holds = replies.iter().any(|reply: &SyncAnswer| reply.room.is_some());
+            let holds = replies.iter().any(|reply: &SyncAnswer| reply.grant.is_some());
             if holds && outline.needs_room(&question) {
                 // Defer this question to a read of its own: no task waits for memory while it holds some.
                 let others = outlined.map(|(asked, _)| asked);
@@ -166,8 +166,8 @@ impl SyncReader {
                 drop(rest.splice(..0, again));
                 break;
             }
-            let (planned, room) = self.answer(ticket.document, question, outline).await;
-            replies.push_back(SyncAnswer { ticket, planned, room });
+            let (planned, grant) = self.answer(ticket.document, question, outline).await;
+            replies.push_back(SyncAnswer { ticket, planned, grant });
         }
         Answered { replies, rest }
     }
@@ -194,21 +194,21 @@ impl SyncReader {
             };
             let (index, plan) = match outline {
                 Ok(Outline::Done(planned)) => {
-                    let room = self.room_for(ephemeral_bytes(&planned, &question)).await;
-                    return (planned, room);
+                    let grant = self.room_for(ephemeral_bytes(&planned, &question)).await;
+                    return (planned, grant);
                 }
                 Ok(Outline::Read(read)) => *read,
                 Err(failure) => return (unread(failure), None),
             };
-            let room = self.room_for(weight(&index, &plan).max(least)).await;
+            let grant = self.room_for(weight(&index, &plan).max(least)).await;
             let read = self
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
                 Ok(Some(planned)) => {
-                    let (needs, has) = (ephemeral_bytes(&planned, &question), room.as_ref());
+                    let (needs, has) = (ephemeral_bytes(&planned, &question), grant.as_ref());
                     let is_little = needs <= limits::SOCKET_BUFFER_BYTES;
-                    if is_little || has.is_some_and(|room| room.bytes() >= needs) || is_last {
-                        return (planned, room);
+                    if is_little || has.is_some_and(|grant| grant.bytes() >= needs) || is_last {
+                        return (planned, grant);
                     }
                     // The answer is larger than planned: drop it, reserve its size, and read it again.
                     least = needs;
@@ -243,11 +243,11 @@ impl SyncReader {
         if asked.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
             tracing::error!(%document, "a packed index is damaged; rebuilding it");
             let (done, made) = oneshot::channel();
-            let tell = Box::new(move |ok| {
+            let done = Box::new(move |ok| {
                 // The caller may be gone.
                 let _ = done.send(ok);
             });
-            self.compactor.rebuild(self.space.clone(), document, tell);
+            self.compactor.rebuild(self.space.clone(), document, done);
             if made.await.unwrap_or(false) {
                 asked = self.ask_once(&ask).await;
             }
@@ -287,11 +287,11 @@ fn unread(failure: StoreFailure) -> Planned {
     }
 }
 
-fn question_bytes(question: &SyncRequest) -> usize {
+fn query_bytes(question: &SyncRequest) -> usize {
     let SyncRequest { heads, have, need, .. } = question;
     let have = have.iter().map(|have| have.bytes + 32 * have.last_sync.len());
     let hashes = 32 * (heads.len() + need.len());
-    limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
+    limits::REPO_QUERY_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
 
 /// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
@@ -446,7 +446,7 @@ mod tests {
         let mut sync_answers = SyncAnswers::new(reader);
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let peer = Peer::new(host, Patience::default(), Moment::default());
-        let many = 3 * limits::REPO_QUESTIONS as u128;
+        let many = 3 * limits::REPO_QUERIES as u128;
         for number in 0..many {
             let ticket = peer.ticket(DocumentId::from_bytes(number.to_le_bytes()));
             let (heads, have, need, sent_through) = (vec![], vec![], vec![], Offset(0));

@@ -116,7 +116,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.relay.hub.leave(self.id);
-        self.relay.repairs.gone(self.id);
+        self.relay.repairs.session_ended(self.id);
         self.relay.metrics.sessions.dec();
     }
 }

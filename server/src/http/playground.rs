@@ -48,7 +48,7 @@ async fn documents(
     };
     // Held while the answer is read and encoded.
     let account = http_state.sessions.account(http_state.next_session(), peer.address);
-    let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
+    let _grant = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
     let listed = match listed(&http_state, &peer, asked).await {
         Ok(listed) => listed,
         Err(error) => {
@@ -150,14 +150,14 @@ async fn delete_document(
     }
     let session = http_state.next_session();
     let account = http_state.sessions.account(session, peer.address);
-    let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
+    let grant = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
     let (events, mut answers) = mpsc::channel(1);
     let mailbox = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
     let hub = &http_state.sessions.hub;
-    let _seat = live::HubRegistration { hub: hub.clone(), session };
+    let _registration = live::HubRegistration { hub: hub.clone(), session };
     hub.join(account.key(), session, space.clone(), mailbox).await;
     let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
-    hub.push(space.clone(), Pushed::Deletion(entry), room).await;
+    hub.push(space.clone(), Pushed::Deletion(entry), grant).await;
     let Some(Event::Answered(answer)) = answers.recv().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is being stopped");
     };

@@ -60,8 +60,8 @@ impl EphemeralFeed {
     /// Waits for messages of other clients; returns them with their memory.
     pub(super) async fn message(&self) -> (Vec<Delivery>, Option<Grant>) {
         self.mailbox.wait().await;
-        let (news, _, room) = self.mailbox.take_with_memory();
-        (news, room)
+        let (deliveries, _, grant) = self.mailbox.take_with_memory();
+        (deliveries, grant)
     }
 }
 

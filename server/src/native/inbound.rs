@@ -15,7 +15,7 @@ pub(super) struct Inbound {
     /// The start of the next frame.
     at: usize,
     /// The memory of the rest of the message.
-    pub(super) room: MessageMemory,
+    pub(super) memory: MessageMemory,
 }
 
 impl NativeDriver {
@@ -24,8 +24,8 @@ impl NativeDriver {
         match read {
             SocketRead::Message(bytes) => {
                 self.machine.handle_alive(now);
-                let room = MessageMemory::new(self.connection.meter.whole());
-                self.inbound = Some(Inbound { bytes, at: 0, room });
+                let memory = MessageMemory::new(self.connection.meter.whole());
+                self.inbound = Some(Inbound { bytes, at: 0, memory });
             }
             SocketRead::Text => self.machine.handle_alien("a text message"),
             SocketRead::Control => self.machine.handle_alive(now),
@@ -71,19 +71,19 @@ impl NativeDriver {
         if next.is_none() {
             self.inbound = None;
         }
-        self.let_uploads_go();
+        self.release_uploads();
     }
 
     /// Releases the memory of snapshot uploads that were withdrawn or answered.
-    pub(super) fn let_uploads_go(&mut self) {
+    pub(super) fn release_uploads(&mut self) {
         let machine = &self.machine;
         self.uploads.retain(|id| machine.awaits(id), |id| machine.has_upload(id));
     }
 
     /// The memory of a push with `bytes` bytes of changes.
-    pub(super) fn room_of(&mut self, bytes: usize) -> Reservation {
+    pub(super) fn push_memory(&mut self, bytes: usize) -> Reservation {
         match &mut self.inbound {
-            Some(inbound) => inbound.room.of_push(bytes),
+            Some(inbound) => inbound.memory.of_push(bytes),
             None => MessageMemory::default().of_push(bytes),
         }
     }

@@ -19,7 +19,7 @@ impl NativeDriver {
         match effect {
             SessionEffect::Send(frame) => {
                 log_refusal(&frame);
-                self.put_out(encode(&frame), None);
+                self.queue_frame(encode(&frame), None);
             }
             SessionEffect::Attach { subscription, space, cursor, acknowledged, filter, holds } => {
                 // Only the first space names the session in its log lines: a second value would be added
@@ -29,7 +29,7 @@ impl NativeDriver {
                 }
                 let ticket = match self.feeds.add(subscription, &filter) {
                     Ok(ticket) => ticket,
-                    Err(NoRoom::ConnectionSlots(limit)) => {
+                    Err(NoRoom::Quota(limit)) => {
                         self.machine.handle_no_room(subscription, limit);
                         return;
                     }
@@ -64,7 +64,7 @@ impl NativeDriver {
             }
             SessionEffect::Listen { subscription, space, filter } => {
                 self.ephemeral_feed.listen(subscription, space.clone(), filter);
-                self.connection.relay.repairs.listens(&space);
+                self.connection.relay.repairs.subscribed(&space);
             }
             SessionEffect::End(code) => {
                 self.connection.end(code, code.to_string());
@@ -95,12 +95,13 @@ impl NativeDriver {
                 self.ephemeral_feed.say(&space, message)
             }
             (SessionEffect::Push { space, push }, Some(identity)) => {
-                let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
-                self.push_queue.add(Item::Push(space, push, identity, room));
+                let reservation =
+                    self.push_memory(push.changes.iter().map(|change| change.len()).sum());
+                self.push_queue.add(Item::Push(space, push, identity, reservation));
             }
             (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
-                let room = self.room_of(entry.body.len());
-                self.push_queue.add(Item::Entry(space, entry, identity, room));
+                let reservation = self.push_memory(entry.body.len());
+                self.push_queue.add(Item::Entry(space, entry, identity, reservation));
             }
             (SessionEffect::SnapshotUpload { space, upload }, _) => {
                 self.handle_upload(space, upload)
@@ -122,8 +123,8 @@ impl NativeDriver {
     /// A query keeps its message's memory until it is answered.
     fn ask(&mut self, query: Query) {
         let bytes = query.bytes();
-        let room = self.inbound.as_mut().and_then(|inbound| inbound.room.of_question(bytes));
-        self.queries.add(query, room);
+        let grant = self.inbound.as_mut().and_then(|inbound| inbound.memory.of_query(bytes));
+        self.queries.add(query, grant);
     }
 
     fn handle_upload(&mut self, space: SpaceName, upload: SnapshotUpload) {

@@ -39,7 +39,7 @@ impl Item {
     /// Bytes in memory without a reservation yet.
     fn unreserved(&self) -> usize {
         match self {
-            Self::Push(.., room) | Self::Entry(.., room) => room.unreserved(),
+            Self::Push(.., reservation) | Self::Entry(.., reservation) => reservation.unreserved(),
             // A subscription's memory was counted, and a snapshot has its reservation.
             Self::Attach(_) | Self::Detach(_) | Self::Snapshot(..) => 0,
         }
@@ -158,17 +158,17 @@ impl HandOver {
         let is_over = match item {
             Item::Attach(attach) => hub.attach(key, *attach).await,
             Item::Detach(subscription) => hub.detach(key, session, subscription).await,
-            Item::Push(space, push, identity, room) => {
-                self.push(space, UncheckedPush::new(session, identity, push), room).await
+            Item::Push(space, push, identity, reservation) => {
+                self.push(space, UncheckedPush::new(session, identity, push), reservation).await
             }
-            Item::Entry(space, entry, identity, room) => {
+            Item::Entry(space, entry, identity, reservation) => {
                 if entry.kind == entry_kind::CHANGE {
                     let push = UncheckedPush::of_entry(session, identity, entry);
-                    return handed(self.push(space, push, room).await);
+                    return handed(self.push(space, push, reservation).await);
                 }
-                let room = room.grant(&self.account).await;
+                let grant = reservation.grant(&self.account).await;
                 let entry = pushed_entry(session, entry.id, entry.document, identity);
-                hub.push(space, Pushed::Deletion(entry), room).await
+                hub.push(space, Pushed::Deletion(entry), grant).await
             }
             Item::Snapshot(space, upload, whole, identity) => {
                 return self.snapshot(space, upload, whole, identity).await;
@@ -185,7 +185,7 @@ impl HandOver {
         whole: Whole,
         identity: Identity,
     ) -> Handed {
-        let Whole { bytes, room, is_mixed } = whole;
+        let Whole { bytes, grant, is_mixed } = whole;
         if is_mixed && !is_of(Arc::clone(&bytes), upload.hash).await {
             return Handed::Spoiled(upload.id);
         }
@@ -202,21 +202,21 @@ impl HandOver {
         };
         let entry = pushed_entry(self.session, upload.id, document, identity);
         let pushed = Pushed::Snapshot(entry, upload, bytes);
-        handed(self.hub.push(space, pushed, room.and(merged)).await)
+        handed(self.hub.push(space, pushed, grant.and(merged)).await)
     }
 
     /// Checks changes and hands them over; false if the hub is gone, or a check panicked.
-    async fn push(&self, space: SpaceName, push: UncheckedPush, room: Reservation) -> bool {
-        let paid = paid(&self.checker, &self.account, room.since()).await;
-        let room = room.grant(&self.account).await;
+    async fn push(&self, space: SpaceName, push: UncheckedPush, reservation: Reservation) -> bool {
+        let paid = paid(&self.checker, &self.account, reservation.since()).await;
+        let grant = reservation.grant(&self.account).await;
         if let Err(wait) = paid {
             let refused = push.refused(Refusal::of_debt(wait));
-            return self.hub.push(space, Pushed::changes(refused), room).await;
+            return self.hub.push(space, Pushed::changes(refused), grant).await;
         }
         let light = |push: &mut UncheckedPush, most, work: &mut _| push.check_within(most, work);
         let heavy = |push: &mut UncheckedPush, work: &mut _| push.check(work);
         match self.checker.check(push, light, heavy).await {
-            Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), room).await,
+            Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), grant).await,
             None => false,
         }
     }
@@ -250,11 +250,11 @@ mod tests {
     use crate::connection::incoming::MessageMemory;
     use crate::memory::{Class, Memory, ShareKey};
 
-    fn push(room: Reservation, bytes: usize) -> Item {
+    fn push(reservation: Reservation, bytes: usize) -> Item {
         let document = DocumentId::from_bytes([1; 16]);
         let push = Push { id: 1, subscription: 1, document, changes: vec![vec![0; bytes].into()] };
         let identity = Identity { replica: ReplicaId::from_bytes([1; 16]), author: Vec::new() };
-        Item::Push("default".parse().unwrap(), push, identity, room)
+        Item::Push("default".parse().unwrap(), push, identity, reservation)
     }
 
     /// A session in debt for its checks continues to send, in messages that fit the socket's buffer.

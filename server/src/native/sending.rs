@@ -18,9 +18,9 @@ impl NativeDriver {
 
     /// The next queued frames, small ones joined.
     pub(super) fn join_outbox(&mut self) -> Option<Outgoing> {
-        let (mut message, room) = self.outbox.pop_front()?;
+        let (mut message, grant) = self.outbox.pop_front()?;
         self.outbox_bytes -= message.len();
-        while room.is_none()
+        while grant.is_none()
             && let Some((next, None)) = self.outbox.front()
             && message.len() + next.len() <= limits::JOINED_BYTES
         {
@@ -28,18 +28,18 @@ impl NativeDriver {
             self.outbox_bytes -= next.len();
             self.outbox.pop_front();
         }
-        Some(outgoing(message, room))
+        Some(outgoing(message, grant))
     }
 
     /// The next page of a subscription, in turn.
     pub(super) fn next_page(&mut self) -> Option<Outgoing> {
         match self.feeds.take_read() {
-            Some((target, Chunk::Entries(page), room)) => {
-                return self.page_message(target, &page, room);
+            Some((target, Chunk::Entries(page), grant)) => {
+                return self.page_message(target, &page, grant);
             }
-            Some((target, Chunk::Part(part), room)) => {
+            Some((target, Chunk::Part(part), grant)) => {
                 let message = self.machine.handle_snapshot_part(target.subscription, part)?;
-                return Some(outgoing(message, room));
+                return Some(outgoing(message, grant));
             }
             None => {}
         }
@@ -47,8 +47,8 @@ impl NativeDriver {
         let position = self.machine.position(target.subscription)?;
         match target.feed.page(position) {
             // Without memory the page is read from the store, where the read waits for some.
-            Some(page) if let Some(room) = self.feeds.room(&page) => {
-                self.page_message(target, &page, Some(room))
+            Some(page) if let Some(grant) = self.feeds.try_reserve(&page) => {
+                self.page_message(target, &page, Some(grant))
             }
             _ => {
                 self.feeds.handle_behind(target.subscription);
@@ -61,17 +61,17 @@ impl NativeDriver {
         &mut self,
         target: PageTarget,
         page: &Page,
-        room: Option<Grant>,
+        grant: Option<Grant>,
     ) -> Option<Outgoing> {
         let message = self.machine.handle_page(target.subscription, page)?;
         let (entries, up_to) = (page.entries.len(), page.up_to);
-        Some(Outgoing::Page { message, entries, feed: target.feed, up_to, room })
+        Some(Outgoing::Page { message, entries, feed: target.feed, up_to, grant })
     }
 }
 
-fn outgoing(message: Vec<u8>, room: Option<Grant>) -> Outgoing {
-    match room {
-        Some(room) => Outgoing::MessageGrant(message, room),
+fn outgoing(message: Vec<u8>, grant: Option<Grant>) -> Outgoing {
+    match grant {
+        Some(grant) => Outgoing::MessageGrant(message, grant),
         None => Outgoing::Frames(message),
     }
 }
