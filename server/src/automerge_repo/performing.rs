@@ -67,8 +67,8 @@ impl RepoDriver {
             Effect::PushWhole { id, document, bytes } => {
                 self.push_queue.push_whole(id, document, bytes);
             }
-            Effect::Plan(ticket, question) => self.sync_answers.ask(ticket, question),
-            Effect::Say(message) => self.say(message),
+            Effect::Plan(ticket, request) => self.sync_answers.ask(ticket, request),
+            Effect::Say(message) => self.publish(message),
             Effect::Subscribe(storages) => {
                 let (space, sender) = (&self.space, &self.remote_heads_in);
                 self.shared.remote_heads.subscribe(space, self.connection.id, storages, sender);
@@ -127,7 +127,7 @@ impl RepoDriver {
         );
     }
 
-    fn say(&self, message: EphemeralMessage) {
+    fn publish(&self, message: EphemeralMessage) {
         let EphemeralMessage { document, sender, session, count, data } = message;
         let message = Broadcast { document, sender, session, count, data };
         if !self.shared.relay.fan_out.publish_ephemeral(&self.mailbox, &self.space, message) {

@@ -15,7 +15,7 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as 
 use super::sync_answers::SyncReader;
 use crate::checks::Checker;
 use crate::connection::RelayState;
-use crate::connection::incoming::{MessageMemory, Turns, paid, reserve_merge, stored_bytes};
+use crate::connection::incoming::{InFlight, MessageMemory, paid, reserve_merge, stored_bytes};
 use crate::hub::{Hub, HubChannel, Pushed};
 use crate::limits;
 use crate::memory::{Account, Grant};
@@ -89,7 +89,7 @@ pub(super) struct PushQueue {
     account: Account,
     /// The memory of the current message.
     memory: MessageMemory,
-    turns: Turns<ItemResult>,
+    in_flight: InFlight<ItemResult>,
     /// A result was returned and the session has not called `handle_next` yet.
     has_result_to_handle: bool,
     is_stopping: bool,
@@ -111,7 +111,7 @@ impl PushQueue {
             bytes: 0,
             account,
             memory: MessageMemory::default(),
-            turns: Turns::new(limits::REPO_PUSH_QUEUE),
+            in_flight: InFlight::new(limits::REPO_PUSH_QUEUE),
             has_result_to_handle: false,
             is_stopping: false,
         }
@@ -181,7 +181,7 @@ impl PushQueue {
 
     /// The hub answered a push.
     pub(super) fn handle_answered(&mut self) {
-        self.turns.handle_answered();
+        self.in_flight.handle_answered();
         self.begin();
     }
 
@@ -202,12 +202,12 @@ impl PushQueue {
 
     /// Whether everything is handed over and answered.
     pub(super) fn is_settled(&self) -> bool {
-        self.turns.is_settled() && !self.has_result_to_handle
+        self.in_flight.is_settled() && !self.has_result_to_handle
     }
 
     /// Waits for the next result; pends forever if there is no work.
     pub(super) async fn done(&mut self) -> ItemResult {
-        let done = self.turns.done().await;
+        let done = self.in_flight.done().await;
         self.has_result_to_handle = true;
         done
     }
@@ -220,7 +220,7 @@ impl PushQueue {
     }
 
     fn begin(&mut self) {
-        if self.has_result_to_handle || !self.turns.is_free() {
+        if self.has_result_to_handle || !self.in_flight.is_free() {
             return;
         }
         while let Some(item) = self.next_item() {
@@ -245,11 +245,11 @@ impl PushQueue {
             Item::Join(channel) => {
                 let key = account.key();
                 let join = async move { over(hub.join(key, session, space, channel).await) };
-                self.turns.start(false, join);
+                self.in_flight.start(false, join);
             }
             Item::Check(ticket, chunks) => {
                 let (checker, since) = (self.checker.clone(), self.memory.since());
-                self.turns.start(false, async move {
+                self.in_flight.start(false, async move {
                     if paid(&checker, &account, since).await.is_err() {
                         return ItemResult::Unpaid;
                     }
@@ -259,7 +259,7 @@ impl PushQueue {
             }
             Item::LookUp(checked, asked) => {
                 let reader = self.reader.clone();
-                self.turns.start(false, async move {
+                self.in_flight.start(false, async move {
                     let found = look_up(&reader, checked.ticket.document, asked).await;
                     ItemResult::LookedUp(checked, found)
                 });
@@ -267,7 +267,7 @@ impl PushQueue {
             Item::Push(push) => {
                 let reservation = self.memory.of_push(push_bytes(&push));
                 let pushed = Pushed::changes(checked_push(session, author, push));
-                self.turns.start(true, async move {
+                self.in_flight.start(true, async move {
                     over(hub.push(space, pushed, reservation.grant(&account).await).await)
                 });
             }
@@ -276,7 +276,7 @@ impl PushQueue {
                 let merge_memory = self.memory.of_merge(bytes.len());
                 let (entry, reader) =
                     (PushedEntry { session, id, document, author }, self.reader.clone());
-                self.turns.start(true, async move {
+                self.in_flight.start(true, async move {
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
                         store.plan_document(space, &document, &[])
                     };

@@ -150,13 +150,13 @@ pub(crate) async fn paid(
 type Work<D> = Pin<Box<dyn Future<Output = D> + Send>>;
 
 /// Runs one piece of work at a time, and counts the pushes that the hub has not answered.
-pub(crate) struct Turns<D> {
+pub(crate) struct InFlight<D> {
     doing: Option<Work<D>>,
     unanswered: usize,
     most: usize,
 }
 
-impl<D> Turns<D> {
+impl<D> InFlight<D> {
     /// At most `most` unanswered.
     pub(crate) fn new(most: usize) -> Self {
         Self { doing: None, unanswered: 0, most }

@@ -63,7 +63,7 @@ impl NativeDriver {
                 }
             }
             SessionEffect::Listen { subscription, space, filter } => {
-                self.ephemeral_feed.listen(subscription, space.clone(), filter);
+                self.ephemeral_feed.subscribe(subscription, space.clone(), filter);
                 self.connection.relay.repairs.subscribed(&space);
             }
             SessionEffect::End(code) => {
@@ -92,7 +92,7 @@ impl NativeDriver {
                 );
             }
             (SessionEffect::Ephemeral { space, message }, _) => {
-                self.ephemeral_feed.say(&space, message)
+                self.ephemeral_feed.publish(&space, message)
             }
             (SessionEffect::Push { space, push }, Some(identity)) => {
                 let reservation =

@@ -14,7 +14,7 @@ use landfall_protocol::{DocumentId, SessionId, SpaceName};
 use super::pages::Pages;
 use crate::checks::Checker;
 use crate::connection::RelayState;
-use crate::connection::incoming::{Reservation, Turns, paid, reserve_merge, stored_bytes};
+use crate::connection::incoming::{InFlight, Reservation, paid, reserve_merge, stored_bytes};
 use crate::hub::{Attach, Hub, Pushed};
 use crate::limits;
 use crate::memory::Account;
@@ -72,7 +72,7 @@ struct HandOver {
 pub(super) struct PushQueue {
     parts: HandOver,
     waiting: PushBacklog,
-    turns: Turns<Handed>,
+    in_flight: InFlight<Handed>,
 }
 
 /// The waiting items.
@@ -105,8 +105,8 @@ impl PushQueue {
         let (hub, checker) = (shared.hub.clone(), shared.checks.of_session(account.key()));
         let pages = Pages::new(shared, account.clone());
         let parts = HandOver { session, hub, account, checker, pages };
-        let turns = Turns::new(limits::UNANSWERED);
-        Self { parts, waiting: PushBacklog::default(), turns }
+        let in_flight = InFlight::new(limits::UNANSWERED);
+        Self { parts, waiting: PushBacklog::default(), in_flight }
     }
 
     pub(super) fn add(&mut self, item: Item) {
@@ -116,7 +116,7 @@ impl PushQueue {
 
     /// The hub answered an item.
     pub(super) fn handle_answered(&mut self) {
-        self.turns.handle_answered();
+        self.in_flight.handle_answered();
         self.begin();
     }
 
@@ -127,7 +127,7 @@ impl PushQueue {
 
     /// Whether the hub has answered everything.
     pub(super) fn is_settled(&self) -> bool {
-        self.turns.is_settled()
+        self.in_flight.is_settled()
     }
 
     /// Drops the items that were not handed over: the relay has promised nothing for them.
@@ -137,18 +137,18 @@ impl PushQueue {
 
     /// Waits until the current item is handed over; pends forever if there is none.
     pub(super) async fn handed(&mut self) -> Handed {
-        let handed = self.turns.done().await;
+        let handed = self.in_flight.done().await;
         self.begin();
         handed
     }
 
     fn begin(&mut self) {
-        if !self.turns.is_free() {
+        if !self.in_flight.is_free() {
             return;
         }
         let Some(item) = self.waiting.pop() else { return };
         let (parts, is_answered) = (self.parts.clone(), item.is_answered());
-        self.turns.start(is_answered, async move { parts.hand_over(item).await });
+        self.in_flight.start(is_answered, async move { parts.hand_over(item).await });
     }
 }
 
