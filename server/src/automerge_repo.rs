@@ -11,7 +11,6 @@ mod push_queue;
 mod remote_heads;
 mod sync_answers;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -24,7 +23,8 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::compaction::Compactor;
 use crate::connection::{
-    self, Connection, Driver, Input, MessageSizes, Outgoing, Ready, RelayState, SocketRead, drive,
+    self, Connection, Driver, Input, MessageSizes, Outbox, Outgoing, Ready, RelayState, SocketRead,
+    drive,
 };
 use crate::fan_out::{Broadcast, Delivery, Mailbox};
 use crate::hub::Event;
@@ -121,8 +121,7 @@ struct RepoDriver {
     shared: Arc<SharedState>,
     space: SpaceName,
     machine: Peer,
-    outbox: VecDeque<Outgoing>,
-    outbox_bytes: usize,
+    outbox: Outbox,
     push_queue: PushQueue,
     sync_answers: SyncAnswers,
     mailbox: Arc<Mailbox>,
@@ -202,9 +201,7 @@ impl Driver for RepoDriver {
     }
 
     fn next_message(&mut self) -> Option<Outgoing> {
-        let next = self.outbox.pop_front()?;
-        self.outbox_bytes -= next.bytes().min(self.outbox_bytes);
-        Some(next)
+        self.outbox.pop()
     }
 
     fn drop_waiting(&mut self) {
@@ -216,7 +213,7 @@ impl Driver for RepoDriver {
     }
 
     fn into_farewell(self) -> (Connection, Vec<Outgoing>) {
-        (self.connection, self.outbox.into())
+        (self.connection, self.outbox.into_messages())
     }
 }
 
@@ -228,8 +225,7 @@ impl RepoDriver {
         let reader = SyncReader::new(&shared, space.clone(), account.clone());
         Self {
             machine: Peer::new(host, relay.patience, Moment::default()),
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
+            outbox: Outbox::default(),
             push_queue: PushQueue::new(relay, *id, reader.clone()),
             sync_answers: SyncAnswers::new(reader),
             mailbox: Mailbox::new(*id, account.clone()),
@@ -280,8 +276,7 @@ impl RepoDriver {
 
     /// Whether the peer reads what it is sent.
     fn peer_reads(&self) -> bool {
-        let few = self.outbox.len() < limits::REPO_OUTBOX;
-        few && self.outbox_bytes < limits::REPO_OUTBOX_BYTES
+        self.outbox.is_below(limits::REPO_OUTBOX, limits::REPO_OUTBOX_BYTES)
     }
 
     /// Whether the session can take more messages from the peer.

@@ -13,7 +13,6 @@ mod queries;
 mod sending;
 mod uploads;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -25,7 +24,8 @@ use landfall_protocol::{Code, Moment, SessionId, limits as shared_limits};
 use tracing::{Instrument, debug, info, info_span};
 
 use crate::connection::{
-    self, Connection, Driver, Input, MessageSizes, Outgoing, Ready, RelayState, SocketRead, drive,
+    self, Connection, Driver, Input, MessageSizes, Outbox, Outgoing, Ready, RelayState, SocketRead,
+    drive,
 };
 use crate::fan_out::{Delivery, ResendRequest};
 use crate::hub::{Event, Grown};
@@ -76,8 +76,7 @@ struct NativeDriver {
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
     /// Encoded frames other than entries, in order, each with its memory if it is an answer.
-    outbox: VecDeque<(Vec<u8>, Option<Grant>)>,
-    outbox_bytes: usize,
+    outbox: Outbox,
     push_queue: PushQueue,
     uploads: Uploads,
     feeds: Feeds,
@@ -169,7 +168,7 @@ impl Driver for NativeDriver {
             self.handle_event(event);
         }
         self.perform();
-        self.join_outbox().or_else(|| self.next_page())
+        self.outbox.pop_joined(limits::JOINED_BYTES).or_else(|| self.next_page())
     }
 
     fn drop_waiting(&mut self) {
@@ -181,7 +180,7 @@ impl Driver for NativeDriver {
     }
 
     fn into_farewell(mut self) -> (Connection, Vec<Outgoing>) {
-        let queued = std::iter::from_fn(|| self.join_outbox()).collect();
+        let queued = std::iter::from_fn(|| self.outbox.pop_joined(limits::JOINED_BYTES)).collect();
         (self.connection, queued)
     }
 }
@@ -194,8 +193,7 @@ impl NativeDriver {
             machine: Session::new(id, upstream, AGENT.to_owned(), patience, Moment::default()),
             rights: Everything,
             inbound: None,
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
+            outbox: Outbox::default(),
             push_queue: PushQueue::new(relay, id, account.clone()),
             uploads: Uploads::new(account.clone(), Arc::clone(&relay.partial_uploads)),
             feeds: Feeds::new(relay, account.clone()),
@@ -287,7 +285,7 @@ impl NativeDriver {
             }
             AnswerPart::Message((subscription, ticket), message, grant) => {
                 if self.machine.is_current(subscription, ticket) {
-                    self.queue_frame(message, Some(grant));
+                    self.outbox.push(message, Some(grant));
                 }
             }
             AnswerPart::Fetched((subscription, ticket)) => {
@@ -300,11 +298,6 @@ impl NativeDriver {
                 }
             }
         }
-    }
-
-    fn queue_frame(&mut self, frame: Vec<u8>, grant: Option<Grant>) {
-        self.outbox_bytes += frame.len();
-        self.outbox.push_back((frame, grant));
     }
 
     fn handle_deliveries(&mut self, (deliveries, grant): (Vec<Delivery>, Option<Grant>)) {
@@ -336,9 +329,7 @@ impl NativeDriver {
         }
         // The frame is this session's own copy of the message: it holds the memory until it is written.
         self.perform();
-        if let Some((_, last @ None)) = self.outbox.back_mut() {
-            *last = grant;
-        }
+        self.outbox.grant_last(grant);
     }
 
     fn end_subscription(&mut self, subscription: u32, code: Code, what: String) {

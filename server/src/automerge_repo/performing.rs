@@ -9,7 +9,6 @@ use tracing::{Span, debug, info, warn};
 
 use super::RepoDriver;
 use super::sync_answers::{SyncAnswers, SyncReader};
-use crate::connection::Outgoing;
 use crate::fan_out::Broadcast;
 use crate::limits;
 use crate::memory::Class;
@@ -45,18 +44,14 @@ impl RepoDriver {
                 return self.machine.fail(Code::OVERLOADED, what);
             }
         }
-        self.outbox_bytes += message.len();
-        self.outbox.push_back(match grant {
-            Some(grant) => Outgoing::MessageGrant(message, grant),
-            None => Outgoing::Frames(message),
-        });
+        self.outbox.push(message, grant);
     }
 
     /// Performs an effect of the machine.
     pub(super) fn perform_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Send(message) => self.send(message),
-            Effect::Ping => self.outbox.push_back(Outgoing::Ping),
+            Effect::Ping => self.outbox.push_ping(),
             Effect::Joined(remote) => self.join(&remote),
             Effect::Follow(document) => {
                 self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);

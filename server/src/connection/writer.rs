@@ -46,6 +46,14 @@ pub(crate) enum Outgoing {
 }
 
 impl Outgoing {
+    /// A message, with its memory if it holds any.
+    pub(crate) fn message(message: Vec<u8>, grant: Option<Grant>) -> Self {
+        match grant {
+            Some(grant) => Self::MessageGrant(message, grant),
+            None => Self::Frames(message),
+        }
+    }
+
     /// Its approximate length, to estimate its time on the wire.
     pub(crate) fn bytes(&self) -> usize {
         match self {

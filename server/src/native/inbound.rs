@@ -32,7 +32,6 @@ impl NativeDriver {
             SocketRead::Close => {
                 // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
-                self.outbox_bytes = 0;
                 self.connection.close_with(Code::GOODBYE, CLOSE_NORMAL, Code::GOODBYE.to_string());
             }
             SocketRead::TooLarge(what) => {
@@ -46,18 +45,14 @@ impl NativeDriver {
         }
     }
 
-    /// Whether there is room for whatever the next frame may request.
+    /// Whether there is room for whatever the next frame may request. While answers wait for the peer to read
+    /// them, its next frames wait too.
     pub(super) fn takes_frames(&self) -> bool {
         !self.connection.is_stopping()
             && self.machine.wants_message()
             && self.push_queue.has_room()
             && self.queries.has_room()
-            && !self.is_outbox_full()
-    }
-
-    /// Whether answers wait for the peer to read: its next frames then wait too.
-    fn is_outbox_full(&self) -> bool {
-        self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
+            && self.outbox.is_below(limits::OUTBOX_FRAMES, limits::OUTBOX_BYTES)
     }
 
     /// Handles the next frame of the message.

@@ -19,7 +19,7 @@ impl NativeDriver {
         match effect {
             SessionEffect::Send(frame) => {
                 log_refusal(&frame);
-                self.queue_frame(encode(&frame), None);
+                self.outbox.push(encode(&frame), None);
             }
             SessionEffect::Attach { subscription, space, cursor, acknowledged, filter, holds } => {
                 // Only the first space names the session in its log lines: a second value would be added

@@ -5,7 +5,6 @@ use landfall_protocol::ring::{Chunk, Page};
 use super::NativeDriver;
 use super::feeds::PageTarget;
 use crate::connection::Outgoing;
-use crate::limits;
 use crate::memory::Grant;
 
 impl NativeDriver {
@@ -16,21 +15,6 @@ impl NativeDriver {
             || self.feeds.has_live(|id| self.machine.position(id))
     }
 
-    /// The next queued frames, small ones joined.
-    pub(super) fn join_outbox(&mut self) -> Option<Outgoing> {
-        let (mut message, grant) = self.outbox.pop_front()?;
-        self.outbox_bytes -= message.len();
-        while grant.is_none()
-            && let Some((next, None)) = self.outbox.front()
-            && message.len() + next.len() <= limits::JOINED_BYTES
-        {
-            message.extend_from_slice(next);
-            self.outbox_bytes -= next.len();
-            self.outbox.pop_front();
-        }
-        Some(outgoing(message, grant))
-    }
-
     /// The next page of a subscription, in turn.
     pub(super) fn next_page(&mut self) -> Option<Outgoing> {
         match self.feeds.take_read() {
@@ -39,7 +23,7 @@ impl NativeDriver {
             }
             Some((target, Chunk::Part(part), grant)) => {
                 let message = self.machine.handle_snapshot_part(target.subscription, part)?;
-                return Some(outgoing(message, grant));
+                return Some(Outgoing::message(message, grant));
             }
             None => {}
         }
@@ -66,12 +50,5 @@ impl NativeDriver {
         let message = self.machine.handle_page(target.subscription, page)?;
         let (entries, up_to) = (page.entries.len(), page.up_to);
         Some(Outgoing::Page { message, entries, feed: target.feed, up_to, grant })
-    }
-}
-
-fn outgoing(message: Vec<u8>, grant: Option<Grant>) -> Outgoing {
-    match grant {
-        Some(grant) => Outgoing::MessageGrant(message, grant),
-        None => Outgoing::Frames(message),
     }
 }
