@@ -186,7 +186,7 @@ impl Compactor {
         let _ = self.shared.before_compaction.set(notify);
     }
 
-    /// Sets the repairer that receives lost data found in clients' uploads.
+    /// Sets the repairs that are notified of data found in clients' uploads.
     pub(crate) fn repair_with(&self, repairs: Arc<Repairs>) {
         // Set once, when the relay starts.
         let _ = self.shared.repairs.set(repairs);

@@ -1,4 +1,4 @@
-//! Subscribers: for each space, the sessions that have a document open and receive its new entries and
+//! Fan-out: for each space, the sessions that have a document open and receive its new entries and
 //! ephemeral messages, and the subscriptions that receive ephemeral messages. Ephemeral messages pass
 //! through here and are never stored.
 //!

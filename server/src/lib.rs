@@ -11,6 +11,7 @@
 //! | [`limits`] | the relay's own limits |
 //! | [`cli`] | the command line, for the binary and for programs that embed a relay |
 //! | `compaction`, `partial_uploads` | compactions in a child process; snapshot uploads, in parts |
+//! | `repairs` | the repair of damaged documents with clients' copies |
 //! | `checks` | the scheduling of preflights: on which thread, and in which order |
 //! | `fan_out` | fan-out: the subscribers of documents; ephemeral messages |
 //! | `admin` | the operator's commands on a store |

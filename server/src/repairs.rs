@@ -121,7 +121,7 @@ impl Repairs {
         })
     }
 
-    /// A lost part of a document was pushed, and is whole in the store.
+    /// A damaged part of a document was pushed, and is whole in the store.
     pub(crate) fn data_arrived(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
             case.data_arrived(Instant::now());

@@ -298,6 +298,20 @@ fn fresh_epoch() -> Result<Epoch, ServeError> {
     Ok(Epoch::from_bytes(epoch))
 }
 
+fn http_state(
+    options: &ServeOptions,
+    health: Arc<Health>,
+    sessions: Arc<RelayState>,
+    compactor: &Arc<Compactor>,
+) -> Arc<HttpState> {
+    let (allow_origins, allow_hosts) = (options.allow_origins.clone(), options.allow_hosts.clone());
+    let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
+    let automerge_repo =
+        automerge_repo::SharedState::new(Arc::clone(&sessions), Arc::clone(compactor));
+    let last_session = AtomicU64::new(0);
+    Arc::new(HttpState { guard, health, sessions, automerge_repo, last_session })
+}
+
 impl Server {
     fn start(options: &ServeOptions, store: Arc<dyn LogStore>) -> Result<Self, ServeError> {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
@@ -351,18 +365,7 @@ impl Server {
             fan_out,
             repairs,
         });
-        let automerge_repo =
-            automerge_repo::SharedState::new(Arc::clone(&sessions), Arc::clone(&compactor));
-        let (allow_origins, allow_hosts) =
-            (options.allow_origins.clone(), options.allow_hosts.clone());
-        let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
-        let http_state = Arc::new(HttpState {
-            guard,
-            health,
-            sessions,
-            automerge_repo,
-            last_session: AtomicU64::new(0),
-        });
+        let http_state = http_state(options, health, sessions, &compactor);
         let (all, of_address) = (options.connections, options.connections_of_address);
         let connection_slots = ConnectionSlots::new(Caps { all, of_address });
         Ok(Self {

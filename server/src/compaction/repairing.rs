@@ -1,5 +1,5 @@
-//! Extracts data that the store has lost from a client's uploaded snapshot: single changes, and a lost
-//! snapshot as a compaction of exactly the changes that it covered.
+//! Replaces damaged data of the store by data of a client's upload: single changes, and a damaged snapshot by
+//! a compaction of exactly the changes that it covered.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::repairs::Repairs;
 /// A document of a space.
 type DocumentKey<'a> = (&'a SpaceName, &'a DocumentId);
 
-/// A lost snapshot that is being rebuilt.
+/// A damaged snapshot that is being rebuilt.
 struct Rebuilding {
     job: Job,
-    /// The changes that the lost one covered.
+    /// The changes that the damaged one covered.
     index: Arc<PackedIndex>,
     hash: [u8; 32],
     offset: Offset,

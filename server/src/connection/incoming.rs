@@ -1,6 +1,6 @@
-//! Intake accounting that the sessions of both protocols share. A message has memory; the items made of it
-//! split theirs off, part by part. The session hands over one item at a time, and a bounded number of them
-//! may be unanswered by the hub.
+//! Incoming messages: their memory, and the items made of them on their way to the hub. Items split their
+//! memory off the message's, part by part. A session hands over one item at a time, and a bounded number of
+//! them may be unanswered by the hub.
 //!
 //! It must not know what a message contains, nor who answers it.
 
