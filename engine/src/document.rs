@@ -51,7 +51,7 @@ use slot::{Slot, State};
 pub(crate) use apply::Applier;
 pub(crate) use cache::{Cache, Memory};
 pub(crate) use commit::commit;
-pub(crate) use edit::{Edit, now_ms};
+pub(crate) use edit::Edit;
 pub(crate) use load::{apply_parsed, empty, panic_text};
 pub(crate) use nesting::Changing;
 

@@ -89,6 +89,7 @@ impl From<OpenLogError> for OpenError {
 /// The store failed: the disk is full, broken or gone, or the store is closed.
 #[derive(Debug, Error)]
 #[error("the store failed ({class}): {source}")]
+#[non_exhaustive]
 pub struct StoreError {
     /// The kind of failure.
     pub class: StoreFailure,
@@ -145,6 +146,11 @@ impl std::fmt::Display for StoreFailure {
 }
 
 impl StoreError {
+    /// An error of this kind with its cause.
+    pub fn new(class: StoreFailure, source: impl Into<BoxError>) -> Self {
+        Self { class, source: source.into() }
+    }
+
     /// A thread could not be started.
     pub(crate) fn of_thread(source: std::io::Error) -> Self {
         Self { class: StoreFailure::Other, source: Box::new(source) }
@@ -472,6 +478,7 @@ pub enum FlushError {
 
 /// A space that the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RefusedSpace {
     /// The space.
     pub space: SpaceName,

@@ -21,6 +21,7 @@ use hub::Everything;
 
 /// The whole store's status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// The connection.
     pub link: LinkStatus,
@@ -52,6 +53,7 @@ pub struct Status {
 
 /// A failure of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreFailed {
     /// The kind of failure. After [`StoreFailure::Gone`], [`StoreFailure::FsyncFailed`] or
     /// [`StoreFailure::Panicked`] the store accepts no more writes.
@@ -62,6 +64,7 @@ pub struct StoreFailed {
 
 /// The documents that are in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadedDocuments {
     /// How many.
     pub documents: u64,
@@ -84,6 +87,7 @@ impl Status {
 
 /// The connection to the relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkStatus {
     /// Never connected, taken offline on purpose, or ended by a panic
     /// ([`StoreThread::Link`](crate::StoreThread::Link)).
@@ -100,6 +104,7 @@ pub enum LinkStatus {
 
 /// One space.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpaceStatus {
     /// The state of its sync with the relay.
     pub sync: SyncStatus,
@@ -146,6 +151,7 @@ pub struct SpaceStatus {
 
 /// The state of a space's sync with the relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SyncStatus {
     /// No connection is wanted.
     #[default]
@@ -197,6 +203,7 @@ impl Progress {
 
 /// A document whose changes the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RejectedDocument {
     /// The document.
     pub document: DocumentId,
@@ -208,6 +215,7 @@ pub struct RejectedDocument {
 
 /// A document that cannot be read, wholly or from some change on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadableDocument {
     /// The document.
     pub document: DocumentId,
@@ -225,6 +233,7 @@ impl From<Rejected> for RejectedDocument {
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DocumentStatus {
     /// Whether it is in memory.
     pub loaded: bool,
@@ -250,6 +259,7 @@ pub struct DocumentStatus {
 
 /// How large a document is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DocumentSize {
     /// Its bytes: those of its snapshot and of its tail, each without the parts that a snapshot does
     /// not store.

@@ -25,7 +25,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::NewFileError;
 use thiserror::Error;
 
-use crate::store::copies::{self, RewriteError};
+use crate::store::admin::copies::{self, RewriteError};
 use crate::store::{BackupError, OpenStoreError, StoreError};
 
 /// Why a command failed.

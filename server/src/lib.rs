@@ -21,6 +21,17 @@
 //! | `native`, `automerge_repo` | the sessions of engines, and of automerge-repo clients |
 //! | `hub` | the one thread that orders changes |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod admin;
 mod allocator;
 mod automerge_repo;

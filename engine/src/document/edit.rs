@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use automerge::transaction::{CommitOptions, Transactable, Transaction};
 use automerge::{Automerge, Change, Patch, PatchLog, ReadDoc};
@@ -16,6 +16,7 @@ use super::right::Right;
 use super::slot::{InPlace, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument, branch, merge};
 use crate::actors::TakeError;
+use crate::clock::now_ms;
 use crate::error::{BoxError, ChangeError, StoreError};
 use crate::random;
 use crate::store::LocalChange;
@@ -408,10 +409,4 @@ pub(super) fn options() -> CommitOptions {
 /// Seconds since 1970.
 pub(super) fn now_seconds() -> i64 {
     i64::try_from(now_ms() / 1000).unwrap_or(0)
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

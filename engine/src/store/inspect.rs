@@ -9,6 +9,7 @@ use super::{LocalLog, Pending, ViewError, links, outbox, resume, rows};
 
 /// A store's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inspection {
     /// Bytes of the file, or of memory for a store in memory.
     pub bytes: u64,
@@ -20,6 +21,7 @@ pub struct Inspection {
 
 /// A space's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedSpace {
     /// Its name.
     pub name: SpaceName,
@@ -39,6 +41,7 @@ pub struct InspectedSpace {
 
 /// The state of a space's sync with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedUpstream {
     /// The relay.
     pub upstream: Upstream,
@@ -52,6 +55,7 @@ pub struct InspectedUpstream {
 
 /// A document's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedDocument {
     /// The document.
     pub document: DocumentId,

@@ -10,9 +10,9 @@ use crate::clock::now_ms;
 use crate::compaction::{CompactionFailure, CompactionOptions, VERSION, Worker};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::copies::Seized;
-use crate::store::inspect::DocumentReport;
-use crate::store::{CompactionTask, CompactionWindow, Inspection, LogStore, SqliteStore};
+use crate::store::admin::copies::Seized;
+use crate::store::admin::inspect::DocumentReport;
+use crate::store::{CompactionTask, CompactionWindow, Inspection, Log, Snapshots, SqliteStore};
 
 /// Documents whose rows are read at a time.
 const PAGE: usize = 1_000;

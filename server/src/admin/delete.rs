@@ -10,7 +10,7 @@ use super::writing::{SpaceWriter, WriteCounts};
 use super::{AdminError, must_have_store};
 use crate::clock::now_ms;
 use crate::compaction::CompactionOptions;
-use crate::store::{Inspection, LogStore, SqliteStore};
+use crate::store::{Inspection, Log, SqliteStore};
 
 /// Documents per read.
 const PAGE: usize = 1_000;

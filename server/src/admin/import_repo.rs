@@ -19,7 +19,7 @@ use super::writing::{REFUSALS, SpaceWriter, WriteCounts};
 use crate::clock::now_ms;
 use crate::compaction::{Chunks, CompactionOptions, MergeError, MergeOutcome, Merged, brought};
 use crate::limits;
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Log, SqliteStore, StoreError};
 
 /// The author of imported entries: the folder does not record the real ones.
 const AUTHOR: &[u8] = b"import-repo";

@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::compaction::{CompactionOptions, Worker};
 use crate::hub::Durable;
 use crate::metrics::Metrics;
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Documents, Log, SqliteStore, StoreError};
 
 /// Changes, and their bytes, per commit.
 const PENDING: usize = 1_024;

@@ -162,8 +162,8 @@ impl Sequencer {
             spaces.insert(space.clone(), slot);
             parts.metrics.spaces.inc();
         }
-        // invariant: inserted above if it was not there
-        #[allow(clippy::expect_used, reason = "the borrow checker takes no `return` in the middle")]
+        // The borrow checker accepts no `return` in the middle.
+        #[expect(clippy::expect_used, reason = "inserted above if it was not there")]
         Ok(spaces.get_mut(space).expect("the space is there"))
     }
 

@@ -105,7 +105,7 @@ impl Performer {
             self.core.events.send(space, *document, EventKind::Drifted);
         }
         if more > 0 {
-            tracing::error!(%space, more, "the relay and this store have drifted apart in more documents");
+            tracing::error!(%space, more, "more documents have drifted apart");
         }
         self.core.status.add_check(row, count);
         count
