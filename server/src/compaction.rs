@@ -78,13 +78,13 @@ pub(crate) enum Merged {
 }
 
 /// The result of a job that opened a client's bytes.
-pub(crate) enum Brought {
+pub(crate) enum MergeOutcome {
     /// It is merged.
     Merged(Merged),
     /// Not merged: these changes of it are new, and are to be pushed in this order.
     Changes(Vec<CheckedChange>),
     /// The same for an uploaded snapshot: merged with the stored changes it would exceed the size limit.
-    Apart(Vec<CheckedChange>),
+    TooLarge(Vec<CheckedChange>),
 }
 
 /// Why an uploaded snapshot was not merged.
@@ -119,7 +119,7 @@ pub(crate) struct Chunks {
     pub(crate) parts: Vec<Arc<Vec<u8>>>,
 }
 
-type MergeDone = Box<dyn FnOnce(Result<Brought, MergeError>) + Send>;
+type MergeDone = Box<dyn FnOnce(Result<MergeOutcome, MergeError>) + Send>;
 
 enum Work {
     Merge(Upload, MergeDone),
@@ -181,12 +181,12 @@ impl Compactor {
     }
 
     /// Sets the callback that runs before each compaction commits.
-    pub(crate) fn before_compaction(&self, told: BeforeCompaction) {
+    pub(crate) fn before_compaction(&self, notify: BeforeCompaction) {
         // Set once, when the relay starts.
-        let _ = self.shared.before_compaction.set(told);
+        let _ = self.shared.before_compaction.set(notify);
     }
 
-    /// Sets the repairer that receives lost data found in clients' uploads.
+    /// Sets the repairs that are notified of data found in clients' uploads.
     pub(crate) fn repair_with(&self, repairs: Arc<Repairs>) {
         // Set once, when the relay starts.
         let _ = self.shared.repairs.set(repairs);

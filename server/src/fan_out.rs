@@ -1,4 +1,4 @@
-//! Subscribers: for each space, the sessions that have a document open and receive its new entries and
+//! Fan-out: for each space, the sessions that have a document open and receive its new entries and
 //! ephemeral messages, and the subscriptions that receive ephemeral messages. Ephemeral messages pass
 //! through here and are never stored.
 //!
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::budgets::Budgets;
 use crate::limits;
 use crate::metrics::Metrics;
-pub(crate) use mailbox::{Delivery, Mailbox};
+pub(crate) use mailbox::{Delivery, Mailbox, ResendRequest};
 
 /// An ephemeral message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +59,12 @@ pub(crate) struct FanOut {
     start: Instant,
 }
 
-/// The index of spaces and sessions. Locked before a room's own lock, and for look-ups only.
+/// The index of spaces and sessions. Locked before a space's own lock, and for look-ups only.
 #[derive(Default)]
 struct Index {
-    fan_out: HashMap<SpaceName, Arc<Mutex<SpaceSubscribers>>>,
+    spaces: HashMap<SpaceName, Arc<Mutex<SpaceSubscribers>>>,
     /// The spaces in which a session has subscriptions or open documents.
-    places: HashMap<SessionId, BTreeSet<SpaceName>>,
+    spaces_of: HashMap<SessionId, BTreeSet<SpaceName>>,
 }
 
 /// The subscribers of one space.
@@ -129,8 +129,8 @@ impl FanOut {
 
     /// Removes a session that has ended.
     pub(crate) fn remove(&self, session: SessionId) {
-        let places = self.index.lock().places.get(&session).cloned().unwrap_or_default();
-        for space in places {
+        let spaces = self.index.lock().spaces_of.get(&session).cloned().unwrap_or_default();
+        for space in spaces {
             self.change(&space, session, |subscribers| subscribers.forget(session));
         }
     }
@@ -139,7 +139,7 @@ impl FanOut {
     /// documents open.
     pub(crate) fn publish(&self, commit: &Arc<Commit>) {
         let Some(subscribers) = self.space_subscribers(&commit.space) else { return };
-        let mut told = Vec::new();
+        let mut recipients = Vec::new();
         {
             let subscribers = subscribers.lock();
             if subscribers.documents.is_empty() {
@@ -147,15 +147,15 @@ impl FanOut {
             }
             for (at, new) in commit.entries.iter().enumerate() {
                 if let Some(mailboxes) = subscribers.documents.get(&new.entry.document) {
-                    told.extend(mailboxes.values().map(|mailbox| (Arc::clone(mailbox), at)));
+                    recipients.extend(mailboxes.values().map(|mailbox| (Arc::clone(mailbox), at)));
                 }
             }
         }
-        if told.is_empty() {
+        if recipients.is_empty() {
             return;
         }
         let bytes = commit.entries.iter().map(landfall_protocol::relay::NewEntry::weight).sum();
-        for (mailbox, at) in told {
+        for (mailbox, at) in recipients {
             mailbox.put_entry(commit, at, bytes);
         }
     }
@@ -193,7 +193,7 @@ impl FanOut {
             self.spend(sender, now, weight);
             return true;
         };
-        let (from, mut told) = (sender.session(), Vec::new());
+        let (from, mut recipients) = (sender.session(), Vec::new());
         let listeners = {
             let mut subscribers = subscribers.lock();
             if !subscribers.is_new(&message) {
@@ -204,22 +204,22 @@ impl FanOut {
             }
             if let Some(mailboxes) = subscribers.documents.get(&message.document) {
                 let others = mailboxes.iter().filter(|(session, _)| **session != from);
-                told.extend(others.map(|(_, mailbox)| (Arc::clone(mailbox), None)));
+                recipients.extend(others.map(|(_, mailbox)| (Arc::clone(mailbox), None)));
             }
             for ((session, subscription), (filter, mailbox)) in &subscribers.listeners {
                 if *session != from && filter.wants(&message.document) {
-                    told.push((Arc::clone(mailbox), Some(*subscription)));
+                    recipients.push((Arc::clone(mailbox), Some(*subscription)));
                 }
             }
             subscribers.listeners.len()
         };
-        let (message, forwarded) = (Arc::new(message), told.len());
+        let (message, forwarded) = (Arc::new(message), recipients.len());
         let cost = weight * (1 + forwarded) + limits::LISTENER_COST_BYTES * listeners;
         self.spend(sender, now, cost);
-        let tell = |(mailbox, through): (Arc<Mailbox>, _)| {
+        let deliver = |(mailbox, through): (Arc<Mailbox>, _)| {
             mailbox.put_ephemeral(Arc::clone(&message), through)
         };
-        let dropped = told.into_iter().map(tell).sum::<usize>();
+        let dropped = recipients.into_iter().map(deliver).sum::<usize>();
         self.metrics.ephemeral("forwarded", forwarded);
         self.metrics.ephemeral("dropped", dropped);
         true
@@ -262,14 +262,14 @@ impl FanOut {
 
     /// Whether a space has subscribers.
     pub(crate) fn has_subscribers(&self, space: &SpaceName) -> bool {
-        self.index.lock().fan_out.contains_key(space)
+        self.index.lock().spaces.contains_key(space)
     }
 
     fn space_subscribers(&self, space: &SpaceName) -> Option<Arc<Mutex<SpaceSubscribers>>> {
-        self.index.lock().fan_out.get(space).cloned()
+        self.index.lock().spaces.get(space).cloned()
     }
 
-    /// Changes a space's subscribers; removes an empty room and an empty index entry.
+    /// Changes a space's subscribers; removes an empty space and an empty index entry.
     fn change(
         &self,
         space: &SpaceName,
@@ -277,19 +277,19 @@ impl FanOut {
         change: impl FnOnce(&mut SpaceSubscribers),
     ) {
         let mut index = self.index.lock();
-        let subscribers = Arc::clone(index.fan_out.entry(space.clone()).or_default());
+        let subscribers = Arc::clone(index.spaces.entry(space.clone()).or_default());
         let mut subscribers = subscribers.lock();
         change(&mut subscribers);
         if subscribers.has(session) {
-            index.places.entry(session).or_default().insert(space.clone());
-        } else if let Some(places) = index.places.get_mut(&session) {
-            places.remove(space);
-            if places.is_empty() {
-                index.places.remove(&session);
+            index.spaces_of.entry(session).or_default().insert(space.clone());
+        } else if let Some(spaces_of) = index.spaces_of.get_mut(&session) {
+            spaces_of.remove(space);
+            if spaces_of.is_empty() {
+                index.spaces_of.remove(&session);
             }
         }
         if subscribers.is_empty() {
-            index.fan_out.remove(space);
+            index.spaces.remove(space);
         }
     }
 }

@@ -183,9 +183,9 @@ mod tests {
             wal: None,
             failing: Some("a bad sector".to_owned()),
         };
-        let told = health.not_ready(&condition).unwrap();
-        let lines: Vec<&str> = told.lines().collect();
-        assert_eq!(lines.len(), 4, "{told}");
+        let text = health.not_ready(&condition).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
         for (line, words) in lines.iter().zip([
             "/data/relay.db was removed",
             "disk is full",
@@ -194,8 +194,8 @@ mod tests {
         ]) {
             assert!(line.contains(words), "{words} in {line}");
         }
-        assert!(lines[2].contains(&place(0).to_string()), "{told}");
-        assert!(!lines[2].contains(&place(limits::DAMAGED_NAMED as u8).to_string()), "{told}");
+        assert!(lines[2].contains(&place(0).to_string()), "{text}");
+        assert!(!lines[2].contains(&place(limits::DAMAGED_NAMED as u8).to_string()), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod assets;
 mod guard;
 mod live;
 mod playground;
+mod query;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -25,9 +26,10 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use crate::automerge_repo;
-use crate::connection_slots::ConnectionSlot;
+use crate::connection::RelayState;
+use crate::connection::slots::ConnectionSlot;
 use crate::health::Health;
-use crate::session::{self, RelayState};
+use crate::native;
 
 pub(crate) use guard::Guard;
 use guard::Refused;
@@ -38,6 +40,8 @@ pub(crate) struct HttpState {
     pub(crate) guard: Guard,
     pub(crate) health: Arc<Health>,
     pub(crate) sessions: Arc<RelayState>,
+    /// Further state shared by automerge-repo sessions.
+    pub(crate) automerge_repo: Arc<automerge_repo::SharedState>,
     pub(crate) last_session: AtomicU64,
 }
 
@@ -53,7 +57,7 @@ impl HttpState {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Released when the connection, or the session after it, has ended.
-    pub(crate) place: Arc<ConnectionSlot>,
+    pub(crate) slot: Arc<ConnectionSlot>,
     /// When the connection is closed, unless it becomes a session.
     pub(crate) until: Instant,
 }
@@ -132,7 +136,7 @@ async fn guarded(
     next: Next,
 ) -> response::Response {
     let is_reserved =
-        request.extensions().get::<Peer>().is_some_and(|peer| peer.place.is_reserved());
+        request.extensions().get::<Peer>().is_some_and(|peer| peer.slot.is_reserved());
     match http_state.guard.check(request.uri(), request.headers()) {
         Ok(()) if is_reserved && !FOR_OPERATORS.contains(&request.uri().path()) => {
             http_state.sessions.metrics.request_refused("full");
@@ -218,11 +222,12 @@ fn open(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let id = http_state.next_session();
-    let shared = Arc::clone(&http_state.sessions);
+    let native = Arc::clone(&http_state.sessions);
+    let automerge_repo = Arc::clone(&http_state.automerge_repo);
     tokio::spawn(async move {
         match repo {
-            true => automerge_repo::run(shared, id, peer.address, space, upgrade).await,
-            false => session::run(shared, id, peer.address, upgrade).await,
+            true => automerge_repo::run(automerge_repo, id, peer.address, space, upgrade).await,
+            false => native::run(native, id, peer.address, upgrade).await,
         }
         // Releases the connection's place after the session has ended.
         drop(peer);

@@ -6,6 +6,7 @@
 
 mod deferred;
 mod deferred_pushes;
+mod durable;
 mod feed;
 mod inbox;
 mod lookups;
@@ -23,7 +24,7 @@ use landfall_protocol::relay::{CheckedPush, PendingPush, PushAnswer, PushedEntry
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::compaction::{Brought, Compactor, MergeError};
+use crate::compaction::{Compactor, MergeError, MergeOutcome};
 use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::limits;
@@ -32,11 +33,11 @@ use crate::metrics::Metrics;
 use crate::repairs::Repairs;
 use crate::store::{LogStore, Replaced, StoreError};
 
+pub(crate) use durable::Durable;
 pub(crate) use feed::{Feed, Grown};
 use inbox::Inbox;
 use lookups::LookUps;
 pub(crate) use rings::Rings;
-pub(crate) use sequencer::Durable;
 use sequencer::Sequencer;
 
 /// A request to attach a subscription to its space's log.
@@ -119,7 +120,7 @@ enum Command {
     /// The damaged ones of these changes were replaced in the store by the pushed bytes, or could not be.
     Repaired(SpaceName, DocumentId, Result<Replaced, StoreError>),
     /// An upload was merged with the stored document, or could not be.
-    Merged(SpaceName, PushedEntry, Result<Brought, MergeError>),
+    Merged(SpaceName, PushedEntry, Result<MergeOutcome, MergeError>),
     /// A compaction of a document of this space is about to commit, up to this offset.
     Compacting(SpaceName, Offset, std::sync::mpsc::SyncSender<()>),
     Leave(SessionId),
@@ -249,17 +250,17 @@ impl Hub {
     }
 
     /// Submits a push; the answer arrives in the session's channel, and the push's memory is then released.
-    pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, room: Grant) -> bool {
+    pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, grant: Grant) -> bool {
         if let Pushed::Changes(pending_push, _) = &mut push {
             let named = pending_push.named();
             if named.len() > limits::HUB_LOOK_UPS {
                 let document = pending_push.document();
-                let facts = self.look_ups.find(room.key(), &space, document, named).await;
+                let facts = self.look_ups.find(grant.key(), &space, document, named).await;
                 pending_push.know(facts);
             }
         }
-        let key = room.key();
-        self.inbox.send(key, Command::Push(space, Box::new(push), room)).await.is_ok()
+        let key = grant.key();
+        self.inbox.send(key, Command::Push(space, Box::new(push), grant)).await.is_ok()
     }
 
     /// The session is gone. Never waits, so that it can be called in a drop.

@@ -11,12 +11,15 @@
 //! | [`limits`] | the relay's own limits |
 //! | [`cli`] | the command line, for the binary and for programs that embed a relay |
 //! | `compaction`, `partial_uploads` | compactions in a child process; snapshot uploads, in parts |
+//! | `repairs` | the repair of damaged documents with clients' copies |
 //! | `checks` | the scheduling of preflights: on which thread, and in which order |
 //! | `fan_out` | fan-out: the subscribers of documents; ephemeral messages |
-//! | `repo` | sessions of automerge-repo clients |
 //! | `admin` | the operator's commands on a store |
-//! | `memory`, `incoming` | the memory budget; the memory of incoming messages |
-//! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
+//! | `memory` | the memory budget |
+//! | `http` | requests, up to their upgrade to a session |
+//! | `connection` | what the sessions of both protocols share: the WebSocket, its writer and its memory |
+//! | `native`, `automerge_repo` | the sessions of engines, and of automerge-repo clients |
+//! | `hub` | the one thread that orders changes |
 
 #![cfg_attr(
     test,
@@ -38,21 +41,20 @@ mod checks;
 pub mod cli;
 mod clock;
 mod compaction;
-mod connection_slots;
+mod connection;
 mod fan_out;
 mod health;
 mod http;
 mod hub;
-mod incoming;
 pub mod limits;
 mod logs;
 mod memory;
 mod metrics;
+mod native;
 mod partial_uploads;
 mod quota;
 mod repairs;
 pub mod serve;
-mod session;
 pub mod store;
 mod tasks;
 mod turns;

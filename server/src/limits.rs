@@ -119,10 +119,10 @@ pub const CONNECTIONS_OF_ADDRESS: usize = CONNECTIONS / 4;
 
 /// Connections beside [`CONNECTIONS`] that may use `/healthz`, `/readyz` and `/metrics` only, and are
 /// closed after [`KEPT_LIFE`]: a monitor can still query a relay whose connections are used up.
-pub const KEPT_PLACES: usize = 64;
+pub const RESERVED_SLOTS: usize = 64;
 
 /// Those of one address.
-pub const KEPT_PLACES_OF_ADDRESS: usize = 8;
+pub const RESERVED_SLOTS_OF_ADDRESS: usize = 8;
 
 /// Lifetime of a connection in a kept place: one request and its answer.
 pub const KEPT_LIFE: Duration = Duration::from_secs(10);
@@ -191,7 +191,7 @@ pub const SMALL_PUSHES_BYTES: usize = 4 * SOCKET_BUFFER_BYTES;
 
 /// Bytes of a session's questions that wait without reserved memory, since their messages were small: two
 /// small messages. Above it, the relay stops handling the session's frames.
-pub const SMALL_QUESTION_BYTES: usize = 2 * SOCKET_BUFFER_BYTES;
+pub const SMALL_QUERY_BYTES: usize = 2 * SOCKET_BUFFER_BYTES;
 
 /// Estimated bytes of one piece of an answer before it is read.
 pub const ANSWER_BYTES: usize = 128 * KIB;
@@ -406,24 +406,24 @@ pub const DEFERRED_PUSH_BYTES: usize = PUSH_TIMES * 16 * MIB;
 
 /// Entries queued for a session that has their documents open. Beyond it the session reads the store
 /// instead.
-pub const SEAT_ENTRIES: usize = 4_096;
+pub const MAILBOX_ENTRIES: usize = 4_096;
 
 /// Bytes of the commits that those entries keep in memory, shared by all sessions. A larger commit is read
 /// from the store.
-pub const SEAT_ENTRY_BYTES: usize = shared::COMMIT_BYTES;
+pub const MAILBOX_ENTRY_BYTES: usize = shared::COMMIT_BYTES;
 
 /// Bytes of entries and ephemeral messages queued for a session without reserved memory.
-pub const SEAT_FREE_BYTES: usize = 16 * KIB;
+pub const MAILBOX_FREE_BYTES: usize = 16 * KIB;
 
 /// Bytes of ephemeral messages queued for a session. Beyond it the oldest are dropped: the next one says
 /// where a cursor is now.
-pub const SEAT_EPHEMERAL_BYTES: usize = 512 * KIB;
+pub const MAILBOX_EPHEMERAL_BYTES: usize = 512 * KIB;
 
 /// Bytes that an ephemeral message counts beside its content.
 pub const EPHEMERAL_OVERHEAD_BYTES: usize = 128;
 
 /// Bytes of ephemeral messages per second that a session may cause in the long run, counted once for the
-/// sender and once for each recipient, with their overhead: 200 cursors a second for 100 recipients. ExceededLimit
+/// sender and once for each recipient, with their overhead: 200 cursors a second for 100 recipients. Excess
 /// messages are dropped: the next one says where a cursor is now.
 pub const EPHEMERAL_RATE: u64 = 4 * MIB as u64;
 
@@ -478,18 +478,18 @@ pub const REPO_PUSH_QUEUE_BYTES: usize = 4 * MIB;
 
 /// Bytes of an automerge-repo session's unanswered questions (heads and filters), before the relay stops
 /// reading from it.
-pub const REPO_QUESTION_BYTES: usize = 4 * MIB;
+pub const REPO_QUERY_BYTES: usize = 4 * MIB;
 
 /// Questions of an automerge-repo session that are answered in one read, if they ask for their documents'
 /// heads only: handing them over one by one costs a thread wake-up each.
-pub const REPO_QUESTIONS: usize = 64;
+pub const REPO_QUERIES: usize = 64;
 
 /// Bytes that a question counts beside its hashes and filters.
-pub const REPO_QUESTION_OVERHEAD_BYTES: usize = 256;
+pub const REPO_QUERY_OVERHEAD_BYTES: usize = 256;
 
 /// Rejections of an automerge-repo session that are logged as warnings, one line each. The metrics count
 /// all.
-pub const REPO_REFUSALS_TOLD: u32 = 32;
+pub const REPO_REJECTIONS_LOGGED: u32 = 32;
 
 /// The work of changes that are checked in one go; other sessions run in between.
 pub const REPO_CHECK: Work = Work { operations: shared::CHANGE_OPERATIONS, bytes: 4 * MIB as u64 };
@@ -581,12 +581,12 @@ const _: () = assert!(2 * UNANSWERED <= OUTBOX_FRAMES);
 const _: () = assert!(shared::MESSAGE_BYTES + SOCKET_BUFFER_BYTES < SOCKET_BACKLOG_BYTES);
 const _: () = assert!(
     shared::EPHEMERAL_BYTES + 2 * shared::EPHEMERAL_NAME_BYTES + EPHEMERAL_OVERHEAD_BYTES
-        <= SEAT_EPHEMERAL_BYTES
+        <= MAILBOX_EPHEMERAL_BYTES
 );
 const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
 const _: () = assert!(DIGEST_READS < PAGE_READS && DIGEST_ROWS as u64 <= DIGEST_RATE / 16);
-const _: () = assert!(KEPT_PLACES_OF_ADDRESS < KEPT_PLACES);
+const _: () = assert!(RESERVED_SLOTS_OF_ADDRESS < RESERVED_SLOTS);
 const _: () = assert!(KEPT_LIFE.as_secs() < HTTP_LIFE.as_secs());
 const _: () = assert!(CHECK_RATE <= CHECK_BURST && INLINE_CHECK.operations < CHECK_RATE / 256);
 const _: () = assert!(DAMAGED_NAMED <= DAMAGED_PLACES);

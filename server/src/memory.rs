@@ -198,9 +198,9 @@ impl BudgetState {
                 self.pressed.notify_one();
             }
         }
-        for (tell, grant) in served {
+        for (sender, grant) in served {
             // A cancelled waiter returns the grant: it is dropped here, after the lock was released.
-            if let Some(Err(unwanted)) = tell.map(|tell| tell.send(grant)) {
+            if let Some(Err(unwanted)) = sender.map(|sender| sender.send(grant)) {
                 drop(unwanted);
             }
         }
@@ -247,15 +247,15 @@ impl Account {
                 return self.open.shared.book(&mut state.ledger, self.open.key, class, bytes);
             }
             let ticket = state.ledger.wait(self.open.key, class, bytes);
-            let (tell, told) = oneshot::channel();
-            state.waiters.insert(ticket, tell);
+            let (sender, receiver) = oneshot::channel();
+            state.waiters.insert(ticket, sender);
             self.open.shared.pressed.notify_one();
-            Waits { account: self, ticket, told }
+            Waits { account: self, ticket, receiver }
         };
         // All reservations before this one may wait for something else: then it can be granted now, and no
         // release would trigger that.
         self.open.shared.serve(|_| {});
-        match (&mut waits.told).await {
+        match (&mut waits.receiver).await {
             Ok(grant) => grant,
             // Never happens: the sender is kept until it is used.
             Err(_) => self.take(class, bytes),
@@ -272,7 +272,7 @@ impl Account {
     /// Memory for a session's state, at once or not at all. A small amount is always granted: the number of
     /// connections is limited. If there is no room because another account has more than its fair share,
     /// that account is notified to give way.
-    pub(crate) fn remember(&self, bytes: usize) -> Option<Grant> {
+    pub(crate) fn reserve_state(&self, bytes: usize) -> Option<Grant> {
         let mut state = self.open.shared.state.lock();
         let little = state.ledger.held(self.open.key, Class::State) + bytes <= limits::LITTLE_STATE;
         // State reservations never queue, so there is no order to respect.
@@ -352,7 +352,7 @@ impl Account {
 struct Waits<'a> {
     account: &'a Account,
     ticket: u64,
-    told: oneshot::Receiver<Grant>,
+    receiver: oneshot::Receiver<Grant>,
 }
 
 impl Drop for Waits<'_> {

@@ -23,7 +23,7 @@ type Key = (SpaceName, DocumentId, [u8; 32], u64);
 /// An incomplete upload.
 struct Partial {
     bytes: Vec<u8>,
-    room: Grant,
+    grant: Grant,
     /// The share whose sessions may resume it.
     share: ShareKey,
     /// Its place among the idle uploads; `None` while a session sends it.
@@ -60,8 +60,8 @@ impl UploadTable {
         if same.is_empty() {
             self.partials.remove(key);
         }
-        if let Some(place) = partial.idle {
-            self.idle.remove(&place);
+        if let Some(number) = partial.idle {
+            self.idle.remove(&number);
         }
         self.bytes -= partial.bytes.len();
         Some(partial)
@@ -73,7 +73,7 @@ impl UploadTable {
         // By the share that reserved its memory, which may be another than the one that resumed it.
         let is_of = |key: &Key, ticket: &u64| {
             let partial = partials.get(key).and_then(|same| same.get(ticket));
-            partial.is_some_and(|partial| partial.room.key().share == share)
+            partial.is_some_and(|partial| partial.grant.key().share == share)
         };
         let (key, ticket, _) = idle.values().find(|(key, ticket, _)| is_of(key, ticket))?;
         let (key, ticket) = (key.clone(), *ticket);
@@ -94,7 +94,7 @@ impl UploadTable {
 /// The incomplete uploads of all sessions.
 #[derive(Default)]
 pub(crate) struct PartialUploads {
-    kept: Mutex<UploadTable>,
+    state: Mutex<UploadTable>,
 }
 
 /// A complete snapshot, with its memory.
@@ -102,7 +102,7 @@ pub(crate) struct Whole {
     /// Its bytes.
     pub(crate) bytes: Arc<Vec<u8>>,
     /// Their memory.
-    pub(crate) room: Grant,
+    pub(crate) grant: Grant,
     /// Some bytes came from an earlier session: if they do not match the hash, the last sender need not be
     /// at fault.
     pub(crate) is_mixed: bool,
@@ -129,21 +129,21 @@ pub(crate) struct Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let mut kept = self.partial_uploads.kept.lock();
-        let place = kept.next_number();
-        let Some(partial) = kept.get(&self.key, self.ticket) else { return };
-        partial.idle = Some(place);
+        let mut state = self.partial_uploads.state.lock();
+        let number = state.next_number();
+        let Some(partial) = state.get(&self.key, self.ticket) else { return };
+        partial.idle = Some(number);
         // Wakes waiting reservations: no other event might do it.
-        partial.room.upload_back();
-        kept.idle.insert(place, (self.key.clone(), self.ticket, Instant::now()));
+        partial.grant.upload_back();
+        state.idle.insert(number, (self.key.clone(), self.ticket, Instant::now()));
     }
 }
 
 impl Sending {
     /// Appends a part.
     pub(crate) fn add(&self, from: u64, part: &[u8]) -> UploadProgress {
-        let mut kept = self.partial_uploads.kept.lock();
-        let Some(partial) = kept.get(&self.key, self.ticket) else { return UploadProgress::Gone };
+        let mut state = self.partial_uploads.state.lock();
+        let Some(partial) = state.get(&self.key, self.ticket) else { return UploadProgress::Gone };
         let (there, total) = (partial.bytes.len() as u64, self.key.3);
         // Bytes beyond the announced length have no memory.
         if there != from || part.len() as u64 > total - there {
@@ -151,13 +151,13 @@ impl Sending {
         }
         partial.bytes.extend_from_slice(part);
         let there = partial.bytes.len() as u64;
-        kept.bytes += part.len();
+        state.bytes += part.len();
         if there < total {
             return UploadProgress::Upto(there);
         }
-        match kept.remove(&self.key, self.ticket) {
-            Some(Partial { bytes, room, is_mixed, .. }) => {
-                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), room, is_mixed })
+        match state.remove(&self.key, self.ticket) {
+            Some(Partial { bytes, grant, is_mixed, .. }) => {
+                UploadProgress::Whole(Whole { bytes: Arc::new(bytes), grant, is_mixed })
             }
             None => UploadProgress::Gone,
         }
@@ -167,13 +167,13 @@ impl Sending {
     /// returns whether it did, so that the session can notify its client. `reads`: the relay is reading
     /// from the peer, so it is not the cause.
     pub(crate) fn is_overdue(&self, account: &Account, reads: bool) -> bool {
-        let mut kept = self.partial_uploads.kept.lock();
-        let Some(partial) = kept.get(&self.key, self.ticket) else { return false };
+        let mut state = self.partial_uploads.state.lock();
+        let Some(partial) = state.get(&self.key, self.ticket) else { return false };
         if !partial.pace.is_slow(partial.bytes.len() as u64, reads, account) {
             return false;
         }
-        let partial = kept.remove(&self.key, self.ticket);
-        drop(kept);
+        let partial = state.remove(&self.key, self.ticket);
+        drop(state);
         // Release the memory without the lock: the release may serve other reservations at once.
         drop(partial);
         true
@@ -189,9 +189,9 @@ impl PartialUploads {
         space: &SpaceName,
         upload: &SnapshotUpload,
     ) -> Option<(u64, Sending)> {
-        let mut kept = self.kept.lock();
+        let mut state = self.state.lock();
         let key = key(space, upload);
-        let (ticket, partial) = kept
+        let (ticket, partial) = state
             .partials
             .get_mut(&key)?
             .iter_mut()
@@ -199,8 +199,8 @@ impl PartialUploads {
             .max_by_key(|(_, partial)| partial.bytes.len())?;
         let (ticket, there) = (*ticket, partial.bytes.len() as u64);
         (partial.share, partial.is_mixed, partial.pace) = (share, there > 0, Pace::from(there));
-        if let Some(place) = partial.idle.take() {
-            kept.idle.remove(&place);
+        if let Some(number) = partial.idle.take() {
+            state.idle.remove(&number);
         }
         Some((there, Sending { partial_uploads: Arc::clone(self), key, ticket }))
     }
@@ -211,26 +211,26 @@ impl PartialUploads {
         share: ShareKey,
         space: &SpaceName,
         upload: &SnapshotUpload,
-        room: Grant,
+        grant: Grant,
     ) -> Sending {
-        let mut kept = self.kept.lock();
-        let (ticket, key) = (kept.next_number(), key(space, upload));
+        let mut state = self.state.lock();
+        let (ticket, key) = (state.next_number(), key(space, upload));
         let (bytes, pace, idle, is_mixed) = (Vec::new(), Pace::from(0), None, false);
-        let partial = Partial { bytes, room, share, idle, is_mixed, pace };
-        kept.partials.entry(key.clone()).or_default().insert(ticket, partial);
+        let partial = Partial { bytes, grant, share, idle, is_mixed, pace };
+        state.partials.entry(key.clone()).or_default().insert(ticket, partial);
         Sending { partial_uploads: Arc::clone(self), key, ticket }
     }
 
     /// Evicts the upload that has been idle longest; false if none is idle.
     pub(crate) fn give_way(&self) -> bool {
         // Release the memory without the lock: the release may serve other reservations at once.
-        let left = self.kept.lock().pop_idle(|_| true);
+        let left = self.state.lock().pop_idle(|_| true);
         left.is_some()
     }
 
     /// As [`PartialUploads::give_way`], among uploads whose memory counts for this share.
     pub(crate) fn give_way_of(&self, share: ShareKey) -> bool {
-        let left = self.kept.lock().pop_idle_of(share);
+        let left = self.state.lock().pop_idle_of(share);
         left.is_some()
     }
 
@@ -238,7 +238,7 @@ impl PartialUploads {
     pub(crate) fn forget_idle(&self, after: Duration, now: Instant) {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= after;
         loop {
-            let old = self.kept.lock().pop_idle(is_old);
+            let old = self.state.lock().pop_idle(is_old);
             if old.is_none() {
                 return;
             }
@@ -255,7 +255,7 @@ impl PartialUploads {
 
     /// Bytes of all incomplete uploads.
     pub(crate) fn bytes(&self) -> usize {
-        self.kept.lock().bytes
+        self.state.lock().bytes
     }
 }
 
@@ -289,7 +289,7 @@ mod tests {
         SnapshotUpload { id: 1, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
     }
 
-    fn room(memory: &Memory, bytes: u64) -> Grant {
+    fn grant(memory: &Memory, bytes: u64) -> Grant {
         memory.account(ME).try_reserve(Class::Upload, bytes as usize).unwrap()
     }
 
@@ -302,8 +302,8 @@ mod tests {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
         assert!(partial_uploads.resume(ME, &space, &first).is_none());
-        let sending = partial_uploads.begin(ME, &space, &first, room(&memory, 4));
-        let other = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
+        let sending = partial_uploads.begin(ME, &space, &first, grant(&memory, 4));
+        let other = partial_uploads.begin(ME, &space, &second, grant(&memory, 4));
         assert_eq!(memory.used(Class::Upload), 8);
         assert!(matches!(sending.add(0, &[1, 2]), UploadProgress::Upto(2)));
         assert!(matches!(sending.add(3, &[0]), UploadProgress::Stale(2)));
@@ -325,8 +325,8 @@ mod tests {
         assert!(matches!(sending.add(4, &[]), UploadProgress::Gone));
         drop((whole, sending));
         assert_eq!((memory.used(Class::Upload), partial_uploads.bytes()), (0, 0));
-        let kept = partial_uploads.kept.lock();
-        assert!(kept.partials.is_empty() && kept.idle.is_empty());
+        let state = partial_uploads.state.lock();
+        assert!(state.partials.is_empty() && state.idle.is_empty());
     }
 
     /// Mallory offers the snapshots that others offer, and sends different bytes.
@@ -334,7 +334,7 @@ mod tests {
     fn parts_of_two_sessions_never_mix_in_one_upload() {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
-        let begin = |share| partial_uploads.begin(share, &space, &upload, room(&memory, 4));
+        let begin = |share| partial_uploads.begin(share, &space, &upload, grant(&memory, 4));
         let mallory = begin(OTHER);
         assert!(matches!(mallory.add(0, &[6, 6]), UploadProgress::Upto(2)));
         assert!(partial_uploads.resume(ME, &space, &upload).is_none(), "it is being sent");
@@ -356,7 +356,7 @@ mod tests {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
         let sending =
-            partial_uploads.begin(ShareKey::Session(1), &space, &upload, room(&memory, 4));
+            partial_uploads.begin(ShareKey::Session(1), &space, &upload, grant(&memory, 4));
         assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
         drop(sending);
         assert!(partial_uploads.resume(ShareKey::Session(2), &space, &upload).is_some());
@@ -368,14 +368,14 @@ mod tests {
         let memory = Memory::new(256 << 20);
         let stalls = memory.account(ShareKey::Session(1));
         let upload = upload(1, 64 << 20);
-        let room = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
-        let sending = partial_uploads.begin(ME, &space, &upload, room);
+        let grant = stalls.try_reserve(Class::Upload, 64 << 20).unwrap();
+        let sending = partial_uploads.begin(ME, &space, &upload, grant);
         let other = memory.account(ShareKey::Session(2));
         let mut waits = std::pin::pin!(other.reserve(Class::Upload, 100 << 20));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         let since = Instant::now().checked_sub(Duration::from_secs(3_600)).unwrap();
-        partial_uploads.kept.lock().get(&sending.key, sending.ticket).unwrap().pace =
+        partial_uploads.state.lock().get(&sending.key, sending.ticket).unwrap().pace =
             Pace::since(since, 0);
         assert!(sending.is_overdue(&stalls, true), "no part arrived for an hour");
         assert!(waits.as_mut().poll(&mut context).is_ready(), "its memory was released");
@@ -388,12 +388,12 @@ mod tests {
     fn an_abandoned_upload_expires() {
         let (partial_uploads, space, memory) = nothing();
         let (first, second) = (upload(1, 4), upload(2, 4));
-        drop(partial_uploads.begin(ME, &space, &first, room(&memory, 4)));
-        let sent = partial_uploads.begin(ME, &space, &second, room(&memory, 4));
-        let (kept, now) = (Duration::from_secs(60), Instant::now());
-        partial_uploads.forget_idle(kept, now + kept / 2);
+        drop(partial_uploads.begin(ME, &space, &first, grant(&memory, 4)));
+        let sent = partial_uploads.begin(ME, &space, &second, grant(&memory, 4));
+        let (limit, now) = (Duration::from_secs(60), Instant::now());
+        partial_uploads.forget_idle(limit, now + limit / 2);
         assert_eq!(memory.used(Class::Upload), 8);
-        partial_uploads.forget_idle(kept, now + 2 * kept);
+        partial_uploads.forget_idle(limit, now + 2 * limit);
         assert_eq!(memory.used(Class::Upload), 4, "one is still being sent");
         drop(sent);
         assert!(partial_uploads.resume(ME, &space, &first).is_none());
@@ -406,17 +406,17 @@ mod tests {
     fn kept_upload_bytes_never_exceed_their_reservation() {
         let (partial_uploads, space, memory) = nothing();
         let (short, long) = (upload(1, 1), upload(1, 64 << 20));
-        drop(partial_uploads.begin(ME, &space, &short, room(&memory, 1)));
+        drop(partial_uploads.begin(ME, &space, &short, grant(&memory, 1)));
         let (mut from, sending) = match partial_uploads.resume(ME, &space, &long) {
             Some(resumed) => resumed,
-            None => (0, partial_uploads.begin(ME, &space, &long, room(&memory, long.total))),
+            None => (0, partial_uploads.begin(ME, &space, &long, grant(&memory, long.total))),
         };
         let part = vec![7; 256 << 10];
         while from < 60 << 20 {
             let UploadProgress::Upto(there) = sending.add(from, &part) else { break };
             from = there;
         }
-        let (kept, reserved) = (partial_uploads.bytes(), memory.used(Class::Upload));
-        assert!(kept <= reserved, "{kept} bytes are kept with memory for {reserved}");
+        let (bytes, reserved) = (partial_uploads.bytes(), memory.used(Class::Upload));
+        assert!(bytes <= reserved, "{bytes} bytes are kept with memory for {reserved}");
     }
 }

@@ -17,7 +17,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SessionId, SpaceName, li
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::fan_out::FanOut;
+use crate::fan_out::{FanOut, ResendRequest};
 use crate::limits;
 use crate::memory::Key;
 use crate::metrics::Metrics;
@@ -34,15 +34,6 @@ pub(crate) struct DamagedParts {
     pub(crate) changes: Vec<ChangeHash>,
     /// The hash of the snapshot, if its bytes are damaged.
     pub(crate) snapshot: Option<[u8; 32]>,
-}
-
-/// A request to a session for a document's data.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) space: SpaceName,
-    pub(crate) document: DocumentId,
-    /// The changes; empty requests everything.
-    pub(crate) changes: Vec<ChangeHash>,
 }
 
 type DocumentKey = (SpaceName, DocumentId);
@@ -89,7 +80,7 @@ impl Repairs {
             }
             self.gather(&condition);
             match self.next_due(Instant::now()) {
-                Some(place) => self.attend(context, place).await,
+                Some(key) => self.advance(context, key).await,
                 None => {
                     // Damage found by reads is collected periodically: nothing waits for it.
                     let look = tokio::time::sleep(limits::REPAIR_LOOK);
@@ -105,7 +96,7 @@ impl Repairs {
     }
 
     /// The damaged parts of a document, as far as they are known.
-    pub(crate) fn lost(
+    pub(crate) fn damaged(
         &self,
         space: &SpaceName,
         document: &DocumentId,
@@ -113,27 +104,27 @@ impl Repairs {
         if !self.is_active.load(Ordering::Acquire) {
             return None;
         }
-        self.cases.lock().get(&(space.clone(), *document))?.lost()
+        self.cases.lock().get(&(space.clone(), *document))?.damaged()
     }
 
     /// Whether a damaged document's snapshot is known to be whole: the document was examined, and reads since
     /// then met only damaged changes.
-    pub(crate) fn is_snapshot_whole(&self, place: (&SpaceName, &DocumentId), known: Known) -> bool {
+    pub(crate) fn is_snapshot_whole(&self, key: (&SpaceName, &DocumentId), known: Known) -> bool {
         if !self.is_active.load(Ordering::Acquire) {
             return false;
         }
         let cases = self.cases.lock();
-        let case = cases.get(&(place.0.clone(), *place.1));
+        let case = cases.get(&(key.0.clone(), *key.1));
         case.is_some_and(|case| {
-            let is_whole = case.lost().is_some_and(|lost| lost.snapshot.is_none());
+            let is_whole = case.damaged().is_some_and(|damaged| damaged.snapshot.is_none());
             is_whole && case.has_seen(known)
         })
     }
 
-    /// A lost part of a document was pushed, and is whole in the store.
-    pub(crate) fn brought(&self, space: &SpaceName, document: &DocumentId) {
+    /// A damaged part of a document was pushed, and is whole in the store.
+    pub(crate) fn data_arrived(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
-            case.brought(Instant::now());
+            case.data_arrived(Instant::now());
             true
         });
     }
@@ -150,7 +141,7 @@ impl Repairs {
     }
 
     /// A session subscribed to documents of a space.
-    pub(crate) fn listens(&self, space: &SpaceName) {
+    pub(crate) fn subscribed(&self, space: &SpaceName) {
         self.change_all(|of, case| {
             if of == space {
                 case.hurry(Instant::now());
@@ -159,7 +150,7 @@ impl Repairs {
     }
 
     /// A session opened a document.
-    pub(crate) fn opens(&self, space: &SpaceName, document: &DocumentId) {
+    pub(crate) fn document_opened(&self, space: &SpaceName, document: &DocumentId) {
         self.change(space, document, |case| {
             case.hurry(Instant::now());
             true
@@ -167,8 +158,8 @@ impl Repairs {
     }
 
     /// A session ended.
-    pub(crate) fn gone(&self, session: SessionId) {
-        self.change_all(|_, case| case.gone(session, Instant::now()));
+    pub(crate) fn session_ended(&self, session: SessionId) {
+        self.change_all(|_, case| case.session_ended(session, Instant::now()));
     }
 
     /// Changes a case; `change` returns whether it did.
@@ -181,8 +172,8 @@ impl Repairs {
         if !self.is_active.load(Ordering::Acquire) {
             return;
         }
-        let place = (space.clone(), *document);
-        if self.cases.lock().get_mut(&place).is_some_and(change) {
+        let key = (space.clone(), *document);
+        if self.cases.lock().get_mut(&key).is_some_and(change) {
             self.wake.notify_one();
         }
     }
@@ -200,15 +191,15 @@ impl Repairs {
         if condition.damaged.is_empty() && !self.is_active.load(Ordering::Acquire) {
             return;
         }
-        let place =
+        let key_of =
             |place: &crate::store::DamagedPlace| Some((place.space.clone()?, place.document?));
         let found: std::collections::BTreeSet<DocumentKey> =
-            condition.damaged.iter().filter_map(place).collect();
+            condition.damaged.iter().filter_map(key_of).collect();
         let mut cases = self.cases.lock();
-        cases.retain(|place, _| found.contains(place));
+        cases.retain(|key, _| found.contains(key));
         let now = Instant::now();
-        for place in found {
-            cases.entry(place).or_insert_with(|| Case::new(now));
+        for key in found {
+            cases.entry(key).or_insert_with(|| Case::new(now));
         }
         self.is_active.store(!cases.is_empty(), Ordering::Release);
     }
@@ -217,51 +208,52 @@ impl Repairs {
     fn next_due(&self, now: Instant) -> Option<DocumentKey> {
         let cases = self.cases.lock();
         let due = cases.iter().filter(|(_, case)| case.due <= now);
-        due.min_by_key(|(_, case)| case.due).map(|(place, _)| place.clone())
+        due.min_by_key(|(_, case)| case.due).map(|(key, _)| key.clone())
     }
 
     /// Advances the repair of a document: examines it if its damage is not known, and requests what is
     /// damaged.
-    async fn attend(&self, context: &RepairContext, place: DocumentKey) {
-        let (space, document) = &place;
+    async fn advance(&self, context: &RepairContext, key: DocumentKey) {
+        let (space, document) = &key;
         let known = context.store.known_damage(space, document);
         // The next look removes a document that is no longer known to be damaged.
-        let Some(known) = known else { return self.put_off(&place) };
-        let is_examined = self.with(&place, |case| case.begin(known)).unwrap_or(true);
+        let Some(known) = known else { return self.postpone(&key) };
+        let is_examined = self.with(&key, |case| case.begin(known)).unwrap_or(true);
         if !is_examined {
-            match context.examine(&place, known).await {
-                Examination::Whole => return self.repaired(context, &place),
+            match context.examine(&key, known).await {
+                Examination::Whole => return self.repaired(context, &key),
                 // A client's copy could not be written.
                 Examination::DamagedParts(_) if known.takes_no_writes => {
-                    return self.put_off(&place);
+                    return self.postpone(&key);
                 }
-                Examination::DamagedParts(lost) => {
-                    self.with(&place, |case| case.examined(lost, known, Instant::now()));
+                Examination::DamagedParts(damaged) => {
+                    self.with(&key, |case| case.examined(damaged, known, Instant::now()));
                 }
                 Examination::Beyond(error) => {
                     tracing::warn!(%space, %document, error = error.chain(),
                         "clients cannot repair a damaged document");
-                    return self.put_off(&place);
+                    return self.postpone(&key);
                 }
                 Examination::Unsettled => return,
             }
         }
-        self.ask(context, &place);
+        self.ask(context, &key);
     }
 
     /// Requests the data from sessions that follow the document and have not answered that they have none of
     /// it.
-    fn ask(&self, context: &RepairContext, place: &DocumentKey) {
-        let (space, document) = place;
+    fn ask(&self, context: &RepairContext, key: &DocumentKey) {
+        let (space, document) = key;
         let subscribers = context.fan_out.subscribers(space, document);
         let sessions = subscribers.iter().map(|(_, mailbox)| (mailbox.share(), mailbox.session()));
         let busy = self.cases.lock().values().flat_map(Case::asked).collect();
         let choose = |case: &mut Case| case.choose(sessions, &busy, Instant::now());
-        let Some((chosen, lost)) = self.with(place, choose).flatten() else { return };
-        let changes = if lost.snapshot.is_some() { Vec::new() } else { lost.changes.clone() };
+        let Some((chosen, damaged)) = self.with(key, choose).flatten() else { return };
+        let changes = if damaged.snapshot.is_some() { Vec::new() } else { damaged.changes.clone() };
         tracing::info!(%space, %document, changes = changes.len(), sessions = chosen.len(),
             "asking clients for damaged data");
-        let request = Arc::new(Request { space: space.clone(), document: *document, changes });
+        let request =
+            Arc::new(ResendRequest { space: space.clone(), document: *document, changes });
         for (subscription, mailbox) in subscribers {
             if chosen.contains(&mailbox.session()) {
                 mailbox.put_request(subscription, Arc::clone(&request));
@@ -269,22 +261,22 @@ impl Repairs {
         }
     }
 
-    fn repaired(&self, context: &RepairContext, place: &DocumentKey) {
-        let (space, document) = place;
+    fn repaired(&self, context: &RepairContext, key: &DocumentKey) {
+        let (space, document) = key;
         tracing::info!(%space, %document, "a damaged document is repaired");
         context.metrics.repaired.inc();
-        self.cases.lock().remove(place);
+        self.cases.lock().remove(key);
         for (subscription, mailbox) in context.fan_out.subscribers(space, document) {
             mailbox.put_repaired(subscription, *document);
         }
     }
 
-    fn put_off(&self, place: &DocumentKey) {
-        self.with(place, |case| case.put_off(Instant::now()));
+    fn postpone(&self, key: &DocumentKey) {
+        self.with(key, |case| case.postpone(Instant::now()));
     }
 
-    fn with<T>(&self, place: &DocumentKey, with: impl FnOnce(&mut Case) -> T) -> Option<T> {
-        self.cases.lock().get_mut(place).map(with)
+    fn with<T>(&self, key: &DocumentKey, with: impl FnOnce(&mut Case) -> T) -> Option<T> {
+        self.cases.lock().get_mut(key).map(with)
     }
 }
 
@@ -318,40 +310,36 @@ impl RepairContext {
     }
 
     /// Examines a document in short reads, with pauses in which others read.
-    async fn examine(&self, place: &DocumentKey, known: Known) -> Examination {
-        let (mut lost, mut after) = (DamagedParts::default(), None);
+    async fn examine(&self, key: &DocumentKey, known: Known) -> Examination {
+        let (mut damaged, mut after) = (DamagedParts::default(), None);
         loop {
-            let examined = match self.page(place, after).await {
+            let examined = match self.page(key, after).await {
                 Ok(examined) => examined,
                 Err(error) => return Examination::Beyond(error),
             };
-            lost.changes.extend(examined.changes);
-            lost.snapshot = lost.snapshot.or(examined.snapshot);
+            damaged.changes.extend(examined.changes);
+            damaged.snapshot = damaged.snapshot.or(examined.snapshot);
             after = examined.next;
-            let is_full = lost.changes.len() >= shared::RESEND_CHANGES;
+            let is_full = damaged.changes.len() >= shared::RESEND_CHANGES;
             if after.is_none() || is_full {
                 break;
             }
             tokio::time::sleep(limits::REPAIR_PAGE_PAUSE).await;
         }
-        if lost != DamagedParts::default() {
-            lost.changes.truncate(shared::RESEND_CHANGES);
-            lost.changes.sort_unstable();
-            return Examination::DamagedParts(lost);
+        if damaged != DamagedParts::default() {
+            damaged.changes.truncate(shared::RESEND_CHANGES);
+            damaged.changes.sort_unstable();
+            return Examination::DamagedParts(damaged);
         }
-        match self.store.forget_damage(&place.0, &place.1, known) {
+        match self.store.forget_damage(&key.0, &key.1, known) {
             true => Examination::Whole,
             false => Examination::Unsettled,
         }
     }
 
-    async fn page(
-        &self,
-        place: &DocumentKey,
-        after: Option<Offset>,
-    ) -> Result<Examined, StoreError> {
+    async fn page(&self, key: &DocumentKey, after: Option<Offset>) -> Result<Examined, StoreError> {
         let turn = self.page_reads.take(Key::RELAY).await;
-        let (store, (space, document)) = (Arc::clone(&self.store), place.clone());
+        let (store, (space, document)) = (Arc::clone(&self.store), key.clone());
         let read = tokio::task::spawn_blocking(move || {
             let examined = store.examine(&space, &document, after);
             drop(turn);

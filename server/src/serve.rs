@@ -24,11 +24,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::allocator;
+use crate::automerge_repo;
 use crate::backups::{self, BackupOptions};
 use crate::budgets::Budgets;
 use crate::checks::Checks;
 use crate::compaction::{CompactionOptions, Compactor};
-use crate::connection_slots::{Caps, ConnectionSlots};
+use crate::connection::RelayState;
+use crate::connection::slots::{Caps, ConnectionSlots};
 use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::http::{self, Guard, HttpState, Peer};
@@ -39,7 +41,6 @@ use crate::metrics::Metrics;
 use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
 use crate::repairs::RepairContext;
-use crate::session::RelayState;
 use crate::store::{Condition, LogStore, OpenStoreError, SqliteStore, StoreError};
 use crate::tasks;
 use crate::turns::Turns;
@@ -297,6 +298,20 @@ fn fresh_epoch() -> Result<Epoch, ServeError> {
     Ok(Epoch::from_bytes(epoch))
 }
 
+fn http_state(
+    options: &ServeOptions,
+    health: Arc<Health>,
+    sessions: Arc<RelayState>,
+    compactor: &Arc<Compactor>,
+) -> Arc<HttpState> {
+    let (allow_origins, allow_hosts) = (options.allow_origins.clone(), options.allow_hosts.clone());
+    let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
+    let automerge_repo =
+        automerge_repo::SharedState::new(Arc::clone(&sessions), Arc::clone(compactor));
+    let last_session = AtomicU64::new(0);
+    Arc::new(HttpState { guard, health, sessions, automerge_repo, last_session })
+}
+
 impl Server {
     fn start(options: &ServeOptions, store: Arc<dyn LogStore>) -> Result<Self, ServeError> {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
@@ -349,13 +364,8 @@ impl Server {
             partial_uploads,
             fan_out,
             repairs,
-            automerge_repo: crate::automerge_repo::Common::new(Arc::clone(&compactor)),
         });
-        let (allow_origins, allow_hosts) =
-            (options.allow_origins.clone(), options.allow_hosts.clone());
-        let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
-        let http_state =
-            Arc::new(HttpState { guard, health, sessions, last_session: AtomicU64::new(0) });
+        let http_state = http_state(options, health, sessions, &compactor);
         let (all, of_address) = (options.connections, options.connections_of_address);
         let connection_slots = ConnectionSlots::new(Caps { all, of_address });
         Ok(Self {
@@ -398,9 +408,9 @@ impl Server {
                 }
             };
             match self.connection_slots.take(address.ip()) {
-                Some(place) => {
+                Some(slot) => {
                     let until = Instant::now() + self.http_life;
-                    let peer = Peer { address, place: Arc::new(place), until };
+                    let peer = Peer { address, slot: Arc::new(slot), until };
                     tokio::spawn(serve_connection(
                         stream,
                         peer,
@@ -503,7 +513,7 @@ async fn serve_connection(
         debug!(%error, "cannot set TCP_NODELAY");
     }
     let address = peer.address;
-    let life = if peer.place.is_reserved() { life.min(limits::KEPT_LIFE) } else { life };
+    let life = if peer.slot.is_reserved() { life.min(limits::KEPT_LIFE) } else { life };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         let router = router.clone();

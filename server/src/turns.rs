@@ -147,7 +147,7 @@ fn has_paid(budgets: Option<&Budgets>, share: ShareKey, now: Moment) -> bool {
 
 struct Waiter {
     ticket: u64,
-    tell: oneshot::Sender<Turn>,
+    sender: oneshot::Sender<Turn>,
 }
 
 /// A turn, held until it is dropped.
@@ -168,7 +168,7 @@ impl TurnsState {
 
     /// Changes the queue, then gives out the free turns.
     fn serve(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
-        let mut told = Vec::new();
+        let mut granted = Vec::new();
         {
             let mut state = self.state.lock();
             change(&mut state);
@@ -178,12 +178,12 @@ impl TurnsState {
                 let may = |share| has_paid(budgets.as_ref(), share, now);
                 let Some((_, waiter)) = waiting.take(may, |_| true) else { break };
                 state.free -= 1;
-                told.push((waiter.tell, Turn { shared: Arc::clone(self) }));
+                granted.push((waiter.sender, Turn { shared: Arc::clone(self) }));
             }
         }
-        for (tell, turn) in told {
+        for (sender, turn) in granted {
             // A cancelled waiter returns the turn: it is dropped here, after the lock was released.
-            drop(tell.send(turn));
+            drop(sender.send(turn));
         }
     }
 }
@@ -193,7 +193,7 @@ struct QueuePlace<'a> {
     shared: &'a Arc<TurnsState>,
     key: Key,
     ticket: u64,
-    told: oneshot::Receiver<Turn>,
+    receiver: oneshot::Receiver<Turn>,
 }
 
 impl Drop for QueuePlace<'_> {
@@ -226,25 +226,25 @@ impl Turns {
         if let Some(turn) = self.take_free(key.share) {
             return Some(turn);
         }
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let mut ticket = 0;
         self.shared.serve(|state| {
             state.tickets += 1;
             ticket = state.tickets;
             // Dropped if closed, which the receiver observes.
             if !state.is_closed {
-                state.waiting.add(key, Waiter { ticket, tell });
+                state.waiting.add(key, Waiter { ticket, sender });
             }
         });
         let is_metered = self.shared.state.lock().budgets.is_some();
-        let mut place = QueuePlace { shared: &self.shared, key, ticket, told };
+        let mut place = QueuePlace { shared: &self.shared, key, ticket, receiver };
         loop {
             // Spending by other sessions of the share may delay the turn beyond the last release of another
             // turn. Then no release serves this waiter, so it looks again after the debt is paid.
             let look = self.debt(key.share).max(limits::DEBT_LOOK);
             tokio::select! {
                 // The sender is kept until it is used.
-                turn = &mut place.told => return turn.ok(),
+                turn = &mut place.receiver => return turn.ok(),
                 () = async { tokio::time::sleep(look).await }, if is_metered => {
                     self.shared.serve(|_| ());
                 }

@@ -17,7 +17,7 @@ use landfall_protocol::portable::{PortableError, Record};
 use super::AdminError;
 use super::export::read;
 use super::writing::{SpaceWriter, WriteCounts};
-use crate::compaction::{Brought, CompactionOptions, MergeError, Merged, Upload};
+use crate::compaction::{CompactionOptions, MergeError, MergeOutcome, Merged, Upload};
 use crate::store::{Log, SqliteStore, StoreError};
 
 /// The result of an import.
@@ -118,12 +118,12 @@ impl Import {
             return Ok(());
         }
         let snapshot = match self.merge(hash, body) {
-            Ok(Brought::Merged(Merged::Nothing)) => {
+            Ok(MergeOutcome::Merged(Merged::Nothing)) => {
                 self.writing.done.known += 1;
                 return Ok(());
             }
-            Ok(Brought::Merged(Merged::Snapshot(snapshot))) => snapshot,
-            Ok(Brought::Changes(changes) | Brought::Apart(changes)) => {
+            Ok(MergeOutcome::Merged(Merged::Snapshot(snapshot))) => snapshot,
+            Ok(MergeOutcome::Changes(changes) | MergeOutcome::TooLarge(changes)) => {
                 return self.writing.changes(changes, 0, Vec::new(), Roots::Several);
             }
             Err(MergeError::NoWorker) => return Err(AdminError::NoWorker),
@@ -144,7 +144,7 @@ impl Import {
     }
 
     /// Merges a snapshot with the stored document.
-    fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<Brought, MergeError> {
+    fn merge(&self, hash: [u8; 32], body: Vec<u8>) -> Result<MergeOutcome, MergeError> {
         let SpaceWriter { worker, space, document, .. } = &self.writing;
         let (space, document, bytes) = (space.clone(), *document, Arc::new(body));
         worker.merge(&Upload { space, document, hash, heads: None, bytes })

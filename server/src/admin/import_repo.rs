@@ -17,7 +17,7 @@ use super::AdminError;
 use super::repo_folder::{self, Listing, RepoDocument};
 use super::writing::{REFUSALS, SpaceWriter, WriteCounts};
 use crate::clock::now_ms;
-use crate::compaction::{Brought, Chunks, CompactionOptions, MergeError, Merged, brought};
+use crate::compaction::{Chunks, CompactionOptions, MergeError, MergeOutcome, Merged, brought};
 use crate::limits;
 use crate::store::{Log, SqliteStore, StoreError};
 
@@ -192,12 +192,12 @@ impl ImportRepo {
             self.problems.add(path.clone(), left_out.reason);
         }
         match brought {
-            Brought::Merged(Merged::Nothing) => Ok(()),
-            Brought::Merged(Merged::Snapshot(snapshot)) => {
+            MergeOutcome::Merged(Merged::Nothing) => Ok(()),
+            MergeOutcome::Merged(Merged::Snapshot(snapshot)) => {
                 self.added += 1;
                 self.writing.snapshot(snapshot)
             }
-            Brought::Changes(changes) | Brought::Apart(changes) => {
+            MergeOutcome::Changes(changes) | MergeOutcome::TooLarge(changes) => {
                 self.added += 1;
                 self.writing.changes(changes, now_ms(), AUTHOR.to_vec(), Roots::Several)
             }

@@ -194,15 +194,15 @@ impl SpaceWriter {
     }
 
     fn commit(&mut self, commit: Arc<Commit>) -> Result<(), AdminError> {
-        let (tell, told) = mpsc::sync_channel(1);
+        let (sender, receiver) = mpsc::sync_channel(1);
         self.store.append(
             Arc::clone(&commit),
             Box::new(move |result| {
                 // The send fails only if the waiting thread is gone.
-                let _ = tell.send(result);
+                let _ = sender.send(result);
             }),
         );
-        let result = told.recv().unwrap_or_else(|_| Err(StoreError::unsupported()));
+        let result = receiver.recv().unwrap_or_else(|_| Err(StoreError::unsupported()));
         if let Err(error) = result {
             self.machine.handle_commit_failed(error.failure);
             return Err(error.into());

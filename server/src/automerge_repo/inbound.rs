@@ -1,23 +1,21 @@
 //! Inbound data of an automerge-repo session: messages, the changes in them after their checks, and the
 //! memory of the state that they cause.
 
-use std::time::Instant;
-
 use landfall_protocol::Code;
 use landfall_protocol::automerge_repo::check::Inspected;
 
+use super::RepoDriver;
 use super::push_queue::{Checked, ItemResult};
-use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, SocketRead};
 use crate::limits;
 use crate::memory::Grant;
-use crate::session::socket::SocketRead;
 
-impl Driver {
-    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
-        let now = self.now();
-        match heard {
+impl RepoDriver {
+    pub(super) fn handle_socket(&mut self, read: SocketRead) {
+        let now = self.connection.now();
+        match read {
             SocketRead::Message(bytes) => {
-                self.push_queue.begin_message(self.meter.whole());
+                self.push_queue.begin_message(self.connection.meter.whole());
                 self.machine.handle_message(now, &bytes);
                 // The work that a message causes takes its memory from the message's.
                 self.perform();
@@ -27,18 +25,20 @@ impl Driver {
             SocketRead::Control => self.machine.handle_alive(now),
             SocketRead::Close => {
                 self.outbox.clear();
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL, String::new()));
+                let reason = format!("{}: ", Code::GOODBYE);
+                self.connection.close_with(Code::GOODBYE, CLOSE_NORMAL, reason);
             }
             SocketRead::TooLarge(what) => {
                 tracing::warn!(what, "a message was too large");
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG, what));
+                let reason = format!("{}: {what}", Code::TOO_LARGE);
+                self.connection.close_with(Code::TOO_LARGE, CLOSE_TOO_BIG, reason);
             }
             SocketRead::Broken(what) => self.machine.fail(Code::MALFORMED, what),
-            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
+            SocketRead::Gone(why) => self.connection.lose(Code::GOODBYE, &why),
         }
     }
 
-    pub(super) fn handle_done(&mut self, done: ItemResult) {
+    pub(super) fn handle_item_result(&mut self, done: ItemResult) {
         match done {
             ItemResult::Checked(ticket, Ok(inspected), rest) => {
                 let mut changes = Vec::with_capacity(inspected.len());
@@ -77,59 +77,49 @@ impl Driver {
             }
             ItemResult::LookedUp(_, None) => self.machine.handle_check_failed(),
             ItemResult::Over => {}
-            ItemResult::HubGone => {
-                let what = "the relay has an internal error".to_owned();
-                self.machine.fail(Code::INTERNAL, what);
-            }
+            ItemResult::HubGone => self.handle_hub_gone(),
         }
         self.perform();
-        self.push_queue.go_on();
+        self.push_queue.handle_next();
     }
 
     /// Keeps the session's reserved memory at the size of the machine's state.
     pub(super) fn account_for_state(&mut self) {
         let bytes = self.machine.state_bytes().next_multiple_of(limits::STATE_STEP_BYTES);
-        let held = self.state_room.iter().map(Grant::bytes).sum::<usize>();
+        let held = self.state_grants.iter().map(Grant::bytes).sum::<usize>();
         if bytes > held {
-            match self.account.remember((bytes - held).max(held / 4)) {
-                Some(room) => self.state_room.push(room),
-                None => self.forgo(),
+            match self.connection.account.reserve_state((bytes - held).max(held / 4)) {
+                Some(grant) => self.state_grants.push(grant),
+                None => self.fail_over_budget(),
             }
         } else if held - bytes > held / 2 {
             // One grant for the remaining state; this always succeeds, since more is released.
-            self.state_room.clear();
-            self.state_room.extend(self.account.remember(bytes));
+            self.state_grants.clear();
+            self.state_grants.extend(self.connection.account.reserve_state(bytes));
         }
     }
 
-    pub(super) fn forgo(&mut self) {
+    pub(super) fn fail_over_budget(&mut self) {
         let what = "this client's state in the relay exceeds its share of the memory budget";
         self.machine.fail(Code::OVERLOADED, what.to_owned());
     }
 
-    pub(super) fn handle_time(&mut self) {
-        self.looked = Instant::now();
-        if self.stopping.is_some_and(|grace| grace <= self.looked) {
-            return self.stop();
-        }
+    /// Ends the session if a large message makes no progress, and reports silence to the machine.
+    pub(super) fn check_progress(&mut self) {
         // Checked first: pings in the middle of a large message do not extend its time.
-        if self.meter.gives_up(self.reads()) {
-            let what =
-                "a large message arrived too slowly, and other clients need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what);
-        }
+        self.check_pace(self.takes_messages());
         // Items that waited for the pacing time are taken with those that have arrived since.
-        if self.makes() {
-            self.take_news();
+        if self.peer_reads() {
+            self.take_deliveries();
         }
-        let (now, bytes) = (self.now(), self.meter.bytes());
+        let (now, bytes) = (self.connection.now(), self.connection.meter.bytes());
         // A peer counts as alive while a large message arrives, and while the relay does not read from it.
-        let waits = self.meter.is_waiting() || !self.reads();
+        let waits = self.connection.meter.is_waiting() || !self.takes_messages();
         if bytes != self.bytes_before || waits {
             self.machine.handle_alive(now);
         }
         self.bytes_before = bytes;
-        self.machine.handle_delivered(self.delivered);
+        self.machine.handle_delivered(self.connection.delivered());
         self.machine.handle_timeout(now);
     }
 }

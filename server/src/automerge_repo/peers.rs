@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// The peer ids in use.
 #[derive(Default)]
 pub(super) struct Peers {
-    held: Mutex<PeerNames>,
+    state: Mutex<PeerNames>,
 }
 
 #[derive(Default)]
@@ -22,19 +22,19 @@ struct PeerNames {
 
 impl Peers {
     /// Assigns the peer id to this session, and notifies the session that had it.
-    pub(super) fn join(&self, space: &SpaceName, name: &str, id: SessionId, told: Arc<Notify>) {
-        let mut held = self.held.lock();
-        held.free(space, id);
+    pub(super) fn join(&self, space: &SpaceName, name: &str, id: SessionId, replaced: Arc<Notify>) {
+        let mut state = self.state.lock();
+        state.free(space, id);
         let key = (space.clone(), name.to_owned());
-        if let Some((_, before)) = held.names.insert(key, (id, told)) {
+        if let Some((_, before)) = state.names.insert(key, (id, replaced)) {
             before.notify_one();
         }
-        held.by_session.insert(id, name.to_owned());
+        state.by_session.insert(id, name.to_owned());
     }
 
     /// Removes a session that has ended.
     pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
-        self.held.lock().free(space, id);
+        self.state.lock().free(space, id);
     }
 }
 
@@ -55,19 +55,19 @@ mod tests {
     #[tokio::test]
     async fn a_peer_id_belongs_to_the_latest_connection() {
         let (peers, space) = (Peers::default(), "s".parse::<SpaceName>().unwrap());
-        let told = [Arc::<Notify>::default(), Arc::default(), Arc::default()];
+        let replaced = [Arc::<Notify>::default(), Arc::default(), Arc::default()];
         let join = |id: usize, name: &str| {
-            peers.join(&space, name, SessionId(id as u64), Arc::clone(&told[id]));
+            peers.join(&space, name, SessionId(id as u64), Arc::clone(&replaced[id]));
         };
         join(0, "alice");
         join(1, "alice");
-        told[0].notified().await;
+        replaced[0].notified().await;
         peers.leave(&space, SessionId(0));
         join(2, "alice");
-        told[1].notified().await;
+        replaced[1].notified().await;
         // A session with another peer id is not notified.
         join(2, "bob");
         peers.leave(&space, SessionId(2));
-        assert!(peers.held.lock().names.is_empty());
+        assert!(peers.state.lock().names.is_empty());
     }
 }

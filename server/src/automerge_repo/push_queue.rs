@@ -14,11 +14,11 @@ use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as 
 
 use super::sync_answers::SyncReader;
 use crate::checks::Checker;
+use crate::connection::RelayState;
+use crate::connection::incoming::{InFlight, MessageMemory, paid, reserve_merge, stored_bytes};
 use crate::hub::{Hub, HubChannel, Pushed};
-use crate::incoming::{MessageMemory, Turns, paid, reserve_merge, stored_bytes};
 use crate::limits;
 use crate::memory::{Account, Grant};
-use crate::session::RelayState;
 use crate::store::LogStore;
 
 /// An item of the queue.
@@ -52,7 +52,7 @@ pub(super) struct Checked {
     pub(super) more: bool,
 }
 
-/// The result of an item. [`PushQueue::go_on`] starts the next item, once the session has handled the result.
+/// The result of an item. Once the session has handled it, [`PushQueue::handle_next`] starts the next item.
 pub(super) enum ItemResult {
     /// The preflight's result: changes that passed, or the error of the first that did not; and the
     /// unchecked rest.
@@ -88,25 +88,21 @@ pub(super) struct PushQueue {
     bytes: usize,
     account: Account,
     /// The memory of the current message.
-    room: MessageMemory,
-    turns: Turns<ItemResult>,
-    /// A result was returned and the session has not called `go_on` yet.
-    is_told: bool,
+    memory: MessageMemory,
+    in_flight: InFlight<ItemResult>,
+    /// A result was returned and the session has not called `handle_next` yet.
+    has_result_to_handle: bool,
     is_stopping: bool,
 }
 
 impl PushQueue {
-    pub(super) fn new(
-        shared: &RelayState,
-        session: SessionId,
-        space: SpaceName,
-        account: Account,
-    ) -> Self {
+    pub(super) fn new(relay: &RelayState, session: SessionId, reader: SyncReader) -> Self {
+        let (space, account) = (reader.space.clone(), reader.account.clone());
         Self {
             session,
-            hub: shared.hub.clone(),
-            checker: shared.checks.of_session(account.key()),
-            reader: SyncReader::new(shared, space.clone(), account.clone()),
+            hub: relay.hub.clone(),
+            checker: relay.checks.of_session(account.key()),
+            reader,
             space,
             author: Vec::new(),
             first: VecDeque::new(),
@@ -114,9 +110,9 @@ impl PushQueue {
             waiting: VecDeque::new(),
             bytes: 0,
             account,
-            room: MessageMemory::default(),
-            turns: Turns::new(limits::REPO_PUSH_QUEUE),
-            is_told: false,
+            memory: MessageMemory::default(),
+            in_flight: InFlight::new(limits::REPO_PUSH_QUEUE),
+            has_result_to_handle: false,
             is_stopping: false,
         }
     }
@@ -161,17 +157,18 @@ impl PushQueue {
     }
 
     /// Items added from now on came in one message, with its memory.
-    pub(super) fn begin_message(&mut self, room: Option<Grant>) {
-        if room.is_some() {
-            self.add(Item::Message(MessageMemory::new(room)));
+    pub(super) fn begin_message(&mut self, grant: Option<Grant>) {
+        if grant.is_some() {
+            self.add(Item::Message(MessageMemory::new(grant)));
         }
     }
 
     /// Items added from now on are of no message: the message's memory is kept until all items before them
     /// are done.
     pub(super) fn end_message(&mut self) {
-        let is_held = |item: &Item| matches!(item, Item::Message(room) if room.since().is_some());
-        if self.room.since().is_some() || self.waiting.iter().any(is_held) {
+        let is_held =
+            |item: &Item| matches!(item, Item::Message(memory) if memory.since().is_some());
+        if self.memory.since().is_some() || self.waiting.iter().any(is_held) {
             self.add(Item::Message(MessageMemory::default()));
         }
     }
@@ -184,7 +181,7 @@ impl PushQueue {
 
     /// The hub answered a push.
     pub(super) fn handle_answered(&mut self) {
-        self.turns.handle_answered();
+        self.in_flight.handle_answered();
         self.begin();
     }
 
@@ -198,38 +195,38 @@ impl PushQueue {
     pub(super) fn drop_waiting(&mut self) {
         self.is_stopping = true;
         self.first.clear();
-        (self.rest, self.room) = (None, MessageMemory::default());
+        (self.rest, self.memory) = (None, MessageMemory::default());
         self.waiting.clear();
         self.bytes = 0;
     }
 
     /// Whether everything is handed over and answered.
     pub(super) fn is_settled(&self) -> bool {
-        self.turns.is_settled() && !self.is_told
+        self.in_flight.is_settled() && !self.has_result_to_handle
     }
 
     /// Waits for the next result; pends forever if there is no work.
     pub(super) async fn done(&mut self) -> ItemResult {
-        let done = self.turns.done().await;
-        self.is_told = true;
+        let done = self.in_flight.done().await;
+        self.has_result_to_handle = true;
         done
     }
 
     /// The session has handled the result, and has queued the items that follow from it: starts the next
     /// item.
-    pub(super) fn go_on(&mut self) {
-        self.is_told = false;
+    pub(super) fn handle_next(&mut self) {
+        self.has_result_to_handle = false;
         self.begin();
     }
 
     fn begin(&mut self) {
-        if self.is_told || !self.turns.is_free() {
+        if self.has_result_to_handle || !self.in_flight.is_free() {
             return;
         }
         while let Some(item) = self.next_item() {
             self.bytes -= item.bytes();
-            if let Item::Message(room) = item {
-                self.room = room;
+            if let Item::Message(memory) = item {
+                self.memory = memory;
                 continue;
             }
             return self.start(item);
@@ -248,11 +245,11 @@ impl PushQueue {
             Item::Join(channel) => {
                 let key = account.key();
                 let join = async move { over(hub.join(key, session, space, channel).await) };
-                self.turns.start(false, join);
+                self.in_flight.start(false, join);
             }
             Item::Check(ticket, chunks) => {
-                let (checker, since) = (self.checker.clone(), self.room.since());
-                self.turns.start(false, async move {
+                let (checker, since) = (self.checker.clone(), self.memory.since());
+                self.in_flight.start(false, async move {
                     if paid(&checker, &account, since).await.is_err() {
                         return ItemResult::Unpaid;
                     }
@@ -262,35 +259,35 @@ impl PushQueue {
             }
             Item::LookUp(checked, asked) => {
                 let reader = self.reader.clone();
-                self.turns.start(false, async move {
+                self.in_flight.start(false, async move {
                     let found = look_up(&reader, checked.ticket.document, asked).await;
                     ItemResult::LookedUp(checked, found)
                 });
             }
             Item::Push(push) => {
-                let room = self.room.of_push(push_bytes(&push));
+                let reservation = self.memory.of_push(push_bytes(&push));
                 let pushed = Pushed::changes(checked_push(session, author, push));
-                self.turns.start(true, async move {
-                    over(hub.push(space, pushed, room.grant(&account).await).await)
+                self.in_flight.start(true, async move {
+                    over(hub.push(space, pushed, reservation.grant(&account).await).await)
                 });
             }
             Item::Whole(id, document, bytes) => {
-                let room = self.room.of_upload(bytes.len());
-                let merges = self.room.of_merge(bytes.len());
+                let reservation = self.memory.of_upload(bytes.len());
+                let merge_memory = self.memory.of_merge(bytes.len());
                 let (entry, reader) =
                     (PushedEntry { session, id, document, author }, self.reader.clone());
-                self.turns.start(true, async move {
+                self.in_flight.start(true, async move {
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
                         store.plan_document(space, &document, &[])
                     };
                     // A read error counts as zero bytes here: the hub reports it to the client.
                     let stored = reader.ask(document, plan).await;
                     let stored = stored.as_ref().map_or(0, stored_bytes);
-                    let room = room.grant(&account).await;
-                    match reserve_merge(&account, merges, bytes.len(), stored).await {
+                    let grant = reservation.grant(&account).await;
+                    match reserve_merge(&account, merge_memory, bytes.len(), stored).await {
                         Some(merged) => {
                             let pushed = Pushed::chunks(entry, Arc::new(bytes));
-                            over(hub.push(space, pushed, room.and(merged)).await)
+                            over(hub.push(space, pushed, grant.and(merged)).await)
                         }
                         None => ItemResult::NoRoom,
                     }

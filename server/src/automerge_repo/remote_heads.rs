@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use landfall_protocol::automerge_repo::peer::HeadsUpdate;
 use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::budgets::Budgets;
+use crate::clock::now_ms;
 use crate::limits;
 use crate::memory::ShareKey;
 
@@ -21,42 +22,42 @@ pub(super) type HeadsDelivery = Arc<HeadsUpdate>;
 /// The sending end of a session's queue. When the queue is full, new items are dropped: the next ones of
 /// the storage replace them.
 #[derive(Debug, Clone)]
-pub(super) struct HeadsListener {
-    news: mpsc::Sender<HeadsDelivery>,
+pub(super) struct HeadsSender {
+    sender: mpsc::Sender<HeadsDelivery>,
     /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
 }
 
 /// The receiving end, which the session has.
-pub(super) struct Hears {
-    news: mpsc::Receiver<HeadsDelivery>,
+pub(super) struct HeadsReceiver {
+    receiver: mpsc::Receiver<HeadsDelivery>,
     waiting: Arc<AtomicUsize>,
 }
 
 /// Both ends.
-pub(super) fn listener() -> (HeadsListener, Hears) {
-    let (tell, news) = mpsc::channel(limits::REPO_REMOTE_HEADS_WAITING);
+pub(super) fn listener() -> (HeadsSender, HeadsReceiver) {
+    let (sender, receiver) = mpsc::channel(limits::REPO_REMOTE_HEADS_WAITING);
     let waiting = Arc::<AtomicUsize>::default();
-    (HeadsListener { news: tell, waiting: Arc::clone(&waiting) }, Hears { news, waiting })
+    (HeadsSender { sender, waiting: Arc::clone(&waiting) }, HeadsReceiver { receiver, waiting })
 }
 
-impl HeadsListener {
-    fn tell(&self, news: &HeadsDelivery) {
-        let bytes = weight(news);
+impl HeadsSender {
+    fn publish(&self, update: &HeadsDelivery) {
+        let bytes = weight(update);
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
         let has_room = before + bytes <= limits::REPO_REMOTE_HEADS_WAITING_BYTES;
-        if !has_room || self.news.try_send(Arc::clone(news)).is_err() {
+        if !has_room || self.sender.try_send(Arc::clone(update)).is_err() {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 }
 
-impl Hears {
+impl HeadsReceiver {
     /// The next item.
     pub(super) async fn recv(&mut self) -> Option<HeadsDelivery> {
-        let news = self.news.recv().await?;
-        self.waiting.fetch_sub(weight(&news), Ordering::Relaxed);
-        Some(news)
+        let update = self.receiver.recv().await?;
+        self.waiting.fetch_sub(weight(&update), Ordering::Relaxed);
+        Some(update)
     }
 }
 
@@ -82,8 +83,8 @@ type Storage = (SpaceName, String);
 
 #[derive(Default)]
 struct State {
-    listeners: HashMap<Storage, HashMap<SessionId, HeadsListener>>,
-    wishes: HashMap<SessionId, BTreeSet<String>>,
+    listeners: HashMap<Storage, HashMap<SessionId, HeadsSender>>,
+    subscriptions: HashMap<SessionId, BTreeSet<String>>,
     known: HashMap<Storage, HashMap<DocumentId, HeadsDelivery>>,
     /// The known heads, oldest first.
     order: VecDeque<(Storage, DocumentId)>,
@@ -98,16 +99,16 @@ impl RemoteHeadsTable {
         space: &SpaceName,
         id: SessionId,
         storages: Vec<String>,
-        listener: &HeadsListener,
+        listener: &HeadsSender,
     ) {
         let mut state = self.state.lock();
         for storage in storages {
             let key = (space.clone(), storage.clone());
             for known in state.known.get(&key).into_iter().flat_map(HashMap::values) {
-                listener.tell(known);
+                listener.publish(known);
             }
             state.listeners.entry(key).or_default().insert(id, listener.clone());
-            state.wishes.entry(id).or_default().insert(storage);
+            state.subscriptions.entry(id).or_default().insert(storage);
         }
     }
 
@@ -115,10 +116,10 @@ impl RemoteHeadsTable {
     pub(super) fn unsubscribe(&self, space: &SpaceName, id: SessionId, storages: Vec<String>) {
         let mut state = self.state.lock();
         for storage in storages {
-            if let Some(wishes) = state.wishes.get_mut(&id) {
-                wishes.remove(&storage);
-                if wishes.is_empty() {
-                    state.wishes.remove(&id);
+            if let Some(subscriptions) = state.subscriptions.get_mut(&id) {
+                subscriptions.remove(&storage);
+                if subscriptions.is_empty() {
+                    state.subscriptions.remove(&id);
                 }
             }
             state.forget(&(space.clone(), storage), id);
@@ -127,13 +128,13 @@ impl RemoteHeadsTable {
 
     /// Publishes a session's report of a document's heads in a storage. Drops it if it is too large or if
     /// its address exceeds its budget.
-    pub(super) fn tell(
+    pub(super) fn publish(
         &self,
         space: &SpaceName,
         (from, share): (SessionId, ShareKey),
-        mut news: HeadsUpdate,
+        mut update: HeadsUpdate,
     ) {
-        let weight = weight(&news);
+        let weight = weight(&update);
         let moment = Moment(self.start.elapsed());
         // Checked before any look-up, so that a dropped report costs no more than its read.
         if weight > limits::REPO_REMOTE_HEADS_EACH_BYTES
@@ -141,12 +142,11 @@ impl RemoteHeadsTable {
         {
             return;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = now.as_millis() as f64;
+        let now = now_ms() as f64;
         // Clamp to our clock: a timestamp in the future would suppress all reports until then.
-        let timestamp = news.timestamp_ms.unwrap_or(now).min(now);
-        news.timestamp_ms = Some(timestamp);
-        let (key, document) = ((space.clone(), news.storage_id.clone()), news.document);
+        let timestamp = update.timestamp_ms.unwrap_or(now).min(now);
+        update.timestamp_ms = Some(timestamp);
+        let (key, document) = ((space.clone(), update.storage_id.clone()), update.document);
         let mut state = self.state.lock();
         let known = state.known.get(&key).and_then(|known| known.get(&document));
         let known = known.and_then(|known| known.timestamp_ms);
@@ -156,23 +156,23 @@ impl RemoteHeadsTable {
             drop(state);
             return self.ephemeral_limits.lock().spend(share, moment, weight as u64);
         }
-        let news = Arc::new(news);
-        let mut told = 1;
+        let update = Arc::new(update);
+        let mut count = 1;
         for (id, listener) in state.listeners.get(&key).into_iter().flatten() {
             if *id != from {
-                listener.tell(&news);
-                told += 1;
+                listener.publish(&update);
+                count += 1;
             }
         }
-        state.keep(key, news, weight);
+        state.keep(key, update, weight);
         drop(state);
-        self.ephemeral_limits.lock().spend(share, moment, (told * weight) as u64);
+        self.ephemeral_limits.lock().spend(share, moment, (count * weight) as u64);
     }
 
     /// Ends all subscriptions of a session.
     pub(super) fn leave(&self, space: &SpaceName, id: SessionId) {
         let mut state = self.state.lock();
-        for storage in state.wishes.remove(&id).unwrap_or_default() {
+        for storage in state.subscriptions.remove(&id).unwrap_or_default() {
             state.forget(&(space.clone(), storage), id);
         }
     }
@@ -190,11 +190,11 @@ impl State {
     }
 
     /// Stores heads for later subscribers, and evicts the oldest ones to make room.
-    fn keep(&mut self, key: Storage, news: HeadsDelivery, bytes: usize) {
+    fn keep(&mut self, key: Storage, update: HeadsDelivery, bytes: usize) {
         self.bytes += bytes;
-        let document = news.document;
+        let document = update.document;
         let known = self.known.entry(key.clone()).or_default();
-        match known.insert(document, news) {
+        match known.insert(document, update) {
             Some(before) => self.bytes -= weight(&before),
             None => self.order.push_back((key, document)),
         }
@@ -203,7 +203,7 @@ impl State {
         {
             let Some((key, document)) = self.order.pop_front() else { return };
             let Some(known) = self.known.get_mut(&key) else { continue };
-            self.bytes -= known.remove(&document).map_or(0, |news| weight(&news));
+            self.bytes -= known.remove(&document).map_or(0, |update| weight(&update));
             if known.is_empty() {
                 self.known.remove(&key);
             }
@@ -212,22 +212,22 @@ impl State {
 }
 
 /// Approximate bytes of remote heads in memory.
-fn weight(news: &HeadsUpdate) -> usize {
-    let heads = news.heads.iter().map(|head| head.len() + size_of::<String>());
-    size_of::<HeadsUpdate>() + news.storage_id.len() + heads.sum::<usize>()
+fn weight(update: &HeadsUpdate) -> usize {
+    let heads = update.heads.iter().map(|head| head.len() + size_of::<String>());
+    size_of::<HeadsUpdate>() + update.storage_id.len() + heads.sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn news(timestamp_ms: f64) -> HeadsUpdate {
+    fn update(timestamp_ms: f64) -> HeadsUpdate {
         let document = DocumentId::from_bytes([1; 16]);
         let heads = vec![timestamp_ms.to_string()];
         HeadsUpdate { document, storage_id: "s".into(), heads, timestamp_ms: Some(timestamp_ms) }
     }
 
-    fn next(hears: &mut Hears) -> Result<HeadsDelivery, ()> {
+    fn next(hears: &mut HeadsReceiver) -> Result<HeadsDelivery, ()> {
         futures_util::FutureExt::now_or_never(hears.recv()).flatten().ok_or(())
     }
 
@@ -242,17 +242,17 @@ mod tests {
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = listener();
         let id = SessionId;
-        remote_heads.tell(&space, from(1), news(1.0));
+        remote_heads.publish(&space, from(1), update(1.0));
         remote_heads.subscribe(&space, id(2), vec!["s".into()], &sender);
         assert_eq!(next(&mut receiver).unwrap().heads, ["1"]);
-        remote_heads.tell(&space, from(1), news(3.0));
-        remote_heads.tell(&space, from(1), news(2.0));
-        remote_heads.tell(&space, from(2), news(4.0));
-        remote_heads.tell(&"other".parse().unwrap(), from(1), news(5.0));
+        remote_heads.publish(&space, from(1), update(3.0));
+        remote_heads.publish(&space, from(1), update(2.0));
+        remote_heads.publish(&space, from(2), update(4.0));
+        remote_heads.publish(&"other".parse().unwrap(), from(1), update(5.0));
         assert_eq!(next(&mut receiver).unwrap().heads, ["3"]);
         assert!(next(&mut receiver).is_err());
         remote_heads.leave(&space, id(2));
-        remote_heads.tell(&space, from(1), news(6.0));
+        remote_heads.publish(&space, from(1), update(6.0));
         assert!(next(&mut receiver).is_err());
         assert!(remote_heads.state.lock().listeners.is_empty());
     }
@@ -261,21 +261,21 @@ mod tests {
     fn the_table_is_bounded() {
         let (remote_heads, space) =
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
-        let tell = |number: u128, heads: usize| {
+        let publish = |number: u128, heads: usize| {
             let document = DocumentId::from_bytes(number.to_le_bytes());
             let heads = vec!["x".repeat(60); heads];
             // Spread over several addresses, so that none exceeds its budget.
             let from = from((number % 8) as u64);
-            remote_heads.tell(&space, from, HeadsUpdate { document, heads, ..news(1.0) });
+            remote_heads.publish(&space, from, HeadsUpdate { document, heads, ..update(1.0) });
         };
-        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| tell(number, 1));
+        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| publish(number, 1));
         assert_eq!(remote_heads.state.lock().order.len(), limits::REPO_REMOTE_HEADS);
         // The byte limits too: many heads in each, and one document with too many.
-        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| tell(number + 100_000, 40));
-        tell(7, 1_024);
+        (0..=limits::REPO_REMOTE_HEADS as u128).for_each(|number| publish(number + 100_000, 40));
+        publish(7, 1_024);
         let state = remote_heads.state.lock();
         let all = || state.known.values().flat_map(HashMap::values);
-        assert_eq!(state.bytes, all().map(|news| weight(news)).sum::<usize>());
+        assert_eq!(state.bytes, all().map(|update| weight(update)).sum::<usize>());
         assert_eq!(state.order.len(), all().count());
         assert!(
             state.bytes <= limits::REPO_REMOTE_HEADS_BYTES && all().all(|n| n.heads.len() == 40)
@@ -288,10 +288,9 @@ mod tests {
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
-        remote_heads.tell(&space, from(1), news(1e300));
+        remote_heads.publish(&space, from(1), update(1e300));
         let message = next(&mut receiver).unwrap().timestamp_ms.unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        assert!(message <= now.as_millis() as f64);
+        assert!(message <= now_ms() as f64);
     }
 
     /// The relay's clock was ahead when a report arrived, and is then set right.
@@ -301,12 +300,12 @@ mod tests {
             (RemoteHeadsTable::default(), "space".parse::<SpaceName>().unwrap());
         let (sender, mut receiver) = listener();
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
-        let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 + 1e12;
-        // As `tell` stored it at that moment.
-        let before = Arc::new(news(ahead));
+        let ahead = now_ms() as f64 + 1e12;
+        // As `publish` stored it at that moment.
+        let before = Arc::new(update(ahead));
         let bytes = weight(&before);
         remote_heads.state.lock().keep((space.clone(), "s".into()), before, bytes);
-        remote_heads.tell(&space, from(1), HeadsUpdate { timestamp_ms: None, ..news(1.0) });
+        remote_heads.publish(&space, from(1), HeadsUpdate { timestamp_ms: None, ..update(1.0) });
         assert!(next(&mut receiver).is_ok(), "reports are suppressed for thirty years");
     }
 
@@ -333,9 +332,9 @@ mod tests {
             let names: Vec<String> = (0..100).map(name).collect();
             let names = || names.iter().map(String::as_str).collect();
             for (add, remove) in [(names(), vec![]), (vec![], names())] {
-                let wish =
+                let request =
                     Message::RemoteSubscription { sender: "me", target: &relay, add, remove };
-                peer.handle_message(now, &wish.encode());
+                peer.handle_message(now, &request.encode());
             }
             while let Some(effect) = peer.poll_effect() {
                 match effect {
@@ -350,9 +349,9 @@ mod tests {
             }
         }
         let state = remote_heads.state.lock();
-        let (listeners, wishes) = (state.listeners.len(), state.wishes.len());
+        let (listeners, subscriptions) = (state.listeners.len(), state.subscriptions.len());
         assert_eq!(
-            (listeners, wishes),
+            (listeners, subscriptions),
             (0, 0),
             "subscriptions remain after the client removed all"
         );
@@ -374,11 +373,11 @@ mod tests {
         // All at one instant, as one message may bring them.
         for number in 0..10_000_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());
-            let told = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
-            remote_heads.tell(&space, from(1), told);
+            let report = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..update(1.0) };
+            remote_heads.publish(&space, from(1), report);
             for receiver in &mut heard {
-                while let Ok(news) = next(receiver) {
-                    bytes += weight(&news);
+                while let Ok(update) = next(receiver) {
+                    bytes += weight(&update);
                 }
             }
         }
@@ -395,12 +394,12 @@ mod tests {
         remote_heads.subscribe(&space, SessionId(2), vec!["s".into()], &sender);
         for number in 0..300_u128 {
             let document = DocumentId::from_bytes(number.to_le_bytes());
-            let told = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..news(1.0) };
-            remote_heads.tell(&space, from(1), told);
+            let report = HeadsUpdate { document, heads: vec!["x".repeat(60); 40], ..update(1.0) };
+            remote_heads.publish(&space, from(1), report);
         }
         let mut bytes = 0;
-        while let Ok(news) = next(&mut receiver) {
-            bytes += weight(&news);
+        while let Ok(update) = next(&mut receiver) {
+            bytes += weight(&update);
         }
         let most = limits::REPO_REMOTE_HEADS_WAITING_BYTES;
         assert!(bytes > most / 2 && bytes <= most, "{bytes} bytes wait for one session");

@@ -14,10 +14,10 @@ use landfall_protocol::relay::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
 
+use super::SharedState;
 use crate::compaction::Compactor;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::session::RelayState;
 use crate::store::{LogStore, StoreError, StoredDocument};
 use crate::turns::Turns;
 
@@ -26,93 +26,79 @@ pub(super) struct SyncAnswer {
     pub(super) ticket: Ticket,
     pub(super) planned: Planned,
     /// Its memory until it is written.
-    pub(super) room: Option<Grant>,
+    pub(super) grant: Option<Grant>,
 }
 
-/// A session's questions.
+/// A session's queries.
 pub(super) struct SyncAnswers {
     reader: SyncReader,
     waiting: VecDeque<AskedSync>,
-    /// Bytes of the waiting questions.
+    /// Bytes of the waiting queries.
     bytes: usize,
-    doing: Option<Doing>,
+    reading: Option<Reading>,
     ready: VecDeque<SyncAnswer>,
 }
 
 type AskedSync = (Ticket, SyncRequest);
 
-type Doing = Pin<Box<dyn Future<Output = Answered> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
-/// The result of one read for several questions.
+/// The result of one read for several queries.
 struct Answered {
     /// The answers to the first of them.
     replies: VecDeque<SyncAnswer>,
-    /// The questions still to be answered.
+    /// The queries still to be answered.
     rest: Vec<AskedSync>,
 }
 
 impl SyncAnswers {
-    pub(super) fn new(shared: &RelayState, space: SpaceName, account: Account) -> Self {
+    pub(super) fn new(reader: SyncReader) -> Self {
         let (waiting, ready) = Default::default();
-        let reader = SyncReader {
-            store: Arc::clone(&shared.store),
-            page_reads: shared.page_reads.clone(),
-            account,
-            compactor: Arc::clone(&shared.automerge_repo.compactor),
-            space,
-        };
-        Self { reader, waiting, bytes: 0, doing: None, ready }
+        Self { reader, waiting, bytes: 0, reading: None, ready }
     }
 
-    /// Queues a question. A document has at most one at a time, so their number is bounded by the open
+    /// Queues a query. A document has at most one at a time, so their number is bounded by the open
     /// documents.
-    pub(super) fn ask(&mut self, ticket: Ticket, question: SyncRequest) {
-        self.bytes += question_bytes(&question);
-        self.waiting.push_back((ticket, question));
-    }
-
-    /// Drops all questions and answers: the session ends.
-    pub(super) fn clear(&mut self) {
-        self.waiting.clear();
-        self.ready.clear();
-        (self.doing, self.bytes) = (None, 0);
+    pub(super) fn ask(&mut self, ticket: Ticket, request: SyncRequest) {
+        self.bytes += query_bytes(&request);
+        self.waiting.push_back((ticket, request));
     }
 
     /// Whether the session may read more from the peer.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < limits::REPO_QUESTION_BYTES
+        self.bytes < limits::REPO_QUERY_BYTES
     }
 
-    fn begin(&mut self) -> Option<Doing> {
-        let count = self.waiting.len().min(limits::REPO_QUESTIONS);
+    fn begin(&mut self) -> Option<Reading> {
+        let count = self.waiting.len().min(limits::REPO_QUERIES);
         let asked: Vec<AskedSync> = self.waiting.drain(..count).collect();
         if asked.is_empty() {
             return None;
         }
-        self.bytes -= asked.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
+        self.bytes -= asked.iter().map(|(_, request)| query_bytes(request)).sum::<usize>();
         let reader = self.reader.clone();
         Some(Box::pin(async move { reader.answer_some(asked).await }))
     }
 
-    /// Waits for the next answer; pends forever if no question waits. Cancel-safe: the next call resumes
+    /// Waits for the next answer; pends forever if no query waits. Cancel-safe: the next call resumes
     /// the read.
     pub(super) async fn reply(&mut self) -> Option<SyncAnswer> {
         if let Some(ready) = self.ready.pop_front() {
             return Some(ready);
         }
-        if self.doing.is_none() && !self.waiting.is_empty() {
-            // Handle the messages that have arrived first, so that their questions join this read. A read
+        if self.reading.is_none() && !self.waiting.is_empty() {
+            // Handle the messages that have arrived first, so that their queries join this read. A read
             // costs a thread wake-up, which is more than the look-up of a document.
-            if self.waiting.len() < limits::REPO_QUESTIONS {
+            if self.waiting.len() < limits::REPO_QUERIES {
                 tokio::task::yield_now().await;
             }
-            self.doing = self.begin();
+            self.reading = self.begin();
         }
-        let Some(doing) = &mut self.doing else { return std::future::pending().await };
-        let Answered { replies, rest } = doing.await;
-        self.doing = None;
+        let Some(reading) = &mut self.reading else { return std::future::pending().await };
+        let Answered { replies, rest } = reading.await;
+        self.reading = None;
         self.ready = replies;
-        self.bytes += rest.iter().map(|(_, question)| question_bytes(question)).sum::<usize>();
+        self.bytes += rest.iter().map(|(_, request)| query_bytes(request)).sum::<usize>();
         rest.into_iter().rev().for_each(|asked| self.waiting.push_front(asked));
         self.ready.pop_front()
     }
@@ -122,9 +108,9 @@ impl SyncAnswers {
 pub(super) struct SyncReader {
     store: Arc<dyn LogStore>,
     page_reads: Turns,
-    account: Account,
+    pub(super) account: Account,
     compactor: Arc<Compactor>,
-    space: SpaceName,
+    pub(super) space: SpaceName,
 }
 
 /// A planned answer.
@@ -136,20 +122,26 @@ enum Outline {
 
 impl Outline {
     /// Whether its memory may have to be waited for.
-    fn needs_room(&self, question: &SyncRequest) -> bool {
+    fn needs_room(&self, request: &SyncRequest) -> bool {
         match self {
-            Self::Done(planned) => ephemeral_bytes(planned, question) > limits::SOCKET_BUFFER_BYTES,
+            Self::Done(planned) => ephemeral_bytes(planned, request) > limits::SOCKET_BUFFER_BYTES,
             Self::Read(_) => true,
         }
     }
 }
 
 impl SyncReader {
-    pub(super) fn new(shared: &RelayState, space: SpaceName, account: Account) -> Self {
-        SyncAnswers::new(shared, space, account).reader.clone()
+    pub(super) fn new(shared: &SharedState, space: SpaceName, account: Account) -> Self {
+        Self {
+            store: Arc::clone(&shared.relay.store),
+            page_reads: shared.relay.page_reads.clone(),
+            account,
+            compactor: Arc::clone(&shared.compactor),
+            space,
+        }
     }
 
-    /// Answers questions up to the first one that needs more than its document's heads.
+    /// Answers queries up to the first one that needs more than its document's heads.
     async fn answer_some(&self, asked: Vec<AskedSync>) -> Answered {
         let asked = Arc::new(asked);
         let outlines = match asked.first() {
@@ -164,18 +156,18 @@ impl SyncReader {
         let mut rest = asked.split_off(outlines.len().min(asked.len()));
         let mut replies = VecDeque::with_capacity(asked.len());
         let mut outlined = asked.into_iter().zip(outlines);
-        while let Some(((ticket, question), outline)) = outlined.next() {
-            let holds = replies.iter().any(|reply: &SyncAnswer| reply.room.is_some());
-            if holds && outline.needs_room(&question) {
-                // Defer this question to a read of its own: no task waits for memory while it holds some.
+        while let Some(((ticket, request), outline)) = outlined.next() {
+            let holds = replies.iter().any(|reply: &SyncAnswer| reply.grant.is_some());
+            if holds && outline.needs_room(&request) {
+                // Defer this query to a read of its own: no task waits for memory while it holds some.
                 let others = outlined.map(|(asked, _)| asked);
                 let again: Vec<AskedSync> =
-                    std::iter::once((ticket, question)).chain(others).collect();
+                    std::iter::once((ticket, request)).chain(others).collect();
                 drop(rest.splice(..0, again));
                 break;
             }
-            let (planned, room) = self.answer(ticket.document, question, outline).await;
-            replies.push_back(SyncAnswer { ticket, planned, room });
+            let (planned, grant) = self.answer(ticket.document, request, outline).await;
+            replies.push_back(SyncAnswer { ticket, planned, grant });
         }
         Answered { replies, rest }
     }
@@ -183,17 +175,17 @@ impl SyncReader {
     async fn answer(
         &self,
         document: DocumentId,
-        question: SyncRequest,
+        request: SyncRequest,
         first: Outline,
     ) -> (Planned, Option<Grant>) {
-        let question = Arc::new(question);
+        let request = Arc::new(request);
         let (mut first, mut least) = (Some(first), 0);
         for turn in 1..=limits::REPO_PLANS {
             let is_last = turn == limits::REPO_PLANS;
             let outline = match first.take() {
                 Some(first) => Ok(first),
                 None => {
-                    let asked = Arc::clone(&question);
+                    let asked = Arc::clone(&request);
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
                         outline(store, space, &document, &asked)
                     };
@@ -202,21 +194,21 @@ impl SyncReader {
             };
             let (index, plan) = match outline {
                 Ok(Outline::Done(planned)) => {
-                    let room = self.room_for(ephemeral_bytes(&planned, &question)).await;
-                    return (planned, room);
+                    let grant = self.room_for(ephemeral_bytes(&planned, &request)).await;
+                    return (planned, grant);
                 }
                 Ok(Outline::Read(read)) => *read,
                 Err(failure) => return (unread(failure), None),
             };
-            let room = self.room_for(weight(&index, &plan).max(least)).await;
+            let grant = self.room_for(weight(&index, &plan).max(least)).await;
             let read = self
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
                 Ok(Some(planned)) => {
-                    let (needs, has) = (ephemeral_bytes(&planned, &question), room.as_ref());
+                    let (needs, has) = (ephemeral_bytes(&planned, &request), grant.as_ref());
                     let is_little = needs <= limits::SOCKET_BUFFER_BYTES;
-                    if is_little || has.is_some_and(|room| room.bytes() >= needs) || is_last {
-                        return (planned, room);
+                    if is_little || has.is_some_and(|grant| grant.bytes() >= needs) || is_last {
+                        return (planned, grant);
                     }
                     // The answer is larger than planned: drop it, reserve its size, and read it again.
                     least = needs;
@@ -251,11 +243,11 @@ impl SyncReader {
         if asked.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
             tracing::error!(%document, "a packed index is damaged; rebuilding it");
             let (done, made) = oneshot::channel();
-            let tell = Box::new(move |ok| {
+            let done = Box::new(move |ok| {
                 // The caller may be gone.
                 let _ = done.send(ok);
             });
-            self.compactor.rebuild(self.space.clone(), document, tell);
+            self.compactor.rebuild(self.space.clone(), document, done);
             if made.await.unwrap_or(false) {
                 asked = self.ask_once(&ask).await;
             }
@@ -295,19 +287,19 @@ fn unread(failure: StoreFailure) -> Planned {
     }
 }
 
-fn question_bytes(question: &SyncRequest) -> usize {
-    let SyncRequest { heads, have, need, .. } = question;
+fn query_bytes(request: &SyncRequest) -> usize {
+    let SyncRequest { heads, have, need, .. } = request;
     let have = have.iter().map(|have| have.bytes + 32 * have.last_sync.len());
     let hashes = 32 * (heads.len() + need.len());
-    limits::REPO_QUESTION_OVERHEAD_BYTES + hashes + have.sum::<usize>()
+    limits::REPO_QUERY_OVERHEAD_BYTES + hashes + have.sum::<usize>()
 }
 
 /// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
 /// also as the common heads; and the peer's heads that it requests.
-fn ephemeral_bytes(planned: &Planned, question: &SyncRequest) -> usize {
+fn ephemeral_bytes(planned: &Planned, request: &SyncRequest) -> usize {
     let message = match planned {
         Planned::LogState(LogState::Present { heads, .. }) => 2 * 32 * heads.len(),
-        Planned::LogState(LogState::Absent) => 32 * question.heads.len(),
+        Planned::LogState(LogState::Absent) => 32 * request.heads.len(),
         Planned::LogState(LogState::Deleted | LogState::Damaged) | Planned::Failed => 0,
         Planned::Answer { heads, unknown, chunks, .. } => {
             let chunks = chunks.iter().map(Vec::len).sum::<usize>();
@@ -336,8 +328,8 @@ fn outlines(
     asked: &[AskedSync],
 ) -> Result<Vec<Outline>, StoreError> {
     let mut outlines = Vec::with_capacity(asked.len());
-    for (ticket, question) in asked {
-        let outline = match outline(store, space, &ticket.document, question) {
+    for (ticket, request) in asked {
+        let outline = match outline(store, space, &ticket.document, request) {
             // Left for the next read, where it is the first and its error is returned.
             Err(_) if !outlines.is_empty() => break,
             outline => outline?,
@@ -355,14 +347,14 @@ fn outline(
     store: &dyn LogStore,
     space: &SpaceName,
     document: &DocumentId,
-    question: &SyncRequest,
+    request: &SyncRequest,
 ) -> Result<Outline, StoreError> {
     let done = |standing| Ok(Outline::Done(Planned::LogState(standing)));
     match store.document_heads(space, document)? {
         StoredDocument::Absent => return done(LogState::Absent),
         StoredDocument::Deleted => return done(LogState::Deleted),
         StoredDocument::Present { heads, last }
-            if question.need.is_empty() && heads == question.heads =>
+            if request.need.is_empty() && heads == request.heads =>
         {
             return done(LogState::Present { heads, last });
         }
@@ -370,13 +362,13 @@ fn outline(
     }
     let mut index = store.document_index(space, document, false)?;
     if let Some(without) = &index
-        && Plan::of(without, question).is_err()
+        && Plan::of(without, request).is_err()
     {
         index = store.document_index(space, document, true)?;
     }
     // Deleted at this moment: its tombstone follows.
     let Some(index) = index else { return done(LogState::Deleted) };
-    match Plan::of(&index, question) {
+    match Plan::of(&index, request) {
         Ok(plan) => Ok(Outline::Read(Box::new((index, plan)))),
         Err(NeedsSnapshotHistory) => Err(StoreError::unsupported()),
     }
@@ -451,11 +443,10 @@ mod tests {
         let page_reads = turns.clone();
         let compactions = Arc::clone(&compactor);
         let reader = SyncReader { store, page_reads, account, compactor: compactions, space };
-        let (waiting, ready) = Default::default();
-        let mut sync_answers = SyncAnswers { reader, waiting, bytes: 0, doing: None, ready };
+        let mut sync_answers = SyncAnswers::new(reader);
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let peer = Peer::new(host, Patience::default(), Moment::default());
-        let many = 3 * limits::REPO_QUESTIONS as u128;
+        let many = 3 * limits::REPO_QUERIES as u128;
         for number in 0..many {
             let ticket = peer.ticket(DocumentId::from_bytes(number.to_le_bytes()));
             let (heads, have, need, sent_through) = (vec![], vec![], vec![], Offset(0));

@@ -349,16 +349,16 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
 pub(super) fn failure(error: AdminError, data: &Path) -> Failure {
     let why = error.to_string();
     let cause = std::error::Error::source(&error).map(error_chain);
-    let told = |code, hint| match &cause {
+    let failed = |code, hint| match &cause {
         Some(cause) => Failure::new(code, &why, cause, hint),
         None => Failure::new(code, "the command failed", &why, hint),
     };
     match &error {
         AdminError::Open(error) => store_failure(error),
         AdminError::Store(error) => of_store(error),
-        AdminError::NoStore(_) => told(STORE, "name the relay's folder with --data"),
+        AdminError::NoStore(_) => failed(STORE, "name the relay's folder with --data"),
         AdminError::NoSpace(_) | AdminError::NoDocument(..) => {
-            told(USAGE, "see `landfall-relay inspect`")
+            failed(USAGE, "see `landfall-relay inspect`")
         }
         AdminError::Backup(BackupError::Source(_)) => {
             let why = cause.as_deref().unwrap_or_default();
@@ -366,39 +366,39 @@ pub(super) fn failure(error: AdminError, data: &Path) -> Failure {
             Failure::new(STORE, what, why, "name the relay's folder with --data")
         }
         AdminError::Backup(BackupError::Exists { .. }) => {
-            told(FILE, "choose another name; a backup never overwrites")
+            failed(FILE, "choose another name; a backup never overwrites")
         }
         AdminError::Backup(error) => match error.class() {
-            FailureClass::Corrupt => told(DAMAGED, "run `landfall-relay verify`"),
-            FailureClass::DiskFull => told(FILE, "make room on the disk"),
-            FailureClass::Busy => told(FILE, "wait until the other backup is done"),
-            _ => told(FILE, "check that the target's folder exists and is writable"),
+            FailureClass::Corrupt => failed(DAMAGED, "run `landfall-relay verify`"),
+            FailureClass::DiskFull => failed(FILE, "make room on the disk"),
+            FailureClass::Busy => failed(FILE, "wait until the other backup is done"),
+            _ => failed(FILE, "check that the target's folder exists and is writable"),
         },
         AdminError::BadBackup(BackupError::Exists { .. } | BackupError::Busy { .. }) => {
-            told(IN_USE, "wait until the other command is done")
+            failed(IN_USE, "wait until the other command is done")
         }
-        AdminError::BadBackup(_) => told(FILE, "choose another backup; nothing was changed"),
-        AdminError::DamagedBackup { .. } => told(
+        AdminError::BadBackup(_) => failed(FILE, "choose another backup; nothing was changed"),
+        AdminError::DamagedBackup { .. } => failed(
             DAMAGED,
             "nothing was changed; choose another backup, or restore it with --unchecked and repair",
         ),
         AdminError::HasStore(_) => {
-            told(FILE, "use --replace to replace it; the old store is kept beside the new one")
+            failed(FILE, "use --replace to replace it; the old store is kept beside the new one")
         }
-        AdminError::Read(..) => told(FILE, "check that it exists and is readable"),
+        AdminError::Read(..) => failed(FILE, "check that it exists and is readable"),
         AdminError::NoRepo(_) => {
-            told(FILE, "name the folder that the server's storage adapter writes to")
+            failed(FILE, "name the folder that the server's storage adapter writes to")
         }
         AdminError::Write(..) | AdminError::NewFile(_) => {
-            told(FILE, "choose another name, and check that the disk has room")
+            failed(FILE, "choose another name, and check that the disk has room")
         }
         AdminError::Portable(_, PortableError::NotPortable | PortableError::Version { .. }) => {
-            told(FILE, "nothing was changed; name a file that `export` wrote")
+            failed(FILE, "nothing was changed; name a file that `export` wrote")
         }
-        AdminError::Portable(..) => told(DAMAGED, "nothing was changed; export the space again"),
-        AdminError::Unsound(_) => told(DAMAGED, "run `landfall-relay verify`"),
-        AdminError::Rewrite(_) => told(STORE, "make room on the disk and run the command again"),
-        AdminError::NoWorker | AdminError::Randomness(_) => told(OTHER, "please report this"),
+        AdminError::Portable(..) => failed(DAMAGED, "nothing was changed; export the space again"),
+        AdminError::Unsound(_) => failed(DAMAGED, "run `landfall-relay verify`"),
+        AdminError::Rewrite(_) => failed(STORE, "make room on the disk and run the command again"),
+        AdminError::NoWorker | AdminError::Randomness(_) => failed(OTHER, "please report this"),
     }
 }
 

@@ -36,7 +36,7 @@ impl Output {
     }
 
     /// Prints the value or the lines.
-    fn say(&self, value: impl FnOnce() -> Value, lines: impl FnOnce() -> Vec<String>) {
+    fn print(&self, value: impl FnOnce() -> Value, lines: impl FnOnce() -> Vec<String>) {
         let text = match self.json {
             true => value().to_string(),
             false => lines().join("\n"),
@@ -45,7 +45,7 @@ impl Output {
     }
 
     pub(super) fn store(&self, store: &StoreReport) {
-        self.say(
+        self.print(
             || store_value(store),
             || {
                 let upstream = store.upstream.map_or("none yet".to_owned(), |id| id.to_string());
@@ -106,7 +106,7 @@ impl Output {
             value["actorList"] = actors.iter().map(actor).collect();
             value
         };
-        self.say(value, || document_lines(document, actors));
+        self.print(value, || document_lines(document, actors));
     }
 
     pub(super) fn found(&self, found: &VerifyFindings) {
@@ -119,7 +119,7 @@ impl Output {
                 "findings": findings,
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             let mut lines = finding_lines(found);
             lines.push(verified_line(&found.verified));
             lines.extend((found.damage == 0).then(|| "clean".to_owned()));
@@ -143,7 +143,7 @@ impl Output {
                 "findings": findings(after),
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             let mut lines = finding_lines(before);
             for repaired in rounds {
                 lines.push(format!(
@@ -167,7 +167,7 @@ impl Output {
     }
 
     pub(super) fn backup(&self, file: &Path, length: u64) {
-        self.say(
+        self.print(
             || json!({"file": file.display().to_string(), "bytes": length}),
             || vec![format!("{}: {}", file.display(), bytes(length))],
         );
@@ -182,7 +182,7 @@ impl Output {
                 "checked": restored.verified.as_ref().map(verified_value),
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             let mut lines: Vec<String> = restored.verified.iter().map(verified_line).collect();
             lines.push(format!("restored {}", file.display()));
             lines.extend(kept.iter().map(|kept| format!("the previous store is kept as {kept}")));
@@ -204,7 +204,7 @@ impl Output {
                 "bytesAfter": report.after,
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             let failed = report.failed.iter().map(|(space, document, reason)| {
                 format!("not compacted: space {space}, document {document}: {reason}")
             });
@@ -231,7 +231,7 @@ impl Output {
                 "changes": counts.changes,
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             vec![format!(
                 "{}: {} ({} deleted), {}, {}, {}",
                 file.display(),
@@ -260,7 +260,7 @@ impl Output {
                 "refusals": written.refusals.iter().map(refusal).collect::<Vec<_>>(),
             })
         };
-        self.say(value, || {
+        self.print(value, || {
             let refusal = |(document, why): &(DocumentId, String)| {
                 format!("rejected: document {document}: {why}")
             };
@@ -286,7 +286,7 @@ impl Output {
         let (deleted, before) = (written.tombstones, written.known + written.deleted_here);
         let value =
             || json!({"space": space.to_string(), "deleted": deleted, "deletedBefore": before});
-        self.say(value, || {
+        self.print(value, || {
             let mut lines =
                 vec![format!("space {space}: deleted {}", counted(deleted, "document"))];
             if before > 0 {
@@ -301,9 +301,9 @@ impl Output {
 
     pub(super) fn repo_imported(&self, imported: &RepoImported) {
         let written = &imported.written;
-        let told = |told: &Findings| -> Vec<Value> {
+        let findings = |findings: &Findings| -> Vec<Value> {
             let one = |(path, why): &(PathBuf, String)| json!({"path": path, "why": why});
-            told.first.iter().map(one).collect()
+            findings.first.iter().map(one).collect()
         };
         let value = || {
             json!({
@@ -314,19 +314,19 @@ impl Output {
                 "snapshots": written.snapshots,
                 "deletedHere": imported.deleted_here,
                 "problems": imported.problems.count + written.refused,
-                "problemList": told(&imported.problems),
+                "problemList": findings(&imported.problems),
                 "passedOver": imported.others.count,
-                "passedOverList": told(&imported.others),
+                "passedOverList": findings(&imported.others),
             })
         };
-        self.say(value, || repo_lines(imported));
+        self.print(value, || repo_lines(imported));
     }
 }
 
 fn repo_lines(imported: &RepoImported) -> Vec<String> {
     let written = &imported.written;
-    let mut lines = told_lines("skipped", &imported.others);
-    lines.extend(told_lines("not imported", &imported.problems));
+    let mut lines = findings_lines("skipped", &imported.others);
+    lines.extend(findings_lines("not imported", &imported.problems));
     let refusal = |(document, why): &(DocumentId, String)| {
         format!("not imported: document {document}: {why}")
     };
@@ -346,10 +346,10 @@ fn repo_lines(imported: &RepoImported) -> Vec<String> {
     lines
 }
 
-fn told_lines(word: &str, told: &Findings) -> Vec<String> {
+fn findings_lines(word: &str, findings: &Findings) -> Vec<String> {
     let one = |(path, why): &(PathBuf, String)| format!("{word}: {}: {why}", path.display());
-    let mut lines: Vec<String> = told.first.iter().map(one).collect();
-    let more = told.count - told.first.len() as u64;
+    let mut lines: Vec<String> = findings.first.iter().map(one).collect();
+    let more = findings.count - findings.first.len() as u64;
     lines.extend((more > 0).then(|| format!("{word}: {more} more")));
     lines
 }
@@ -587,9 +587,9 @@ mod tests {
 
     #[test]
     fn counts_use_singular_and_plural() {
-        let told = [(1, "space"), (2, "space"), (1, "index"), (0, "index")];
-        let told = told.map(|(number, one)| counted(number, one));
-        assert_eq!(told, ["1 space", "2 spaces", "1 index", "0 indexes"]);
+        let findings = [(1, "space"), (2, "space"), (1, "index"), (0, "index")];
+        let findings = findings.map(|(number, one)| counted(number, one));
+        assert_eq!(findings, ["1 space", "2 spaces", "1 index", "0 indexes"]);
     }
 
     #[test]

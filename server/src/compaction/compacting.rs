@@ -44,12 +44,12 @@ impl Worker {
         let task = match self.store.compaction_candidate(now_ms(), self.options.window) {
             Ok(Some(task)) => task,
             Ok(None) => {
-                self.leave_room();
+                self.stop_waiting();
                 return Looked::Done;
             }
             Err(error) => {
                 tracing::error!(error = error.chain(), "cannot look for a document to compact");
-                self.leave_room();
+                self.stop_waiting();
                 return Looked::Done;
             }
         };
@@ -58,7 +58,7 @@ impl Worker {
         }
         // Reserved before the document is held, so that a merge of the document does not also wait for
         // memory.
-        let Some(_room) = self.room_of(&task) else { return Looked::Done };
+        let Some(_room) = self.memory_for(&task) else { return Looked::Done };
         let Some(held) = CompactionClaim::new(shared, &task) else { return Looked::Done };
         let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
         // A stop from here on also ends this compaction, through its own flag.
@@ -66,8 +66,9 @@ impl Worker {
             return Looked::Done;
         }
         let began = Instant::now();
-        let may_write =
-            || shared.before_compaction.get().is_some_and(|told| told(&task.space, task.through));
+        let may_write = || {
+            shared.before_compaction.get().is_some_and(|notify| notify(&task.space, task.through))
+        };
         match self.compact(&own, &task, may_write) {
             Ok(Some(changes)) => {
                 self.metrics.compacted("compacted", began.elapsed());
@@ -106,15 +107,15 @@ impl Worker {
 
     /// Memory for reading a document and for its result: one snapshot each, one after the other. `None`: not
     /// available yet.
-    fn room_of(&self, task: &CompactionTask) -> Option<Option<Granted>> {
-        let Some(room) = &self.room else { return Some(None) };
+    fn memory_for(&self, task: &CompactionTask) -> Option<Option<Granted>> {
+        let Some(memory) = &self.memory else { return Some(None) };
         let bytes = usize::try_from(task.bytes).unwrap_or(usize::MAX).min(shared::SNAPSHOT_BYTES);
-        room.take(bytes + limits::PUSH_OVERHEAD_BYTES).map(Some)
+        memory.take(bytes + limits::PUSH_OVERHEAD_BYTES).map(Some)
     }
 
-    fn leave_room(&self) {
-        if let Some(room) = &self.room {
-            room.leave();
+    fn stop_waiting(&self) {
+        if let Some(memory) = &self.memory {
+            memory.leave();
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) struct CompactionMemory {
 
 struct PendingGrant {
     bytes: usize,
-    told: Pin<Box<dyn Future<Output = Granted> + Send>>,
+    pending: Pin<Box<dyn Future<Output = Granted> + Send>>,
 }
 
 /// Granted memory, with its account.
@@ -39,7 +39,7 @@ impl CompactionMemory {
         // The candidate may be another document than at the last look.
         let before = asked.take().filter(|before| before.bytes == bytes);
         let mut this = before.unwrap_or_else(|| self.ask(bytes));
-        match this.told.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        match this.pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(granted) => Some(granted),
             Poll::Pending => {
                 *asked = Some(this);
@@ -50,11 +50,11 @@ impl CompactionMemory {
 
     fn ask(&self, bytes: usize) -> PendingGrant {
         let account = self.memory.account(ShareKey::Relay);
-        let told = async move {
+        let pending = async move {
             let grant = account.reserve(Class::Upload, bytes).await;
             Granted { _grant: grant, _account: account }
         };
-        PendingGrant { bytes, told: Box::pin(told) }
+        PendingGrant { bytes, pending: Box::pin(pending) }
     }
 
     /// Withdraws the pending request: no document is due.
@@ -73,16 +73,16 @@ mod tests {
     #[test]
     fn a_compaction_waits_in_turn_for_its_memory() {
         let memory = Memory::new(0);
-        let room = CompactionMemory::new(memory.clone());
+        let compactions = CompactionMemory::new(memory.clone());
         let peer = memory.account(ShareKey::Session(1));
         let all = limits::LEAST_MEMORY / 16 * limits::MEMORY_SIXTEENTHS[Class::Upload as usize];
         let held = peer.try_reserve(Class::Upload, all).unwrap();
-        assert!(room.take(BYTES).is_none());
+        assert!(compactions.take(BYTES).is_none());
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (1, all));
-        assert!(room.take(BYTES).is_none());
+        assert!(compactions.take(BYTES).is_none());
         assert_eq!(memory.waiting(), 1, "it waits twice for one document");
         drop(held);
-        let granted = room.take(BYTES).expect("there is room");
+        let granted = compactions.take(BYTES).expect("there is room");
         assert_eq!(memory.used(Class::Upload), BYTES);
         drop(granted);
         assert_eq!(memory.used(Class::Upload), 0);
@@ -91,17 +91,17 @@ mod tests {
     #[test]
     fn a_cancelled_compaction_holds_no_memory() {
         let memory = Memory::new(0);
-        let room = CompactionMemory::new(memory.clone());
+        let compactions = CompactionMemory::new(memory.clone());
         let peer = memory.account(ShareKey::Session(1));
         let all = limits::LEAST_MEMORY / 16 * limits::MEMORY_SIXTEENTHS[Class::Upload as usize];
         let held = peer.try_reserve(Class::Upload, all).unwrap();
-        assert!(room.take(BYTES).is_none());
+        assert!(compactions.take(BYTES).is_none());
         // Another document.
-        assert!(room.take(2 * BYTES).is_none());
+        assert!(compactions.take(2 * BYTES).is_none());
         assert_eq!(memory.waiting(), 1);
         drop(held);
         assert_eq!(memory.used(Class::Upload), 2 * BYTES);
-        room.leave();
+        compactions.leave();
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 0));
     }
 }

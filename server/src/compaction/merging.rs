@@ -9,17 +9,17 @@ use landfall_protocol::admission::preflight;
 use landfall_protocol::relay::Snapshot;
 
 use super::worker::{Worker, give};
-use super::{Brought, Chunks, MergeError, Merged, Upload};
+use super::{Chunks, MergeError, MergeOutcome, Merged, Upload};
 
 impl Worker {
     /// Merges an uploaded snapshot with the stored document. If the two exceed the size limit, the new
     /// changes of the upload become single changes.
-    pub(crate) fn merge(&self, upload: &Upload) -> Result<Brought, MergeError> {
+    pub(crate) fn merge(&self, upload: &Upload) -> Result<MergeOutcome, MergeError> {
         let Some(supervisor) = &self.supervisor else { return Err(MergeError::NoWorker) };
         let began = Instant::now();
         let merged = self.merge_with(supervisor, upload);
         let outcome = match &merged {
-            Ok(Brought::Apart(_)) => "oversized",
+            Ok(MergeOutcome::TooLarge(_)) => "oversized",
             Ok(_) => "compacted",
             Err(_) => "failed",
         };
@@ -28,21 +28,25 @@ impl Worker {
     }
 
     /// The new changes of an uploaded snapshot of `theirs` changes, as single changes.
-    fn merge_apart(&self, upload: &Upload, theirs: u64) -> Result<Brought, MergeError> {
+    fn merge_as_changes(&self, upload: &Upload, theirs: u64) -> Result<MergeOutcome, MergeError> {
         let (space, document) = (upload.space.clone(), upload.document);
         let chunks = Chunks { space, document, parts: vec![Arc::clone(&upload.bytes)] };
         match self.absorb(&chunks)? {
             // The stored document has changes, and the upload has none of them.
-            Brought::Changes(changes) if changes.len() as u64 == theirs => {
+            MergeOutcome::Changes(changes) if changes.len() as u64 == theirs => {
                 Err(MergeError::Unrelated)
             }
-            Brought::Changes(changes) => Ok(Brought::Apart(changes)),
+            MergeOutcome::Changes(changes) => Ok(MergeOutcome::TooLarge(changes)),
             brought => Ok(brought),
         }
     }
 
     /// One child opens the uploaded snapshot and merges it.
-    fn merge_with(&self, supervisor: &Supervisor, upload: &Upload) -> Result<Brought, MergeError> {
+    fn merge_with(
+        &self,
+        supervisor: &Supervisor,
+        upload: &Upload,
+    ) -> Result<MergeOutcome, MergeError> {
         let worker = MergeError::Worker;
         let (hash, heads) = (upload.hash, upload.heads.clone());
         let mut job = supervisor.start(JobKind::Merge { hash, heads }).map_err(worker)?;
@@ -68,18 +72,18 @@ impl Worker {
                 let (space, document) = (&upload.space, &upload.document);
                 tracing::warn!(%space, %document, %error,
                     "cannot merge an uploaded snapshot into its document; the document still syncs");
-                return self.merge_apart(upload, theirs);
+                return self.merge_as_changes(upload, theirs);
             }
             both => snapshot_of(both.map_err(worker)?).map_err(worker)?,
         };
         match held {
-            true => self.judge_merge(upload, theirs, both).map(Brought::Merged),
-            false => Ok(Brought::Merged(Merged::Snapshot(Arc::new(both)))),
+            true => self.check_merge(upload, theirs, both).map(MergeOutcome::Merged),
+            false => Ok(MergeOutcome::Merged(Merged::Snapshot(Arc::new(both)))),
         }
     }
 
     /// Checks whether the two had changes in common, and whether the merge added any.
-    fn judge_merge(
+    fn check_merge(
         &self,
         upload: &Upload,
         theirs: u64,
@@ -97,7 +101,7 @@ impl Worker {
     }
 
     /// The new changes in a client's chunks; all of them, or an error.
-    pub(super) fn absorb(&self, chunks: &Chunks) -> Result<Brought, MergeError> {
+    pub(super) fn absorb(&self, chunks: &Chunks) -> Result<MergeOutcome, MergeError> {
         brought(self.open_chunks(chunks, false)?.news)
     }
 
@@ -141,18 +145,18 @@ impl Worker {
 
 /// Converts a child's result. The child has parsed untrusted bytes, so the form of its changes is checked
 /// again.
-pub(crate) fn brought(news: NewContent) -> Result<Brought, MergeError> {
+pub(crate) fn brought(news: NewContent) -> Result<MergeOutcome, MergeError> {
     match news {
-        NewContent::Nothing => Ok(Brought::Merged(Merged::Nothing)),
+        NewContent::Nothing => Ok(MergeOutcome::Merged(Merged::Nothing)),
         NewContent::Changes(changes) => {
             let checked: Result<Vec<_>, _> = changes.iter().map(|bytes| preflight(bytes)).collect();
-            checked.map(Brought::Changes).map_err(|error| {
+            checked.map(MergeOutcome::Changes).map_err(|error| {
                 MergeError::Worker(WorkerError::Refused { reason: error.to_string() })
             })
         }
         NewContent::Snapshot(compacted) => {
             let snapshot = snapshot_of(*compacted).map_err(MergeError::Worker)?;
-            Ok(Brought::Merged(Merged::Snapshot(Arc::new(snapshot))))
+            Ok(MergeOutcome::Merged(Merged::Snapshot(Arc::new(snapshot))))
         }
     }
 }

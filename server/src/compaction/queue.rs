@@ -115,9 +115,9 @@ impl<J> Queue<J> {
         if due && self.jobs_since_look >= limits::MERGES_IN_A_ROW {
             return Ok(self.look());
         }
-        if let Some((taken, job)) = self.take() {
+        if let Some((claim, job)) = self.take() {
             self.jobs_since_look += 1;
-            return Ok(Next::Job(taken, job));
+            return Ok(Next::Job(claim, job));
         }
         match due {
             true => Ok(self.look()),
@@ -142,9 +142,9 @@ impl<J> Queue<J> {
     }
 
     /// A job is done.
-    pub(super) fn done(&mut self, taken: &Claim) {
-        self.busy_shares.remove(&taken.share);
-        self.busy_places.remove(&taken.place);
+    pub(super) fn done(&mut self, claim: &Claim) {
+        self.busy_shares.remove(&claim.share);
+        self.busy_places.remove(&claim.place);
     }
 
     /// Claims a document for compaction, and returns the flag that is set when the compaction is to end;
@@ -212,7 +212,7 @@ mod tests {
     #[track_caller]
     fn job(queue: &mut Queue<&'static str>) -> (Claim, &'static str) {
         match queue.next(Instant::now()) {
-            Ok(Next::Job(taken, job)) => (taken, job),
+            Ok(Next::Job(claim, job)) => (claim, job),
             next => panic!("{next:?}"),
         }
     }
@@ -260,9 +260,9 @@ mod tests {
         queue.add(session(3), place(20), "c");
         let mut order = Vec::new();
         for _ in 0..6 {
-            let (taken, what) = job(&mut queue);
+            let (claim, what) = job(&mut queue);
             order.push(what);
-            queue.done(&taken);
+            queue.done(&claim);
         }
         assert_eq!(order, ["a", "b", "c", "a", "b", "a"]);
     }
@@ -318,8 +318,8 @@ mod tests {
         let ended = end.load(Ordering::Relaxed);
         queue.release(&place(1));
         // Finishes the client's jobs.
-        while let Some((taken, ())) = queue.take() {
-            queue.done(&taken);
+        while let Some((claim, ())) = queue.take() {
+            queue.done(&claim);
         }
         ended
     }
@@ -331,15 +331,15 @@ mod tests {
         assert!(!is_ended(&mut queue, |queue| queue.add(session(1), place(2), ())));
         assert!(!is_ended(&mut queue, |queue| {
             queue.add(session(1), place(2), ());
-            let (taken, ()) = queue.take().unwrap();
+            let (claim, ()) = queue.take().unwrap();
             queue.add(session(1), place(3), ());
-            queue.done(&taken);
+            queue.done(&claim);
         }));
         let other_document = |queue: &mut Queue<()>| {
             queue.add(session(1), place(2), ());
-            let (taken, ()) = queue.take().unwrap();
+            let (claim, ()) = queue.take().unwrap();
             queue.add(session(2), place(3), ());
-            queue.done(&taken);
+            queue.done(&claim);
         };
         let same_document = |queue: &mut Queue<()>| queue.add(session(1), place(1), ());
         let ended =

@@ -1,5 +1,5 @@
-//! Extracts data that the store has lost from a client's uploaded snapshot: single changes, and a lost
-//! snapshot as a compaction of exactly the changes that it covered.
+//! Replaces damaged data of the store by data of a client's upload: single changes, and a damaged snapshot by
+//! a compaction of exactly the changes that it covered.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::repairs::Repairs;
 /// A document of a space.
 type DocumentKey<'a> = (&'a SpaceName, &'a DocumentId);
 
-/// A lost snapshot that is being rebuilt.
-struct Remade {
+/// A damaged snapshot that is being rebuilt.
+struct Rebuilding {
     job: Job,
-    /// The changes that the lost one covered.
+    /// The changes that the damaged one covered.
     index: Arc<PackedIndex>,
     hash: [u8; 32],
     offset: Offset,
@@ -29,7 +29,7 @@ struct Remade {
 impl Worker {
     /// If a document is known to be damaged, repairs it from the uploaded parts. False if the repair did not
     /// complete: the store may then lack changes that the upload contains.
-    pub(super) fn mend(
+    pub(super) fn repair_from(
         &self,
         shared: &CompactorState,
         place: DocumentKey<'_>,
@@ -57,16 +57,17 @@ impl Worker {
         repairs: &Repairs,
         (place, parts): (DocumentKey<'_>, &[Arc<Vec<u8>>]),
     ) -> Result<(), String> {
-        let lost = repairs.lost(place.0, place.1).and_then(|lost| lost.snapshot);
-        let mut remade = match lost {
-            Some(hash) => Some(self.begin_remaking(supervisor, place, hash)?),
+        let damaged = repairs.damaged(place.0, place.1).and_then(|damaged| damaged.snapshot);
+        let mut rebuilding = match damaged {
+            Some(hash) => Some(self.begin_rebuild(supervisor, place, hash)?),
             None => None,
         };
         let (mut found, mut bytes, mut failed) = (Vec::new(), 0, None);
         let mut take = |chunk: Vec<u8>| {
             let Ok(hash) = change_hash(&chunk) else { return };
-            let compacted = remade.as_mut().filter(|remade| remade.index.contains(&hash));
-            if let Some(Err(error)) = compacted.map(|remade| remade.job.change(&chunk)) {
+            let compacted =
+                rebuilding.as_mut().filter(|rebuilding| rebuilding.index.contains(&hash));
+            if let Some(Err(error)) = compacted.map(|rebuilding| rebuilding.job.change(&chunk)) {
                 failed.get_or_insert(error.to_string());
             }
             // All changes: which ones the store has damaged may not be known yet.
@@ -82,9 +83,9 @@ impl Worker {
         // Whole changes are written, even if the rest of the upload was rejected.
         self.put(repairs, place, &mut found)?;
         opened.map_err(|error| error.to_string())?;
-        match (failed, remade) {
+        match (failed, rebuilding) {
             (Some(reason), _) => Err(reason),
-            (None, Some(remade)) => self.finish_remaking(shared, repairs, place, remade),
+            (None, Some(rebuilding)) => self.finish_rebuild(shared, repairs, place, rebuilding),
             (None, None) => Ok(()),
         }
     }
@@ -104,17 +105,17 @@ impl Worker {
         let replaced = repaired.map_err(|error| error.chain())?.count;
         if replaced > 0 {
             tracing::info!(%space, %document, replaced, "damaged changes were replaced");
-            repairs.brought(space, document);
+            repairs.data_arrived(space, document);
         }
         Ok(())
     }
 
-    fn begin_remaking(
+    fn begin_rebuild(
         &self,
         supervisor: &Supervisor,
         (space, document): DocumentKey<'_>,
         hash: [u8; 32],
-    ) -> Result<Remade, String> {
+    ) -> Result<Rebuilding, String> {
         // Without a whole index, the changes that the snapshot covered are unknown.
         let index = self.store.document_index(space, document, true);
         let index = index.map_err(|error| error.chain())?.ok_or("the document is gone")?;
@@ -122,29 +123,29 @@ impl Worker {
         let compacted = compacted.ok_or("it has been compacted since")?;
         let (index, offset) = (compacted.index.ok_or("its index is missing")?, compacted.offset);
         let job = supervisor.start(JobKind::Compaction).map_err(|error| error.to_string())?;
-        Ok(Remade { job, index, hash, offset })
+        Ok(Rebuilding { job, index, hash, offset })
     }
 
-    fn finish_remaking(
+    fn finish_rebuild(
         &self,
         shared: &CompactorState,
         repairs: &Repairs,
         (space, document): DocumentKey<'_>,
-        remade: Remade,
+        rebuilding: Rebuilding,
     ) -> Result<(), String> {
-        let Remade { job, index, hash, offset } = remade;
+        let Rebuilding { job, index, hash, offset } = rebuilding;
         let snapshot = job.finish().and_then(snapshot_of).map_err(|error| error.to_string())?;
         if snapshot.changes != index.len() as u64 || snapshot.head_hashes() != index.heads() {
             return Err("it lacks changes of the damaged snapshot".to_owned());
         }
         // Sessions that are served the document from now on receive the new snapshot.
-        if !shared.before_compaction.get().is_none_or(|told| told(space, offset)) {
+        if !shared.before_compaction.get().is_none_or(|notify| notify(space, offset)) {
             return Err("the hub has ended".to_owned());
         }
         match self.store.repair_snapshot(space, document, &hash, snapshot) {
             Ok(true) => {
                 tracing::info!(%space, %document, "a damaged snapshot was replaced");
-                repairs.brought(space, document);
+                repairs.data_arrived(space, document);
                 Ok(())
             }
             Ok(false) => Err("another snapshot has replaced the damaged one".to_owned()),

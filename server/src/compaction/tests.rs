@@ -26,14 +26,14 @@ fn compactor(path: &Path) -> Arc<Compactor> {
 fn twenty_uploads_of_one_session_do_not_delay_anothers() {
     let home = tempfile::tempdir().unwrap();
     let compactor = compactor(home.path());
-    let (tell, told) = mpsc::channel();
+    let (finished, done) = mpsc::channel();
     let upload = |session, number: u8| {
         let (space, document) = ("notes".parse().unwrap(), DocumentId::from_bytes([number; 16]));
         let upload = Upload { space, document, hash: [0; 32], heads: None, bytes: Arc::default() };
-        let tell = tell.clone();
+        let finished = finished.clone();
         let done = Box::new(move |merged: Result<_, _>| {
             assert!(merged.is_err());
-            tell.send(session).unwrap();
+            finished.send(session).unwrap();
         });
         let share = crate::memory::ShareKey::Session(session);
         compactor.merge(Key { share, account: session }, upload, done);
@@ -44,8 +44,8 @@ fn twenty_uploads_of_one_session_do_not_delay_anothers() {
     }
     upload(2, 100);
     // The first upload is still running: this one did not wait for it.
-    assert_eq!(told.recv().unwrap(), 2);
+    assert_eq!(done.recv().unwrap(), 2);
     std::fs::write(home.path().join("pipe"), "go\n").unwrap();
-    assert_eq!((0..20).map(|_| told.recv().unwrap()).collect::<Vec<_>>(), [1; 20]);
+    assert_eq!((0..20).map(|_| done.recv().unwrap()).collect::<Vec<_>>(), [1; 20]);
     compactor.close();
 }

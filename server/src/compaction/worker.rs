@@ -9,7 +9,7 @@ use landfall_protocol::{DocumentId, SpaceName};
 
 use super::memory::CompactionMemory;
 use super::queue::{Claim, Next};
-use super::{Brought, CompactionOptions, CompactorState, MergeError, Merged, Work};
+use super::{CompactionOptions, CompactorState, MergeError, MergeOutcome, Merged, Work};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ pub(crate) struct Worker {
     pub(super) supervisor: Option<Supervisor>,
     pub(super) options: CompactionOptions,
     /// A relay's memory budget. An operator's command has no budget.
-    pub(super) room: Option<CompactionMemory>,
+    pub(super) memory: Option<CompactionMemory>,
 }
 
 impl Worker {
@@ -39,12 +39,12 @@ impl Worker {
             snapshot_bytes: options.window.snapshot_bytes,
             stop: Arc::default(),
         });
-        Self { store, metrics, supervisor, options, room: None }
+        Self { store, metrics, supervisor, options, memory: None }
     }
 
     /// The same, with memory for its own compactions reserved from a relay's budget.
     pub(super) fn within(self, memory: Memory) -> Self {
-        Self { room: Some(CompactionMemory::new(memory)), ..self }
+        Self { memory: Some(CompactionMemory::new(memory)), ..self }
     }
 
     /// The supervisor that starts children, if a worker is configured.
@@ -57,18 +57,19 @@ impl Worker {
         let mut pause = None;
         while let Some(next) = next(shared) {
             match next {
-                Next::Job(taken, work) => {
-                    let _busy = Busy { shared, taken };
+                Next::Job(claim, work) => {
+                    let _busy = Busy { shared, claim };
                     match work {
                         Work::Merge(upload, done) => {
                             let (place, part) = ((&upload.space, &upload.document), &upload.bytes);
-                            let is_repaired = self.mend(shared, place, std::slice::from_ref(part));
-                            done(vouched(is_repaired, self.merge(&upload)));
+                            let is_repaired =
+                                self.repair_from(shared, place, std::slice::from_ref(part));
+                            done(checked_outcome(is_repaired, self.merge(&upload)));
                         }
                         Work::Absorb(chunks, done) => {
                             let place = (&chunks.space, &chunks.document);
-                            let is_repaired = self.mend(shared, place, &chunks.parts);
-                            done(vouched(is_repaired, self.absorb(&chunks)));
+                            let is_repaired = self.repair_from(shared, place, &chunks.parts);
+                            done(checked_outcome(is_repaired, self.absorb(&chunks)));
                         }
                         Work::Rebuild(space, document, done) => {
                             done(self.rebuild(&space, &document));
@@ -114,9 +115,12 @@ impl Worker {
 
 /// "Nothing new" acknowledges that the store has everything uploaded. For a damaged document that is only
 /// known if the upload was compared with the stored bytes; else the result is `doubted`.
-fn vouched(is_repaired: bool, brought: Result<Brought, MergeError>) -> Result<Brought, MergeError> {
+fn checked_outcome(
+    is_repaired: bool,
+    brought: Result<MergeOutcome, MergeError>,
+) -> Result<MergeOutcome, MergeError> {
     match brought {
-        Ok(Brought::Merged(Merged::Nothing)) if !is_repaired => {
+        Ok(MergeOutcome::Merged(Merged::Nothing)) if !is_repaired => {
             Err(MergeError::Store(StoreError::doubted()))
         }
         brought => brought,
@@ -126,12 +130,12 @@ fn vouched(is_repaired: bool, brought: Result<Brought, MergeError>) -> Result<Br
 /// A running job's claim, returned on drop: another job may wait for it.
 struct Busy<'a> {
     shared: &'a CompactorState,
-    taken: Claim,
+    claim: Claim,
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.shared.queue.lock().done(&self.taken);
+        self.shared.queue.lock().done(&self.claim);
         self.shared.wake.notify_one();
     }
 }

@@ -7,14 +7,13 @@ use std::time::Instant;
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::rate::TokenBucket;
 use landfall_protocol::relay::Commit;
-use landfall_protocol::{DocumentId, Moment, SessionId};
+use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Broadcast;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, ShareKey};
-use crate::repairs::Request;
 
 /// An item of the mailbox.
 #[derive(Debug, Clone)]
@@ -26,14 +25,23 @@ pub(crate) enum Delivery {
     /// An ephemeral message about a document that a subscription's filter selects.
     FilteredEphemeral(SubscriptionId, Arc<Broadcast>),
     /// A repair request for a document that a subscription's filter selects, or that the session has open.
-    ResendRequest(Option<SubscriptionId>, Arc<Request>),
+    ResendRequest(Option<SubscriptionId>, Arc<ResendRequest>),
     /// Such a document is repaired and can be read again.
     Repaired(Option<SubscriptionId>, DocumentId),
 }
 
+/// A request to a session to send a damaged document's data again.
+#[derive(Debug)]
+pub(crate) struct ResendRequest {
+    pub(crate) space: SpaceName,
+    pub(crate) document: DocumentId,
+    /// The changes; empty requests everything.
+    pub(crate) changes: Vec<ChangeHash>,
+}
+
 /// A session's bounded mailbox. When its limits are reached, it drops all entries and records that, since
 /// the session then reads the store; of ephemeral messages it drops the oldest. It does the same when it
-/// exceeds [`limits::SEAT_FREE_BYTES`] and no memory can be reserved.
+/// exceeds [`limits::MAILBOX_FREE_BYTES`] and no memory can be reserved.
 pub(crate) struct Mailbox {
     session: SessionId,
     /// The account that pays for the mailbox's memory.
@@ -53,10 +61,10 @@ struct MailboxQueue {
     entry_bytes: usize,
     /// Entries were dropped since the last `take`.
     behind: bool,
-    message: VecDeque<(Option<SubscriptionId>, Arc<Broadcast>)>,
+    messages: VecDeque<(Option<SubscriptionId>, Arc<Broadcast>)>,
     ephemeral_bytes: usize,
     /// The reserved memory of both, in the steps in which it grew.
-    fan_out: Vec<Grant>,
+    grants: Vec<Grant>,
     /// Repair requests and notices.
     repairing: VecDeque<Delivery>,
 }
@@ -97,21 +105,21 @@ impl Mailbox {
     /// Removes and returns all items: entries by ascending offset, ephemeral messages, repair notices. True
     /// if entries were dropped: the session must read the store.
     pub(crate) fn take(&self) -> (Vec<Delivery>, bool) {
-        let (news, behind, _) = self.take_with_memory();
-        (news, behind)
+        let (deliveries, behind, _) = self.take_with_memory();
+        (deliveries, behind)
     }
 
     /// As [`Mailbox::take`], with the memory that the items hold.
     pub(crate) fn take_with_memory(&self) -> (Vec<Delivery>, bool, Option<Grant>) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        let MailboxQueue { entries, behind, message, repairing, fan_out, .. } = waiting;
-        let subscribers = fan_out.into_iter().reduce(Grant::and);
+        let MailboxQueue { entries, behind, messages, repairing, grants, .. } = waiting;
+        let grant = grants.into_iter().reduce(Grant::and);
         let entries = entries.into_iter().map(|(commit, at)| Delivery::Entry(commit, at));
-        let message = message.into_iter().map(|(through, message)| match through {
+        let messages = messages.into_iter().map(|(through, message)| match through {
             None => Delivery::Ephemeral(message),
             Some(subscription) => Delivery::FilteredEphemeral(subscription, message),
         });
-        (entries.chain(message).chain(repairing).collect(), behind, subscribers)
+        (entries.chain(messages).chain(repairing).collect(), behind, grant)
     }
 
     /// Waits until the mailbox is not empty. One task waits at a time; cancelling it loses nothing.
@@ -130,16 +138,16 @@ impl Mailbox {
             }
             let last = waiting.entries.last();
             // The entries of one commit arrive consecutively, so its bytes are counted once.
-            let kept = last.is_some_and(|(last, _)| Arc::ptr_eq(last, commit));
-            let bytes = waiting.entry_bytes + if kept { 0 } else { bytes };
-            let too_many = waiting.entries.len() >= limits::SEAT_ENTRIES;
-            let is_much = too_many || bytes > limits::SEAT_ENTRY_BYTES;
+            let is_counted = last.is_some_and(|(last, _)| Arc::ptr_eq(last, commit));
+            let bytes = waiting.entry_bytes + if is_counted { 0 } else { bytes };
+            let too_many = waiting.entries.len() >= limits::MAILBOX_ENTRIES;
+            let is_much = too_many || bytes > limits::MAILBOX_ENTRY_BYTES;
             let all = bytes + waiting.ephemeral_bytes;
             if is_much || !waiting.has_memory(&self.account, all) {
                 waiting.entries = Vec::new();
                 waiting.entry_bytes = 0;
                 waiting.behind = true;
-                waiting.give_back();
+                waiting.return_memory();
             } else {
                 waiting.entries.push((Arc::clone(commit), at));
                 waiting.entry_bytes = bytes;
@@ -158,9 +166,9 @@ impl Mailbox {
         {
             let mut waiting = self.waiting.lock();
             waiting.ephemeral_bytes += message.weight();
-            waiting.message.push_back((through, message));
+            waiting.messages.push_back((through, message));
             while !waiting.may_keep_ephemeral(&self.account) {
-                let Some((_, oldest)) = waiting.message.pop_front() else { break };
+                let Some((_, oldest)) = waiting.messages.pop_front() else { break };
                 waiting.ephemeral_bytes -= oldest.weight();
                 dropped += 1;
             }
@@ -170,7 +178,7 @@ impl Mailbox {
     }
 
     /// Adds a repair request.
-    pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<Request>) {
+    pub(crate) fn put_request(&self, through: Option<SubscriptionId>, request: Arc<ResendRequest>) {
         self.put_repair(Delivery::ResendRequest(through, request));
     }
 
@@ -179,13 +187,13 @@ impl Mailbox {
         self.put_repair(Delivery::Repaired(through, document));
     }
 
-    fn put_repair(&self, news: Delivery) {
+    fn put_repair(&self, deliveries: Delivery) {
         {
             let mut waiting = self.waiting.lock();
             if waiting.repairing.len() >= limits::MAILBOX_REPAIRS {
                 waiting.repairing.pop_front();
             }
-            waiting.repairing.push_back(news);
+            waiting.repairing.push_back(deliveries);
         }
         self.filled.notify_one();
     }
@@ -199,13 +207,13 @@ impl Mailbox {
 impl MailboxQueue {
     fn is_empty(&self) -> bool {
         let nothing =
-            self.entries.is_empty() && self.message.is_empty() && self.repairing.is_empty();
+            self.entries.is_empty() && self.messages.is_empty() && self.repairing.is_empty();
         nothing && !self.behind
     }
 
     /// Whether the ephemeral messages are within their limit and have memory.
     fn may_keep_ephemeral(&mut self, account: &Account) -> bool {
-        self.ephemeral_bytes <= limits::SEAT_EPHEMERAL_BYTES
+        self.ephemeral_bytes <= limits::MAILBOX_EPHEMERAL_BYTES
             && self.has_memory(account, self.ephemeral_bytes + self.entry_bytes)
     }
 
@@ -215,19 +223,19 @@ impl MailboxQueue {
         if lacks > 0 {
             // Doubles the memory, so that there are few grants.
             let more = lacks.max(self.memory());
-            self.fan_out.extend(account.try_reserve(Class::Answer, more));
+            self.grants.extend(account.try_reserve(Class::Answer, more));
         }
         bytes <= self.memory()
     }
 
     fn memory(&self) -> usize {
-        limits::SEAT_FREE_BYTES + self.fan_out.iter().map(Grant::bytes).sum::<usize>()
+        limits::MAILBOX_FREE_BYTES + self.grants.iter().map(Grant::bytes).sum::<usize>()
     }
 
     /// Returns the reserved memory if the rest fits into the free bytes.
-    fn give_back(&mut self) {
-        if self.ephemeral_bytes + self.entry_bytes <= limits::SEAT_FREE_BYTES {
-            self.fan_out = Vec::new();
+    fn return_memory(&mut self) {
+        if self.ephemeral_bytes + self.entry_bytes <= limits::MAILBOX_FREE_BYTES {
+            self.grants = Vec::new();
         }
     }
 }

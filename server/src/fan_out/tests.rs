@@ -79,10 +79,10 @@ fn entries_reach_subscribers_of_the_document() {
 fn a_full_mailbox_drops_all_entries_and_reports_it_once() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
-    for offset in 1..=limits::SEAT_ENTRIES as u64 {
+    for offset in 1..=limits::MAILBOX_ENTRIES as u64 {
         fan_out.publish(&commit(&here, &[(offset, document(1), 1)]));
     }
-    assert_eq!(mailbox.waiting_entries(), limits::SEAT_ENTRIES);
+    assert_eq!(mailbox.waiting_entries(), limits::MAILBOX_ENTRIES);
     fan_out.publish(&commit(&here, &[(9_000, document(1), 1)]));
     fan_out.publish(&commit(&here, &[(9_001, document(1), 1)]));
     assert_eq!(offsets(&mailbox), (vec![], true));
@@ -94,7 +94,7 @@ fn a_full_mailbox_drops_all_entries_and_reports_it_once() {
 fn an_entry_is_charged_for_the_commit_that_it_keeps() {
     let (fan_out, here, mailbox) = (fan_out(), space("here"), mailbox_of(1));
     fan_out.subscribe(&here, document(1), &mailbox);
-    let half = limits::SEAT_ENTRY_BYTES / 2;
+    let half = limits::MAILBOX_ENTRY_BYTES / 2;
     // Two entries of one commit count its bytes once.
     let large = [(1, document(1), 1), (2, document(2), half - 2), (3, document(1), 1)];
     fan_out.publish(&commit(&here, &large));
@@ -204,7 +204,7 @@ fn an_ended_session_leaves_nothing_behind() {
     // A session that never subscribed.
     fan_out.remove(SessionId(3));
     let index = fan_out.index.lock();
-    assert!(index.fan_out.is_empty() && index.places.is_empty());
+    assert!(index.spaces.is_empty() && index.spaces_of.is_empty());
     assert_eq!((Arc::strong_count(&one), Arc::strong_count(&two)), (1, 1));
 }
 
@@ -312,7 +312,7 @@ fn unheard_and_repeated_messages_count_towards_the_rate() {
 #[test]
 fn queued_messages_take_reserved_memory() {
     let (fan_out, here, memory) = (fan_out(), space("here"), Memory::new(0));
-    let half = limits::SEAT_ENTRY_BYTES / 2;
+    let half = limits::MAILBOX_ENTRY_BYTES / 2;
     let mailboxes: Vec<_> = (0..100)
         .map(|session| {
             let account = memory.account(ShareKey::Session(session));
@@ -325,13 +325,13 @@ fn queued_messages_take_reserved_memory() {
     let kept = mailboxes.iter().map(|mailbox| mailbox.waiting_entries()).sum::<usize>();
     let used = memory.used(Class::Answer);
     assert!(kept > 0 && kept < 100, "{kept} of 100 mailboxes keep the entry");
-    assert!(used >= kept * (half - limits::SEAT_FREE_BYTES) && used <= memory.limit() / 2);
+    assert!(used >= kept * (half - limits::MAILBOX_FREE_BYTES) && used <= memory.limit() / 2);
     // The other sessions read the store, and receive later entries.
     let told = mailboxes.iter().map(|mailbox| offsets(mailbox).1).filter(|behind| *behind).count();
     assert_eq!((told, memory.used(Class::Answer)), (100 - kept, 0));
     // The same for ephemeral messages, but only the oldest are dropped.
     let _all = memory.account(ShareKey::Relay).take(Class::Answer, memory.limit());
-    let data = vec![0; limits::SEAT_FREE_BYTES / 4];
+    let data = vec![0; limits::MAILBOX_FREE_BYTES / 4];
     for count in 1..=20 {
         assert!(fan_out.publish_ephemeral(
             &mailbox_of(500),

@@ -14,7 +14,7 @@ use landfall_protocol::{Offset, SessionId, SpaceName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::playground::asked_space;
+use super::query::asked_space;
 use super::{HttpState, Peer, describe, text};
 use crate::hub::{Attach, Event, Feed, Grown, Hub, HubChannel};
 use crate::limits;
@@ -41,13 +41,13 @@ struct Listener {
     feed: Arc<Feed>,
     grown: Arc<Grown>,
     /// The last offset sent.
-    told: Option<Offset>,
+    sent: Option<Offset>,
     until: Instant,
     stopping: watch::Receiver<bool>,
     _registration: HubRegistration,
     _events: mpsc::Receiver<Event>,
-    _place: One,
-    _room: Grant,
+    _quota: One,
+    _grant: Grant,
 }
 
 /// Sends `data: OFFSET` at the start and whenever the log has grown. The stream ends after a while; the
@@ -87,8 +87,8 @@ async fn listen(
     };
     let (session, shared) = (http_state.next_session(), &http_state.sessions);
     let account = shared.account(session, peer.address);
-    let place = shared.subscriptions.take(account.share()).map_err(|_| full())?;
-    let room = account.remember(limits::SUBSCRIPTION_BYTES).ok_or_else(full)?;
+    let quota = shared.subscriptions.take(account.share()).map_err(|_| full())?;
+    let grant = account.reserve_state(limits::SUBSCRIPTION_BYTES).ok_or_else(full)?;
     let (events_in, mut events) = mpsc::channel(1);
     let grown = Arc::<Grown>::default();
     let channel = HubChannel { events: events_in, overflow: Arc::default(), grown: grown.clone() };
@@ -115,13 +115,13 @@ async fn listen(
     Ok(Listener {
         feed,
         grown,
-        told: None,
+        sent: None,
         until: peer.until.checked_sub(limits::LIVE_MARGIN).unwrap_or(peer.until),
         stopping: shared.stopping.clone(),
         _registration: registration,
         _events: events,
-        _place: place,
-        _room: room,
+        _quota: quota,
+        _grant: grant,
     })
 }
 
@@ -136,8 +136,8 @@ impl Listener {
     /// The next lines; `None` at the end.
     async fn next(&mut self) -> Option<String> {
         let head = self.feed.head();
-        if self.told.is_none() {
-            self.told = Some(head);
+        if self.sent.is_none() {
+            self.sent = Some(head);
             return Some(format!("data: {head}\n\n"));
         }
         let mut stopping = self.stopping.clone();
@@ -148,12 +148,12 @@ impl Listener {
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
-        let news = timeout(limits::LIVE_SILENCE, self.news());
+        let growth = timeout(limits::LIVE_SILENCE, self.growth());
         tokio::select! {
             () = ended => None,
-            head = news => Some(match head {
+            head = growth => Some(match head {
                 Ok(head) => {
-                    self.told = Some(head);
+                    self.sent = Some(head);
                     format!("data: {head}\n\n")
                 }
                 // A keep-alive: detects a dead peer, and keeps proxies from closing the connection.
@@ -163,14 +163,14 @@ impl Listener {
     }
 
     /// The log's head, once it differs from the last one sent.
-    async fn news(&self) -> Offset {
+    async fn growth(&self) -> Offset {
         loop {
             self.grown.notified().await;
             self.grown.take();
             // A typing user pushes a change for each letter, so bound the rate.
             sleep(limits::LIVE_PACE).await;
             let head = self.feed.head();
-            if self.told != Some(head) {
+            if self.sent != Some(head) {
                 return head;
             }
         }

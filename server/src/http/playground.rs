@@ -16,14 +16,12 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::{DEFAULT_SPACE, HttpState, Peer, describe, live, text};
+use super::query::{Asked, asked, asked_space};
+use super::{HttpState, Peer, describe, live, text};
 use crate::hub::{Event, HubChannel, Pushed};
 use crate::limits;
 use crate::memory::Class;
 use crate::store::{RecentPage, StoreError};
-
-/// Documents per answer, by default.
-const DOCUMENTS_DEFAULT: usize = 100;
 
 /// The author of entries written through HTTP.
 const AUTHOR: &[u8] = b"playground";
@@ -34,53 +32,6 @@ pub(super) fn routes() -> Router<Arc<HttpState>> {
         .route("/playground/documents", get(documents))
         .route("/playground/documents/{document}", delete(delete_document))
         .route("/playground/live", get(live::live))
-}
-
-/// The parameters of [`documents`].
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) space: SpaceName,
-    since: Offset,
-    before: Option<Offset>,
-    limit: usize,
-}
-
-/// Parses `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error text is for the client.
-pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
-    let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
-    let mut asked = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match name {
-            "space" => asked.space = value.parse().map_err(|error| format!("{error}"))?,
-            "since" => asked.since = offset(name, value)?,
-            "before" => asked.before = Some(offset(name, value)?),
-            "limit" => {
-                let limit = value.parse().ok();
-                let allowed = |limit: &usize| (1..=limits::LISTED_DOCUMENTS).contains(limit);
-                asked.limit = limit.filter(allowed).ok_or_else(|| {
-                    format!("`limit` is a number from 1 to {}", limits::LISTED_DOCUMENTS)
-                })?;
-            }
-            _ => return Err("the parameters are `space`, `since`, `before` and `limit`".to_owned()),
-        }
-    }
-    Ok(asked)
-}
-
-fn offset(name: &str, value: &str) -> Result<Offset, String> {
-    let offset = value.parse().ok().filter(|offset| i64::try_from(*offset).is_ok());
-    offset.map(Offset).ok_or_else(|| format!("`{name}` is an offset, a number from 0 on"))
-}
-
-/// Parses the space alone.
-pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
-    match query.unwrap_or_default() {
-        query if query.split('&').all(|pair| pair.is_empty() || pair.starts_with("space=")) => {
-            asked(Some(query)).map(|asked| asked.space)
-        }
-        _ => Err("the parameter is `space`".to_owned()),
-    }
 }
 
 /// Answers `{relay, epoch, head, documents, next}`: documents with the offset of their last entry, newest
@@ -97,7 +48,7 @@ async fn documents(
     };
     // Held while the answer is read and encoded.
     let account = http_state.sessions.account(http_state.next_session(), peer.address);
-    let _room = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
+    let _grant = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
     let listed = match listed(&http_state, &peer, asked).await {
         Ok(listed) => listed,
         Err(error) => {
@@ -199,14 +150,14 @@ async fn delete_document(
     }
     let session = http_state.next_session();
     let account = http_state.sessions.account(session, peer.address);
-    let room = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
+    let grant = account.reserve(Class::Push, limits::PUSH_OVERHEAD_BYTES).await;
     let (events, mut answers) = mpsc::channel(1);
     let mailbox = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
     let hub = &http_state.sessions.hub;
-    let _seat = live::HubRegistration { hub: hub.clone(), session };
+    let _registration = live::HubRegistration { hub: hub.clone(), session };
     hub.join(account.key(), session, space.clone(), mailbox).await;
     let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
-    hub.push(space.clone(), Pushed::Deletion(entry), room).await;
+    hub.push(space.clone(), Pushed::Deletion(entry), grant).await;
     let Some(Event::Answered(answer)) = answers.recv().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is being stopped");
     };
@@ -221,41 +172,5 @@ async fn delete_document(
             let what = format!("the document was not deleted ({}): {}", refusal.code, refusal.what);
             text(StatusCode::SERVICE_UNAVAILABLE, what)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn query_parameters_are_parsed() {
-        let space = |name: &str| name.parse::<SpaceName>().unwrap();
-        let all = Asked { space: space("default"), since: Offset(0), before: None, limit: 100 };
-        assert_eq!(asked(None), Ok(all));
-        let (since, before) = (Offset(3), Some(Offset(9)));
-        let some = Asked { space: space("a.b"), since, before, limit: 7 };
-        assert_eq!(asked(Some("limit=7&since=3&before=9&space=a.b")), Ok(some));
-        assert_eq!(asked_space(Some("space=a.b")), Ok(space("a.b")));
-        assert_eq!(asked_space(None), Ok(space("default")));
-    }
-
-    #[test]
-    fn an_invalid_query_parameter_is_named() {
-        for (query, told) in [
-            ("limit=0", "1 to 1000"),
-            ("limit=1001", "1 to 1000"),
-            ("limit=many", "1 to 1000"),
-            ("space=", "1 to 64 bytes"),
-            ("space=../etc", "not allowed"),
-            ("before=automerge:nothing", "`before` is an offset"),
-            ("since=-1", "`since` is an offset"),
-            ("since=9223372036854775808", "`since` is an offset"),
-            ("offset=3", "`space`, `since`, `before` and `limit`"),
-        ] {
-            let error = asked(Some(query)).unwrap_err();
-            assert!(error.contains(told), "{query}: {error}");
-        }
-        assert!(asked_space(Some("limit=3")).unwrap_err().contains("`space`"));
     }
 }

@@ -11,25 +11,17 @@ use landfall_protocol::relay::{
 };
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
-use super::deferred_pushes::{Pushes, Settled, Why};
+use super::deferred_pushes::{DeferReason, Pushes, Settled, WaitingUpload};
 use super::sequencer::Sequencer;
 use super::{Command, Pushed};
 use crate::clock::now_ms;
-use crate::compaction::{Brought, Chunks, MergeError, Merged, Upload};
+use crate::compaction::{Chunks, MergeError, MergeOutcome, Merged, Upload};
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::{Replaced, StoreError};
 
 /// How often one push may cause an index load: an index can be evicted again before it is used.
 const LOADS: u8 = 3;
-
-/// An upload to merge with the stored document.
-pub(super) enum Arrived {
-    /// A client's snapshot.
-    Snapshot(SnapshotUpload, Arc<Vec<u8>>),
-    /// Chunks of an automerge-repo peer.
-    Chunks(Arc<Vec<u8>>),
-}
 
 impl Sequencer {
     /// Admission stopped because the store's view failed: loads the missing index, or rejects the push.
@@ -43,9 +35,9 @@ impl Sequencer {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         match error.needs_index {
             Some(document) if loads < LOADS => {
-                slot.held.hold(
+                slot.deferred.defer(
                     document,
-                    Why::Loading,
+                    DeferReason::Loading,
                     Some(Pushed::Changes(pending_push, loads + 1)),
                 );
                 self.load_index(space, document);
@@ -86,17 +78,17 @@ impl Sequencer {
             }
             Err(error) => {
                 tracing::error!(%space, %document, error = error.chain(), "no index");
-                self.give_back_all(space, document, error.failure);
+                self.reject_deferred(space, document, error.failure);
             }
         }
     }
 
     /// Rejects all deferred pushes of a document without admission.
-    fn give_back_all(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
+    fn reject_deferred(&mut self, space: &SpaceName, document: &DocumentId, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let Some(mut pushes) = slot.held.let_go(document) else { return };
+        let Some(mut pushes) = slot.deferred.end(document) else { return };
         while let Some(push) = pushes.take() {
-            self.give_back_deferred(space, push, failure);
+            self.reject_deferred_push(space, push, failure);
         }
     }
 
@@ -108,11 +100,15 @@ impl Sequencer {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let changes = pending_push.changes().iter();
         let changes = changes.map(|change| (change.hash, change.bytes.clone())).collect();
-        slot.held.hold(document, Why::Mending, Some(Pushed::Changes(pending_push, loads)));
+        slot.deferred.defer(
+            document,
+            DeferReason::Repairing,
+            Some(Pushed::Changes(pending_push, loads)),
+        );
         let (store, name) = (Arc::clone(&self.parts.store), space.clone());
-        let mend = move || store.repair_changes(&name, &document, changes);
+        let repair = move || store.repair_changes(&name, &document, changes);
         let space = space.clone();
-        self.begin(mend, move |result| Command::Repaired(space, document, result));
+        self.begin(repair, move |result| Command::Repaired(space, document, result));
     }
 
     /// Runs work that waits for the disk on a pool thread. The hub gets the result even after a panic, since
@@ -120,13 +116,13 @@ impl Sequencer {
     fn begin<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-        told: impl FnOnce(Result<T, StoreError>) -> Command + Send + 'static,
+        command: impl FnOnce(Result<T, StoreError>) -> Command + Send + 'static,
     ) {
         let inbox = Arc::clone(&self.inbox);
         let work = self.parts.runtime.spawn_blocking(work);
         self.parts.runtime.spawn(async move {
             let result = work.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)));
-            inbox.put(told(result));
+            inbox.put(command(result));
         });
     }
 
@@ -142,21 +138,21 @@ impl Sequencer {
             Err(error) => {
                 tracing::error!(%space, %document, error = error.chain(),
                     "cannot replace damaged changes");
-                return self.give_back_all(space, document, error.failure);
+                return self.reject_deferred(space, document, error.failure);
             }
         };
         if repaired.count > 0 {
             let replaced = repaired.count;
             tracing::info!(%space, %document, replaced, "damaged changes were replaced");
-            self.parts.repairs.brought(space, document);
+            self.parts.repairs.data_arrived(space, document);
         }
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        let Some(mut pushes) = slot.held.let_go(document) else { return };
+        let Some(mut pushes) = slot.deferred.end(document) else { return };
         if let Some(Pushed::Changes(pending_push, loads)) = pushes.take_first() {
             let doubted = self.doubted(space, &pending_push, &repaired);
-            self.judge_changes(space, pending_push, loads, &doubted);
+            self.admit_changes(space, pending_push, loads, &doubted);
         }
-        self.go_on(space, document, pushes);
+        self.admit_deferred(space, document, pushes);
     }
 
     /// Changes of a push that must not be acknowledged as repetitions: those without intact bytes in the
@@ -178,10 +174,10 @@ impl Sequencer {
         hashes.filter(|hash| !repaired.whole.contains(hash)).collect()
     }
 
-    fn give_back_deferred(&mut self, space: &SpaceName, push: Pushed, failure: StoreFailure) {
+    fn reject_deferred_push(&mut self, space: &SpaceName, push: Pushed, failure: StoreFailure) {
         let key = push.key();
         let Pushed::Changes(pending_push, loads) = push else {
-            return self.give_back(key, failure);
+            return self.reject_for_now(key, failure);
         };
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let push_verdict = slot.machine.handle_unreadable(pending_push, failure);
@@ -191,17 +187,17 @@ impl Sequencer {
     /// Admits a document's deferred pushes.
     fn release(&mut self, space: &SpaceName, document: &DocumentId) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        if let Some(pushes) = slot.held.let_go(document) {
-            self.go_on(space, document, pushes);
+        if let Some(pushes) = slot.deferred.end(document) {
+            self.admit_deferred(space, document, pushes);
         }
     }
 
     /// Admits pushes until one of them defers the rest again.
-    fn go_on(&mut self, space: &SpaceName, document: &DocumentId, mut pushes: Pushes) {
+    fn admit_deferred(&mut self, space: &SpaceName, document: &DocumentId, mut pushes: Pushes) {
         while let Some(push) = pushes.take() {
             self.handle_push(space, push);
             let Some(slot) = self.spaces.get_mut(space) else { continue };
-            match slot.held.wait_on(document, pushes) {
+            match slot.deferred.defer_again(document, pushes) {
                 Some(rest) => pushes = rest,
                 None => return,
             }
@@ -209,22 +205,27 @@ impl Sequencer {
     }
 
     /// An upload is complete: defers the document's other pushes, and merges it.
-    pub(super) fn begin_merge(&mut self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
+    pub(super) fn begin_merge(
+        &mut self,
+        space: &SpaceName,
+        entry: PushedEntry,
+        upload: WaitingUpload,
+    ) {
         let document = entry.document;
         match self.ask_deleted(space, &document) {
             Ok(false) => {
-                let room = self.held.get(&(entry.session, entry.id));
-                let session = room.map_or(Key::RELAY, Grant::key);
+                let grant = self.grants.get(&(entry.session, entry.id));
+                let session = grant.map_or(Key::RELAY, Grant::key);
                 let Some(slot) = self.spaces.get_mut(space) else { return };
-                slot.held.hold(document, Why::Draining(entry, arrived), None);
-                slot.held.note_turn(&document, session);
+                slot.deferred.defer(document, DeferReason::Draining(entry, upload), None);
+                slot.deferred.note_turn(&document, session);
                 self.advance_deferred(space);
             }
             Ok(true) => {
                 let what = "the document is deleted, and a deletion is final".to_owned();
                 self.answer(entry.refused(Refusal::new(Code::DELETED, NackClass::REFUSED, what)));
             }
-            Err(failure) => self.give_back((entry.session, entry.id), failure),
+            Err(failure) => self.reject_for_now((entry.session, entry.id), failure),
         }
     }
 
@@ -232,35 +233,35 @@ impl Sequencer {
     pub(super) fn advance_deferred(&mut self, space: &SpaceName) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let settled: Vec<DocumentId> = slot
-            .held
+            .deferred
             .documents()
             .filter(|document| !slot.machine.has_uncommitted(document))
             .copied()
             .collect();
         for document in settled {
             let Some(slot) = self.spaces.get_mut(space) else { return };
-            match slot.held.settled(&document) {
-                Settled::Drained(entry, arrived) => self.merge(space, entry, arrived),
+            match slot.deferred.settled(&document) {
+                Settled::Drained(entry, upload) => self.merge(space, entry, upload),
                 Settled::Committed => self.release(space, &document),
                 Settled::Waits => {}
             }
         }
     }
 
-    fn merge(&self, space: &SpaceName, entry: PushedEntry, arrived: Arrived) {
+    fn merge(&self, space: &SpaceName, entry: PushedEntry, upload: WaitingUpload) {
         let (inbox, name) = (Arc::clone(&self.inbox), space.clone());
         let (space, document) = (space.clone(), entry.document);
         // The push's memory is held until the answer, and identifies the session.
-        let room = self.held.get(&(entry.session, entry.id));
-        let session = room.map_or(Key::RELAY, Grant::key);
+        let grant = self.grants.get(&(entry.session, entry.id));
+        let session = grant.map_or(Key::RELAY, Grant::key);
         let done = Box::new(move |result| inbox.put(Command::Merged(name, entry, result)));
-        match arrived {
-            Arrived::Snapshot(upload, bytes) => {
+        match upload {
+            WaitingUpload::Snapshot(upload, bytes) => {
                 let SnapshotUpload { hash, heads, .. } = upload;
                 let upload = Upload { space, document, hash, heads: Some(heads.to_vec()), bytes };
                 self.parts.compactor.merge(session, upload, done);
             }
-            Arrived::Chunks(bytes) => {
+            WaitingUpload::Chunks(bytes) => {
                 let chunks = Chunks { space, document, parts: vec![bytes] };
                 self.parts.compactor.absorb(session, chunks, done);
             }
@@ -272,24 +273,26 @@ impl Sequencer {
         &mut self,
         space: &SpaceName,
         push: &PushedEntry,
-        result: Result<Brought, MergeError>,
+        result: Result<MergeOutcome, MergeError>,
     ) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
-        slot.held.set(&push.document, Why::Committing);
+        slot.deferred.set(&push.document, DeferReason::Committing);
         let push_verdict: PushVerdict<StoreError> = match result {
-            Ok(Brought::Merged(Merged::Nothing)) => slot.machine.handle_duplicate_snapshot(push),
-            Ok(Brought::Changes(changes)) => {
+            Ok(MergeOutcome::Merged(Merged::Nothing)) => {
+                slot.machine.handle_duplicate_snapshot(push)
+            }
+            Ok(MergeOutcome::Changes(changes)) => {
                 // The changes are admitted like any push, before the deferred ones.
                 let document = push.document;
-                slot.held.put_first(&document, Pushed::changes(checked_push(push, changes)));
+                slot.deferred.put_first(&document, Pushed::changes(checked_push(push, changes)));
                 return self.release(space, &document);
             }
-            Ok(Brought::Apart(changes)) => {
+            Ok(MergeOutcome::TooLarge(changes)) => {
                 let pending_push = PendingPush::of_snapshot(checked_push(push, changes));
-                slot.held.put_first(&push.document, Pushed::Changes(pending_push, 0));
+                slot.deferred.put_first(&push.document, Pushed::Changes(pending_push, 0));
                 return self.release(space, &push.document);
             }
-            Ok(Brought::Merged(Merged::Snapshot(snapshot))) => {
+            Ok(MergeOutcome::Merged(Merged::Snapshot(snapshot))) => {
                 self.parts.metrics.snapshots_uploaded.inc();
                 slot.machine.handle_snapshot(push, snapshot, now_ms())
             }

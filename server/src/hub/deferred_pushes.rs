@@ -6,24 +6,32 @@
 //! Pure: the steps that the pushes wait for are in `deferred.rs`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use landfall_protocol::DocumentId;
-use landfall_protocol::relay::PushedEntry;
+use landfall_protocol::relay::{PushedEntry, SnapshotUpload};
 
 use super::Pushed;
-use super::deferred::Arrived;
 use crate::limits;
 use crate::memory::{Key, ShareKey};
 use crate::turns::Round;
 
+/// An upload to merge with the stored document.
+pub(super) enum WaitingUpload {
+    /// A client's snapshot.
+    Snapshot(SnapshotUpload, Arc<Vec<u8>>),
+    /// Chunks of an automerge-repo peer.
+    Chunks(Arc<Vec<u8>>),
+}
+
 /// Why a document's pushes are deferred.
-pub(super) enum Why {
+pub(super) enum DeferReason {
     /// Its index is being read.
     Loading,
     /// The stored bytes of its changes are being checked, and replaced if damaged.
-    Mending,
+    Repairing,
     /// An upload is to be merged; entries admitted before it must become durable first.
-    Draining(PushedEntry, Arrived),
+    Draining(PushedEntry, WaitingUpload),
     /// The upload is being merged with the stored document.
     Merging,
     /// The result of the merge is being written.
@@ -33,7 +41,7 @@ pub(super) enum Why {
 /// The next step for a document without uncommitted entries.
 pub(super) enum Settled {
     /// Merge this upload.
-    Drained(PushedEntry, Arrived),
+    Drained(PushedEntry, WaitingUpload),
     /// Admit its deferred pushes.
     Committed,
     /// It waits for something else.
@@ -99,7 +107,7 @@ impl Pushes {
 }
 
 struct DeferredDocument {
-    why: Why,
+    reason: DeferReason,
     pushes: Pushes,
 }
 
@@ -134,30 +142,35 @@ impl DeferredPushes {
         waiting.is_some_and(|waiting| waiting.pushes.add(key, push, bytes))
     }
 
-    /// Defers the remaining pushes again if the document was held again meanwhile; else returns them.
-    pub(super) fn wait_on(&mut self, document: &DocumentId, pushes: Pushes) -> Option<Pushes> {
+    /// Defers the remaining pushes again if the document was deferred again meanwhile; else returns them.
+    pub(super) fn defer_again(&mut self, document: &DocumentId, pushes: Pushes) -> Option<Pushes> {
         let Some(waiting) = self.documents.get_mut(document) else { return Some(pushes) };
-        // The document was held by one of them just now, so no other push waits yet.
+        // The document was deferred by one of them just now, so no other push waits yet.
         let first = waiting.pushes.first.take();
         waiting.pushes = Pushes { first, ..pushes };
         None
     }
 
-    pub(super) fn hold(&mut self, document: DocumentId, why: Why, first: Option<Pushed>) {
+    pub(super) fn defer(
+        &mut self,
+        document: DocumentId,
+        reason: DeferReason,
+        first: Option<Pushed>,
+    ) {
         let pushes = Pushes { first, ..Pushes::default() };
-        self.documents.insert(document, DeferredDocument { why, pushes });
+        self.documents.insert(document, DeferredDocument { reason, pushes });
     }
 
-    /// The document is held for an upload of this session: other addresses come first.
+    /// The document is deferred for an upload of this session: other addresses come first.
     pub(super) fn note_turn(&mut self, document: &DocumentId, key: Key) {
         if let Some(waiting) = self.documents.get_mut(document) {
             waiting.pushes.note_turn(key);
         }
     }
 
-    pub(super) fn set(&mut self, document: &DocumentId, why: Why) {
+    pub(super) fn set(&mut self, document: &DocumentId, reason: DeferReason) {
         if let Some(waiting) = self.documents.get_mut(document) {
-            waiting.why = why;
+            waiting.reason = reason;
         }
     }
 
@@ -171,26 +184,24 @@ impl DeferredPushes {
     /// The document has no uncommitted entries any more: returns its next step.
     pub(super) fn settled(&mut self, document: &DocumentId) -> Settled {
         let Some(waiting) = self.documents.get_mut(document) else { return Settled::Waits };
-        match std::mem::replace(&mut waiting.why, Why::Merging) {
-            Why::Draining(entry, arrived) => Settled::Drained(entry, arrived),
-            Why::Committing => Settled::Committed,
-            why => {
-                waiting.why = why;
+        match std::mem::replace(&mut waiting.reason, DeferReason::Merging) {
+            DeferReason::Draining(entry, upload) => Settled::Drained(entry, upload),
+            DeferReason::Committing => Settled::Committed,
+            reason => {
+                waiting.reason = reason;
                 Settled::Waits
             }
         }
     }
 
     /// Releases the document; returns its deferred pushes.
-    pub(super) fn let_go(&mut self, document: &DocumentId) -> Option<Pushes> {
+    pub(super) fn end(&mut self, document: &DocumentId) -> Option<Pushes> {
         self.documents.remove(document).map(|waiting| waiting.pushes)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use landfall_protocol::SessionId;
 
     use super::*;
@@ -213,10 +224,10 @@ mod tests {
         Pushed::chunks(entry(id), Arc::default())
     }
 
-    fn held() -> DeferredPushes {
-        let mut held = DeferredPushes::default();
-        held.hold(DOCUMENT, Why::Merging, None);
-        held
+    fn deferred() -> DeferredPushes {
+        let mut deferred = DeferredPushes::default();
+        deferred.defer(DOCUMENT, DeferReason::Merging, None);
+        deferred
     }
 
     fn order(pushes: &mut Pushes) -> Vec<u64> {
@@ -225,41 +236,42 @@ mod tests {
 
     #[test]
     fn changes_precede_uploads_of_others_and_addresses_take_turns() {
-        let mut held = held();
+        let mut deferred = deferred();
         for session in 0..3 {
-            assert!(held.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
+            assert!(deferred.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
         }
-        assert!(held.wait(&DOCUMENT, key(2, 7), upload(20), 1));
+        assert!(deferred.wait(&DOCUMENT, key(2, 7), upload(20), 1));
         // After an upload of its own session.
-        assert!(held.wait(&DOCUMENT, key(2, 7), single(21), 1));
-        assert!(held.wait(&DOCUMENT, key(3, 8), single(30), 1));
-        held.put_first(&DOCUMENT, single(1));
-        let mut pushes = held.let_go(&DOCUMENT).unwrap();
+        assert!(deferred.wait(&DOCUMENT, key(2, 7), single(21), 1));
+        assert!(deferred.wait(&DOCUMENT, key(3, 8), single(30), 1));
+        deferred.put_first(&DOCUMENT, single(1));
+        let mut pushes = deferred.end(&DOCUMENT).unwrap();
         assert_eq!(order(&mut pushes), [1, 30, 10, 20, 21, 11, 12]);
         assert!(pushes.shares.is_empty());
     }
 
     #[test]
     fn a_push_that_is_deferred_again_keeps_its_turn() {
-        let mut held = held();
+        let mut deferred = deferred();
         for session in 0..3 {
-            assert!(held.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
-            assert!(held.wait(&DOCUMENT, key(2, session), upload(20 + session), 1));
+            assert!(deferred.wait(&DOCUMENT, key(1, session), upload(10 + session), 1));
+            assert!(deferred.wait(&DOCUMENT, key(2, session), upload(20 + session), 1));
         }
         let mut seen = Vec::new();
-        while let Some(mut pushes) = held.let_go(&DOCUMENT) {
+        while let Some(mut pushes) = deferred.end(&DOCUMENT) {
             let Some(push) = pushes.take() else { break };
             seen.push(push.key().1);
-            held.hold(DOCUMENT, Why::Merging, None);
-            assert!(held.wait_on(&DOCUMENT, pushes).is_none());
+            deferred.defer(DOCUMENT, DeferReason::Merging, None);
+            assert!(deferred.defer_again(&DOCUMENT, pushes).is_none());
         }
         assert_eq!(seen, [10, 20, 11, 21, 12, 22]);
     }
 
     #[test]
     fn an_address_gets_half_of_the_slots_and_bytes() {
-        let mut held = held();
-        let mut wait = |share, id, bytes| held.wait(&DOCUMENT, key(share, id), single(id), bytes);
+        let mut deferred = deferred();
+        let mut wait =
+            |share, id, bytes| deferred.wait(&DOCUMENT, key(share, id), single(id), bytes);
         let part = limits::DEFERRED_PUSHES as u64;
         assert!((0..part).all(|id| wait(1, id, 0)));
         assert!(!wait(1, part, 0), "the slots of its share are taken");

@@ -160,12 +160,12 @@ mod tests {
     #[test]
     fn the_least_recently_written_ring_is_evicted() {
         let memory = Memory::new(0);
-        let room = memory.cache_room();
+        let limit = memory.cache_room();
         let rings = Rings::new(memory.clone());
         let feed =
-            |name: &str| Feed::new(name.parse().unwrap(), Offset(0), room, Arc::clone(&rings));
+            |name: &str| Feed::new(name.parse().unwrap(), Offset(0), limit, Arc::clone(&rings));
         let (first, second, third) = (feed("first"), feed("second"), feed("third"));
-        let part = room as u64 / (64 * 1024) * 2 / 5;
+        let part = limit as u64 / (64 * 1024) * 2 / 5;
         let epoch = Epoch::from_bytes([1; 16]);
         for (feed, count) in [(&first, part), (&second, part), (&first, 1), (&third, part)] {
             let head = feed.head().0;
@@ -173,7 +173,7 @@ mod tests {
         }
         let has = |feed: &Feed| feed.page(Offset(0)).is_some();
         assert_eq!((has(&first), has(&second), has(&third)), (true, false, true));
-        assert!(memory.cached() <= room && memory.cached() > room / 2);
+        assert!(memory.cached() <= limit && memory.cached() > limit / 2);
         // Sessions' memory evicts all rings.
         let account = memory.account(ShareKey::Session(1));
         let _held = account.take(Class::Answer, memory.limit());

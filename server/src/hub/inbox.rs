@@ -15,27 +15,27 @@ pub(super) struct Inbox<T> {
     /// `None` once it is closed.
     queue: Mutex<Option<VecDeque<Queued<T>>>>,
     filled: Condvar,
-    room: Turns,
+    turns: Turns,
 }
 
 struct Queued<T> {
     command: T,
     /// Its room in the queue, returned when the command is taken.
-    _room: Option<Turn>,
+    _turn: Option<Turn>,
 }
 
 impl<T> Inbox<T> {
     pub(super) fn new(capacity: usize) -> Self {
         let queue = Mutex::new(Some(VecDeque::new()));
-        Self { queue, filled: Condvar::new(), room: Turns::new(capacity) }
+        Self { queue, filled: Condvar::new(), turns: Turns::new(capacity) }
     }
 
     /// Adds a session's command when there is room and it is the session's turn. Returns the command if the
     /// hub is gone.
     pub(super) async fn send(&self, session: Key, command: T) -> Result<(), T> {
-        match self.room.take(session).await {
-            Some(room) => {
-                self.add(Queued { command, _room: Some(room) });
+        match self.turns.take(session).await {
+            Some(turn) => {
+                self.add(Queued { command, _turn: Some(turn) });
                 Ok(())
             }
             None => Err(command),
@@ -45,7 +45,7 @@ impl<T> Inbox<T> {
     /// Adds a command immediately. If the hub is gone, the command is dropped, and with it any channel for
     /// its answer.
     pub(super) fn put(&self, command: T) {
-        self.add(Queued { command, _room: None });
+        self.add(Queued { command, _turn: None });
     }
 
     fn add(&self, queued: Queued<T>) {
@@ -76,7 +76,7 @@ impl<T> Inbox<T> {
 
     /// Closes the queue: senders that wait for room get their commands back.
     pub(super) fn close(&self) {
-        self.room.close();
+        self.turns.close();
         // Dropped without the lock: a drop may wake tasks.
         let left = self.queue.lock().take();
         drop(left);

@@ -98,13 +98,13 @@ mod tests {
             (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
         let total = 64_usize << 20;
         for number in 1..=2 {
-            let room = memory.account(ShareKey::Session(number)).try_reserve(Class::Upload, total);
+            let grant = memory.account(ShareKey::Session(number)).try_reserve(Class::Upload, total);
             let (document, hash) = (DocumentId::from_bytes([number as u8; 16]), [7; 32]);
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
             let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             let (share, space) = (ShareKey::Session(number), "s".parse().unwrap());
-            drop(partial_uploads.begin(share, &space, &upload, room.unwrap()));
+            drop(partial_uploads.begin(share, &space, &upload, grant.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));
@@ -128,7 +128,7 @@ mod tests {
         let holders = [1, 2].map(|number| memory.account(ShareKey::Session(number)));
         let mut sending = Vec::new();
         for (number, holder) in (1..).zip(&holders) {
-            let room = holder.try_reserve(Class::Upload, total);
+            let grant = holder.try_reserve(Class::Upload, total);
             let (document, hash) = (DocumentId::from_bytes([number; 16]), [7; 32]);
             let (id, subscription, heads) = (1, 0, [].into());
             let total = total as u64;
@@ -138,7 +138,7 @@ mod tests {
                 share,
                 &"s".parse().unwrap(),
                 &upload,
-                room.unwrap(),
+                grant.unwrap(),
             ));
         }
         let account = memory.account(ShareKey::Session(3));
@@ -162,12 +162,12 @@ mod tests {
         let (rings, partial_uploads) =
             (Rings::new(memory.clone()), Arc::new(PartialUploads::default()));
         let phone = memory.account(ShareKey::Session(1));
-        let room = phone.try_reserve(Class::Upload, 10 << 20).unwrap();
+        let grant = phone.try_reserve(Class::Upload, 10 << 20).unwrap();
         let (document, hash, heads) = (DocumentId::from_bytes([1; 16]), [7; 32], [].into());
         let upload =
             SnapshotUpload { id: 1, subscription: 0, document, hash, total: 10 << 20, heads };
         let space = "s".parse().unwrap();
-        drop(partial_uploads.begin(phone.share(), &space, &upload, room));
+        drop(partial_uploads.begin(phone.share(), &space, &upload, grant));
         let other = memory.account(ShareKey::Session(2));
         let _held = other.try_reserve(Class::Upload, 64 << 20).unwrap();
         let mut waits = pin!(other.reserve(Class::Upload, 32 << 20));

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::relay::{
     Outcome, PendingPush, PushAnswer, PushVerdict, Space, StoreFailure,
 };
-use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SessionId, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName};
 
-use super::deferred::Arrived;
-use super::deferred_pushes::DeferredPushes;
+use super::deferred_pushes::{DeferredPushes, WaitingUpload};
+use super::durable::Durable;
 use super::feed::Feed;
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, HubChannel, HubParts, Pushed};
@@ -29,7 +28,7 @@ pub(super) struct Slot {
     /// When the current commit went to the store.
     commit_began: Instant,
     /// Documents with deferred pushes.
-    pub(super) held: DeferredPushes,
+    pub(super) deferred: DeferredPushes,
 }
 
 /// A session that has joined, or attached a subscription.
@@ -45,9 +44,9 @@ pub(super) struct Sequencer {
     pub(super) parts: HubParts,
     pub(super) inbox: Arc<Inbox<Command>>,
     pub(super) spaces: HashMap<SpaceName, Slot>,
-    seats: HashMap<SessionId, Member>,
+    members: HashMap<SessionId, Member>,
     /// The memory of pushes until they are answered.
-    pub(super) held: HashMap<(SessionId, u64), Grant>,
+    pub(super) grants: HashMap<(SessionId, u64), Grant>,
     next_probe: Option<Instant>,
     stopping: bool,
 }
@@ -58,8 +57,8 @@ impl Sequencer {
             parts,
             inbox,
             spaces: HashMap::new(),
-            seats: HashMap::new(),
-            held: HashMap::new(),
+            members: HashMap::new(),
+            grants: HashMap::new(),
             next_probe: None,
             stopping: false,
         }
@@ -93,8 +92,8 @@ impl Sequencer {
             Command::Detach(session, subscription) => {
                 return self.handle_detach(session, subscription);
             }
-            Command::Push(space, push, room) => {
-                self.held.insert(push.key(), room);
+            Command::Push(space, push, grant) => {
+                self.grants.insert(push.key(), grant);
                 self.handle_push(&space, *push);
                 return Some(space);
             }
@@ -158,8 +157,8 @@ impl Sequencer {
             let rings = Arc::clone(&parts.rings);
             let feed = Feed::new(space.clone(), lineage.head(), parts.ring_bytes, rings);
             let machine = Space::new(space.clone(), lineage, parts.epoch);
-            let held = DeferredPushes::default();
-            let slot = Slot { machine, feed, commit_began: Instant::now(), held };
+            let deferred = DeferredPushes::default();
+            let slot = Slot { machine, feed, commit_began: Instant::now(), deferred };
             spaces.insert(space.clone(), slot);
             parts.metrics.spaces.inc();
         }
@@ -201,7 +200,7 @@ impl Sequencer {
 
     /// Registers a session, so that it can be answered.
     fn handle_join(&mut self, session: SessionId, channel: HubChannel) -> &mut Member {
-        let member = self.seats.entry(session);
+        let member = self.members.entry(session);
         member.or_insert_with(|| Member { channel, home: None, subscriptions: BTreeMap::new() })
     }
 
@@ -210,13 +209,13 @@ impl Sequencer {
         session: SessionId,
         subscription: SubscriptionId,
     ) -> Option<SpaceName> {
-        let feed = self.seats.get_mut(&session)?.subscriptions.remove(&subscription)?;
+        let feed = self.members.get_mut(&session)?.subscriptions.remove(&subscription)?;
         feed.detach(session, subscription);
         Some(feed.space.clone())
     }
 
     fn handle_leave(&mut self, session: SessionId) {
-        let Some(member) = self.seats.remove(&session) else { return };
+        let Some(member) = self.members.remove(&session) else { return };
         for (subscription, feed) in member.subscriptions {
             feed.detach(session, subscription);
             self.settle(feed.space.clone());
@@ -234,20 +233,20 @@ impl Sequencer {
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "cannot admit a push");
                 // The error is about the whole space, not about the document.
-                return self.give_back(key, StoreFailure::Failed);
+                return self.reject_for_now(key, StoreFailure::Failed);
             }
         };
         if self.parts.store.is_damaged(space, &document) {
-            return self.give_back(key, StoreFailure::Damaged);
+            return self.reject_for_now(key, StoreFailure::Damaged);
         }
         // A session's pushes to a document are admitted in order, so this one must not overtake.
-        if slot.held.is_deferred(&document) {
-            let room = self.held.get(&key);
+        if slot.deferred.is_deferred(&document) {
+            let grant = self.grants.get(&key);
             // Chunks and snapshots have memory of their own.
-            let bytes = room.filter(|_| !push.is_upload()).map_or(0, Grant::bytes);
-            let session = room.map_or(Key::RELAY, Grant::key);
-            if !slot.held.wait(&document, session, push, bytes) {
-                self.give_back(key, StoreFailure::Busy);
+            let bytes = grant.filter(|_| !push.is_upload()).map_or(0, Grant::bytes);
+            let session = grant.map_or(Key::RELAY, Grant::key);
+            if !slot.deferred.wait(&document, session, push, bytes) {
+                self.reject_for_now(key, StoreFailure::Busy);
             }
             return;
         }
@@ -257,7 +256,7 @@ impl Sequencer {
                 if self.parts.store.known_damage(space, &document).is_some() {
                     return self.begin_repair(space, pending_push, loads);
                 }
-                self.judge_changes(space, pending_push, loads, &BTreeSet::new());
+                self.admit_changes(space, pending_push, loads, &BTreeSet::new());
             }
             Pushed::Deletion(entry) => {
                 let delete = |machine: &mut Space, view: &Durable<'_>| {
@@ -267,16 +266,16 @@ impl Sequencer {
                 self.handle_verdict(space, key, 0, push_verdict);
             }
             Pushed::Snapshot(entry, upload, bytes) => {
-                self.begin_merge(space, entry, Arrived::Snapshot(upload, bytes));
+                self.begin_merge(space, entry, WaitingUpload::Snapshot(upload, bytes));
             }
             Pushed::Chunks(entry, bytes) => {
-                self.begin_merge(space, entry, Arrived::Chunks(bytes));
+                self.begin_merge(space, entry, WaitingUpload::Chunks(bytes));
             }
         }
     }
 
     /// Runs the admission of a push; its `doubted` changes are not acknowledged as repetitions.
-    pub(super) fn judge_changes(
+    pub(super) fn admit_changes(
         &mut self,
         space: &SpaceName,
         pending_push: PendingPush,
@@ -284,10 +283,10 @@ impl Sequencer {
         doubted: &BTreeSet<ChangeHash>,
     ) {
         let key = pending_push.key();
-        let judge = |machine: &mut Space, view: &Durable<'_>| {
+        let admit = |machine: &mut Space, view: &Durable<'_>| {
             Ok(machine.handle_push(pending_push, view, now_ms()))
         };
-        let push_verdict = self.ask(space, doubted, judge);
+        let push_verdict = self.ask(space, doubted, admit);
         self.handle_verdict(space, key, loads, push_verdict);
     }
 
@@ -350,13 +349,17 @@ impl Sequencer {
                 let failure = error.as_ref().map_or(StoreFailure::Failed, |error| error.failure);
                 let error = error.map_or_else(String::new, |error| error.chain());
                 tracing::error!(%space, error, "cannot admit a push");
-                self.give_back(key, failure);
+                self.reject_for_now(key, failure);
             }
         }
     }
 
     /// Rejects a push for now; the client retries it.
-    pub(super) fn give_back(&mut self, (session, push): (SessionId, u64), failure: StoreFailure) {
+    pub(super) fn reject_for_now(
+        &mut self,
+        (session, push): (SessionId, u64),
+        failure: StoreFailure,
+    ) {
         let refusal = Some(failure.refusal());
         let (count, through, added) = (0, None, None);
         self.answer(PushAnswer { session, push, count, through, added, refusal });
@@ -417,12 +420,12 @@ impl Sequencer {
     }
 
     pub(super) fn answer(&mut self, answer: PushAnswer) {
-        self.held.remove(&(answer.session, answer.push));
+        self.grants.remove(&(answer.session, answer.push));
         if let Some(refusal) = &answer.refusal {
             self.parts.metrics.rejected(refusal.code);
         }
         // A session that has left needs no answer; its changes are stored all the same.
-        if let Some(member) = self.seats.get(&answer.session) {
+        if let Some(member) = self.members.get(&answer.session) {
             tell(&member.channel, Event::Answered(answer));
         }
     }
@@ -462,72 +465,12 @@ impl Sequencer {
 
 impl Slot {
     fn is_idle(&self) -> bool {
-        self.machine.is_idle() && self.held.is_empty()
+        self.machine.is_idle() && self.deferred.is_empty()
     }
 }
 
 fn tell(channel: &HubChannel, event: Event) {
     if channel.events.try_send(event).is_err() {
         channel.overflow.notify_one();
-    }
-}
-
-/// The store's view as a sized type, which the machine requires.
-pub(crate) struct Durable<'a> {
-    pub(crate) view: &'a dyn History<Error = StoreError>,
-    /// Pushed changes whose stored bytes may be damaged, or lost with a snapshot.
-    pub(crate) doubted: &'a BTreeSet<ChangeHash>,
-}
-
-impl History for Durable<'_> {
-    type Error = StoreError;
-
-    fn last_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-    ) -> Result<Option<u64>, StoreError> {
-        self.view.last_sequence(document, actor)
-    }
-
-    fn has_actor(&self, document: &DocumentId, actor: &ActorId) -> Result<bool, StoreError> {
-        self.view.has_actor(document, actor)
-    }
-
-    fn at_sequence(
-        &self,
-        document: &DocumentId,
-        actor: &ActorId,
-        sequence: u64,
-    ) -> Result<Option<KnownChange>, StoreError> {
-        let known = self.view.at_sequence(document, actor, sequence)?;
-        // Admission looks up a pushed change by its own number to recognise a repetition.
-        match known.as_ref().is_some_and(|known| self.doubted.contains(&known.hash)) {
-            true => Err(StoreError::doubted()),
-            false => Ok(known),
-        }
-    }
-
-    fn max_op(&self, document: &DocumentId, hash: &ChangeHash) -> Result<Option<u64>, StoreError> {
-        self.view.max_op(document, hash)
-    }
-    fn deleted_at(&self, document: &DocumentId) -> Result<Option<Offset>, StoreError> {
-        self.view.deleted_at(document)
-    }
-
-    fn has_changes(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        self.view.has_changes(document)
-    }
-
-    fn size(&self, document: &DocumentId) -> Result<DocumentSize, StoreError> {
-        self.view.size(document)
-    }
-
-    fn heads(&self, document: &DocumentId) -> Result<u64, StoreError> {
-        self.view.heads(document)
-    }
-
-    fn is_head(&self, document: &DocumentId, hash: &ChangeHash) -> Result<bool, StoreError> {
-        self.view.is_head(document, hash)
     }
 }

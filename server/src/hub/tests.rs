@@ -118,7 +118,7 @@ impl Bench {
             holds: false,
             channel: HubChannel { events: tell, overflow, grown },
         };
-        assert!(hub.attach(room(1).key(), attach).await);
+        assert!(hub.attach(grant(1).key(), attach).await);
         assert!(matches!(events.recv().await, Some(Event::Attached { .. })));
         Self { _folder: compactor, store, compactor: compactions, hub, events, last_push: 0 }
     }
@@ -130,8 +130,8 @@ impl Bench {
     }
 
     async fn push(&mut self, pushed: Pushed) {
-        let room = room(1_000);
-        assert!(self.hub.push(space(), pushed, room).await);
+        let grant = grant(1_000);
+        assert!(self.hub.push(space(), pushed, grant).await);
     }
 
     async fn push_chunks(&mut self, bytes: Vec<u8>) {
@@ -220,7 +220,7 @@ async fn a_long_uploaded_document_is_stored_as_a_snapshot() {
     let index = bench.store.document_index(&space(), &DOCUMENT, true).unwrap().unwrap();
     let compacted = index.compacted.unwrap().index.unwrap();
     assert_eq!((compacted.len(), index.tail.len()), (all.len() + own.len(), 0));
-    // A push that depends on an old change loads the index first, and later pushes wait. (CompactionReport rows that
+    // A push that depends on an old change loads the index first, and later pushes wait. (Compacted rows that
     // are not pruned yet would answer without it.)
     while bench.store.prune(0, 1_000).unwrap() {}
     bench.store.close().unwrap();
@@ -264,7 +264,7 @@ async fn an_invalid_upload_is_rejected_and_leaves_nothing() {
 }
 
 /// Memory for a push.
-fn room(bytes: usize) -> crate::memory::Grant {
+fn grant(bytes: usize) -> crate::memory::Grant {
     let memory = crate::memory::Memory::new(0);
     memory.account(crate::memory::ShareKey::Session(1)).take(crate::memory::Class::Push, bytes)
 }

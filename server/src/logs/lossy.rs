@@ -212,14 +212,14 @@ impl<'a> MakeWriter<'a> for Lossy {
 /// Writes one line to `output`, for at most `limit`, on a thread of its own: an output that accepts nothing
 /// does not block the caller.
 pub(super) fn write_within(mut output: impl Write + Send + 'static, line: String, limit: Duration) {
-    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("last-line".to_owned()).spawn(move || {
         // If the output is closed, the exit code still reports the failure.
         let _ = writeln!(output, "{line}").and_then(|()| output.flush());
-        let _ = tell.send(());
+        let _ = sender.send(());
     });
     if thread.is_ok() {
-        let _ = told.recv_timeout(limit);
+        let _ = receiver.recv_timeout(limit);
     }
 }
 
@@ -257,11 +257,11 @@ mod tests {
     impl Setup {
         /// `report` cannot capture: each test has a function of its own.
         fn new(report: fn(u64)) -> Self {
-            let ((asks, asked), (tell, outcomes)) = (mpsc::channel(), mpsc::channel());
+            let ((asks, asked), (sender, outcomes)) = (mpsc::channel(), mpsc::channel());
             let lost = Counter::default();
             let output = Asked { asks, outcomes };
             let (lossy, flush) = Lossy::start(output, lost.clone(), report).unwrap();
-            Self { lossy, flush, asks: asked, outcomes: tell, lost }
+            Self { lossy, flush, asks: asked, outcomes: sender, lost }
         }
 
         /// Expects the next write, and sets its result.

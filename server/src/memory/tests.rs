@@ -163,19 +163,19 @@ fn the_session_with_the_most_state_is_evicted() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let (one, two, modest) = (session(&memory, 1), session(&memory, 2), session(&memory, 3));
-    let first = one.remember(whole / 2).unwrap();
-    let second = two.remember(whole / 2).unwrap();
-    assert!(one.remember(1 << 20).is_none(), "it already holds its share");
-    let little = modest.remember(1 << 10);
+    let first = one.reserve_state(whole / 2).unwrap();
+    let second = two.reserve_state(whole / 2).unwrap();
+    assert!(one.reserve_state(1 << 20).is_none(), "it already holds its share");
+    let little = modest.reserve_state(1 << 10);
     assert!(little.is_some(), "a little state is always granted");
     assert!([&one, &two].iter().all(|account| poll(pin!(account.evicted()).as_mut()).is_none()));
-    let share = modest.remember(whole / 8);
+    let share = modest.reserve_state(whole / 8);
     assert!(share.is_some());
     let told = [&one, &two].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
     assert_eq!(told.iter().filter(|told| **told).count(), 1);
     drop((first, second, little, share));
     // Accounts that hold the same do not evict each other.
-    let each = |number| session(&memory, number).remember(whole / 8);
+    let each = |number| session(&memory, number).reserve_state(whole / 8);
     let held: Vec<Grant> = (10..18).map_while(each).collect();
     assert_eq!((held.len(), each(18).is_none()), (8, true));
     drop((one, two, modest));
@@ -194,7 +194,7 @@ fn small_state_is_granted_while_others_wait() {
     assert!(poll(waits.as_mut()).is_none());
     let engine = session(&memory, 4);
     let subscriptions: Vec<_> =
-        (0..6).map(|_| engine.remember(limits::SUBSCRIPTION_BYTES)).collect();
+        (0..6).map(|_| engine.reserve_state(limits::SUBSCRIPTION_BYTES)).collect();
     let refused = subscriptions.iter().filter(|room| room.is_none()).count();
     let used = memory.used(Class::State);
     assert_eq!(refused, 0, "with {used} bytes of state in all of the relay");
@@ -219,7 +219,7 @@ fn caches_shrink_for_session_state() {
     let account = session(&memory, 1);
     let _held = account.take(Class::Push, memory.limit() / 16 * 13);
     memory.set_cached(0, memory.limit() / 16 * 3);
-    let state = session(&memory, 2).remember(MIB);
+    let state = session(&memory, 2).reserve_state(MIB);
     assert!(state.is_some());
     assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are asked to shrink");
 }
@@ -231,11 +231,11 @@ fn an_eviction_makes_room_only_once() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let [one, two] = [1, 1].map(|share| session(&memory, share));
-    let _most = [one.remember(whole / 2).unwrap(), two.remember(whole / 2).unwrap()];
+    let _most = [one.reserve_state(whole / 2).unwrap(), two.reserve_state(whole / 2).unwrap()];
     let mut others = Vec::new();
     for number in 3..100 {
         let account = session(&memory, 1);
-        let grant = account.remember(whole / number);
+        let grant = account.reserve_state(whole / number);
         others.push((account, grant));
     }
     let used = memory.used(Class::State);

@@ -20,7 +20,7 @@ pub(super) struct Case {
     /// The time of the last step.
     looked: Option<Instant>,
     /// The damaged parts, once examined.
-    lost: Option<Arc<DamagedParts>>,
+    damaged: Option<Arc<DamagedParts>>,
     /// How often reads had met damage outside changes at the time of the examination.
     seen: u64,
     /// Its list of changes was too long to keep.
@@ -34,7 +34,7 @@ pub(super) struct Case {
     /// Sessions that did not answer in time: asked again after the others of their address.
     late: BTreeSet<SessionId>,
     /// Sessions that have none of the damaged parts, or whose answer did not repair them.
-    spent: BTreeSet<SessionId>,
+    exhausted: BTreeSet<SessionId>,
     /// The pause before the next step when there is no session to ask.
     pause: Duration,
     /// Whether no client can repair it, as far as is known.
@@ -46,22 +46,22 @@ impl Case {
         Self {
             due: now,
             looked: None,
-            lost: None,
+            damaged: None,
             seen: 0,
             is_cut: false,
             is_stale: false,
             asked: BTreeMap::new(),
             last: None,
             late: BTreeSet::new(),
-            spent: BTreeSet::new(),
+            exhausted: BTreeSet::new(),
             pause: limits::REPAIR_PAUSE,
             is_beyond: false,
         }
     }
 
     /// The damaged parts, as far as they are known.
-    pub(super) fn lost(&self) -> Option<Arc<DamagedParts>> {
-        self.lost.clone()
+    pub(super) fn damaged(&self) -> Option<Arc<DamagedParts>> {
+        self.damaged.clone()
     }
 
     /// Whether reads since the examination met only damaged changes.
@@ -76,23 +76,23 @@ impl Case {
         self.looked = Some(now);
         self.due = now + self.pause;
         self.is_beyond = false;
-        !std::mem::take(&mut self.is_stale) && self.lost.is_some() && !self.is_cut
+        !std::mem::take(&mut self.is_stale) && self.damaged.is_some() && !self.is_cut
     }
 
     /// Stores the result of an examination.
-    pub(super) fn examined(&mut self, lost: DamagedParts, known: Known, now: Instant) {
+    pub(super) fn examined(&mut self, damaged: DamagedParts, known: Known, now: Instant) {
         self.seen = known.beyond_changes;
-        let before = self.lost.replace(Arc::new(lost));
+        let before = self.damaged.replace(Arc::new(damaged));
         let is_known = before.is_some() && !std::mem::take(&mut self.is_cut);
-        if is_known && before != self.lost {
+        if is_known && before != self.damaged {
             // Other changes than before: sessions that had none of those may have these.
-            self.spent.clear();
+            self.exhausted.clear();
         }
         self.due = now + self.pause;
     }
 
     /// Data arrived: the next step examines what is left.
-    pub(super) fn brought(&mut self, now: Instant) {
+    pub(super) fn data_arrived(&mut self, now: Instant) {
         self.is_stale = true;
         self.hurry(now);
     }
@@ -103,7 +103,7 @@ impl Case {
             return false;
         }
         // Its data is examined; if that is not enough, the session has no more.
-        self.spent.insert(session);
+        self.exhausted.insert(session);
         self.is_stale |= count > 0;
         self.hurry(now);
         true
@@ -120,8 +120,8 @@ impl Case {
         self.pause = limits::REPAIR_PAUSE;
     }
 
-    pub(super) fn gone(&mut self, session: SessionId, now: Instant) {
-        self.spent.remove(&session);
+    pub(super) fn session_ended(&mut self, session: SessionId, now: Instant) {
+        self.exhausted.remove(&session);
         self.late.remove(&session);
         if self.asked.remove(&session).is_some() {
             self.hurry(now);
@@ -129,9 +129,9 @@ impl Case {
     }
 
     /// No client can repair it, as far as is known.
-    pub(super) fn put_off(&mut self, now: Instant) {
+    pub(super) fn postpone(&mut self, now: Instant) {
         self.is_beyond = true;
-        (self.lost, self.due) = (None, now + limits::REPAIR_LONGEST);
+        (self.damaged, self.due) = (None, now + limits::REPAIR_LONGEST);
     }
 
     /// Sessions that were asked and may still answer.
@@ -148,12 +148,12 @@ impl Case {
         busy: &BTreeSet<SessionId>,
         now: Instant,
     ) -> Option<(BTreeSet<SessionId>, Arc<DamagedParts>)> {
-        let lost = self.lost.clone()?;
+        let damaged = self.damaged.clone()?;
         let late = self.asked.extract_if(.., |_, until| *until <= now);
         self.late.extend(late.map(|(session, _)| session));
         let mut shares: BTreeMap<ShareKey, Vec<SessionId>> = BTreeMap::new();
         for (share, session) in sessions {
-            if !self.spent.contains(&session) && !self.asked.contains_key(&session) {
+            if !self.exhausted.contains(&session) && !self.asked.contains_key(&session) {
                 shares.entry(share).or_default().push(session);
             }
         }
@@ -161,9 +161,11 @@ impl Case {
         let chosen = self.next_of(shares, busy);
         if chosen.is_empty() && may == 0 && self.asked.is_empty() {
             // A long list with no session to ask is not kept in memory; a later examination rebuilds it.
-            if lost.changes.len() > limits::REPAIR_KEPT {
-                self.lost =
-                    Some(Arc::new(DamagedParts { changes: Vec::new(), snapshot: lost.snapshot }));
+            if damaged.changes.len() > limits::REPAIR_KEPT {
+                self.damaged = Some(Arc::new(DamagedParts {
+                    changes: Vec::new(),
+                    snapshot: damaged.snapshot,
+                }));
                 self.is_cut = true;
             }
             self.due = now + self.pause;
@@ -176,7 +178,7 @@ impl Case {
             true => now + limits::REPAIR_LEAST,
             false => self.asked.values().min().copied().unwrap_or(until),
         };
-        (!chosen.is_empty()).then_some((chosen, lost))
+        (!chosen.is_empty()).then_some((chosen, damaged))
     }
 
     /// As many as may be asked now: one of each address in turn, before a second one of any.
@@ -214,7 +216,7 @@ mod tests {
     const NOBODY: BTreeSet<SessionId> = BTreeSet::new();
     const NONE: [u64; 0] = [];
 
-    fn lost(changes: usize) -> DamagedParts {
+    fn damaged(changes: usize) -> DamagedParts {
         let changes = (0..changes).map(|number| ChangeHash([number as u8; 32])).collect();
         DamagedParts { changes, snapshot: None }
     }
@@ -243,13 +245,13 @@ mod tests {
             NONE,
             "the document is not examined yet"
         );
-        case.examined(lost(3), KNOWN, now);
+        case.examined(damaged(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [1, 2]);
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), NONE);
         case.answered(SessionId(1), 0, now);
         // The answer of session 1 frees its slot for session 3.
         assert_eq!(chosen(&mut case, &[1, 2, 3, 4], &NOBODY, now), [3]);
-        case.gone(SessionId(3), now);
+        case.session_ended(SessionId(3), now);
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, now), [4]);
         // A session that does not answer in time is asked again, after a pause.
         let later = now + limits::REPAIR_ANSWER;
@@ -260,7 +262,7 @@ mod tests {
         assert!(!case.begin(KNOWN), "the document is examined again");
         assert_eq!(chosen(&mut case, &[1, 2, 4], &NOBODY, later), NONE);
         // But it may have other damaged parts.
-        case.examined(lost(2), KNOWN, later);
+        case.examined(damaged(2), KNOWN, later);
         assert_eq!(chosen(&mut case, &[1, 2], &NOBODY, later), [1, 2]);
     }
 
@@ -268,7 +270,7 @@ mod tests {
     fn a_session_busy_with_another_request_is_asked_soon() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(1), KNOWN, now);
+        case.examined(damaged(1), KNOWN, now);
         let busy = BTreeSet::from([SessionId(1)]);
         assert_eq!(chosen(&mut case, &[1], &busy, now), NONE);
         assert_eq!(case.due, now + limits::REPAIR_LEAST);
@@ -279,14 +281,14 @@ mod tests {
     fn pauses_grow_without_subscribers_and_end_when_one_connects() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(limits::REPAIR_KEPT + 1), KNOWN, now);
+        case.examined(damaged(limits::REPAIR_KEPT + 1), KNOWN, now);
         assert!(case.begin(KNOWN), "the document is examined");
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            case.examined(lost(limits::REPAIR_KEPT + 1), KNOWN, now);
+            case.examined(damaged(limits::REPAIR_KEPT + 1), KNOWN, now);
             assert_eq!(chosen(&mut case, &[], &NOBODY, now), NONE);
             pauses.push(case.due - now);
-            let kept = case.lost().unwrap();
+            let kept = case.damaged().unwrap();
             assert_eq!(kept.changes.len(), 0, "a long list is not kept");
             assert!(!case.begin(KNOWN), "the document is examined again");
         }
@@ -295,7 +297,7 @@ mod tests {
         case.hurry(now);
         assert!(case.due <= now + 2 * limits::REPAIR_LEAST);
         // A document that no client can repair is not read again for every new session.
-        case.put_off(now);
+        case.postpone(now);
         case.hurry(now);
         assert_eq!(case.due, now + limits::REPAIR_LONGEST);
     }
@@ -305,7 +307,7 @@ mod tests {
     fn silent_sessions_do_not_keep_requests_from_others() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), KNOWN, now);
+        case.examined(damaged(3), KNOWN, now);
         let mut asked = BTreeSet::new();
         for _ in 0..100 {
             asked.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
@@ -323,13 +325,13 @@ mod tests {
     fn a_session_that_sent_a_part_is_asked_for_the_rest() {
         let now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), KNOWN, now);
+        case.examined(damaged(3), KNOWN, now);
         assert_eq!(chosen(&mut case, &[1], &NOBODY, now), [1]);
         // The hub's call after a repair, then the `Resent`.
-        case.brought(now);
+        case.data_arrived(now);
         case.answered(SessionId(1), 1, now);
         assert!(!case.begin(KNOWN), "the document is examined again");
-        let rest = DamagedParts { changes: lost(3).changes[1..].to_vec(), snapshot: None };
+        let rest = DamagedParts { changes: damaged(3).changes[1..].to_vec(), snapshot: None };
         case.examined(rest, KNOWN, now);
         assert_eq!(
             chosen(&mut case, &[1], &NOBODY, now),
@@ -344,7 +346,7 @@ mod tests {
     fn silent_sessions_of_an_address_do_not_block_other_addresses() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), KNOWN, now);
+        case.examined(damaged(3), KNOWN, now);
         let (silent, author) = (ShareKey::Session(1), ShareKey::Session(2));
         let share = |number| if number <= 1_000 { silent } else { author };
         let mut order = Vec::new();
@@ -362,7 +364,7 @@ mod tests {
     fn sessions_of_an_address_take_turns() {
         let mut now = Instant::now();
         let mut case = Case::new(now);
-        case.examined(lost(3), KNOWN, now);
+        case.examined(damaged(3), KNOWN, now);
         let mut order = Vec::new();
         for _ in 0..4 {
             let all = (1..=5).map(|number| (ShareKey::Session(0), SessionId(number)));

@@ -43,11 +43,12 @@ const ROOMS: &[Room] = &[
         within: "server/src/",
         homes: &[
             "server/src/http",
-            "server/src/session",
+            "server/src/connection",
+            "server/src/native",
             "server/src/automerge_repo",
             "server/src/serve",
         ],
-        remedy: "keep HTTP and sockets in the http, session, repo and serve modules",
+        remedy: "keep HTTP and sockets in the http, connection, native, automerge_repo and serve modules",
     },
 ];
 
@@ -100,7 +101,7 @@ fn a_library_used_outside_its_modules_is_found() {
         ("engine/src/status.rs", "fn a() -> tokio_tungstenite::T { b() }"),
         ("server/src/hub.rs", "// Automerge\nfn a() { automerge::AutoCommit::new() }"),
         ("server/src/metrics.rs", "use axum::Router;\nfn b() { rusqlite::c() }"),
-        ("server/src/session/socket.rs", "use axum::extract::ws;"),
+        ("server/src/connection/socket.rs", "use axum::extract::ws;"),
     ]);
     let expected = [
         "engine/src/document.rs:2",

@@ -49,8 +49,8 @@ async fn a_pushs_entries_are_published_before_its_answer() {
     fan_out.subscribe(&space, DOCUMENT, &mailbox);
     let (events, mut answers) = mpsc::channel(4);
     let channel = HubChannel { events, overflow: Arc::default(), grown: Arc::default() };
-    assert!(hub.join(super::room(1).key(), SESSION, space.clone(), channel).await);
-    let bytes = super::room(1);
+    assert!(hub.join(super::grant(1).key(), SESSION, space.clone(), channel).await);
+    let bytes = super::grant(1);
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
     assert_eq!((answer.push, answer.count), (1, 1));
@@ -60,7 +60,7 @@ async fn a_pushs_entries_are_published_before_its_answer() {
     assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
     // After it has left it gets no answer; the mailbox is dropped.
     hub.leave(SESSION);
-    let bytes = super::room(1);
+    let bytes = super::grant(1);
     assert!(hub.push(space, deletion(2), bytes).await);
     assert!(answers.recv().await.is_none());
     hub.shutdown();
@@ -80,9 +80,10 @@ async fn compaction_fails_at_once_when_the_hub_has_ended() {
     hub.shutdown();
     assert_eq!(end.await.unwrap(), HubEnd::Drained);
     let (began, space) = (std::time::Instant::now(), "notes".parse().unwrap());
-    let told = tokio::task::spawn_blocking(move || hub.compaction(space, Offset(1))).await.unwrap();
+    let command =
+        tokio::task::spawn_blocking(move || hub.compaction(space, Offset(1))).await.unwrap();
     let took = began.elapsed();
     compactions.close();
-    assert!(!told);
+    assert!(!command);
     assert!(took < limits::HUB_ANSWER / 2, "the compaction thread was blocked for {took:?}");
 }

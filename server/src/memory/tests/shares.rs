@@ -171,13 +171,13 @@ fn within_a_share_the_largest_state_is_evicted() {
     let memory = memory();
     let whole = memory.limit() / 16 * 4;
     let [greedy, modest] = [1, 1].map(|share| session(&memory, share));
-    let much = [(); 2].map(|()| session(&memory, 1).remember(whole / 2));
+    let much = [(); 2].map(|()| session(&memory, 1).reserve_state(whole / 2));
     assert!(much.iter().all(Option::is_some));
     drop(much);
-    let most = greedy.remember(whole / 2).unwrap();
+    let most = greedy.reserve_state(whole / 2).unwrap();
     let other = session(&memory, 1);
-    let second = other.remember(whole / 2).unwrap();
-    assert!(modest.remember(whole / 8).is_some());
+    let second = other.reserve_state(whole / 2).unwrap();
+    assert!(modest.reserve_state(whole / 8).is_some());
     let told = [&greedy, &other].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
     assert_eq!(told.iter().filter(|told| **told).count(), 1);
     drop((most, second));
@@ -254,7 +254,7 @@ fn the_largest_message_never_waits_for_memory_kept_forever() {
         let mut rest = remembered;
         while rest > 0 {
             let some = rest.min(MIB);
-            kept.push(idle.remember(some).or_else(|| other.remember(some)).unwrap());
+            kept.push(idle.reserve_state(some).or_else(|| other.reserve_state(some)).unwrap());
             rest -= some;
         }
         let needs = 3 * landfall_protocol::limits::REPO_MESSAGE_BYTES;

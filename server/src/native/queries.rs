@@ -11,8 +11,8 @@ use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::RelayState;
 use super::pages::Pages;
+use crate::connection::RelayState;
 use crate::limits;
 use crate::memory::{Account, Grant};
 use crate::store::{BranchPage, LogStore, StoreError, SumCursor};
@@ -85,27 +85,27 @@ impl Queries {
     }
 
     /// Queues a query, with its memory if its message was large.
-    pub(super) fn add(&mut self, query: Query, room: Option<Grant>) {
-        self.small += if room.is_none() { query.bytes() } else { 0 };
-        self.waiting.push_back((query, room));
+    pub(super) fn add(&mut self, query: Query, grant: Option<Grant>) {
+        self.small += if grant.is_none() { query.bytes() } else { 0 };
+        self.waiting.push_back((query, grant));
         self.begin();
     }
 
     /// Whether the peer may send more queries.
     pub(super) fn has_room(&self) -> bool {
-        self.small < limits::SMALL_QUESTION_BYTES
+        self.small < limits::SMALL_QUERY_BYTES
     }
 
     fn begin(&mut self) {
         if self.task.is_some() {
             return;
         }
-        let Some((query, room)) = self.waiting.pop_front() else { return };
-        self.small -= if room.is_none() { query.bytes() } else { 0 };
+        let Some((query, grant)) = self.waiting.pop_front() else { return };
+        self.small -= if grant.is_none() { query.bytes() } else { 0 };
         let (reader, sender) = (self.reader.clone(), self.sender.clone());
         self.task = Some(tokio::spawn(async move {
             reader.answer(query, &sender).await;
-            drop(room);
+            drop(grant);
         }));
     }
 
@@ -218,9 +218,9 @@ impl QueryReader {
             if let Err(stop) = queries.document(want).await {
                 stop.unless_damage()?;
                 // The document cannot be read at all. Report that, and answer the remaining ones.
-                let (entry, room) = queries.damage(document, Offset(0)).await?;
+                let (entry, grant) = queries.damage(document, Offset(0)).await?;
                 let (entry, holding) = ([entry], Holding::Present(Vec::new()));
-                queries.entries(document, &holding, &entry, true, room).await?;
+                queries.entries(document, &holding, &entry, true, grant).await?;
             }
         }
         Ok(())
@@ -271,8 +271,8 @@ impl Fetching<'_> {
                 size_of_val(&plan.offsets[..]) + heads
             };
             // Returns the plan's memory before the answer reserves its own: one plan per session.
-            let (plan, room) = self.reader.read(plan, bytes).await?;
-            drop(room);
+            let (plan, grant) = self.reader.read(plan, bytes).await?;
+            drop(grant);
             self.tell_damage(document, &plan.holding).await?;
             if self.planned(document, plan).await? {
                 return Ok(());
@@ -287,8 +287,8 @@ impl Fetching<'_> {
         if known.is_none() || !matches!(holding, Holding::Present(_)) {
             return Ok(());
         }
-        let (entry, room) = self.damage(document, Offset(0)).await?;
-        self.entries(document, holding, &[entry], false, room).await
+        let (entry, grant) = self.damage(document, Offset(0)).await?;
+        self.entries(document, holding, &[entry], false, grant).await
     }
 
     /// Sends the planned entries; false if a compaction removed some and the document must be planned again.
@@ -304,8 +304,8 @@ impl Fetching<'_> {
                 }
                 sent => sent?,
             };
-            let Some((entry, room)) = sent else { return Ok(false) };
-            self.entries(document, &holding, &[entry], rest.is_empty(), room).await?;
+            let Some((entry, grant)) = sent else { return Ok(false) };
+            self.entries(document, &holding, &[entry], rest.is_empty(), grant).await?;
             if rest.is_empty() {
                 return Ok(true);
             }
@@ -317,12 +317,12 @@ impl Fetching<'_> {
                 false => store.read_entries(&space, &document, &offsets),
             };
             let bytes = |entries: &Vec<EncodedEntry>| entries.iter().map(EncodedEntry::len).sum();
-            let (entries, room) = self.reader.read(read, bytes).await?;
+            let (entries, grant) = self.reader.read(read, bytes).await?;
             if entries.is_empty() && !rest.is_empty() {
                 return Ok(false);
             }
             rest.drain(..entries.len());
-            self.entries(document, &holding, &entries, rest.is_empty(), room).await?;
+            self.entries(document, &holding, &entries, rest.is_empty(), grant).await?;
             if rest.is_empty() {
                 return Ok(true);
             }
@@ -343,8 +343,8 @@ impl Fetching<'_> {
         let space = self.space.clone();
         let read = move |store: &dyn LogStore| store.snapshot_entry(&space, &hash);
         let bytes = |entry: &Option<EncodedEntry>| entry.as_ref().map_or(0, EncodedEntry::len);
-        let (entry, room) = self.reader.read(read, bytes).await?;
-        Ok(entry.map(|entry| (entry, room)))
+        let (entry, grant) = self.reader.read(read, bytes).await?;
+        Ok(entry.map(|entry| (entry, grant)))
     }
 
     /// An entry that reports damage instead of content.
@@ -365,11 +365,11 @@ impl Fetching<'_> {
             let space = self.space.clone();
             let read = move |store: &dyn LogStore| store.snapshot_part(&space, &hash, from);
             let bytes = |part: &Option<SnapshotPart>| part.as_ref().map_or(0, |p| p.bytes.len());
-            let (Some(part), room) = self.reader.read(read, bytes).await? else {
+            let (Some(part), grant) = self.reader.read(read, bytes).await? else {
                 return Ok(false);
             };
             from += part.bytes.len() as u64;
-            self.send(Session::part_frame(self.requester.0, part), room).await?;
+            self.send(Session::part_frame(self.requester.0, part), grant).await?;
         }
         Ok(true)
     }
@@ -381,7 +381,7 @@ impl Fetching<'_> {
         holding: &Holding,
         entries: &[EncodedEntry],
         last: bool,
-        room: Grant,
+        grant: Grant,
     ) -> Result<(), Stop> {
         let frame = |holding, entries, more| {
             Session::document_frame(self.requester.0, document, holding, entries, more)
@@ -389,24 +389,24 @@ impl Fetching<'_> {
         let heads = match holding {
             Holding::Present(heads) => heads.as_slice(),
             Holding::Absent | Holding::Deleted => {
-                return self.send(frame(holding.clone(), entries, !last), room).await;
+                return self.send(frame(holding.clone(), entries, !last), grant).await;
             }
         };
         let present = |heads: &[[u8; 32]]| Holding::Present(heads.to_vec());
         if last && heads.len() <= FEW_HEADS {
-            return self.send(frame(present(heads), entries, false), room).await;
+            return self.send(frame(present(heads), entries, false), grant).await;
         }
-        self.send(frame(present(&[]), entries, true), room).await?;
+        self.send(frame(present(&[]), entries, true), grant).await?;
         for (page, some) in heads.chunks(shared::HEADS_PAGE).enumerate().filter(|_| last) {
             let more = (page + 1) * shared::HEADS_PAGE < heads.len();
-            let room = self.reader.pages.reserve(size_of_val(some)).await;
-            self.send(frame(present(some), &[], more), room).await?;
+            let grant = self.reader.pages.reserve(size_of_val(some)).await;
+            self.send(frame(present(some), &[], more), grant).await?;
         }
         Ok(())
     }
 
-    async fn send(&self, message: Vec<u8>, room: Grant) -> Result<(), Stop> {
-        let message = AnswerPart::Message(self.requester, message, room);
+    async fn send(&self, message: Vec<u8>, grant: Grant) -> Result<(), Stop> {
+        let message = AnswerPart::Message(self.requester, message, grant);
         self.replies.send(message).await.map_err(|_| Stop::Gone)
     }
 }

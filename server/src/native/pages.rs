@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::RelayState;
+use crate::connection::RelayState;
 use crate::limits;
 use crate::memory::{Account, Class, Grant, Key};
 use crate::store::{Known, LogStore, StoreError};
@@ -50,7 +50,7 @@ impl Pages {
         bytes: fn(&T) -> usize,
     ) -> Result<(T, Grant), StoreError> {
         let read = Arc::new(read);
-        let mut room = self.account.reserve(Class::Answer, limits::ANSWER_BYTES).await;
+        let mut grant = self.account.reserve(Class::Answer, limits::ANSWER_BYTES).await;
         loop {
             let key = self.account.key();
             let first = match before {
@@ -67,12 +67,12 @@ impl Pages {
             let found = read.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))?;
             // The result itself, and its copy in the socket's buffer.
             let needs = 2 * bytes(&found);
-            if needs <= room.bytes() || room.bytes() > limits::ANSWER_BYTES {
-                room.shrink_to(needs);
-                return Ok((found, room));
+            if needs <= grant.bytes() || grant.bytes() > limits::ANSWER_BYTES {
+                grant.shrink_to(needs);
+                return Ok((found, grant));
             }
-            drop((found, room));
-            room = self.account.reserve(Class::Answer, needs.max(limits::ANSWER_BYTES + 1)).await;
+            drop((found, grant));
+            grant = self.account.reserve(Class::Answer, needs.max(limits::ANSWER_BYTES + 1)).await;
         }
     }
 
@@ -92,7 +92,7 @@ impl Pages {
     }
 
     /// Memory for data that already exists, if available.
-    pub(super) fn room(&self, bytes: usize) -> Option<Grant> {
+    pub(super) fn try_reserve(&self, bytes: usize) -> Option<Grant> {
         self.account.try_reserve(Class::Answer, 2 * bytes)
     }
 }

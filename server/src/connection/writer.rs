@@ -39,13 +39,21 @@ pub(crate) enum Outgoing {
         feed: Arc<Feed>,
         up_to: Offset,
         /// Its memory, if it holds any.
-        room: Option<Grant>,
+        grant: Option<Grant>,
     },
     /// The WebSocket's own close, the last message.
     Close(u16, String),
 }
 
 impl Outgoing {
+    /// A message, with its memory if it holds any.
+    pub(crate) fn message(message: Vec<u8>, grant: Option<Grant>) -> Self {
+        match grant {
+            Some(grant) => Self::MessageGrant(message, grant),
+            None => Self::Frames(message),
+        }
+    }
+
     /// Its approximate length, to estimate its time on the wire.
     pub(crate) fn bytes(&self) -> usize {
         match self {
@@ -95,14 +103,14 @@ async fn run(
     watch: Watch,
 ) -> (WriteEnd, Sink) {
     while let Some(next) = outgoing.recv().await {
-        let (message, room, page) = match next {
+        let (message, grant, page) = match next {
             Outgoing::Frames(bytes) => (Message::Binary(bytes.into()), None, None),
-            Outgoing::MessageGrant(bytes, room) => {
-                (Message::Binary(bytes.into()), Some(room), None)
+            Outgoing::MessageGrant(bytes, grant) => {
+                (Message::Binary(bytes.into()), Some(grant), None)
             }
             Outgoing::Ping => (Message::Ping(Bytes::new()), None, None),
-            Outgoing::Page { message, entries, feed, up_to, room } => {
-                (Message::Binary(message.into()), room, Some((entries, feed, up_to)))
+            Outgoing::Page { message, entries, feed, up_to, grant } => {
+                (Message::Binary(message.into()), grant, Some((entries, feed, up_to)))
             }
             Outgoing::Close(code, reason) => {
                 let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
@@ -112,7 +120,7 @@ async fn run(
         if let Err(end) = write(&mut sink, message, &watch).await {
             return (end, sink);
         }
-        drop(room);
+        drop(grant);
         if let Some((entries, feed, up_to)) = page {
             watch.metrics.entries_out.inc_by(entries as u64);
             // Only for live subscriptions: the delay of a lagging one is not the relay's fan-out delay.

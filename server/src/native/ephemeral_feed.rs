@@ -31,7 +31,7 @@ impl EphemeralFeed {
     }
 
     /// Subscribes to messages about these documents.
-    pub(super) fn listen(
+    pub(super) fn subscribe(
         &mut self,
         subscription: SubscriptionId,
         space: SpaceName,
@@ -49,7 +49,7 @@ impl EphemeralFeed {
     }
 
     /// Publishes a message of the client.
-    pub(super) fn say(&self, space: &SpaceName, message: Ephemeral) {
+    pub(super) fn publish(&self, space: &SpaceName, message: Ephemeral) {
         let Ephemeral { document, sender, session, count, data, .. } = message;
         let message = Broadcast { document, sender, session, count, data: data.into_vec() };
         if !self.fan_out.publish_ephemeral(&self.mailbox, space, message) {
@@ -60,8 +60,8 @@ impl EphemeralFeed {
     /// Waits for messages of other clients; returns them with their memory.
     pub(super) async fn message(&self) -> (Vec<Delivery>, Option<Grant>) {
         self.mailbox.wait().await;
-        let (news, _, room) = self.mailbox.take_with_memory();
-        (news, room)
+        let (deliveries, _, grant) = self.mailbox.take_with_memory();
+        (deliveries, grant)
     }
 }
 

@@ -18,19 +18,21 @@ use crate::memory::{Account, Class, Grant, Pace};
 
 /// The message sizes of a protocol.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scale {
+pub(crate) struct MessageSizes {
     /// Bytes of the largest message.
     pub(crate) largest: usize,
     /// Bytes in memory per byte of a message: as received, and decoded.
     pub(crate) times: usize,
     /// Bytes of the WebSocket's read buffer.
     pub(crate) buffer: usize,
+    /// Bytes that may wait in the WebSocket's write buffer.
+    pub(crate) backlog: usize,
 }
 
 /// The accounting of a connection's inbound messages.
 pub(crate) struct Meter {
     account: Account,
-    scale: Scale,
+    sizes: MessageSizes,
     state: Mutex<State>,
     /// Notified when a message gets its memory.
     holding: Notify,
@@ -62,9 +64,9 @@ struct MessageGrant {
 
 impl Meter {
     /// For one connection.
-    pub(crate) fn new(account: Account, scale: Scale) -> Arc<Self> {
+    pub(crate) fn new(account: Account, sizes: MessageSizes) -> Arc<Self> {
         let state = State {
-            wire: Wire::new(scale.buffer, scale.largest),
+            wire: Wire::new(sizes.buffer, sizes.largest),
             bytes: 0,
             begun: VecDeque::new(),
             taken: 0,
@@ -73,7 +75,7 @@ impl Meter {
             owed: 0,
             gave_up: false,
         };
-        Arc::new(Self { account, scale, state: Mutex::new(state), holding: Notify::new() })
+        Arc::new(Self { account, sizes, state: Mutex::new(state), holding: Notify::new() })
     }
 
     /// Takes a complete message: returns its memory, if it needed any, to be held as long as the message.
@@ -155,7 +157,7 @@ impl Meter {
         match frame {
             Begun::Message { bytes, whole: true } => begun.push_back(self.weight(bytes)),
             // A message in several frames has an unknown length: reserve the maximum.
-            Begun::Message { .. } => begun.push_back(self.scale.largest * self.scale.times),
+            Begun::Message { .. } => begun.push_back(self.sizes.largest * self.sizes.times),
             Begun::Ping { bytes } => *owed += bytes as usize + limits::CONTROL_FRAME_BYTES,
             Begun::Continued | Begun::Control => {}
         }
@@ -176,7 +178,7 @@ impl Meter {
         match bytes {
             ..=limits::SOCKET_BUFFER_BYTES => 0,
             // The WebSocket rejects a larger one at its header.
-            _ => bytes.min(self.scale.largest) * self.scale.times,
+            _ => bytes.min(self.sizes.largest) * self.sizes.times,
         }
     }
 
@@ -235,7 +237,12 @@ mod tests {
     use super::*;
     use crate::memory::{Memory, ShareKey};
 
-    const SCALE: Scale = Scale { largest: 1 << 20, times: 2, buffer: limits::SOCKET_BUFFER_BYTES };
+    const SIZES: MessageSizes = MessageSizes {
+        largest: 1 << 20,
+        times: 2,
+        buffer: limits::SOCKET_BUFFER_BYTES,
+        backlog: 0,
+    };
 
     /// The header of a client's binary message of `bytes` bytes.
     fn header(bytes: u64) -> Vec<u8> {
@@ -246,7 +253,7 @@ mod tests {
     }
 
     fn metered(memory: &Memory, session: u64) -> Metered {
-        Metered::new(Meter::new(memory.account(ShareKey::Session(session)), SCALE))
+        Metered::new(Meter::new(memory.account(ShareKey::Session(session)), SIZES))
     }
 
     fn poll(metered: &mut Metered) -> bool {
@@ -274,7 +281,7 @@ mod tests {
         // A message in several frames may reach the maximum length.
         metered.meter.came(&mut [0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
         assert!(poll(&mut metered));
-        assert_eq!(memory.used(Class::Intake), SCALE.largest * SCALE.times);
+        assert_eq!(memory.used(Class::Intake), SIZES.largest * SIZES.times);
     }
 
     #[test]

@@ -56,8 +56,8 @@ impl Uploads {
     /// Reserves memory for an upload's heads until it is answered; false if there is none.
     pub(super) fn keep_heads(&mut self, upload: &SnapshotUpload) -> bool {
         // Twice: its merge gets a copy.
-        let room = self.account.remember(2 * size_of_val(&upload.heads[..]));
-        room.map(|room| self.heads.insert(upload.id, room)).is_some()
+        let grant = self.account.reserve_state(2 * size_of_val(&upload.heads[..]));
+        grant.map(|grant| self.heads.insert(upload.id, grant)).is_some()
     }
 
     /// Adds a new upload, or one whose parts arrive after its eviction. Returns the offset to resume at if
@@ -92,30 +92,30 @@ impl Uploads {
                 true => partial_uploads.give_way_of(account.share()),
                 false => partial_uploads.give_way(),
             };
-            let mut room = account.try_reserve(Class::Upload, bytes);
-            while room.is_none() && give_way() {
-                room = account.try_reserve(Class::Upload, bytes);
+            let mut grant = account.try_reserve(Class::Upload, bytes);
+            while grant.is_none() && give_way() {
+                grant = account.try_reserve(Class::Upload, bytes);
             }
-            if room.is_none() {
+            if grant.is_none() {
                 let waits = account.reserve(Class::Upload, bytes);
-                room = timeout(wait, waits).await.ok();
+                grant = timeout(wait, waits).await.ok();
             }
-            (space, upload, room)
+            (space, upload, grant)
         }));
     }
 
     /// Waits until an upload has its memory, or its time is over; pends forever if none waits.
-    pub(super) async fn room(&mut self) -> UploadMemory {
+    pub(super) async fn memory(&mut self) -> UploadMemory {
         let Some(reserving) = self.reserving.as_mut() else { return std::future::pending().await };
-        let (space, upload, room) = reserving.await;
+        let (space, upload, grant) = reserving.await;
         self.reserving = None;
         self.begin();
         let id = upload.id;
         self.wanted.remove(&id);
-        match room {
-            Some(room) => {
+        match grant {
+            Some(grant) => {
                 let sending =
-                    self.partial_uploads.begin(self.account.share(), &space, &upload, room);
+                    self.partial_uploads.begin(self.account.share(), &space, &upload, grant);
                 self.sending.insert(id, sending);
                 UploadMemory::From(id, 0)
             }
@@ -196,7 +196,7 @@ mod tests {
             }
         }
         assert!(uploads.waiting.is_empty(), "{} wait", uploads.waiting.len());
-        assert!(matches!(uploads.room().await, UploadMemory::From(1, 0)));
+        assert!(matches!(uploads.memory().await, UploadMemory::From(1, 0)));
         // No second reservation is left, which would time out and refuse the upload.
         assert!(uploads.reserving.is_none());
         assert_eq!(memory.used(Class::Upload), total as usize);
@@ -236,14 +236,14 @@ mod tests {
             SnapshotUpload { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
         };
         let (phone, left) = (memory.account(ShareKey::Session(1)), upload(1, 10 << 20));
-        let room = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
-        drop(partial_uploads.begin(phone.share(), &space, &left, room));
+        let grant = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
+        drop(partial_uploads.begin(phone.share(), &space, &left, grant));
         let other = memory.account(ShareKey::Session(2));
         let mut uploads = Uploads::new(other, Arc::clone(&partial_uploads));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let mut add = |upload: SnapshotUpload| {
             uploads.add(space.clone(), upload);
-            Box::pin(uploads.room()).as_mut().poll(&mut context).is_ready()
+            Box::pin(uploads.memory()).as_mut().poll(&mut context).is_ready()
         };
         assert!(add(upload(2, 64 << 20)));
         assert!(!add(upload(3, 32 << 20)), "a session gets half of the uploads' memory");
@@ -266,14 +266,14 @@ mod tests {
             SnapshotUpload { id, subscription: 0, document, hash: [7; 32], total, heads: [].into() }
         };
         let before = memory.account(ShareKey::Session(1));
-        let room = before.try_reserve(Class::Upload, 40 << 20).unwrap();
-        drop(partial_uploads.begin(before.share(), &space, &upload(1), room));
+        let grant = before.try_reserve(Class::Upload, 40 << 20).unwrap();
+        drop(partial_uploads.begin(before.share(), &space, &upload(1), grant));
         drop(before);
         let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), partial_uploads);
         uploads.add(space, upload(2));
-        let room = uploads.room().now_or_never();
+        let resumed = uploads.memory().now_or_never();
         assert!(
-            matches!(room, Some(UploadMemory::From(1, 0))),
+            matches!(resumed, Some(UploadMemory::From(1, 0))),
             "it waits for memory of an abandoned upload"
         );
         assert_eq!(memory.used(Class::Upload), 40 << 20);
@@ -293,10 +293,10 @@ mod tests {
             let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             assert_eq!(uploads.add("default".parse().unwrap(), upload), None);
         }
-        let first = timeout(Duration::from_secs(20), uploads.room()).await;
+        let first = timeout(Duration::from_secs(20), uploads.memory()).await;
         assert!(matches!(first, Ok(UploadMemory::None(1))), "it waits forever");
         drop(held);
-        assert!(matches!(uploads.room().await, UploadMemory::From(2, 0)));
+        assert!(matches!(uploads.memory().await, UploadMemory::From(2, 0)));
         assert_eq!((memory.waiting(), memory.used(Class::Upload)), (0, 10 << 20));
     }
 }

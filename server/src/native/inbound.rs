@@ -1,14 +1,12 @@
 //! Inbound messages: taken frame by frame as there is room for each request, and the ways in which a
 //! connection ends.
 
-use std::time::Instant;
-
 use landfall_protocol::Code;
 use tokio_tungstenite::tungstenite::Bytes;
 
-use super::socket::SocketRead;
-use super::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, Ending};
-use crate::incoming::{MessageMemory, Reservation};
+use super::NativeDriver;
+use crate::connection::incoming::{MessageMemory, Reservation};
+use crate::connection::{CLOSE_NORMAL, CLOSE_TOO_BIG, Driver, SocketRead};
 use crate::limits;
 
 /// A message with frames still to be handled.
@@ -17,48 +15,44 @@ pub(super) struct Inbound {
     /// The start of the next frame.
     at: usize,
     /// The memory of the rest of the message.
-    pub(super) room: MessageMemory,
+    pub(super) memory: MessageMemory,
 }
 
-impl Driver {
-    pub(super) fn handle_heard(&mut self, heard: SocketRead) {
-        let now = self.now();
-        match heard {
+impl NativeDriver {
+    pub(super) fn handle_socket(&mut self, read: SocketRead) {
+        let now = self.connection.now();
+        match read {
             SocketRead::Message(bytes) => {
                 self.machine.handle_alive(now);
-                let room = MessageMemory::new(self.meter.whole());
-                self.inbound = Some(Inbound { bytes, at: 0, room });
+                let memory = MessageMemory::new(self.connection.meter.whole());
+                self.inbound = Some(Inbound { bytes, at: 0, memory });
             }
             SocketRead::Text => self.machine.handle_unsupported("a text message"),
             SocketRead::Control => self.machine.handle_alive(now),
             SocketRead::Close => {
                 // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
-                self.outbox_bytes = 0;
-                self.ending = Some(Ending::Closing(Code::GOODBYE, CLOSE_NORMAL));
+                self.connection.close_with(Code::GOODBYE, CLOSE_NORMAL, Code::GOODBYE.to_string());
             }
             SocketRead::TooLarge(what) => {
                 let hint = "`welcome` states the largest message; push less at once";
                 self.machine.fail(Code::TOO_LARGE, what, hint);
-                self.ending = Some(Ending::Closing(Code::TOO_LARGE, CLOSE_TOO_BIG));
+                let reason = Code::TOO_LARGE.to_string();
+                self.connection.close_with(Code::TOO_LARGE, CLOSE_TOO_BIG, reason);
             }
             SocketRead::Broken(what) => self.machine.handle_unsupported(&what),
-            SocketRead::Gone(why) => self.lose(Code::GOODBYE, &why),
+            SocketRead::Gone(why) => self.connection.lose(Code::GOODBYE, &why),
         }
     }
 
-    /// Whether there is room for whatever the next frame may request.
+    /// Whether there is room for whatever the next frame may request. While answers wait for the peer to read
+    /// them, its next frames wait too.
     pub(super) fn takes_frames(&self) -> bool {
-        self.stopping.is_none()
+        !self.connection.is_stopping()
             && self.machine.wants_message()
             && self.push_queue.has_room()
             && self.queries.has_room()
-            && !self.is_outbox_full()
-    }
-
-    /// Whether answers wait for the peer to read: its next frames then wait too.
-    fn is_outbox_full(&self) -> bool {
-        self.outbox.len() >= limits::OUTBOX_FRAMES || self.outbox_bytes >= limits::OUTBOX_BYTES
+            && self.outbox.is_below(limits::OUTBOX_FRAMES, limits::OUTBOX_BYTES)
     }
 
     /// Handles the next frame of the message.
@@ -72,41 +66,33 @@ impl Driver {
         if next.is_none() {
             self.inbound = None;
         }
-        self.let_uploads_go();
+        self.release_uploads();
     }
 
     /// Releases the memory of snapshot uploads that were withdrawn or answered.
-    pub(super) fn let_uploads_go(&mut self) {
+    pub(super) fn release_uploads(&mut self) {
         let machine = &self.machine;
         self.uploads.retain(|id| machine.awaits(id), |id| machine.has_upload(id));
     }
 
     /// The memory of a push with `bytes` bytes of changes.
-    pub(super) fn room_of(&mut self, bytes: usize) -> Reservation {
+    pub(super) fn push_memory(&mut self, bytes: usize) -> Reservation {
         match &mut self.inbound {
-            Some(inbound) => inbound.room.of_push(bytes),
+            Some(inbound) => inbound.memory.of_push(bytes),
             None => MessageMemory::default().of_push(bytes),
         }
     }
 
     /// Releases memory held for a peer that makes no progress, and reports silence to the machine.
-    pub(super) fn handle_time(&mut self) {
-        self.looked = Instant::now();
-        if self.stopping.is_some_and(|grace| grace <= self.looked) {
-            return self.stop();
-        }
-        let now = self.now();
+    pub(super) fn check_progress(&mut self) {
+        let now = self.connection.now();
         // A peer that is not being read cannot show that it is alive, and one with much to read answers a
         // ping only after it. Neither is silence: the writer checks whether such a peer reads.
         let takes = self.takes_frames();
-        if !takes || self.meter.is_waiting() || now < self.delivered {
+        if !takes || self.connection.meter.is_waiting() || now < self.connection.delivered() {
             self.machine.handle_alive(now);
         }
-        if self.meter.gives_up(takes) {
-            let what =
-                "a large message arrived too slowly, and other clients need its memory".to_owned();
-            self.machine.fail(Code::OVERLOADED, what, "connect again later");
-        }
+        self.check_pace(takes);
         for id in self.uploads.overdue(takes) {
             let what = "the snapshot arrived too slowly, and other clients need its memory";
             self.machine.handle_upload_refused(id, what);

@@ -6,83 +6,70 @@ use landfall_protocol::relay::{SessionEffect, SnapshotUpload};
 use landfall_protocol::{Code, SpaceName};
 use tracing::{Span, debug, warn};
 
+use super::NativeDriver;
 use super::feeds::NoRoom;
 use super::push_queue::Item;
 use super::queries::Query;
-use super::{CLOSE_BASE, CLOSE_NORMAL, Driver, Ending};
 use crate::hub::Attach;
 use crate::partial_uploads::UploadProgress;
 
-impl Driver {
-    /// Performs the machine's pending effects.
-    pub(super) fn perform(&mut self) {
-        while let Some(effect) = self.machine.poll_effect() {
-            match effect {
-                SessionEffect::Send(frame) => {
-                    log_refusal(&frame);
-                    self.put_out(encode(&frame), None);
+impl NativeDriver {
+    /// Performs an effect of the machine.
+    pub(super) fn perform_effect(&mut self, effect: SessionEffect) {
+        match effect {
+            SessionEffect::Send(frame) => {
+                log_refusal(&frame);
+                self.outbox.push(encode(&frame), None);
+            }
+            SessionEffect::Attach { subscription, space, cursor, acknowledged, filter, holds } => {
+                // Only the first space names the session in its log lines: a second value would be added
+                // to every line, not replace the first.
+                if !std::mem::replace(&mut self.is_named, true) {
+                    Span::current().record("space", space.as_str());
                 }
-                SessionEffect::Attach {
+                let ticket = match self.feeds.add(subscription, &filter) {
+                    Ok(ticket) => ticket,
+                    Err(NoRoom::Quota(limit)) => {
+                        self.machine.handle_subscription_refused(subscription, limit);
+                        return;
+                    }
+                    Err(NoRoom::Memory) => {
+                        self.fail_subscription();
+                        return;
+                    }
+                };
+                let (session, channel) = (self.connection.id, self.connection.channel.clone());
+                let attach = Attach {
+                    session,
                     subscription,
+                    ticket,
                     space,
                     cursor,
                     acknowledged,
                     filter,
                     holds,
-                } => {
-                    // Only the first space names the session in its log lines: a second value would be added
-                    // to every line, not replace the first.
-                    if !std::mem::replace(&mut self.is_named, true) {
-                        Span::current().record("space", space.as_str());
-                    }
-                    let ticket = match self.feeds.add(subscription, &filter) {
-                        Ok(ticket) => ticket,
-                        Err(NoRoom::ConnectionSlots(limit)) => {
-                            self.machine.handle_subscription_refused(subscription, limit);
-                            continue;
-                        }
-                        Err(NoRoom::Memory) => {
-                            self.fail_subscription();
-                            continue;
-                        }
-                    };
-                    let (session, channel) = (self.id, self.channel.clone());
-                    let attach = Attach {
-                        session,
-                        subscription,
-                        ticket,
-                        space,
-                        cursor,
-                        acknowledged,
-                        filter,
-                        holds,
-                        channel,
-                    };
-                    self.push_queue.add(Item::Attach(Box::new(attach)));
-                }
-                SessionEffect::Detach(subscription) => {
-                    self.feeds.remove(subscription);
-                    self.ephemeral_feed.end(subscription);
-                    self.push_queue.add(Item::Detach(subscription));
-                }
-                SessionEffect::Refiltered { subscription, filter } => {
-                    if !self.feeds.refilter(subscription, &filter) {
-                        self.fail_subscription();
-                    }
-                }
-                SessionEffect::Listen { subscription, space, filter } => {
-                    self.ephemeral_feed.listen(subscription, space.clone(), filter);
-                    self.shared.repairs.listens(&space);
-                }
-                SessionEffect::End(code) => {
-                    let close = match code {
-                        Code::GOODBYE => CLOSE_NORMAL,
-                        code => CLOSE_BASE + code.0,
-                    };
-                    self.ending.get_or_insert(Ending::Closing(code, close));
-                }
-                asked => self.perform_asked(asked),
+                    channel,
+                };
+                self.push_queue.add(Item::Attach(Box::new(attach)));
             }
+            SessionEffect::Detach(subscription) => {
+                self.feeds.remove(subscription);
+                self.ephemeral_feed.end(subscription);
+                self.push_queue.add(Item::Detach(subscription));
+            }
+            SessionEffect::Refiltered { subscription, filter } => {
+                if !self.feeds.refilter(subscription, &filter) {
+                    self.fail_subscription();
+                }
+            }
+            SessionEffect::Listen { subscription, space, filter } => {
+                self.ephemeral_feed.subscribe(subscription, space.clone(), filter);
+                self.connection.relay.repairs.subscribed(&space);
+            }
+            SessionEffect::End(code) => {
+                self.connection.end(code, code.to_string());
+            }
+            asked => self.perform_asked(asked),
         }
     }
 
@@ -97,18 +84,24 @@ impl Driver {
         let identity = self.machine.identity().cloned();
         match (effect, identity) {
             (SessionEffect::Resent { space, document, count }, _) => {
-                self.shared.repairs.answered(self.id, &space, &document, count);
+                self.connection.relay.repairs.answered(
+                    self.connection.id,
+                    &space,
+                    &document,
+                    count,
+                );
             }
             (SessionEffect::Ephemeral { space, message }, _) => {
-                self.ephemeral_feed.say(&space, message)
+                self.ephemeral_feed.publish(&space, message)
             }
             (SessionEffect::Push { space, push }, Some(identity)) => {
-                let room = self.room_of(push.changes.iter().map(|change| change.len()).sum());
-                self.push_queue.add(Item::Push(space, push, identity, room));
+                let reservation =
+                    self.push_memory(push.changes.iter().map(|change| change.len()).sum());
+                self.push_queue.add(Item::Push(space, push, identity, reservation));
             }
             (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
-                let room = self.room_of(entry.body.len());
-                self.push_queue.add(Item::Entry(space, entry, identity, room));
+                let reservation = self.push_memory(entry.body.len());
+                self.push_queue.add(Item::Entry(space, entry, identity, reservation));
             }
             (SessionEffect::SnapshotUpload { space, upload }, _) => {
                 self.handle_upload(space, upload)
@@ -130,8 +123,8 @@ impl Driver {
     /// A query keeps its message's memory until it is answered.
     fn ask(&mut self, query: Query) {
         let bytes = query.bytes();
-        let room = self.inbound.as_mut().and_then(|inbound| inbound.room.of_question(bytes));
-        self.queries.add(query, room);
+        let grant = self.inbound.as_mut().and_then(|inbound| inbound.memory.of_query(bytes));
+        self.queries.add(query, grant);
     }
 
     fn handle_upload(&mut self, space: SpaceName, upload: SnapshotUpload) {

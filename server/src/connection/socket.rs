@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::stream::{SplitSink, SplitStream};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use landfall_protocol::limits as shared;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -18,7 +17,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use super::meter::{Meter, Metered, Scale};
+use super::meter::{MessageSizes, Meter, Metered};
 use super::wire::{HEADER_BYTES, NextRead, Violation};
 use crate::limits;
 use crate::metrics::Metrics;
@@ -77,56 +76,24 @@ fn is_misused(error: &Error) -> bool {
     }
 }
 
-/// Message sizes of the native protocol.
-pub(super) const NATIVE: Scale =
-    Scale { largest: shared::MESSAGE_BYTES, times: 3, buffer: limits::SOCKET_BUFFER_BYTES };
-
-/// Message sizes of automerge-repo, which may be large: the message as received, its changes, and a copy of
-/// the unanswered ones.
-pub(crate) const REPO: Scale =
-    Scale { largest: shared::REPO_MESSAGE_BYTES, times: 3, buffer: limits::REPO_BUFFER_BYTES };
-
-/// Opens a WebSocket over an upgraded HTTP connection, for messages of the native protocol.
+/// Opens a WebSocket over an upgraded HTTP connection. Returns with it the number of bytes that the system has
+/// accepted so far.
 pub(super) async fn open(
     upgraded: Upgraded,
     metrics: Arc<Metrics>,
     meter: Arc<Meter>,
-) -> (Socket, Arc<AtomicU64>) {
-    let bounds = (NATIVE.largest, limits::SOCKET_BACKLOG_BYTES);
-    over(upgraded, metrics, meter, bounds, limits::SOCKET_BUFFER_BYTES).await
-}
-
-/// The same for messages of automerge-repo.
-pub(crate) async fn open_repo(
-    upgraded: Upgraded,
-    metrics: Arc<Metrics>,
-    meter: Arc<Meter>,
-) -> (Socket, Arc<AtomicU64>) {
-    let bounds = (REPO.largest, limits::REPO_BACKLOG_BYTES);
-    over(upgraded, metrics, meter, bounds, limits::REPO_BUFFER_BYTES).await
-}
-
-async fn over(
-    upgraded: Upgraded,
-    metrics: Arc<Metrics>,
-    meter: Arc<Meter>,
-    bounds: (usize, usize),
-    buffer: usize,
+    sizes: MessageSizes,
 ) -> (Socket, Arc<AtomicU64>) {
     let written = Arc::new(AtomicU64::new(0));
     let (io, metered) = (TokioIo::new(upgraded), Metered::new(meter));
     let io = CountedSocket { io, written: Arc::clone(&written), metrics, metered };
-    (websocket(io, bounds, buffer).await, written)
-}
-
-async fn websocket(io: CountedSocket, (message, backlog): (usize, usize), buffer: usize) -> Socket {
     let config = WebSocketConfig::default()
-        .read_buffer_size(buffer)
-        .write_buffer_size(buffer)
-        .max_write_buffer_size(backlog)
-        .max_message_size(Some(message))
-        .max_frame_size(Some(message));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+        .read_buffer_size(sizes.buffer)
+        .write_buffer_size(sizes.buffer)
+        .max_write_buffer_size(sizes.backlog)
+        .max_message_size(Some(sizes.largest))
+        .max_frame_size(Some(sizes.largest));
+    (WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await, written)
 }
 
 /// Closes a connection after its last message was written: shuts down the write half, then reads and discards

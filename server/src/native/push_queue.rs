@@ -10,11 +10,11 @@ use landfall_protocol::relay::{
 };
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
-use super::RelayState;
 use super::pages::Pages;
 use crate::checks::Checker;
+use crate::connection::RelayState;
+use crate::connection::incoming::{InFlight, Reservation, paid, reserve_merge, stored_bytes};
 use crate::hub::{Attach, Hub, Pushed};
-use crate::incoming::{Reservation, Turns, paid, reserve_merge, stored_bytes};
 use crate::limits;
 use crate::memory::Account;
 use crate::partial_uploads::Whole;
@@ -38,7 +38,7 @@ impl Item {
     /// Bytes in memory without a reservation yet.
     fn unreserved(&self) -> usize {
         match self {
-            Self::Push(.., room) | Self::Entry(.., room) => room.unreserved(),
+            Self::Push(.., reservation) | Self::Entry(.., reservation) => reservation.unreserved(),
             // A subscription's memory was counted, and a snapshot has its reservation.
             Self::Attach(_) | Self::Detach(_) | Self::Snapshot(..) => 0,
         }
@@ -71,7 +71,7 @@ struct HandOver {
 pub(super) struct PushQueue {
     parts: HandOver,
     waiting: PushBacklog,
-    turns: Turns<Handed>,
+    in_flight: InFlight<Handed>,
 }
 
 /// The waiting items.
@@ -104,8 +104,8 @@ impl PushQueue {
         let (hub, checker) = (shared.hub.clone(), shared.checks.of_session(account.key()));
         let pages = Pages::new(shared, account.clone());
         let parts = HandOver { session, hub, account, checker, pages };
-        let turns = Turns::new(limits::UNANSWERED);
-        Self { parts, waiting: PushBacklog::default(), turns }
+        let in_flight = InFlight::new(limits::UNANSWERED);
+        Self { parts, waiting: PushBacklog::default(), in_flight }
     }
 
     pub(super) fn add(&mut self, item: Item) {
@@ -115,7 +115,7 @@ impl PushQueue {
 
     /// The hub answered an item.
     pub(super) fn handle_answered(&mut self) {
-        self.turns.handle_answered();
+        self.in_flight.handle_answered();
         self.begin();
     }
 
@@ -126,7 +126,7 @@ impl PushQueue {
 
     /// Whether the hub has answered everything.
     pub(super) fn is_settled(&self) -> bool {
-        self.turns.is_settled()
+        self.in_flight.is_settled()
     }
 
     /// Drops the items that were not handed over: the relay has promised nothing for them.
@@ -136,18 +136,18 @@ impl PushQueue {
 
     /// Waits until the current item is handed over; pends forever if there is none.
     pub(super) async fn handed(&mut self) -> Handed {
-        let handed = self.turns.done().await;
+        let handed = self.in_flight.done().await;
         self.begin();
         handed
     }
 
     fn begin(&mut self) {
-        if !self.turns.is_free() {
+        if !self.in_flight.is_free() {
             return;
         }
         let Some(item) = self.waiting.pop() else { return };
         let (parts, is_answered) = (self.parts.clone(), item.is_answered());
-        self.turns.start(is_answered, async move { parts.hand_over(item).await });
+        self.in_flight.start(is_answered, async move { parts.hand_over(item).await });
     }
 }
 
@@ -157,17 +157,17 @@ impl HandOver {
         let is_over = match item {
             Item::Attach(attach) => hub.attach(key, *attach).await,
             Item::Detach(subscription) => hub.detach(key, session, subscription).await,
-            Item::Push(space, push, identity, room) => {
-                self.push(space, UncheckedPush::new(session, identity, push), room).await
+            Item::Push(space, push, identity, reservation) => {
+                self.push(space, UncheckedPush::new(session, identity, push), reservation).await
             }
-            Item::Entry(space, entry, identity, room) => {
+            Item::Entry(space, entry, identity, reservation) => {
                 if entry.kind == entry_kind::CHANGE {
                     let push = UncheckedPush::of_entry(session, identity, entry);
-                    return handed(self.push(space, push, room).await);
+                    return handed(self.push(space, push, reservation).await);
                 }
-                let room = room.grant(&self.account).await;
+                let grant = reservation.grant(&self.account).await;
                 let entry = pushed_entry(session, entry.id, entry.document, identity);
-                hub.push(space, Pushed::Deletion(entry), room).await
+                hub.push(space, Pushed::Deletion(entry), grant).await
             }
             Item::Snapshot(space, upload, whole, identity) => {
                 return self.snapshot(space, upload, whole, identity).await;
@@ -184,7 +184,7 @@ impl HandOver {
         whole: Whole,
         identity: Identity,
     ) -> Handed {
-        let Whole { bytes, room, is_mixed } = whole;
+        let Whole { bytes, grant, is_mixed } = whole;
         if is_mixed && !is_of(Arc::clone(&bytes), upload.hash).await {
             return Handed::Spoiled(upload.id);
         }
@@ -201,21 +201,21 @@ impl HandOver {
         };
         let entry = pushed_entry(self.session, upload.id, document, identity);
         let pushed = Pushed::Snapshot(entry, upload, bytes);
-        handed(self.hub.push(space, pushed, room.and(merged)).await)
+        handed(self.hub.push(space, pushed, grant.and(merged)).await)
     }
 
     /// Checks changes and hands them over; false if the hub is gone, or a check panicked.
-    async fn push(&self, space: SpaceName, push: UncheckedPush, room: Reservation) -> bool {
-        let paid = paid(&self.checker, &self.account, room.since()).await;
-        let room = room.grant(&self.account).await;
+    async fn push(&self, space: SpaceName, push: UncheckedPush, reservation: Reservation) -> bool {
+        let paid = paid(&self.checker, &self.account, reservation.since()).await;
+        let grant = reservation.grant(&self.account).await;
         if let Err(wait) = paid {
             let refused = push.refused(Refusal::of_debt(wait));
-            return self.hub.push(space, Pushed::changes(refused), room).await;
+            return self.hub.push(space, Pushed::changes(refused), grant).await;
         }
         let light = |push: &mut UncheckedPush, most, work: &mut _| push.check_within(most, work);
         let heavy = |push: &mut UncheckedPush, work: &mut _| push.check(work);
         match self.checker.check(push, light, heavy).await {
-            Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), room).await,
+            Some((checked, _)) => self.hub.push(space, Pushed::changes(checked), grant).await,
             None => false,
         }
     }
@@ -246,14 +246,14 @@ mod tests {
     use landfall_protocol::ReplicaId;
 
     use super::*;
-    use crate::incoming::MessageMemory;
+    use crate::connection::incoming::MessageMemory;
     use crate::memory::{Class, Memory, ShareKey};
 
-    fn push(room: Reservation, bytes: usize) -> Item {
+    fn push(reservation: Reservation, bytes: usize) -> Item {
         let document = DocumentId::from_bytes([1; 16]);
         let push = Push { id: 1, subscription: 1, document, changes: vec![vec![0; bytes].into()] };
         let identity = Identity { replica: ReplicaId::from_bytes([1; 16]), author: Vec::new() };
-        Item::Push("default".parse().unwrap(), push, identity, room)
+        Item::Push("default".parse().unwrap(), push, identity, reservation)
     }
 
     /// A session in debt for its checks continues to send, in messages that fit the socket's buffer.

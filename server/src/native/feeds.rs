@@ -10,8 +10,8 @@ use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
 use landfall_protocol::relay::{Chunk, Page};
 use tokio::task::JoinHandle;
 
-use super::RelayState;
 use super::pages::Pages;
+use crate::connection::RelayState;
 use crate::hub::Feed;
 use crate::limits;
 use crate::memory::{Account, Grant};
@@ -26,9 +26,9 @@ struct Source {
     /// The ring does not reach back to its position: the store must be read.
     behind: bool,
     /// Its unit of the relay's subscription quota.
-    _place: One,
+    _quota: One,
     /// The memory of the subscription and its filter.
-    room: Grant,
+    grant: Grant,
 }
 
 /// The subscription that a page is read for. The ticket distinguishes it from a later subscription with the
@@ -53,7 +53,7 @@ pub(super) struct FeedPosition {
 /// Why a subscription is rejected.
 pub(super) enum NoRoom {
     /// The relay or the address has used up its quota.
-    ConnectionSlots(usize),
+    Quota(usize),
     /// There is no memory for it now.
     Memory,
 }
@@ -63,7 +63,7 @@ pub(super) struct Feeds {
     pages: Pages,
     account: Account,
     /// The quota of subscriptions, for the whole relay.
-    places: Quota,
+    quota: Quota,
     sources: BTreeMap<SubscriptionId, Source>,
     /// Subscriptions that may have entries to send; all others have none.
     due: BTreeSet<SubscriptionId>,
@@ -79,7 +79,7 @@ impl Feeds {
         Self {
             pages: Pages::new(shared, account.clone()),
             account,
-            places: shared.subscriptions.clone(),
+            quota: shared.subscriptions.clone(),
             sources: BTreeMap::new(),
             due: BTreeSet::new(),
             last: 0,
@@ -95,14 +95,11 @@ impl Feeds {
         subscription: SubscriptionId,
         filter: &Filter,
     ) -> Result<u64, NoRoom> {
-        let place = self
-            .places
-            .take(self.account.share())
-            .map_err(|none| NoRoom::ConnectionSlots(none.0))?;
-        let room = self.account.remember(state_bytes(filter)).ok_or(NoRoom::Memory)?;
+        let quota = self.quota.take(self.account.share()).map_err(|none| NoRoom::Quota(none.0))?;
+        let grant = self.account.reserve_state(state_bytes(filter)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;
-        let source = Source { ticket, feed: None, behind: false, _place: place, room };
+        let source = Source { ticket, feed: None, behind: false, _quota: quota, grant };
         self.sources.insert(subscription, source);
         Ok(ticket)
     }
@@ -111,12 +108,12 @@ impl Feeds {
     pub(super) fn refilter(&mut self, subscription: SubscriptionId, filter: &Filter) -> bool {
         let Some(source) = self.sources.get_mut(&subscription) else { return true };
         let bytes = state_bytes(filter);
-        if bytes > source.room.bytes() {
+        if bytes > source.grant.bytes() {
             // The former filter is dropped, but its memory is returned only by the assignment below.
-            let Some(room) = self.account.remember(bytes) else { return false };
-            source.room = room;
+            let Some(grant) = self.account.reserve_state(bytes) else { return false };
+            source.grant = grant;
         }
-        source.room.shrink_to(bytes);
+        source.grant.shrink_to(bytes);
         true
     }
 
@@ -172,20 +169,20 @@ impl Feeds {
     pub(super) fn read_if_behind(
         &mut self,
         position: impl Fn(SubscriptionId) -> Option<Offset>,
-        standing: impl Fn(SubscriptionId) -> Option<FeedPosition>,
+        feed_position: impl Fn(SubscriptionId) -> Option<FeedPosition>,
     ) {
         if self.reading.is_some() || self.read.is_some() {
             return;
         }
         let Some(target) = self.next(|source| source.behind, &position) else { return };
-        let Some(standing) = standing(target.subscription) else { return };
+        let Some(feed_position) = feed_position(target.subscription) else { return };
         let pages = self.pages.clone();
         self.reading = Some(tokio::spawn(async move {
             let space = target.feed.space.clone();
-            let FeedPosition { after, filter, partial } = standing;
+            let FeedPosition { after, filter, partial } = feed_position;
             let read = move |store: &dyn LogStore| store.next(&space, after, &filter, partial);
             match pages.read(read, chunk_bytes).await {
-                Ok((page, room)) => (target, Ok(page), Some(room)),
+                Ok((page, grant)) => (target, Ok(page), Some(grant)),
                 Err(error) => (target, Err(error), None),
             }
         }));
@@ -200,17 +197,17 @@ impl Feeds {
     }
 
     /// A chunk arrived from the store. The ring is tried again after it.
-    pub(super) fn handle_read(&mut self, target: PageTarget, chunk: Chunk, room: Option<Grant>) {
+    pub(super) fn handle_read(&mut self, target: PageTarget, chunk: Chunk, grant: Option<Grant>) {
         let Some(source) = self.sources.get_mut(&target.subscription) else { return };
         if source.ticket == target.ticket {
             source.behind = false;
-            self.read = Some((target, chunk, room));
+            self.read = Some((target, chunk, grant));
         }
     }
 
     /// Memory for a page of the ring until it is written, if available.
-    pub(super) fn room(&self, page: &Page) -> Option<Grant> {
-        self.pages.room(page.entries.iter().map(|entry| entry.len()).sum())
+    pub(super) fn try_reserve(&self, page: &Page) -> Option<Grant> {
+        self.pages.try_reserve(page.entries.iter().map(|entry| entry.len()).sum())
     }
 
     /// Whether a chunk from the store is ready to send.
@@ -220,8 +217,8 @@ impl Feeds {
 
     /// The chunk from the store that is ready to send, if its subscription still exists.
     pub(super) fn take_read(&mut self) -> Option<(PageTarget, Chunk, Option<Grant>)> {
-        let (target, chunk, room) = self.read.take()?;
-        self.is_current(target.subscription, target.ticket).then_some((target, chunk, room))
+        let (target, chunk, grant) = self.read.take()?;
+        self.is_current(target.subscription, target.ticket).then_some((target, chunk, grant))
     }
 
     fn next(

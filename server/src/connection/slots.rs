@@ -29,7 +29,7 @@ pub(crate) struct Caps {
 #[derive(Debug, Default)]
 struct SlotCounts {
     all: usize,
-    kept: usize,
+    reserved: usize,
     /// Entries whose counts are both zero are removed.
     addresses: HashMap<IpAddr, OfAddress>,
 }
@@ -37,7 +37,7 @@ struct SlotCounts {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct OfAddress {
     all: usize,
-    kept: usize,
+    reserved: usize,
 }
 
 /// A connection's slot, released on drop.
@@ -65,15 +65,17 @@ impl ConnectionSlots {
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionSlot> {
         let key = key_of(address);
         let mut taken = self.taken.lock();
-        let SlotCounts { all, kept, addresses } = &mut *taken;
+        let SlotCounts { all, reserved, addresses } = &mut *taken;
         let of = addresses.entry(key).or_default();
         let is_free = *all < self.limits.all && of.all < self.limits.of_address;
         if is_free {
             *all += 1;
             of.all += 1;
-        } else if *kept < limits::KEPT_PLACES && of.kept < limits::KEPT_PLACES_OF_ADDRESS {
-            *kept += 1;
-            of.kept += 1;
+        } else if *reserved < limits::RESERVED_SLOTS
+            && of.reserved < limits::RESERVED_SLOTS_OF_ADDRESS
+        {
+            *reserved += 1;
+            of.reserved += 1;
         } else {
             forget_idle(addresses, key);
             return None;
@@ -97,10 +99,10 @@ impl ConnectionSlots {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut taken = self.slots.taken.lock();
-        let SlotCounts { all, kept, addresses } = &mut *taken;
+        let SlotCounts { all, reserved, addresses } = &mut *taken;
         let of = addresses.entry(self.key).or_default();
         let (all, of_address) =
-            if self.is_reserved { (kept, &mut of.kept) } else { (all, &mut of.all) };
+            if self.is_reserved { (reserved, &mut of.reserved) } else { (all, &mut of.all) };
         *all = all.saturating_sub(1);
         *of_address = of_address.saturating_sub(1);
         forget_idle(addresses, self.key);
@@ -140,21 +142,21 @@ mod tests {
         let slots = ConnectionSlots::new(Caps { all: 10, of_address: 6 });
         let take = |from: &str| slots.take(address(from));
         let first: Vec<ConnectionSlot> = (0..6).filter_map(|_| take("10.0.0.1")).collect();
-        assert!(first.len() == 6 && first.iter().all(|place| !place.is_reserved()));
-        let kept: Vec<ConnectionSlot> = std::iter::from_fn(|| take("10.0.0.1")).collect();
+        assert!(first.len() == 6 && first.iter().all(|slot| !slot.is_reserved()));
+        let reserved: Vec<ConnectionSlot> = std::iter::from_fn(|| take("10.0.0.1")).collect();
         assert!(
-            kept.len() == limits::KEPT_PLACES_OF_ADDRESS
-                && kept.iter().all(ConnectionSlot::is_reserved)
+            reserved.len() == limits::RESERVED_SLOTS_OF_ADDRESS
+                && reserved.iter().all(ConnectionSlot::is_reserved)
         );
         let others: Vec<ConnectionSlot> = (0..4).filter_map(|_| take("10.0.0.2")).collect();
-        assert!(others.len() == 4 && others.iter().all(|place| !place.is_reserved()));
+        assert!(others.len() == 4 && others.iter().all(|slot| !slot.is_reserved()));
         assert!(
-            take("10.0.0.3").is_some_and(|place| place.is_reserved()),
+            take("10.0.0.3").is_some_and(|slot| slot.is_reserved()),
             "only reserved slots are left"
         );
         drop(first);
-        assert!(take("10.0.0.1").is_some_and(|place| !place.is_reserved()));
-        drop((kept, others));
+        assert!(take("10.0.0.1").is_some_and(|slot| !slot.is_reserved()));
+        drop((reserved, others));
         assert!(
             slots.taken.lock().addresses.is_empty(),
             "addresses without connections are forgotten"

@@ -1,6 +1,6 @@
-//! Intake accounting that the sessions of both protocols share. A message has memory; the items made of it
-//! split theirs off, part by part. The session hands over one item at a time, and a bounded number of them
-//! may be unanswered by the hub.
+//! Incoming messages: their memory, and the items made of them on their way to the hub. Items split their
+//! memory off the message's, part by part. A session hands over one item at a time, and a bounded number of
+//! them may be unanswered by the hub.
 //!
 //! It must not know what a message contains, nor who answers it.
 
@@ -56,7 +56,7 @@ impl MessageMemory {
 
     /// The memory of a question of `bytes` bytes until it is answered. It counts as intake, since a task
     /// that waits for answer memory must not hold any. `None` if the message was small.
-    pub(crate) fn of_question(&mut self, bytes: usize) -> Option<Grant> {
+    pub(crate) fn of_query(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))
     }
 
@@ -150,13 +150,13 @@ pub(crate) async fn paid(
 type Work<D> = Pin<Box<dyn Future<Output = D> + Send>>;
 
 /// Runs one piece of work at a time, and counts the pushes that the hub has not answered.
-pub(crate) struct Turns<D> {
+pub(crate) struct InFlight<D> {
     doing: Option<Work<D>>,
     unanswered: usize,
     most: usize,
 }
 
-impl<D> Turns<D> {
+impl<D> InFlight<D> {
     /// At most `most` unanswered.
     pub(crate) fn new(most: usize) -> Self {
         Self { doing: None, unanswered: 0, most }
@@ -227,21 +227,23 @@ mod tests {
         let grant = holds.take(Class::Intake, memory.limit());
         let mut message = MessageMemory::new(Some(grant));
         let long_ago = Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up");
-        let old = |room: &Reservation| room.since().map(|_| long_ago);
-        let room = message.of_push(1_000);
+        let old = |reservation: &Reservation| reservation.since().map(|_| long_ago);
+        let reservation = message.of_push(1_000);
         let mut cx = Context::from_waker(Waker::noop());
         // No other session needs the memory, or it has just been reserved: it waits.
-        assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
+        assert!(pin!(paid(&checker, &holds, old(&reservation))).poll(&mut cx).is_pending());
         let mut waits = pin!(other.reserve(Class::Intake, 1 << 20));
         assert!(waits.as_mut().poll(&mut cx).is_pending());
-        assert!(pin!(paid(&checker, &holds, room.since())).poll(&mut cx).is_pending());
-        let told =
-            tokio::time::timeout(Duration::from_secs(20), paid(&checker, &holds, old(&room)));
+        assert!(pin!(paid(&checker, &holds, reservation.since())).poll(&mut cx).is_pending());
+        let told = tokio::time::timeout(
+            Duration::from_secs(20),
+            paid(&checker, &holds, old(&reservation)),
+        );
         let Ok(Err(wait)) = told.await else { panic!("it waits while it holds the memory") };
         assert!(wait > Duration::from_secs(3_000));
         // Without memory it waits without a time limit.
-        let room = MessageMemory::default().of_push(1_000);
-        assert!(pin!(paid(&checker, &holds, old(&room))).poll(&mut cx).is_pending());
+        let reservation = MessageMemory::default().of_push(1_000);
+        assert!(pin!(paid(&checker, &holds, old(&reservation))).poll(&mut cx).is_pending());
         assert_eq!(memory.used(Class::Push), 3_256, "it reserved more memory than the push's");
     }
 }

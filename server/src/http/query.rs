@@ -1,0 +1,92 @@
+//! The query parameters of the playground's API.
+
+use landfall_protocol::{Offset, SpaceName};
+
+use super::DEFAULT_SPACE;
+use crate::limits;
+
+/// Documents per answer, by default.
+const DOCUMENTS_DEFAULT: usize = 100;
+
+/// The parameters of a list of documents.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) space: SpaceName,
+    pub(super) since: Offset,
+    pub(super) before: Option<Offset>,
+    pub(super) limit: usize,
+}
+
+/// Parses `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error text is for the client.
+pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
+    let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
+    let mut asked = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "space" => asked.space = value.parse().map_err(|error| format!("{error}"))?,
+            "since" => asked.since = offset(name, value)?,
+            "before" => asked.before = Some(offset(name, value)?),
+            "limit" => {
+                let limit = value.parse().ok();
+                let allowed = |limit: &usize| (1..=limits::LISTED_DOCUMENTS).contains(limit);
+                asked.limit = limit.filter(allowed).ok_or_else(|| {
+                    format!("`limit` is a number from 1 to {}", limits::LISTED_DOCUMENTS)
+                })?;
+            }
+            _ => return Err("the parameters are `space`, `since`, `before` and `limit`".to_owned()),
+        }
+    }
+    Ok(asked)
+}
+
+fn offset(name: &str, value: &str) -> Result<Offset, String> {
+    let offset = value.parse().ok().filter(|offset| i64::try_from(*offset).is_ok());
+    offset.map(Offset).ok_or_else(|| format!("`{name}` is an offset, a number from 0 on"))
+}
+
+/// Parses the space alone.
+pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
+    match query.unwrap_or_default() {
+        query if query.split('&').all(|pair| pair.is_empty() || pair.starts_with("space=")) => {
+            asked(Some(query)).map(|asked| asked.space)
+        }
+        _ => Err("the parameter is `space`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters_are_parsed() {
+        let space = |name: &str| name.parse::<SpaceName>().unwrap();
+        let all = Asked { space: space("default"), since: Offset(0), before: None, limit: 100 };
+        assert_eq!(asked(None), Ok(all));
+        let (since, before) = (Offset(3), Some(Offset(9)));
+        let some = Asked { space: space("a.b"), since, before, limit: 7 };
+        assert_eq!(asked(Some("limit=7&since=3&before=9&space=a.b")), Ok(some));
+        assert_eq!(asked_space(Some("space=a.b")), Ok(space("a.b")));
+        assert_eq!(asked_space(None), Ok(space("default")));
+    }
+
+    #[test]
+    fn an_invalid_query_parameter_is_named() {
+        for (query, told) in [
+            ("limit=0", "1 to 1000"),
+            ("limit=1001", "1 to 1000"),
+            ("limit=many", "1 to 1000"),
+            ("space=", "1 to 64 bytes"),
+            ("space=../etc", "not allowed"),
+            ("before=automerge:nothing", "`before` is an offset"),
+            ("since=-1", "`since` is an offset"),
+            ("since=9223372036854775808", "`since` is an offset"),
+            ("offset=3", "`space`, `since`, `before` and `limit`"),
+        ] {
+            let error = asked(Some(query)).unwrap_err();
+            assert!(error.contains(told), "{query}: {error}");
+        }
+        assert!(asked_space(Some("limit=3")).unwrap_err().contains("`space`"));
+    }
+}
