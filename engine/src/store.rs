@@ -4,53 +4,19 @@
 //! It knows rows and transactions. It must never know a loaded document, a socket or an event. Every
 //! result is reported after its commit.
 
-mod acked;
-mod actors;
-mod append;
-mod compaction;
-mod compatibility;
-mod contents;
+mod admin;
+mod compare;
 #[cfg(test)]
 mod counting;
-mod damaged;
-mod deferred;
-mod deletion;
-mod digests;
-mod excess;
-mod expand;
+mod documents;
 mod follow;
-mod graph;
-mod history;
-mod import;
-mod indexes;
-mod inspect;
-mod install;
-mod links;
-mod log_transaction;
+mod ingest;
+mod log;
 mod opening;
-mod out_of_order;
-mod outbox;
-mod partial;
-mod prepare;
-mod quarantined;
-mod reasons;
-mod receive;
-mod removal;
-mod repair;
-mod report;
-mod resend;
-mod resume;
-mod rows;
 mod schema;
-mod schema_damaged;
-mod schema_opening;
-mod schema_status;
-mod snapshots;
-mod superseded;
+mod snapshot;
+mod upstream;
 mod verify;
-mod verify_document;
-mod verify_space;
-mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,35 +29,40 @@ use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream,
 use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
 use rusqlite::{Connection, params};
 
-pub use outbox::Pending;
+use documents::deletion;
+use ingest::resume;
+use log::{digests, indexes, rows};
+use upstream::{acked, links, report};
 
-pub(crate) use actors::{Nonce, OwnActor};
-pub(crate) use append::{AppendError, Appended, LocalChange};
-pub(crate) use compaction::{CompactionInput, CompactionOptions, CompactionTask};
-pub use contents::{LeftOut, OutsideReason};
-pub(crate) use deletion::OrphanedDocument;
-pub use excess::{DocumentLimit, ExceededLimit};
-pub(crate) use expand::ExpandError;
+pub use upstream::outbox::Pending;
+
+pub use admin::contents::{LeftOut, OutsideReason};
+pub(crate) use admin::import::ImportChange;
+pub use admin::inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
+pub(crate) use admin::removal::RemovalError;
+pub(crate) use compare::reasons::Compared;
+pub(crate) use documents::actors::{Nonce, OwnActor};
+pub(crate) use documents::deletion::OrphanedDocument;
+pub use documents::excess::{DocumentLimit, ExceededLimit};
+pub(crate) use documents::view::{DocumentFacts, Rejected, Stored, ViewError};
 pub(crate) use follow::{Follow, Followed};
-pub(crate) use import::ImportChange;
-pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
-pub(crate) use opening::OpenedSpace;
-pub(crate) use partial::SnapshotPart;
-pub(crate) use prepare::Ready;
-pub(crate) use reasons::Compared;
+pub(crate) use ingest::partial::SnapshotPart;
+pub(crate) use ingest::prepare::Ready;
 #[cfg(test)]
-pub(crate) use receive::{Deleted, Superseded};
-pub(crate) use receive::{ReceiveError, Received};
-pub(crate) use removal::RemovalError;
-pub(crate) use repair::RepairError;
-pub use repair::Repaired;
-pub(crate) use report::{Came, SpaceReport};
-pub(crate) use resend::{Resendable, whole};
-pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
-pub(crate) use snapshots::Opened;
-pub(crate) use superseded::{ReplaceError, Unsent};
-pub use verify::{Fault, Finding};
-pub(crate) use view::{DocumentFacts, Rejected, Stored, ViewError};
+pub(crate) use ingest::receive::{Deleted, Superseded};
+pub(crate) use ingest::receive::{ReceiveError, Received};
+pub(crate) use log::append::{AppendError, Appended, LocalChange};
+pub(crate) use log::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
+pub(crate) use log::snapshots::Opened;
+pub(crate) use opening::OpenedSpace;
+pub(crate) use snapshot::compaction::{CompactionInput, CompactionOptions, CompactionTask};
+pub(crate) use snapshot::expand::ExpandError;
+pub(crate) use snapshot::resend::{Resendable, whole};
+pub(crate) use upstream::report::{Came, SpaceReport};
+pub(crate) use upstream::superseded::{ReplaceError, Unsent};
+pub use verify::checks::{Fault, Finding};
+pub(crate) use verify::repair::RepairError;
+pub use verify::repair::Repaired;
 
 /// The counts of a space after a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

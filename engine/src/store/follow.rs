@@ -7,10 +7,12 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName, Upstream};
 use landfall_storage::{ReadError, Reader};
 use rusqlite::{Connection, params};
 
-use super::report::count;
-use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
-use super::view::{Rejected, rejected};
-use super::{LocalLog, SpaceCount, ViewError, deletion, links};
+use super::documents::deletion;
+use super::documents::view::{Rejected, rejected};
+use super::log::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
+use super::upstream::links;
+use super::upstream::report::count;
+use super::{LocalLog, SpaceCount, ViewError};
 
 /// A position in the history of the store's file.
 pub(crate) struct Follow {
