@@ -9,3 +9,4 @@ pub(super) mod indexes;
 pub(super) mod log_transaction;
 pub(super) mod rows;
 pub(super) mod snapshots;
+pub(super) mod tombstones;

@@ -5,9 +5,9 @@ use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use rusqlite::Connection;
 
 use super::documents::quarantined::quarantined;
-use super::documents::view::{Rejected, rejected};
+use super::upstream::rejected::rejected;
 use super::upstream::{links, report};
-use super::{LocalLog, SpaceCount, SpaceRow, ViewError};
+use super::{LocalLog, Rejected, SpaceCount, SpaceRow, ViewError};
 
 /// The state of a store when it is opened.
 #[derive(Debug)]

@@ -5,5 +5,7 @@ pub(super) mod acked;
 pub(super) mod damaged;
 pub(super) mod links;
 pub(super) mod outbox;
+pub(super) mod pending;
+pub(super) mod rejected;
 pub(super) mod report;
 pub(super) mod superseded;

@@ -70,7 +70,7 @@ impl LocalLog {
             let mut log_transaction = LogTransaction::new(tx, &indexes, space)?;
             let row = log_transaction.row(&document)?;
             let pending =
-                crate::store::upstream::outbox::pending_of_document(tx, upstream, space, row)?;
+                crate::store::upstream::pending::pending_of_document(tx, upstream, space, row)?;
             let tombstone = Tombstone { author: None, at_ms, from: None, unaware: pending.changes };
             let kept = deletion::delete(&mut log_transaction, &document, &tombstone)?;
             log_transaction.finish()?;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use crate::store::ingest::resume;
 use crate::store::log::rows::{self, SpaceRow, UpstreamRow};
-use crate::store::upstream::{links, outbox};
+use crate::store::upstream::{links, pending};
 use crate::store::{LocalLog, Pending, ViewError};
 
 /// A store's contents.
@@ -119,7 +119,7 @@ fn inspect_space(
                 .query_row([upstream.0], |row| row.get(0).map(Upstream::from_bytes))?,
             in_use: in_use == Some(upstream),
             cursor: links::cursor(conn, upstream, space)?.0,
-            pending: outbox::pending(conn, Some(upstream), space, totals, &waiting)?,
+            pending: pending::pending(conn, Some(upstream), space, totals, &waiting)?,
         });
     }
     let filter = resume::filter(conn, space)?;

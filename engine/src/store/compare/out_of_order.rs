@@ -11,14 +11,13 @@ use landfall_protocol::{ChangeHash, Cursor, DocumentId, Local};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
-use crate::store::documents::deletion;
 use crate::store::ingest::prepare::Ready;
 use crate::store::ingest::receive::{ReceiveError, ReceiveTransaction, Received, received_only};
-use crate::store::log::graph;
 use crate::store::log::rows::{
     DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals,
 };
 use crate::store::log::snapshots::compacted_heads;
+use crate::store::log::{graph, tombstones};
 use crate::store::upstream::{acked, damaged, links};
 use crate::store::{Done, LocalLog, SpaceCount};
 
@@ -108,7 +107,7 @@ fn hold_through(
         let Some(row) = document_row(conn, space, document)? else { continue };
         excepted.insert(row);
         let mut left = acked::locals(conn, row)?;
-        if let Some(local) = deletion::local(conn, row)? {
+        if let Some(local) = tombstones::local(conn, row)? {
             left.insert(local, local);
         }
         for (first, last) in acked::acked_of(conn, upstream, space, &left)?.iter() {
@@ -139,7 +138,7 @@ impl ReceiveTransaction<'_> {
         let (conn, space, upstream) =
             (self.log_transaction.conn, self.log_transaction.space, self.upstream);
         let Some(row) = document_row(conn, space, &document)? else { return Ok(()) };
-        if let Some(local) = deletion::local(conn, row)? {
+        if let Some(local) = tombstones::local(conn, row)? {
             // The upstream still has the document, so the deletion must be sent to it.
             let tombstone = IntervalSet::from_iter([(local, local)]);
             return Ok(acked::release(conn, upstream, space, &tombstone)?);

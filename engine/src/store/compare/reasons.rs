@@ -11,11 +11,10 @@ use landfall_protocol::digest::{Branch, Node, Prefix};
 use landfall_protocol::replica::DocumentHeads;
 use rusqlite::{Connection, params};
 
-use crate::store::documents::deletion;
-use crate::store::documents::view::rejected_document;
-use crate::store::log::digests;
 use crate::store::log::rows::document_row;
-use crate::store::upstream::{acked, outbox};
+use crate::store::log::{digests, tombstones};
+use crate::store::upstream::rejected::rejected_document;
+use crate::store::upstream::{acked, pending};
 use crate::store::{LocalLog, SpaceRow, UpstreamRow, ViewError};
 
 /// Compared data, with the documents for which a difference is expected.
@@ -126,9 +125,9 @@ fn is_pending(
     document: &DocumentId,
 ) -> rusqlite::Result<bool> {
     let Some(row) = document_row(conn, space, document)? else { return Ok(false) };
-    match (deletion::local(conn, row)?, upstream) {
+    match (tombstones::local(conn, row)?, upstream) {
         (Some(local), Some(upstream)) => Ok(!acked::is_acked(conn, upstream, space, local)?),
         (Some(_), None) => Ok(true),
-        (None, _) => Ok(outbox::pending_of_document(conn, upstream, space, row)?.changes > 0),
+        (None, _) => Ok(pending::pending_of_document(conn, upstream, space, row)?.changes > 0),
     }
 }

@@ -16,6 +16,7 @@ use crate::store::log::rows::{
     sweep_through,
 };
 use crate::store::log::snapshots;
+use crate::store::log::tombstones::{dead_through, is_deleted, local};
 use crate::store::upstream::{acked, links};
 use crate::store::{Done, LocalLog, SpaceCount, ViewError};
 
@@ -30,23 +31,6 @@ pub(in crate::store) struct Tombstone<'a> {
     /// Without an upstream: changes here that the deleting replica did not know of. 0 for a local
     /// deletion.
     pub(in crate::store) unaware: u64,
-}
-
-pub(in crate::store) fn is_deleted(
-    conn: &Connection,
-    document: DocumentRow,
-) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT 1 FROM deleted WHERE document = ?1")?.exists([document.0])
-}
-
-/// The local sequence number of a document's tombstone.
-pub(in crate::store) fn local(
-    conn: &Connection,
-    document: DocumentRow,
-) -> rusqlite::Result<Option<u64>> {
-    conn.prepare_cached("SELECT local FROM deleted WHERE document = ?1")?
-        .query_row([document.0], |row| row.get(0))
-        .optional()
 }
 
 /// Deletes a document. Returns how many of its changes are orphaned: made here and not known to be at
@@ -135,7 +119,7 @@ fn unsent(
     row: DocumentRow,
 ) -> rusqlite::Result<u64> {
     let pending =
-        crate::store::upstream::outbox::pending_of_document(conn, Some(upstream), space, row)?;
+        crate::store::upstream::pending::pending_of_document(conn, Some(upstream), space, row)?;
     Ok(pending.changes)
 }
 
@@ -163,16 +147,6 @@ fn forget_rest(
             .execute(params![space.0, document.as_bytes()])?;
     }
     Ok(())
-}
-
-/// The local number up to which nothing needs a document's rows: they are in its snapshot, or the
-/// document is deleted and has no orphaned edits.
-pub(in crate::store) fn dead_through(conn: &Connection, row: DocumentRow) -> rusqlite::Result<u64> {
-    conn.prepare_cached(
-        "SELECT coalesce((SELECT kept_base FROM deleted WHERE document = ?1), base)
-         FROM document WHERE id = ?1",
-    )?
-    .query_row([row.0], |row| row.get(0))
 }
 
 /// Frees a deleted document's bytes: the snapshot at once, rows later, in slices.

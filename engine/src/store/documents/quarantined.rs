@@ -6,8 +6,8 @@ use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::options::UNREADABLE_LISTED;
+use crate::store::SOFTWARE;
 use crate::store::log::rows::document_row;
-use crate::store::snapshot::compaction::SOFTWARE;
 use crate::store::{LocalLog, SpaceRow, ViewError};
 
 /// Why a document is quarantined.

@@ -1,21 +1,17 @@
 //! Reads the store for documents, status and the link.
 
 use landfall_protocol::replica::OutboxChange;
-use landfall_protocol::{ChangeHash, Code, DocumentId, Local, SpaceName};
-use landfall_storage::ReadError;
-use rusqlite::{Connection, OptionalExtension, params};
+use landfall_protocol::{ChangeHash, DocumentId, Local, SpaceName};
+use rusqlite::params;
 
+use super::actors;
 use super::excess::{ExceededLimit, excesses};
-use super::{actors, deletion};
 use crate::store::log::rows::{document_row, heads, parts, space_totals};
 use crate::store::log::snapshots::{SnapshotBase, base_after};
-use crate::store::upstream::{acked, outbox, report, superseded};
-use crate::store::{DocumentRow, LocalLog, Pending, SpaceCount, SpaceRow, UpstreamRow};
-
-/// The store could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("the store could not be read")]
-pub(crate) struct ViewError(#[from] pub(crate) ReadError<rusqlite::Error>);
+use crate::store::log::tombstones;
+use crate::store::upstream::rejected::rejected_document;
+use crate::store::upstream::{acked, outbox, pending, report};
+use crate::store::{DocumentRow, LocalLog, Pending, Rejected, SpaceCount, SpaceRow, ViewError};
 
 /// A stored change or snapshot of a document.
 #[derive(Debug)]
@@ -30,14 +26,6 @@ pub(crate) struct Stored {
     /// The hash that the body must have: a change's hash, or the SHA-256 of a snapshot. A body with
     /// another hash is damaged, and must not be shown.
     pub(crate) hash: [u8; 32],
-}
-
-/// A document whose changes the upstream rejects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rejected {
-    pub(crate) document: DocumentId,
-    pub(crate) code: Code,
-    pub(crate) what: String,
 }
 
 /// The store's facts about one document.
@@ -58,13 +46,6 @@ pub(crate) struct DocumentFacts {
 }
 
 impl LocalLog {
-    pub(in crate::store) fn view<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, ViewError> {
-        Ok(self.db.read(query)?)
-    }
-
     /// Every space with its present counts.
     pub(crate) fn spaces(&self) -> Result<Vec<(SpaceName, SpaceRow, SpaceCount)>, ViewError> {
         let whose = self.whose;
@@ -191,7 +172,7 @@ impl LocalLog {
             let facts = DocumentFacts { last, ..DocumentFacts::default() };
             let Some(row) = document_row(conn, space, document)? else { return Ok(facts) };
             let rejected = rejected_document(conn, upstream, row, document)?;
-            if let Some(local) = deletion::local(conn, row)? {
+            if let Some(local) = tombstones::local(conn, row)? {
                 let acked = match upstream {
                     Some(upstream) => acked::is_acked(conn, upstream, space, local)?,
                     None => false,
@@ -200,7 +181,7 @@ impl LocalLog {
                 return Ok(DocumentFacts { changes: 1, pending, rejected, ..facts });
             }
             let changes = parts(conn, row)?.changes();
-            let pending = outbox::pending_of_document(conn, upstream, space, row)?;
+            let pending = pending::pending_of_document(conn, upstream, space, row)?;
             let actors = actors::count(conn, row)?;
             let exceeded = excesses(conn, row, most_bytes)?;
             Ok(DocumentFacts { changes, pending, rejected, actors, exceeded, ..facts })
@@ -218,64 +199,4 @@ impl LocalLog {
             None => Ok(0),
         })
     }
-
-    /// The documents of a space whose changes the upstream in use rejects.
-    pub(crate) fn rejected(&self, space: SpaceRow) -> Result<Vec<Rejected>, ViewError> {
-        self.view(|conn| rejected(conn, self.whose.row(conn)?, space))
-    }
-}
-
-/// Increases whenever the list of [`rejected`] documents changes.
-pub(in crate::store) fn refusals(conn: &Connection, space: SpaceRow) -> rusqlite::Result<u64> {
-    conn.prepare_cached("SELECT refusals FROM space WHERE id = ?1")?
-        .query_row([space.0], |row| row.get(0))
-}
-
-/// Why a document's changes are rejected, or superseded.
-pub(in crate::store) fn rejected_document(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    row: DocumentRow,
-    document: &DocumentId,
-) -> rusqlite::Result<Option<Rejected>> {
-    let Some(upstream) = upstream else { return Ok(None) };
-    let found = conn
-        .prepare_cached("SELECT code, what FROM parked WHERE upstream = ?1 AND document = ?2")?
-        .query_row(params![upstream.0, row.0], |row| {
-            Ok(Rejected { document: *document, code: Code(row.get(0)?), what: row.get(1)? })
-        })
-        .optional()?;
-    match found {
-        Some(rejected) => Ok(Some(rejected)),
-        None if superseded::pending(conn, row)?.changes > 0 => {
-            Ok(Some(superseded::refusal(*document)))
-        }
-        None => Ok(None),
-    }
-}
-
-/// The documents of a space whose changes an upstream rejects, or which have superseded changes.
-pub(in crate::store) fn rejected(
-    conn: &Connection,
-    upstream: Option<UpstreamRow>,
-    space: SpaceRow,
-) -> rusqlite::Result<Vec<Rejected>> {
-    let Some(upstream) = upstream else { return Ok(Vec::new()) };
-    let rejected = |row: &rusqlite::Row<'_>| {
-        let (document, code, what) = (row.get(0)?, Code(row.get(1)?), row.get(2)?);
-        Ok(Rejected { document: DocumentId::from_bytes(document), code, what })
-    };
-    let mut all: Vec<Rejected> = conn
-        .prepare_cached(
-            "SELECT d.document, p.code, p.what FROM parked p CROSS JOIN document d ON d.id = p.document
-             WHERE p.upstream = ?1 AND d.space = ?2 ORDER BY d.id",
-        )?
-        .query_map(params![upstream.0, space.0], rejected)?
-        .collect::<rusqlite::Result<_>>()?;
-    for refused in superseded::refused(conn, space)? {
-        if !all.iter().any(|rejected| rejected.document == refused.document) {
-            all.push(refused);
-        }
-    }
-    Ok(all)
 }

@@ -15,7 +15,8 @@ use super::prepare::ReadySnapshot;
 use super::receive::{ReceiveTransaction, Received, received_only};
 use crate::store::log::rows::{SpaceRow, UpstreamRow, document_row_or_new, space_waiting};
 use crate::store::log::snapshots::Opened;
-use crate::store::upstream::{acked, damaged, superseded};
+use crate::store::upstream::rejected;
+use crate::store::upstream::{acked, damaged};
 use crate::store::{Done, LocalLog};
 
 /// The condition that a deferred entry waits for.
@@ -247,7 +248,7 @@ impl LocalLog {
             )?
             .execute(params![space.0, document.as_bytes()])?;
             let Some(upstream) = whose.row(tx)? else { return Ok(Received::default()) };
-            superseded::retry_rejected(tx, upstream, row)?;
+            rejected::retry_rejected(tx, upstream, row)?;
             let mut writing = ReceiveTransaction::new(tx, &indexes, upstream, space, limits)?;
             let mut fresh = Fresh::default();
             fresh.all();

@@ -21,6 +21,7 @@ use crate::store::documents::excess::{ExceededLimit, excesses};
 use crate::store::log::indexes::{Indexes, is_unreadable};
 use crate::store::log::log_transaction::LogTransaction;
 use crate::store::log::rows::{document_row, heads, local_of, merges, parts};
+use crate::store::log::tombstones;
 use crate::store::snapshot::install::{Source, install};
 use crate::store::upstream::report::Came;
 use crate::store::upstream::{acked, links, superseded};
@@ -270,7 +271,7 @@ impl<'a> ReceiveTransaction<'a> {
         // Not in the log: it was compacted, superseded or deleted after it was pushed. The echo of a
         // change that this store never had is an error.
         let known = self.log_transaction.knows(document, &hash)?
-            || deletion::is_deleted(conn, row)?
+            || tombstones::is_deleted(conn, row)?
             || superseded::contains(conn, row, &hash)?;
         if known { Ok(()) } else { Err(ReceiveError::UnknownEcho(hash)) }
     }
@@ -354,7 +355,7 @@ impl<'a> ReceiveTransaction<'a> {
     ) -> rusqlite::Result<Result<(), (ReadySnapshot, Wait, String)>> {
         let document = ready.document;
         let row = self.log_transaction.settle(&document)?;
-        if deletion::is_deleted(self.log_transaction.conn, row)? {
+        if tombstones::is_deleted(self.log_transaction.conn, row)? {
             return Ok(Ok(()));
         }
         // Related histories only, and no actor and sequence number twice: the same rules as for single

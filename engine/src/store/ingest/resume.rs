@@ -1,15 +1,24 @@
 //! The position at which a space resumes with an upstream, and its filter.
 
-use landfall_protocol::DocumentId;
 use landfall_protocol::frame::Filter;
 use landfall_protocol::replica::ResumePoint;
-use landfall_storage::Durability;
+use landfall_protocol::{DocumentId, Upstream};
+use landfall_storage::{Committed, Durability};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::partial;
 use crate::store::log::rows::{SpaceRow, UpstreamRow, space_totals};
 use crate::store::upstream::links;
-use crate::store::{LocalLog, ViewError, WriteFailure};
+use crate::store::{Done, LocalLog, SpaceCount, ViewError, WriteFailure};
+
+/// The state of a space's sync with an upstream.
+#[derive(Debug)]
+pub(crate) struct Met {
+    pub(crate) upstream: UpstreamRow,
+    pub(crate) point: ResumePoint,
+    /// Whether the relay has an entry there that it could not read.
+    pub(crate) damaged: bool,
+}
 
 pub(in crate::store) fn resume_point(
     conn: &Connection,
@@ -33,6 +42,21 @@ pub(in crate::store) fn filter(conn: &Connection, space: SpaceRow) -> rusqlite::
 }
 
 impl LocalLog {
+    /// Records that this upstream is the one in use, and returns the space's sync state with it.
+    pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
+        let job = move |tx: &rusqlite::Transaction<'_>| {
+            let row = links::meet(tx, &upstream)?;
+            links::ensure_link(tx, row, space)?;
+            let point = resume_point(tx, row, space)?;
+            let damaged = links::damaged(tx, row, space)? > 0;
+            Ok::<_, rusqlite::Error>(Met { upstream: row, point, damaged })
+        };
+        let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
+            done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
+        };
+        self.submit_in_space(Durability::Relaxed, space, job, done);
+    }
+
     /// The filter of a space: which documents are synced.
     pub(crate) fn filter(&self, space: SpaceRow) -> Result<Filter, ViewError> {
         self.view(|conn| filter(conn, space))

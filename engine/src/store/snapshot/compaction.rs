@@ -24,10 +24,7 @@ use crate::store::log::rows::{
 };
 use crate::store::log::snapshots::{Opened, body};
 use crate::store::upstream::acked;
-use crate::store::{LocalLog, UpstreamRow, ViewError, WriteFailure};
-
-/// The version of this software, as recorded with failed compactions and quarantines.
-pub(crate) const SOFTWARE: &str = concat!(env!("CARGO_PKG_VERSION"), " automerge 0.12.0");
+use crate::store::{LocalLog, SOFTWARE, UpstreamRow, ViewError, WriteFailure};
 
 /// When a compaction is due, and what it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

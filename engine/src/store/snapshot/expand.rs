@@ -18,7 +18,8 @@ use crate::store::log::rows::{
     DocumentCounts, DocumentRow, NewChange, SpaceRow, document_id, insert_change, parts, set_parts,
 };
 use crate::store::log::snapshots;
-use crate::store::upstream::{acked, links, superseded};
+use crate::store::upstream::rejected;
+use crate::store::upstream::{acked, links};
 use crate::store::{LocalLog, ViewError, WriteFailure};
 
 /// The author of a change from a snapshot: a snapshot does not store authors, so it may be any replica.
@@ -170,7 +171,7 @@ fn replace(
     }
     // A relay may have rejected it for its size.
     for upstream in links::linked(conn, space)? {
-        superseded::retry_rejected(conn, upstream, row)?;
+        rejected::retry_rejected(conn, upstream, row)?;
     }
     conn.prepare_cached(
         "UPDATE document SET sweep_through = 0, fold_failed = NULL, fold_version = NULL,

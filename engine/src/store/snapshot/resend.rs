@@ -6,7 +6,7 @@ use landfall_protocol::{ChangeHash, DocumentId, limits};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::compaction::CompactionInput;
-use crate::store::documents::view::ViewError;
+use crate::store::ViewError;
 use crate::store::log::rows::{DocumentRow, document_row, parts};
 use crate::store::log::snapshots::body;
 use crate::store::{LocalLog, SpaceRow};

@@ -7,7 +7,7 @@ use landfall_protocol::{Code, DocumentId, Offset, limits};
 use rusqlite::{Connection, params};
 
 use super::links;
-use crate::store::documents::view::ViewError;
+use crate::store::ViewError;
 use crate::store::log::rows::{document_row, space_waiting};
 use crate::store::{Done, LocalLog, SpaceCount, SpaceRow, UpstreamRow};
 

@@ -3,12 +3,14 @@
 
 use landfall_protocol::frame::Mark;
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
+use landfall_protocol::{Cursor, Epoch, Local, Offset, Scope, Upstream};
+use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::acked::{gaps_between, hold};
-use super::damaged;
-use crate::store::log::rows::{SpaceRow, UpstreamRow, space_totals};
+use super::{acked, damaged};
+use crate::store::log::rows::{self, SpaceRow, UpstreamRow, space_totals};
+use crate::store::{Done, LocalLog, SpaceCount};
 
 /// The upstream that was connected last, if any.
 pub(in crate::store) fn last_met(
@@ -268,4 +270,56 @@ pub(in crate::store) fn linked(
     conn.prepare_cached("SELECT upstream FROM link WHERE space = ?1")?
         .query_map([space.0], |row| row.get(0).map(UpstreamRow))?
         .collect()
+}
+
+impl LocalLog {
+    /// Forgets the cursor, the mark and the acked ranges of the upstream in use. Returns the last local
+    /// sequence number.
+    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, Local)>) {
+        self.submit_link(space, done, move |tx, upstream| {
+            reset(tx, upstream, space)?;
+            for table in ["parked", "refused"] {
+                tx.prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE upstream = ?1
+                         AND document IN (SELECT id FROM document WHERE space = ?2)"
+                ))?
+                .execute(params![upstream.0, space.0])?;
+            }
+            Ok(Local(rows::space_totals(tx, space)?.last))
+        });
+    }
+
+    /// Records changes that the upstream in use has on its disk.
+    pub(crate) fn submit_acknowledged(
+        &self,
+        space: SpaceRow,
+        locals: Vec<Local>,
+        mark: Mark,
+        done: Done<(SpaceCount, ())>,
+    ) {
+        let mut ranges = IntervalSet::new();
+        for local in locals {
+            ranges.insert(local.0, local.0);
+        }
+        self.submit_link(space, done, move |tx, upstream| {
+            acked::hold(tx, upstream, space, &ranges)?;
+            set_mark(tx, upstream, space, &mark)
+        });
+    }
+
+    /// Bookkeeping about the upstream in use. A power cut may lose it, and it is then done again, since
+    /// pushing is idempotent. So it takes no fsync of its own.
+    pub(in crate::store) fn submit_link<T: Default + Send + 'static>(
+        &self,
+        space: SpaceRow,
+        done: Done<(SpaceCount, T)>,
+        job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
+    ) {
+        let whose = self.whose;
+        let job = move |tx: &rusqlite::Transaction<'_>| match whose.row(tx)? {
+            Some(upstream) => job(tx, upstream),
+            None => Ok(T::default()),
+        };
+        self.submit_in_space(Durability::Relaxed, space, job, done);
+    }
 }

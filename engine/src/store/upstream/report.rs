@@ -10,10 +10,27 @@ use landfall_storage::{Committed, Database, Durability, WriteError};
 use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction};
 
-use super::{links, outbox};
-use crate::store::documents::view::{self, Rejected};
+use super::rejected;
+use super::{links, pending};
 use crate::store::log::rows;
-use crate::store::{LocalLog, SpaceCount, SpaceRow, UpstreamRow};
+use crate::store::{LocalLog, Pending, Rejected, SpaceRow, SpaceTotals, UpstreamRow};
+
+/// The counts of a space after a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SpaceCount {
+    /// The upstream that the other values refer to; `None` if the store never connected to one.
+    pub(crate) upstream: Option<UpstreamRow>,
+    pub(crate) totals: SpaceTotals,
+    pub(crate) pending: Pending,
+    /// The first local sequence number that the upstream is not known to hold.
+    pub(crate) first_gap: Option<u64>,
+    /// The first one that it is not known to hold and does not reject.
+    pub(crate) first_unacked: Option<u64>,
+    /// Deferred entries, without those that another upstream cannot read.
+    pub(crate) deferred: u64,
+    /// Those of them that stand for entries which the upstream cannot read.
+    pub(crate) damaged: u64,
+}
 
 /// A space's state after a commit. Every value is absolute.
 #[derive(Debug)]
@@ -72,13 +89,13 @@ impl Reports {
         let upstream = links::last_met(conn)?.map(|(row, _)| row);
         let count = count(conn, upstream, space)?;
         if let Some(upstream) = upstream {
-            outbox::note_unacked_from(conn, upstream, space, &count)?;
+            pending::note_unacked_from(conn, upstream, space, &count)?;
         }
-        let listed = (upstream.map_or(0, |row| row.0), view::refusals(conn, space)?);
+        let listed = (upstream.map_or(0, |row| row.0), rejected::refusals(conn, space)?);
         let known = self.listed.lock().get(&space) == Some(&listed);
         let rejected = match known {
             true => None,
-            false => Some(view::rejected(conn, upstream, space)?),
+            false => Some(rejected::rejected(conn, upstream, space)?),
         };
         Ok(Draft { space, count, rejected, listed, came: Came::default() })
     }
@@ -237,13 +254,13 @@ pub(in crate::store) fn count(
 ) -> rusqlite::Result<SpaceCount> {
     let totals = rows::space_totals(conn, space)?;
     let waiting = rows::space_waiting(conn, space)?;
-    let pending = outbox::pending(conn, upstream, space, totals, &waiting)?;
+    let pending = pending::pending(conn, upstream, space, totals, &waiting)?;
     let (first_gap, first_unacked) = match upstream {
         _ if pending.changes == 0 => (None, None),
         None => (Some(1), Some(1)),
         Some(upstream) => (
-            outbox::first_gap(conn, upstream, space, totals, &waiting)?,
-            outbox::first_unacked(conn, upstream, space, totals)?,
+            pending::first_gap(conn, upstream, space, totals, &waiting)?,
+            pending::first_unacked(conn, upstream, space, totals)?,
         ),
     };
     let damaged = match upstream {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use landfall_protocol::admission::{HistoryError, Origin, Roots, preflight};
 use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::{ChangeHash, Code, DocumentId, Local};
+use landfall_protocol::{ChangeHash, DocumentId};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
+use super::rejected::retry_rejected;
 use super::{acked, links};
-use crate::store::documents::view::Rejected;
 use crate::store::log::append::LocalChange;
 use crate::store::log::digests::set_heads;
 use crate::store::log::graph::{self, Node};
@@ -19,7 +19,7 @@ use crate::store::log::log_transaction::LogTransaction;
 use crate::store::log::rows::{
     DocumentRow, SpaceRow, UpstreamRow, document_row, heads, merges, parts, set_parts,
 };
-use crate::store::{Done, LocalLog, Pending, SpaceCount, ViewError};
+use crate::store::{LocalLog, SpaceCount, ViewError};
 
 pub(in crate::store) fn contains(
     conn: &Connection,
@@ -28,52 +28,6 @@ pub(in crate::store) fn contains(
 ) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT 1 FROM displaced WHERE document = ?1 AND hash = ?2")?
         .exists(params![document.0, hash.0])
-}
-
-/// The superseded changes of a document, which are on no relay.
-pub(in crate::store) fn pending(
-    conn: &Connection,
-    document: DocumentRow,
-) -> rusqlite::Result<Pending> {
-    conn.prepare_cached(
-        "SELECT count(*), coalesce(sum(length(body)), 0) FROM displaced WHERE document = ?1
-             AND NOT EXISTS (SELECT 1 FROM deleted WHERE document = ?1)",
-    )?
-    .query_row([document.0], |row| Ok(Pending { changes: row.get(0)?, bytes: row.get(1)? }))
-}
-
-/// The refusal under which a document with superseded changes is reported.
-pub(in crate::store) fn refusal(document: DocumentId) -> Rejected {
-    let what = "another change has the place of changes made here; make them anew".to_owned();
-    Rejected { document, code: Code::CONFLICTING_SEQUENCE, what }
-}
-
-/// The documents of a space with superseded changes, reported like those that a relay rejects.
-pub(in crate::store) fn refused(
-    conn: &Connection,
-    space: SpaceRow,
-) -> rusqlite::Result<Vec<Rejected>> {
-    let refused = |row: &rusqlite::Row<'_>| Ok(refusal(DocumentId::from_bytes(row.get(0)?)));
-    conn.prepare_cached(
-        "SELECT DISTINCT d.document FROM displaced x CROSS JOIN document d ON d.id = x.document
-         WHERE d.space = ?1 AND NOT EXISTS (SELECT 1 FROM deleted t WHERE t.document = d.id)
-         ORDER BY d.id",
-    )?
-    .query_map([space.0], refused)?
-    .collect()
-}
-
-/// Lets the outbox send the document again: forgets the upstream's earlier refusals.
-pub(in crate::store) fn retry_rejected(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    document: DocumentRow,
-) -> rusqlite::Result<()> {
-    for table in ["parked", "refused"] {
-        let sql = format!("DELETE FROM {table} WHERE upstream = ?1 AND document = ?2");
-        conn.prepare_cached(&sql)?.execute(params![upstream.0, document.0])?;
-    }
-    Ok(())
 }
 
 /// Removes a local change and its dependents from the log, so that a received change with its actor and
@@ -170,40 +124,6 @@ pub(crate) enum ReplaceError {
 }
 
 impl LocalLog {
-    /// Lets the outbox send a document's changes again, although the upstream rejected them.
-    pub(crate) fn submit_retry(
-        &self,
-        space: SpaceRow,
-        document: DocumentId,
-        done: Done<(SpaceCount, ())>,
-    ) {
-        self.submit_link(space, done, move |tx, upstream| {
-            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
-            retry_rejected(tx, upstream, row)
-        });
-    }
-
-    /// Records the upstream's answer that it does not have these changes of a document.
-    pub(crate) fn submit_refused(
-        &self,
-        space: SpaceRow,
-        document: DocumentId,
-        locals: Vec<Local>,
-        done: Done<(SpaceCount, ())>,
-    ) {
-        self.submit_link(space, done, move |tx, upstream| {
-            let Some(row) = document_row(tx, space, &document)? else { return Ok(()) };
-            for local in locals {
-                tx.prepare_cached(
-                    "INSERT OR IGNORE INTO refused (upstream, document, hash)
-                     SELECT ?1, document, hash FROM change WHERE document = ?2 AND local = ?3",
-                )?
-                .execute(params![upstream.0, row.0, local.0])?;
-            }
-            Ok(())
-        });
-    }
-
     /// A document's changes that are known not to be on the disk of the upstream in use, dependencies
     /// first: those in the log for which it answered so, with their dependents, then superseded ones,
     /// whose actor and sequence number other changes have there. A change that was pushed without an

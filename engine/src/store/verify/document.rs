@@ -11,10 +11,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::checks::Fault;
-use crate::store::documents::deletion;
 use crate::store::log::rows::{DocumentCounts, DocumentRow, SpaceRow, hash_of, heads, parts};
 use crate::store::log::snapshots::{Opened, unpack_heads};
-use crate::store::log::{digests, snapshots};
+use crate::store::log::{digests, snapshots, tombstones};
 
 /// The faults of a document.
 pub(in crate::store) fn document_faults(
@@ -26,7 +25,7 @@ pub(in crate::store) fn document_faults(
     let parts = parts(conn, row)?;
     let mut faults = Vec::new();
     faults.extend(sweep_fault(conn, row)?);
-    if deletion::is_deleted(conn, row)? {
+    if tombstones::is_deleted(conn, row)? {
         if parts != (DocumentCounts { base: parts.base, ..DocumentCounts::default() }) {
             faults.push(Fault::Counts);
         }
@@ -52,7 +51,7 @@ pub(in crate::store) fn document_faults(
 
 /// Whether the sweep mark reaches too far, or not far enough.
 fn sweep_fault(conn: &Connection, row: DocumentRow) -> rusqlite::Result<Option<Fault>> {
-    let dead_through = deletion::dead_through(conn, row)?;
+    let dead_through = tombstones::dead_through(conn, row)?;
     let (marked, left): (u64, bool) = conn
         .prepare_cached(
             "SELECT sweep_through, EXISTS (SELECT 1 FROM change

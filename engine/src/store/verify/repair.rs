@@ -13,15 +13,14 @@ use rusqlite::{Connection, params};
 use super::checks::{Fault, Finding, Remedy};
 use super::document::{document_faults, raw_rows, sides};
 use super::space::{set_damaged, set_waiting, totals, waiting};
-use crate::store::documents::deletion;
 use crate::store::log::digests::{set_digest_entry, set_heads, set_sums, sums};
-use crate::store::log::graph;
 use crate::store::log::log_transaction::LogTransaction;
 use crate::store::log::rows::{
     DocumentCounts, DocumentRow, SpaceRow, UpstreamRow, actor_row_or_new, document_row, heads,
     parts, set_parts, set_space_totals, space_totals,
 };
 use crate::store::log::snapshots::{self, Opened};
+use crate::store::log::{graph, tombstones};
 use crate::store::upstream::superseded::drop_rows;
 use crate::store::upstream::{acked, links};
 use crate::store::{LocalLog, ViewError, WriteFailure};
@@ -105,7 +104,7 @@ impl LocalLog {
             let mut dropped = 0;
             // Nothing of a deleted document is sent again, and its orphaned edits exist only here.
             if remedy == Remedy::Fetch
-                && !deletion::is_deleted(tx, row)?
+                && !tombstones::is_deleted(tx, row)?
                 && let Some(upstream) = upstream
             {
                 let mut log_transaction = LogTransaction::new(tx, &indexes, space)?;
@@ -217,7 +216,7 @@ fn derive(
     document: &DocumentId,
     row: DocumentRow,
 ) -> rusqlite::Result<()> {
-    if deletion::is_deleted(conn, row)? {
+    if tombstones::is_deleted(conn, row)? {
         return derive_deleted(conn, space, document, row);
     }
     let before = parts(conn, row)?;
@@ -279,7 +278,7 @@ fn derive_deleted(
 
 /// Marks exactly the unneeded rows as removable: the present mark may be wrong.
 fn derive_mark(conn: &Connection, row: DocumentRow) -> rusqlite::Result<()> {
-    let dead_through = deletion::dead_through(conn, row)?;
+    let dead_through = tombstones::dead_through(conn, row)?;
     conn.prepare_cached(
         "UPDATE document SET sweep_through = CASE WHEN EXISTS
              (SELECT 1 FROM change WHERE document = ?1 AND local <= ?2) THEN ?2 ELSE 0 END

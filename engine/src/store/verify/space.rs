@@ -10,7 +10,7 @@ use crate::store::log::rows::{
     SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, space_totals, space_waiting,
 };
 use crate::store::upstream::outbox::outbox_page;
-use crate::store::upstream::{acked, links, outbox};
+use crate::store::upstream::{acked, links, pending};
 
 /// The faults of a space, without those of its documents.
 pub(in crate::store) fn space_faults(
@@ -224,9 +224,9 @@ fn outbox_is_right(
         }
     }
     let waiting = space_waiting(conn, space)?;
-    let pending = outbox::pending(conn, Some(upstream), space, *noted, &waiting)?;
+    let pending = pending::pending(conn, Some(upstream), space, *noted, &waiting)?;
     let (page, _) = outbox_page(conn, upstream, space, Local(0), 1, 1)?;
     let first = page.first().map(|change| change.local.0);
-    let from = outbox::unacked_from(conn, upstream, space)?;
+    let from = pending::unacked_from(conn, upstream, space)?;
     Ok((pending.changes > 0 || page.is_empty()) && first.is_none_or(|first| from <= first))
 }
