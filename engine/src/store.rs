@@ -46,8 +46,8 @@ pub(crate) use follow::{Follow, Followed};
 pub(crate) use ingest::partial::SnapshotPart;
 pub(crate) use ingest::prepare::Ready;
 #[cfg(test)]
-pub(crate) use ingest::receive::{Deleted, Superseded};
-pub(crate) use ingest::receive::{ReceiveError, Received};
+pub(crate) use ingest::received::{Deleted, Superseded};
+pub(crate) use ingest::received::{ReceiveError, Received};
 pub(crate) use ingest::resume::Met;
 pub(crate) use log::append::{AppendError, Appended, LocalChange};
 pub(crate) use log::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
@@ -59,7 +59,7 @@ pub(crate) use snapshot::resend::{Resendable, whole};
 pub(crate) use upstream::rejected::{Refused, Rejected};
 pub(crate) use upstream::report::{Came, SpaceCount, SpaceReport};
 pub(crate) use upstream::superseded::{ReplaceError, Unsent};
-pub use verify::checks::{Fault, Finding};
+pub use verify::findings::{Fault, Finding};
 pub(crate) use verify::repair::RepairError;
 pub use verify::repair::Repaired;
 

@@ -6,4 +6,7 @@ pub(super) mod deferred;
 pub(super) mod partial;
 pub(super) mod prepare;
 pub(super) mod receive;
+pub(super) mod received;
 pub(super) mod resume;
+pub(super) mod retry;
+pub(super) mod transaction;

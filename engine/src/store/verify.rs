@@ -2,5 +2,6 @@
 
 pub(super) mod checks;
 pub(super) mod document;
+pub(super) mod findings;
 pub(super) mod repair;
 pub(super) mod space;

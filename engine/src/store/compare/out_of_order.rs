@@ -12,14 +12,15 @@ use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, params};
 
 use crate::store::ingest::prepare::Ready;
-use crate::store::ingest::receive::{ReceiveError, ReceiveTransaction, Received, received_only};
+use crate::store::ingest::received::received_only;
+use crate::store::ingest::transaction::ReceiveTransaction;
 use crate::store::log::rows::{
     DocumentRow, SpaceRow, UpstreamRow, document_row, heads, space_totals,
 };
 use crate::store::log::snapshots::compacted_heads;
 use crate::store::log::{graph, tombstones};
 use crate::store::upstream::{acked, damaged, links};
-use crate::store::{Done, LocalLog, SpaceCount};
+use crate::store::{Done, LocalLog, ReceiveError, Received, SpaceCount};
 
 impl LocalLog {
     /// Writes received entries of one document, which [`LocalLog::prepare`] made ready. The last batch

@@ -6,9 +6,8 @@ use landfall_protocol::{DocumentId, limits};
 use landfall_storage::{Committed, Durability, WriteError};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::receive::ReceiveError;
-use crate::store::LocalLog;
 use crate::store::log::rows::{SpaceRow, UpstreamRow};
+use crate::store::{LocalLog, ReceiveError};
 
 /// A part of a snapshot.
 #[derive(Debug)]

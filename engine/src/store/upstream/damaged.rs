@@ -61,21 +61,10 @@ pub(in crate::store) fn make_room(
     for other in links::linked(conn, space)? {
         if other != upstream && links::damaged(conn, other, space)? > 0 {
             links::forget_cursor(conn, other, space)?;
-            forget(conn, other, space)?;
+            links::forget_damage(conn, other, space)?;
         }
     }
     Ok(true)
-}
-
-/// Removes the records of all documents.
-pub(in crate::store) fn forget(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM aside WHERE space = ?1 AND kind = 7 AND upstream = ?2";
-    conn.prepare_cached(sql)?.execute(params![space.0, upstream.0])?;
-    Ok(())
 }
 
 impl LocalLog {
@@ -89,7 +78,7 @@ impl LocalLog {
     ) {
         self.submit_link(space, done, move |tx, upstream| {
             if but.is_empty() {
-                return forget(tx, upstream, space);
+                return links::forget_damage(tx, upstream, space);
             }
             let sql = "SELECT DISTINCT document FROM aside \
                 WHERE space = ?1 AND kind = 7 AND upstream = ?2";

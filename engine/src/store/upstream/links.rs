@@ -7,8 +7,8 @@ use landfall_protocol::{Cursor, Epoch, Local, Offset, Scope, Upstream};
 use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::acked;
 use super::acked::{gaps_between, hold};
-use super::{acked, damaged};
 use crate::store::log::rows::{self, SpaceRow, UpstreamRow, space_totals};
 use crate::store::{Done, LocalLog, SpaceCount};
 
@@ -216,7 +216,7 @@ pub(in crate::store) fn reset(
     conn.prepare_cached("DELETE FROM owed WHERE upstream = ?1 AND space = ?2")?
         .execute(params![upstream.0, space.0])?;
     // Its log is another one by now: it reports again which entries are still damaged.
-    damaged::forget(conn, upstream, space)?;
+    forget_damage(conn, upstream, space)?;
     owe_everything(conn, upstream, space)?;
     cover_vacant(conn, upstream, space)
 }
@@ -322,4 +322,15 @@ impl LocalLog {
         };
         self.submit_in_space(Durability::Relaxed, space, job, done);
     }
+}
+
+/// Removes the records of entries that the upstream has and cannot read.
+pub(super) fn forget_damage(
+    conn: &Connection,
+    upstream: UpstreamRow,
+    space: SpaceRow,
+) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM aside WHERE space = ?1 AND kind = 7 AND upstream = ?2";
+    conn.prepare_cached(sql)?.execute(params![space.0, upstream.0])?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ use landfall_protocol::{ActorId, ChangeHash, DocumentId};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::checks::Fault;
+use super::findings::Fault;
 use crate::store::log::rows::{DocumentCounts, DocumentRow, SpaceRow, hash_of, heads, parts};
 use crate::store::log::snapshots::{Opened, unpack_heads};
 use crate::store::log::{digests, snapshots, tombstones};

@@ -10,8 +10,8 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};
 
-use super::checks::{Fault, Finding, Remedy};
 use super::document::{document_faults, raw_rows, sides};
+use super::findings::{Fault, Finding, Remedy};
 use super::space::{set_damaged, set_waiting, totals, waiting};
 use crate::store::log::digests::{set_digest_entry, set_heads, set_sums, sums};
 use crate::store::log::log_transaction::LogTransaction;

@@ -4,7 +4,7 @@
 use landfall_protocol::Local;
 use rusqlite::{Connection, params};
 
-use super::checks::Fault;
+use super::findings::Fault;
 use crate::store::log::digests;
 use crate::store::log::rows::{
     SpaceRow, SpaceTotals, SpaceWaiting, UpstreamRow, space_totals, space_waiting,
