@@ -15,8 +15,9 @@ use crate::actors::Actors;
 use crate::compactor::{Compactor, Saved};
 use crate::document::{Applier, Cache, OpenDocument};
 use crate::ephemeral::EphemeralSender;
-use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError, StoreFailure};
+use crate::error::{ChangeError, RemoveSpaceError, SpaceError, StoreError};
 use crate::events::{EventHub, EventKind, Origin};
+use crate::failure::StoreFailure;
 use crate::follow::Follower;
 use crate::link::Link;
 use crate::notify::Notifier;
@@ -80,7 +81,12 @@ impl Core {
         let CoreParts { events, applier, actors, ephemeral, notifier, threads } = parts;
         let found = log.opened()?;
         let status = Arc::new(StatusHub::new(found.upstream, read_only, notifier.clone()));
-        threads.tell(&status);
+        let for_panics = Arc::downgrade(&status);
+        threads.observe(Box::new(move |thread, what| {
+            if let Some(status) = for_panics.upgrade() {
+                status.set_panicked(thread, what);
+            }
+        }));
         let cache = Cache::new(options.document_cache_bytes, status.memory());
         let mut spaces = BTreeMap::new();
         for OpenedSpace { name, row, count, rejected, unreadable } in found.spaces {

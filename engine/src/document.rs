@@ -49,10 +49,9 @@ use crate::store::SpaceRow;
 use slot::{Slot, State};
 
 pub(crate) use apply::Applier;
-pub(crate) use cache::{Cache, Memory};
+pub(crate) use cache::Cache;
 pub(crate) use commit::commit;
 pub(crate) use edit::{Edit, now_ms};
-pub(crate) use load::{apply_parsed, empty, panic_text};
 pub(crate) use nesting::Changing;
 
 /// One document that the application has open, or that is loaded.
@@ -248,7 +247,7 @@ impl OpenDocument {
     fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
         let warn =
-            actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
+            actors > crate::limits::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
         warn.then(|| {
             tracing::warn!(document = %self.id, actors, "the document has too many actors");
             EventKind::ManyActors { actors }

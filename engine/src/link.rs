@@ -9,7 +9,6 @@
 //! `protocol::replica` makes the decisions; the link owns the socket, the clock and the effects. It
 //! never touches a loaded document.
 
-mod address;
 mod arrivals;
 mod commands;
 mod ephemeral_queue;
@@ -40,11 +39,6 @@ use arrivals::Arrivals;
 use commands::{Accepted, LinkCommands, RelayTarget};
 pub(crate) use ephemeral_queue::EphemeralRejection;
 pub(crate) use requests::{Check, Flush};
-
-/// The space that the path of a relay's URL names.
-pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
-    Ok(address::parse(url)?.space)
-}
 
 /// The handle of the link.
 pub(crate) struct Link {

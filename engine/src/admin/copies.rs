@@ -9,7 +9,8 @@ use landfall_storage::{BackupError, Replacement, StorageError};
 
 use super::{AdminError, close, now_ms, open, size, take};
 use crate::compactor;
-use crate::error::{BoxError, OpenError, StoreError, StoreFailure};
+use crate::error::{OpenError, StoreError};
+use crate::failure::{BoxError, StoreFailure};
 use crate::store::{CompactionOptions, LocalLog, OpenMode};
 
 /// The result of a restore.

@@ -14,7 +14,8 @@ use landfall_protocol::ChangeHash;
 
 use super::edit::{Transacted, excess, options};
 use super::{Loaded, OpenDocument};
-use crate::error::{BoxError, ChangeError};
+use crate::error::ChangeError;
+use crate::failure::BoxError;
 use crate::random;
 
 /// The state that some heads name.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use automerge::{Automerge, PatchLog};
 
-use super::load::{Whole, apply_parsed, contained, parse};
+use super::load::{Whole, parse};
 use super::slot::State;
 use super::{Loaded, OpenDocument};
+use crate::changes::{apply_parsed, contained};
 use crate::error::StoreError;
 use crate::store::Stored;
 

@@ -10,9 +10,9 @@ use automerge::{Change, Patch, PatchLog};
 use landfall_protocol::ChangeHash;
 
 use super::edit::{Edit, Made};
-use super::load::apply_parsed;
 use super::slot::{State, StoreCopy};
 use super::{Loaded, OpenDocument};
+use crate::changes::apply_parsed;
 use crate::error::ChangeError;
 use crate::events::{EventKind, Origin};
 use crate::store::Appended;

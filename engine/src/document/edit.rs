@@ -11,14 +11,16 @@ use automerge::{Automerge, Change, Patch, PatchLog, ReadDoc};
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
 use landfall_protocol::{ChangeHash, limits};
 
-use super::load::{apply_parsed, empty, panic_text};
 use super::right::Right;
 use super::slot::{InPlace, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument, branch, merge};
 use crate::actors::TakeError;
-use crate::error::{BoxError, ChangeError, StoreError};
+use crate::changes::{apply_parsed, empty};
+use crate::error::{ChangeError, StoreError};
+use crate::failure::BoxError;
 use crate::random;
 use crate::store::LocalChange;
+use crate::threads::panic_text;
 
 /// Below this many operations and changes, cloning a document costs less than making readers wait.
 const SMALL: u64 = 1_024;
@@ -396,7 +398,7 @@ impl From<TakeError> for ChangeError {
 
 impl From<random::NoRandomness> for ChangeError {
     fn from(error: random::NoRandomness) -> Self {
-        let class = crate::error::StoreFailure::Other;
+        let class = crate::failure::StoreFailure::Other;
         Self::Store(StoreError { class, source: Box::new(error) })
     }
 }

@@ -11,7 +11,8 @@ use parking_lot::MutexGuard;
 use super::load::{self, FoundDocument};
 use super::slot::{Look, Slot, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument};
-use crate::error::{ReadError, StoreError, StoreFailure};
+use crate::error::{ReadError, StoreError};
+use crate::failure::StoreFailure;
 
 type Guard<'a> = MutexGuard<'a, Slot>;
 

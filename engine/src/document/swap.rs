@@ -11,10 +11,11 @@ use automerge::{Automerge, Change, Patch, PatchLog};
 use landfall_protocol::ChangeHash;
 
 use super::build::{Built, Bytes, NewState};
-use super::load::{Whole, apply_parsed, contained};
+use super::load::Whole;
 use super::right::Right;
 use super::slot::State;
 use super::{Loaded, OpenDocument};
+use crate::changes::{apply_parsed, contained};
 use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
 

@@ -9,7 +9,8 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use super::StoreOwner;
 use crate::document::{Changing, Condition, Edit, HeldDocument, OpenDocument, commit};
 use crate::ephemeral;
-use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
+use crate::error::{BroadcastError, ChangeError, ReadError, StoreError};
+use crate::failure::BoxError;
 use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
 use crate::store::DocumentFacts;
 

@@ -8,7 +8,8 @@ use landfall_protocol::ChangeHash;
 use super::Document;
 use crate::core::Core;
 use crate::document::{Changing, Edit, commit};
-use crate::error::{BoxError, ChangeError};
+use crate::error::ChangeError;
+use crate::failure::BoxError;
 
 /// Changes that are committed together: all of them or none.
 pub struct Group {

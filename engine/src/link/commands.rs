@@ -9,10 +9,10 @@ use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::address::{self, Address};
 use super::ephemeral_queue::EphemeralQueue;
 use super::requests::Requests;
 use super::timings::Timings;
+use crate::address::{self, Address};
 use crate::error::ConnectError;
 use crate::options::LinkOptions;
 use crate::store::SpaceRow;

@@ -14,7 +14,7 @@ use crate::{ChangeError, Document, EventKind};
 /// The document built from its changes, as another replica builds it.
 fn rebuilt(document: &Document) -> Automerge {
     let changes = document.read(|doc| doc.get_changes(&[])).unwrap();
-    let mut built = crate::document::empty();
+    let mut built = crate::changes::empty();
     built.apply_changes_log_patches(changes, &mut PatchLog::inactive()).unwrap();
     built
 }

@@ -5,7 +5,7 @@ use landfall_protocol::DocumentId;
 use landfall_storage::Durability;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::options::UNREADABLE_LISTED;
+use crate::limits::UNREADABLE_LISTED;
 use crate::store::SOFTWARE;
 use crate::store::log::rows::document_row;
 use crate::store::{LocalLog, SpaceRow, ViewError};

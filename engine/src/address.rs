@@ -7,20 +7,20 @@ use crate::error::ConnectError;
 
 /// A relay's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
+pub(crate) struct Address {
     /// The host name for the resolver: an IPv6 address without its brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// The URL for the WebSocket handshake.
-    pub(super) url: String,
+    pub(crate) url: String,
     /// The space that the path names.
-    pub(super) space: Option<SpaceName>,
+    pub(crate) space: Option<SpaceName>,
 }
 
 /// The prefix of a path that names a space, as automerge-repo clients give it.
 const SPACES: &str = "/spaces/";
 
-pub(super) fn parse(given: &str) -> Result<Address, ConnectError> {
+pub(crate) fn parse(given: &str) -> Result<Address, ConnectError> {
     let bad = |what: &str| ConnectError::BadUrl { url: given.to_owned(), what: what.to_owned() };
     let mut url = Url::parse(given).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase => bad("it does not begin with ws://"),
