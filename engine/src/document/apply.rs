@@ -175,7 +175,7 @@ fn step(document: &Arc<OpenDocument>) -> Step {
                 tracing::warn!(document = %document.id, %error, "cannot read the received changes");
                 let mut slot = document.slot.lock();
                 (slot.building, slot.arrived) = (None, true);
-                document.core.applier.enqueue(document, &mut slot);
+                document.context.applier.enqueue(document, &mut slot);
                 return Step::Failed;
             }
         },

@@ -93,7 +93,7 @@ impl OpenDocument {
             // The next access loads it with all changes.
             State::Published(_) if !held && slot.writer.is_none() => {
                 std::mem::swap(&mut slot.state, &mut unloaded);
-                self.core.cache.unloaded(self);
+                self.context.cache.unloaded(self);
             }
             State::Deleted => {
                 slot.arrived = false;
@@ -142,7 +142,7 @@ pub(super) fn build(
 }
 
 fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {
-    let log = &document.core.log;
+    let log = &document.context.log;
     let Some(row) = log.document(document.row, &document.id)? else { return Ok(Missing::Nothing) };
     let (page, more) = log.changes_after(row, applied, BATCH_BYTES)?;
     if page.iter().any(|stored| stored.compacted) {

@@ -66,10 +66,10 @@ impl Edit {
         inside: &Changing,
         document: &Arc<OpenDocument>,
     ) -> Result<Self, ChangeError> {
-        if document.core.is_closed() {
+        if document.context.access.is_closed() {
             return Err(StoreError::closed().into());
         }
-        document.core.present(document.row)?;
+        document.context.access.present(document.row)?;
         let right = Right::of_application(document, inside);
         let mut slot = document.slot.lock();
         let base = loop {
@@ -85,7 +85,7 @@ impl Edit {
         if let Some(reason) = slot.quarantined.clone() {
             return Err(ChangeError::Quarantined { document: document.id, reason });
         }
-        document.core.has_room(document.key(), base.stored_bytes)?;
+        document.context.has_room(document.key(), base.stored_bytes)?;
         slot.edits += 1;
         let (number, generation) = (slot.edits, slot.generation);
         let stats = base.automerge.stats();
@@ -192,8 +192,8 @@ impl Edit {
         if self.loaded()?.own.is_some() {
             return Ok(());
         }
-        let core = &self.document.core;
-        let own = core.actors.take(&core.log, self.document.key())?;
+        let context = &self.document.context;
+        let own = context.actors.take(&context.log, self.document.key())?;
         let loaded = self.loaded()?;
         loaded.automerge.set_actor(own.actor.clone());
         loaded.own = Some(own);
@@ -336,7 +336,7 @@ impl Drop for Edit {
                 (None, None) => (State::Unloaded, None),
             };
             if matches!(state, State::Unloaded) {
-                self.document.core.cache.unloaded(&self.document);
+                self.document.context.cache.unloaded(&self.document);
             }
             slot.state = state;
             replaced

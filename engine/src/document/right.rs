@@ -64,7 +64,7 @@ impl OpenDocument {
     pub(super) fn wake(self: &Arc<Self>, slot: &mut Slot) {
         self.changed.notify_all();
         if slot.calls_applier() {
-            self.core.applier.enqueue(self, slot);
+            self.context.applier.enqueue(self, slot);
         }
     }
 }

@@ -102,7 +102,7 @@ impl Drop for Ends<'_> {
             slot.building = None;
         }
         if slot.arrived {
-            self.document.core.applier.enqueue(self.document, &mut slot);
+            self.document.context.applier.enqueue(self.document, &mut slot);
         }
     }
 }
@@ -173,7 +173,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
             return;
         }
         if let Some(bytes) = bytes {
-            document.core.cache.put(document, bytes);
+            document.context.cache.put(document, bytes);
         }
         let replaced = loaded.map(|new| std::mem::replace(&mut slot.state, State::Published(new)));
         document.tell_changed(&mut slot, Origin::Remote, heads, patches);
@@ -181,7 +181,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
         replaced
     };
     drop(replaced);
-    document.core.cache.make_room(document);
+    document.context.cache.make_room(document);
 }
 
 /// Whether a document has these changes.
@@ -222,7 +222,7 @@ impl OpenDocument {
 /// Stored changes could not be added to the loaded state. Either automerge cannot load them at all, or
 /// changes were removed from the store meanwhile, and the loaded state is wrong.
 pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
-    let log = &document.core.log;
+    let log = &document.context.log;
     let whole = match log.document(document.row, &document.id).map_err(StoreError::from) {
         Ok(Some(row)) => Whole::read(log, row, None),
         Ok(None) => Ok(Whole::default()),
@@ -252,13 +252,13 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         slot.quarantined = Some(reason.clone());
         document.tell(&slot, EventKind::Quarantined { reason: reason.clone() });
         if !matches!(slot.state, State::Deleted) {
-            document.core.status.set_unreadable(document.row, document.id, Some(reason.clone()));
+            document.context.status.set_unreadable(document.row, document.id, Some(reason.clone()));
         }
         slot.built.take()
     };
     drop(gone);
     document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
-    document.core.log.submit_quarantine(document.row, document.id, Some(reason));
+    document.context.log.submit_quarantine(document.row, document.id, Some(reason));
 }
 
 #[cfg(test)]
@@ -279,9 +279,13 @@ mod tests {
         let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
         other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
-        let (open, core) = (document.open(), store.shared_core());
+        let (open, open_store) = (document.open(), store.open_store());
         let change = LocalChange { space: open.row, document: open.id, change, at_ms: 0 };
-        core.log.append(landfall_storage::Durability::Full, vec![change], |_| ()).unwrap();
+        open_store
+            .context
+            .log
+            .append(landfall_storage::Durability::Full, vec![change], |_| ())
+            .unwrap();
         open.slot.lock().arrived = true;
         let Job::Build(base) = open.next_job() else { panic!("there is something to build") };
         let built = build(open, base).unwrap().unwrap();

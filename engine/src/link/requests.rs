@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 
 use super::commands::LinkCommands;
 use super::timings::FAR;
-use crate::core::Core;
 use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
 use crate::notify::{self, ReplySender};
+use crate::open_store::OpenStore;
 use crate::status::Status;
 use crate::store::{SpaceRow, UpstreamRow};
 
@@ -150,21 +150,21 @@ impl Requests {
 
     /// Answers the flushes that are done, refused or timed out; with `is_offline`, all flushes and
     /// checks.
-    pub(super) fn settle(&self, core: &Core, reached: &Reached, is_offline: bool) {
+    pub(super) fn settle(&self, store: &OpenStore, reached: &Reached, is_offline: bool) {
         let now = Instant::now();
         self.answer(|request| match request {
             Request::Flush(flush) => {
-                let decided = decide(core, Some(reached), &flush.targets);
+                let decided = decide(store, Some(reached), &flush.targets);
                 decided.or_else(|| match () {
-                    () if is_offline => Some(Err(offline(core, reached.answered))),
-                    () if flush.deadline <= now => Some(Err(timed_out(core, reached.answered))),
+                    () if is_offline => Some(Err(offline(store, reached.answered))),
+                    () if flush.deadline <= now => Some(Err(timed_out(store, reached.answered))),
                     () => None,
                 })
             }
             Request::Check(_) => None,
         });
         if is_offline {
-            let last_error = core.status.watch().now().last_error;
+            let last_error = store.context.status.watch().now().last_error;
             self.answer_checks(|_| {
                 Some(Err(CheckError::Offline { last_error: last_error.clone() }))
             });
@@ -172,13 +172,13 @@ impl Requests {
     }
 
     /// The link's thread has ended, and another one may be started: answers all requests accordingly.
-    pub(super) fn end(&self, core: &Core) {
+    pub(super) fn end(&self, store: &OpenStore) {
         self.0.lock().fresh.clear();
-        self.settle(core, &Reached::default(), true);
+        self.settle(store, &Reached::default(), true);
     }
 
     /// Gives up checks without progress for too long; `steps` is how many steps all checks have made.
-    pub(super) fn expire_checks(&self, core: &Core, steps: u64) {
+    pub(super) fn expire_checks(&self, store: &OpenStore, steps: u64) {
         let now = Instant::now();
         self.answer_checks(|check| {
             if check.deadline > now {
@@ -188,7 +188,7 @@ impl Requests {
                 (check.steps, check.deadline) = (steps, now + CHECK_PATIENCE);
                 return None;
             }
-            let last_error = core.status.watch().now().last_error;
+            let last_error = store.context.status.watch().now().last_error;
             for space in std::mem::take(&mut check.remaining) {
                 let why = NotCompared::NoAnswer { last_error: last_error.clone() };
                 check.not_compared.push((space, why));
@@ -329,25 +329,29 @@ pub(crate) enum Flush {
 }
 
 impl Flush {
-    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>, timeout: Duration) -> Self {
-        if core.is_closed() {
+    pub(super) fn begin(
+        store: &Arc<OpenStore>,
+        commands: &Arc<LinkCommands>,
+        timeout: Duration,
+    ) -> Self {
+        if store.context.access.is_closed() {
             return Self::Decided(Err(FlushError::Closed));
         }
-        let targets: Vec<(SpaceRow, u64)> = core
+        let targets: Vec<(SpaceRow, u64)> = store
             .spaces()
             .into_iter()
-            .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.last)))
+            .filter_map(|(_, row)| Some((row, store.context.status.count(row)?.totals.last)))
             .collect();
         if !commands.has_target() {
-            let decided = decide(core, None, &targets);
-            return Self::Decided(decided.unwrap_or_else(|| Err(offline(core, false))));
+            let decided = decide(store, None, &targets);
+            return Self::Decided(decided.unwrap_or_else(|| Err(offline(store, false))));
         }
-        let (reply, answer) = notify::answer(&core.notifier);
+        let (reply, answer) = notify::answer(&store.notifier);
         let deadline = Instant::now() + timeout.min(FAR);
         let request = Request::Flush(FlushRequest { targets, deadline, reply });
         match Registered::begin(commands, request, answer) {
             Begun::Waiting(registered) => Self::Waiting(registered),
-            Begun::Ended => Self::Decided(Err(offline(core, false))),
+            Begun::Ended => Self::Decided(Err(offline(store, false))),
             Begun::Closed => Self::Decided(Err(FlushError::Closed)),
         }
     }
@@ -369,27 +373,27 @@ pub(crate) enum Check {
 }
 
 impl Check {
-    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>) -> Self {
-        if core.is_closed() {
+    pub(super) fn begin(store: &Arc<OpenStore>, commands: &Arc<LinkCommands>) -> Self {
+        if store.context.access.is_closed() {
             return Self::Decided(Err(CheckError::Closed));
         }
         if !commands.is_online() {
-            let last_error = core.status.watch().now().last_error;
+            let last_error = store.context.status.watch().now().last_error;
             return Self::Decided(Err(CheckError::Offline { last_error }));
         }
         let remaining: BTreeSet<SpaceName> =
-            core.spaces().into_iter().map(|(name, _)| name).collect();
+            store.spaces().into_iter().map(|(name, _)| name).collect();
         if remaining.is_empty() {
             return Self::Decided(Ok(0));
         }
-        let (reply, answer) = notify::answer(&core.notifier);
+        let (reply, answer) = notify::answer(&store.notifier);
         let deadline = Instant::now() + CHECK_PATIENCE;
         let (drifted, not_compared, steps) = (0, Vec::new(), 0);
         let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
         match Registered::begin(commands, Request::Check(check), answer) {
             Begun::Waiting(registered) => Self::Waiting(registered),
             Begun::Ended => {
-                let last_error = core.status.watch().now().last_error;
+                let last_error = store.context.status.watch().now().last_error;
                 Self::Decided(Err(CheckError::Offline { last_error }))
             }
             Begun::Closed => Self::Decided(Err(CheckError::Closed)),
@@ -409,7 +413,7 @@ impl Check {
 /// Whether the targets are reached, or cannot be. With `reached`, at the wanted relay; without, at the
 /// one that was connected last.
 fn decide(
-    core: &Core,
+    store: &OpenStore,
     reached: Option<&Reached>,
     targets: &[(SpaceRow, u64)],
 ) -> Option<Result<(), FlushError>> {
@@ -419,7 +423,7 @@ fn decide(
     let (mut waits, mut rejects, mut refused) = (false, false, Vec::new());
     for (row, target) in targets {
         // Nothing of a removed space is pending.
-        let Some(count) = core.status.count(*row) else { continue };
+        let Some(count) = store.context.status.count(*row) else { continue };
         // A snapshot received since has given new numbers to unacked changes.
         let target = count.totals.moved.max(*target);
         if let Some(reached) = reached {
@@ -443,7 +447,7 @@ fn decide(
         rejects |= count.first_gap.is_some_and(|first| first <= target);
     }
     if !refused.is_empty() {
-        let pending = core.status.watch().now().pending();
+        let pending = store.context.status.watch().now().pending();
         return Some(Err(FlushError::SpaceRefused { pending, spaces: refused }));
     }
     if waits {
@@ -452,17 +456,17 @@ fn decide(
     if !rejects {
         return Some(Ok(()));
     }
-    let status = core.status.watch().now();
+    let status = store.context.status.watch().now();
     let rejected = status.spaces.values().flat_map(|space| space.rejected.clone()).collect();
     Some(Err(FlushError::Refused { pending: status.pending(), rejected }))
 }
 
-fn offline(core: &Core, reached: bool) -> FlushError {
-    let status: Status = core.status.watch().now();
+fn offline(store: &OpenStore, reached: bool) -> FlushError {
+    let status: Status = store.context.status.watch().now();
     FlushError::Offline { pending: status.pending(), last_error: status.last_error, reached }
 }
 
-fn timed_out(core: &Core, reached: bool) -> FlushError {
-    let status: Status = core.status.watch().now();
+fn timed_out(store: &OpenStore, reached: bool) -> FlushError {
+    let status: Status = store.context.status.watch().now();
     FlushError::TimedOut { pending: status.pending(), last_error: status.last_error, reached }
 }

@@ -141,7 +141,7 @@ impl Runner {
         {
             room = room.saturating_sub(ephemeral.weight());
             let OutgoingEphemeral { space, document, count, data } = ephemeral;
-            let session = self.core.ephemeral.session.clone();
+            let session = self.ephemeral_session.clone();
             self.replica.handle_broadcast(&space, document, session, count, data);
         }
     }
