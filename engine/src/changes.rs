@@ -1,8 +1,9 @@
 //! Calls of automerge that build a document from changes: in batches, and with its panics caught.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use automerge::{Automerge, Change, PatchLog, TextEncoding};
 use landfall_protocol::limits;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::threads::panic_text;
 

@@ -21,6 +21,7 @@
 mod apply;
 mod branch;
 mod build;
+mod built;
 mod cache;
 mod commit;
 mod context;
@@ -33,6 +34,7 @@ mod nesting;
 mod right;
 mod slot;
 mod swap;
+mod transact;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -41,19 +43,20 @@ use std::time::Instant;
 use automerge::{Automerge, ReadDoc};
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::{Condvar, Mutex};
+use slot::{Slot, State};
 
 use crate::actors::Own;
 use crate::error::{ReadError, StoreError};
 use crate::events::EventKind;
 use crate::store::SpaceRow;
-use slot::{Slot, State};
 
 pub(crate) use apply::Applier;
 pub(crate) use cache::Cache;
 pub(crate) use commit::commit;
 pub(crate) use context::{Access, Commits, DocumentContext};
-pub(crate) use edit::{Edit, now_ms};
+pub(crate) use edit::Edit;
 pub(crate) use nesting::Changing;
+pub(crate) use transact::now_ms;
 
 /// One document that the application has open, or that is loaded.
 pub(crate) struct OpenDocument {

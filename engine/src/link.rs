@@ -10,8 +10,10 @@
 //! never touches a loaded document.
 
 mod arrivals;
+mod calls;
 mod commands;
 mod ephemeral_queue;
+mod oversized;
 mod perform;
 mod received;
 mod requests;
@@ -32,16 +34,16 @@ use parking_lot::Mutex;
 use crate::error::ConnectError;
 use crate::open_store::OpenStore;
 use crate::options::LinkOptions;
+use crate::signals::LinkSignals;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
 use crate::threads::StoreThread;
 
-use crate::signals::LinkSignals;
 use arrivals::Arrivals;
+pub(crate) use calls::{Check, Flush};
 use commands::{Accepted, LinkCommands, RelayTarget};
 pub(crate) use ephemeral_queue::EphemeralRejection;
 pub(crate) use received::Publisher;
-pub(crate) use requests::{Check, Flush};
 
 /// The handle of the link.
 pub(crate) struct Link {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use automerge::{Automerge, PatchLog};
 
+use super::built::{Built, Bytes, NewState};
 use super::load::{Whole, parse};
 use super::slot::State;
 use super::{Loaded, OpenDocument};
@@ -16,32 +17,6 @@ use crate::store::Stored;
 
 /// Bytes of changes in one apply.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-
-/// A state that the applier has built and not yet published.
-pub(super) struct Built {
-    /// `None` if the store has nothing that the base lacks.
-    pub(super) state: Option<NewState>,
-    /// Whether the store has more.
-    pub(super) more: bool,
-    /// The number of the build.
-    pub(super) number: u64,
-}
-
-pub(super) struct NewState {
-    pub(super) automerge: Automerge,
-    /// It contains everything up to this local sequence number.
-    pub(super) last: u64,
-    /// Its bytes in the store.
-    pub(super) bytes: Bytes,
-    /// The patches from the state before, if they are known.
-    pub(super) patches: Option<PatchLog>,
-}
-
-pub(super) enum Bytes {
-    /// The increase.
-    More(u64),
-    All(u64),
-}
 
 /// The applier's next task for a document.
 pub(super) enum Job {

@@ -4,16 +4,18 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use automerge::transaction::{CommitOptions, Transactable, Transaction};
+use automerge::transaction::Transaction;
 use automerge::{Automerge, Change, Patch, PatchLog, ReadDoc};
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
 use landfall_protocol::{ChangeHash, limits};
 
+use super::branch::View;
 use super::right::Right;
 use super::slot::{InPlace, State, StoreCopy};
-use super::{Changing, Loaded, OpenDocument, branch, merge};
+use super::transact::{options, transact};
+use super::{Changing, Loaded, OpenDocument, branch, merge, now_ms, swap};
 use crate::actors::TakeError;
 use crate::changes::{apply_parsed, empty};
 use crate::error::{ChangeError, StoreError};
@@ -70,7 +72,7 @@ impl Edit {
             return Err(StoreError::closed().into());
         }
         document.context.access.present(document.row)?;
-        let right = Right::of_application(document, inside);
+        let right = swap::begin_writing(document, inside);
         let mut slot = document.slot.lock();
         let base = loop {
             match &slot.state {
@@ -131,7 +133,7 @@ impl Edit {
         &mut self,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.run_view(branch::View::Present, closure)
+        self.run_view(View::Present, closure)
     }
 
     /// As [`Edit::run`], on the document's state at these heads.
@@ -146,11 +148,11 @@ impl Edit {
 
     fn run_view<T>(
         &mut self,
-        view: branch::View,
+        view: View,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
         self.take_actor()?;
-        let view = merge::few_heads(self, view)?;
+        let view = self.few_heads(view)?;
         let document = Arc::clone(&self.document);
         let loaded = self.loaded()?;
         let returned = Cell::new(false);
@@ -160,8 +162,8 @@ impl Edit {
             value
         };
         let attempt = catch_unwind(AssertUnwindSafe(|| match &view {
-            branch::View::Present => transact(&document, loaded, closure),
-            branch::View::Past(heads) => branch::transact_at(&document, loaded, heads, closure),
+            View::Present => transact(&document, loaded, closure),
+            View::Past(heads) => branch::transact_at(&document, loaded, heads, closure),
         }));
         let outcome = match attempt {
             Ok(outcome) => outcome,
@@ -242,8 +244,37 @@ impl Edit {
         self.add(change, None, false)
     }
 
+    /// The view with its heads merged, if there are more than a change may depend on.
+    fn few_heads(&mut self, view: View) -> Result<View, ChangeError> {
+        let loaded = self.loaded()?;
+        let heads = match &view {
+            View::Present => loaded.automerge.get_heads(),
+            View::Past(heads) => heads.clone(),
+        };
+        // An actor's own last change is one more dependency if it is no head.
+        if heads.len() < limits::MERGED_HEADS {
+            return Ok(view);
+        }
+        let actor = match &view {
+            View::Present => loaded.automerge.get_actor().clone(),
+            View::Past(heads) => branch::take_actor_at(loaded, heads)?,
+        };
+        let changes = merge::chain(&mut loaded.automerge, &actor, &heads);
+        self.apply(changes.clone())?;
+        let last = changes.last().map(Change::hash);
+        let listening = self.document.has_listeners();
+        for change in changes {
+            // The visible state does not change.
+            self.add(change, listening.then(|| [].into()), true)?;
+        }
+        Ok(match view {
+            View::Present => View::Present,
+            View::Past(heads) => View::Past(last.map_or(heads, |last| vec![last])),
+        })
+    }
+
     /// Applies changes that were built elsewhere to the state, without adding them to the commit.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Result<(), ChangeError> {
+    fn apply(&mut self, changes: Vec<Change>) -> Result<(), ChangeError> {
         let loaded = self.loaded()?;
         let automerge = std::mem::replace(&mut loaded.automerge, empty());
         match apply_parsed(automerge, changes, &mut PatchLog::inactive()) {
@@ -281,7 +312,7 @@ impl Edit {
         self.work.as_mut().map(Arc::make_mut).ok_or_else(gone)
     }
 
-    pub(super) fn add(
+    fn add(
         &mut self,
         mut change: Change,
         patches: Option<Arc<[Patch]>>,
@@ -345,48 +376,6 @@ impl Drop for Edit {
     }
 }
 
-pub(super) type Transacted<T> = (T, Option<Change>, Option<Arc<[Patch]>>);
-
-fn transact<T>(
-    document: &OpenDocument,
-    loaded: &mut Loaded,
-    closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
-) -> Result<Transacted<T>, ChangeError> {
-    let listening = document.has_listeners();
-    let log = if listening { PatchLog::active() } else { PatchLog::inactive() };
-    let mut transaction = loaded
-        .automerge
-        .transaction_log_patches(log)
-        .map_err(|error| ChangeError::Closure(Box::new(error)))?;
-    let value = match closure(&mut transaction) {
-        Ok(value) => value,
-        Err(error) => {
-            transaction.rollback();
-            return Err(ChangeError::Closure(error));
-        }
-    };
-    let excess = excess(&transaction);
-    let (hash, mut log) = transaction.commit_with(options());
-    excess?;
-    if hash.is_none() {
-        return Ok((value, None, None));
-    }
-    let change = loaded.automerge.get_last_local_change();
-    let make = || loaded.automerge.make_patches(&mut log);
-    let patches = if listening { document.patches(make) } else { None };
-    Ok((value, change, patches))
-}
-
-/// Rejects a change with too many operations, before its patches are made, its bytes compressed and admission
-/// runs.
-pub(super) fn excess(transaction: &Transaction<'_>) -> Result<(), ChangeError> {
-    let (limit, actual) = (limits::CHANGE_OPERATIONS, transaction.pending_ops() as u64);
-    match actual > limit {
-        true => Err(ChangeError::TooManyOperations { limit, actual }),
-        false => Ok(()),
-    }
-}
-
 impl From<TakeError> for ChangeError {
     fn from(error: TakeError) -> Self {
         match error {
@@ -401,19 +390,4 @@ impl From<random::NoRandomness> for ChangeError {
         let class = crate::failure::StoreFailure::Other;
         Self::Store(StoreError { class, source: Box::new(error) })
     }
-}
-
-pub(super) fn options() -> CommitOptions {
-    CommitOptions::default().with_time(now_seconds())
-}
-
-/// Seconds since 1970.
-pub(super) fn now_seconds() -> i64 {
-    i64::try_from(now_ms() / 1000).unwrap_or(0)
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use automerge::{Automerge, Change, Patch, PatchLog};
 use landfall_protocol::ChangeHash;
 
-use super::build::{Built, Bytes, NewState};
+use super::built::{Built, Bytes, NewState};
 use super::load::Whole;
 use super::right::Right;
 use super::slot::State;
-use super::{Loaded, OpenDocument};
+use super::{Changing, Loaded, OpenDocument};
 use crate::changes::{apply_parsed, contained};
 use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
@@ -52,6 +52,16 @@ pub(super) fn upload_again(document: &Arc<OpenDocument>) -> bool {
     };
     finish(&right, *built);
     true
+}
+
+/// Takes the writer right for a thread of the application: waits for the document's other writers, and
+/// swaps in the state that the applier has built meanwhile.
+pub(super) fn begin_writing(document: &Arc<OpenDocument>, inside: &Changing) -> Right {
+    let (right, built) = Right::of_application(document, inside);
+    if let Some(built) = built {
+        finish(&right, *built);
+    }
+    right
 }
 
 /// Publishes a built state with its event.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::ephemeral_queue::EphemeralQueue;
-use super::received::ToldOversized;
+use super::oversized::ToldOversized;
 use super::requests::Requests;
 use super::timings::Timings;
 use crate::address::{self, Address};

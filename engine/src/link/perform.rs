@@ -15,6 +15,8 @@ use landfall_protocol::replica::{
 };
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, FailureClass, WriteError};
+use parts::PartQueue;
+use resend::ResendAnswer;
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
@@ -28,8 +30,6 @@ use crate::status::LinkStatus;
 use crate::store::{
     Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
 };
-use parts::PartQueue;
-use resend::ResendAnswer;
 
 /// Bytes that wait for the socket, above which pings and requests with an empty answer are not
 /// answered: the waiting bytes show that this client is alive, once the relay reads them.

@@ -1,13 +1,11 @@
 //! Publishes what a relay has sent, after it is in the store: wakes the applier, invalidates documents and
 //! sends events.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use landfall_protocol::frame::DAMAGED_UNKNOWN;
 use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::Committed;
-use parking_lot::Mutex;
 
 use super::commands::LinkCommands;
 use crate::events::{EventKind, Origin};
@@ -82,22 +80,5 @@ impl Publisher {
         if open.is_some_and(|open| open.is_held()) {
             self.store.context.events.send(space, id, kind);
         }
-    }
-}
-
-/// Documents and limits for which an event was sent.
-#[derive(Default)]
-pub(super) struct ToldOversized(Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLimit)>>);
-
-impl ToldOversized {
-    /// Whether no event about this document and limit was sent yet. After 4,096 of them the record
-    /// starts again, so an event may be repeated.
-    fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
-        const TOLD: usize = 4_096;
-        let mut told = self.0.lock();
-        if told.len() >= TOLD {
-            told.clear();
-        }
-        told.insert(key)
     }
 }

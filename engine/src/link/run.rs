@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use super::arrivals::Arrivals;
 use super::commands::{LinkCommands, PendingCommands, RelayTarget};
 use super::perform::{Completion, Performer};
-use super::session::Ended;
 use super::socket::{Socket, SocketError, connect};
 use super::timings::FAR;
 use crate::open_store::OpenStore;
@@ -45,6 +44,18 @@ pub(super) struct Runner {
     /// only this count makes the waits between them grow.
     faults: u32,
     pub(super) started: Instant,
+}
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// The wishes have changed: another relay, offline, or the end.
+    OnPurpose,
+    /// The application asked for another attempt, and this connection does not answer.
+    Retry,
+    /// The connection was lost.
+    Lost(String),
+    /// One side could not go on: a protocol violation, a refusal, a full disk.
+    Fault(String),
 }
 
 /// From this duration on a session counts as good, however it ends.

@@ -1,8 +1,9 @@
 //! How a store is closed: compaction of what is due, then the end of its threads and its log.
 
+use std::sync::{Arc, Weak};
+
 use landfall_compaction::CompactionLimits;
 use landfall_protocol::{ChangeHash, DocumentId};
-use std::sync::{Arc, Weak};
 
 use super::OpenStore;
 use crate::compactor::{Compactor, Saved};

@@ -1,13 +1,14 @@
 //! Retries deferred entries when what they wait for may have arrived: at the end of every transaction that
 //! receives entries, and when the application allows a merge.
 
+use std::sync::Arc;
+
 use landfall_protocol::admission::{Roots, preflight};
 use landfall_protocol::frame::{entry_flags, entry_kind};
 use landfall_protocol::intervals::IntervalSet;
 use landfall_protocol::{DocumentId, Offset};
 use landfall_storage::Durability;
 use rusqlite::{Connection, params};
-use std::sync::Arc;
 
 use super::deferred;
 use super::deferred::{Fresh, Wait};
