@@ -31,8 +31,6 @@ use rusqlite::Connection;
 use log::{digests, indexes};
 use upstream::{links, report};
 
-pub use upstream::pending::Pending;
-
 pub use admin::contents::{LeftOut, OutsideReason};
 pub(crate) use admin::import::ImportChange;
 pub use admin::inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
@@ -56,6 +54,7 @@ pub(crate) use opening::OpenedSpace;
 pub(crate) use snapshot::compaction::{CompactionInput, CompactionOptions, CompactionTask};
 pub(crate) use snapshot::expand::ExpandError;
 pub(crate) use snapshot::resend::{Resendable, whole};
+pub use upstream::pending::Pending;
 pub(crate) use upstream::rejected::{Refused, Rejected};
 pub(crate) use upstream::report::{Came, SpaceCount, SpaceReport};
 pub(crate) use upstream::superseded::{ReplaceError, Unsent};
