@@ -26,15 +26,12 @@ pub(in crate::store) fn set_heads(
 }
 
 /// The digest entry of a document with these heads; none if it has none.
-pub(in crate::store) fn digest_entry_of(
-    id: &DocumentId,
-    heads: &[ChangeHash],
-) -> Option<DigestEntry> {
+pub(super) fn digest_entry_of(id: &DocumentId, heads: &[ChangeHash]) -> Option<DigestEntry> {
     (!heads.is_empty()).then(|| DigestEntry::of_heads(id, heads))
 }
 
 /// Writes a document's heads, without its digest entry.
-pub(in crate::store) fn put_heads(
+pub(super) fn put_heads(
     conn: &Connection,
     document: DocumentRow,
     before: &[ChangeHash],
@@ -72,7 +69,7 @@ pub(in crate::store) fn set_digest_entry(
 }
 
 /// Updates the sum that includes a digest entry.
-pub(in crate::store) fn move_digest_entry(
+pub(super) fn move_digest_entry(
     conn: &Connection,
     space: SpaceRow,
     id: &DocumentId,

@@ -12,7 +12,7 @@ use super::rows::{DocumentRow, SpaceRow, actor_row, document_row, hash_of, parts
 use super::snapshots::compacted_heads;
 
 /// One space of the log, for the duration of one admission.
-pub(in crate::store) struct StoredHistory<'a> {
+pub(super) struct StoredHistory<'a> {
     conn: &'a Connection,
     space: SpaceRow,
     indexes: &'a Indexes,

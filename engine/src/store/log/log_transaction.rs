@@ -24,7 +24,7 @@ pub(in crate::store) struct LogTransaction<'a> {
     pub(in crate::store) indexes: &'a Indexes,
     pub(in crate::store) space: SpaceRow,
     pub(in crate::store) totals: SpaceTotals,
-    pub(in crate::store) overlay: Overlay,
+    pub(super) overlay: Overlay,
     open: BTreeMap<DocumentId, Open>,
 }
 

@@ -41,10 +41,7 @@ pub(in crate::store) fn document_row_or_new(
     Ok(DocumentRow(conn.last_insert_rowid()))
 }
 
-pub(in crate::store) fn actor_row(
-    conn: &Connection,
-    actor: &ActorId,
-) -> rusqlite::Result<Option<i64>> {
+pub(super) fn actor_row(conn: &Connection, actor: &ActorId) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached("SELECT id FROM actor WHERE actor = ?1")?
         .query_row([actor.to_bytes()], |row| row.get(0))
         .optional()
@@ -237,7 +234,7 @@ pub(in crate::store) fn parts(
 }
 
 /// A document's row with its counts and its digest entry; it is created if it is missing.
-pub(in crate::store) fn document_or_new(
+pub(super) fn document_or_new(
     conn: &Connection,
     space: SpaceRow,
     document: &DocumentId,
@@ -302,7 +299,7 @@ pub(in crate::store) fn sweep_through(
 }
 
 /// As [`set_parts`], for a document that grows at its end; with its digest entry.
-pub(in crate::store) fn set_tail(
+pub(super) fn set_tail(
     conn: &Connection,
     totals: &mut SpaceTotals,
     document: DocumentRow,
@@ -376,7 +373,7 @@ pub(in crate::store) fn heads(
 }
 
 /// The heads after a change was added to them.
-pub(in crate::store) fn advance_heads(heads: &mut Vec<ChangeHash>, change: &CheckedChange) {
+pub(super) fn advance_heads(heads: &mut Vec<ChangeHash>, change: &CheckedChange) {
     landfall_protocol::heads::advance(heads, change.dependencies.iter().copied(), change.hash);
 }
 

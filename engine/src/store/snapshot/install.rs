@@ -203,7 +203,7 @@ fn body_bytes(conn: &Connection, row: DocumentRow, first: u64, last: u64) -> rus
 
 /// Gives changes new local numbers, in their order, so that they follow the snapshot. Each upstream's
 /// acked ranges follow them.
-pub(in crate::store) fn renumber(
+pub(super) fn renumber(
     log_transaction: &mut LogTransaction<'_>,
     row: DocumentRow,
     moved: &[u64],

@@ -82,7 +82,7 @@ pub(in crate::store) fn acked_of(
 }
 
 /// Removes one document's changes, including its snapshot, from the acked ranges.
-pub(in crate::store) fn release_document(
+pub(super) fn release_document(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -290,7 +290,7 @@ pub(in crate::store) fn is_acked(
 }
 
 /// The first gap of `from..=last` between acked ranges.
-pub(in crate::store) fn next_gap(
+pub(super) fn next_gap(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,

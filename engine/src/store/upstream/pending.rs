@@ -78,7 +78,7 @@ fn is_linked(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusql
 }
 
 /// The first local sequence number that is not acked, including rejected documents.
-pub(in crate::store) fn first_gap(
+pub(super) fn first_gap(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -96,7 +96,7 @@ pub(in crate::store) fn first_gap(
 
 /// The first local sequence number that is not acked and not of a rejected document. It searches from
 /// the link's `unacked_from` on, so that rejected changes are skipped once and not at each commit.
-pub(in crate::store) fn first_unacked(
+pub(super) fn first_unacked(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -107,7 +107,7 @@ pub(in crate::store) fn first_unacked(
 }
 
 /// As [`first_unacked`], between two numbers, both included.
-pub(in crate::store) fn first_unacked_after(
+pub(super) fn first_unacked_after(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -180,7 +180,7 @@ pub(in crate::store) fn unacked_from(
 const UNACKED_SLACK: u64 = 16;
 
 /// Records how far a count searched, so that the next one begins there.
-pub(in crate::store) fn note_unacked_from(
+pub(super) fn note_unacked_from(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,

@@ -161,7 +161,7 @@ pub(in crate::store) fn rejected(
 }
 
 /// The refusal under which a document with superseded changes is reported.
-pub(in crate::store) fn refusal(document: DocumentId) -> Rejected {
+pub(super) fn refusal(document: DocumentId) -> Rejected {
     let what = "another change has the place of changes made here; make them anew".to_owned();
     Rejected { document, code: Code::CONFLICTING_SEQUENCE, what }
 }

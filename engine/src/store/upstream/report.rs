@@ -239,7 +239,7 @@ impl LocalLog {
 }
 
 /// A space, with its counts after the commit.
-pub(in crate::store) type SpaceCounted = (SpaceRow, SpaceCount);
+pub(super) type SpaceCounted = (SpaceRow, SpaceCount);
 
 fn publish_all(reports: &Reports, db: &Database, drafts: Vec<Draft>, number: u64) {
     let synced = db.synced().0;

@@ -16,7 +16,7 @@ use crate::store::log::snapshots::{Opened, unpack_heads};
 use crate::store::log::{digests, snapshots, tombstones};
 
 /// The faults of a document.
-pub(in crate::store) fn document_faults(
+pub(super) fn document_faults(
     conn: &Connection,
     space: SpaceRow,
     row: DocumentRow,
@@ -66,7 +66,7 @@ fn sweep_fault(conn: &Connection, row: DocumentRow) -> rusqlite::Result<Option<F
 }
 
 /// Each row of a document, dead or alive: its number, and whether the snapshot contains it.
-pub(in crate::store) fn sides(
+pub(super) fn sides(
     conn: &Connection,
     row: DocumentRow,
     index: Option<&PackedIndex>,
@@ -137,7 +137,7 @@ fn snapshot_faults(
 }
 
 /// A row of the log, unchecked.
-pub(in crate::store) struct RawRow {
+pub(super) struct RawRow {
     pub(in crate::store) local: u64,
     pub(in crate::store) hash: ChangeHash,
     pub(in crate::store) actor: ActorId,
@@ -157,7 +157,7 @@ impl RawRow {
     }
 }
 
-pub(in crate::store) fn raw_rows(
+pub(super) fn raw_rows(
     conn: &Connection,
     row: DocumentRow,
     base: u64,

@@ -91,7 +91,7 @@ pub enum Fault {
 
 /// The repair for a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::store) enum Remedy {
+pub(super) enum Remedy {
     /// It is derived, and can be derived again.
     Derive,
     /// Bytes are lost: they are removed, and received from the upstream again.
@@ -101,7 +101,7 @@ pub(in crate::store) enum Remedy {
 }
 
 impl Fault {
-    pub(in crate::store) fn remedy(&self) -> Remedy {
+    pub(super) fn remedy(&self) -> Remedy {
         match self {
             Self::File(_) => Remedy::Reindex,
             Self::Change { .. }

@@ -13,7 +13,7 @@ use crate::store::upstream::outbox::outbox_page;
 use crate::store::upstream::{acked, links, pending};
 
 /// The faults of a space, without those of its documents.
-pub(in crate::store) fn space_faults(
+pub(super) fn space_faults(
     conn: &Connection,
     space: SpaceRow,
     in_use: Option<UpstreamRow>,
@@ -106,7 +106,7 @@ pub(in crate::store) fn waiting(
 }
 
 /// Sets the counters of these entries.
-pub(in crate::store) fn set_waiting(
+pub(super) fn set_waiting(
     conn: &Connection,
     space: SpaceRow,
     waiting: &SpaceWaiting,
@@ -135,7 +135,7 @@ fn damaged(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlit
 }
 
 /// Sets the counter of these entries.
-pub(in crate::store) fn set_damaged(
+pub(super) fn set_damaged(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
@@ -178,7 +178,7 @@ fn unacked_is_right(
 }
 
 /// The acked changes of an upstream, computed from its ranges and its unacked snapshots.
-pub(in crate::store) fn acked_counts(
+pub(super) fn acked_counts(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,
