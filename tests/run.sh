@@ -83,6 +83,14 @@ cargo fmt --all --check
 section 'lints'
 cargo clippy "${locked[@]}" --workspace --all-targets -- -D warnings
 
+# The licences and bans are house tests as well; advisories need this program and its database.
+section 'dependencies'
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --workspace check
+else
+    printf 'SKIPPED: cargo-deny is not installed (cargo install --locked cargo-deny)\n'
+fi
+
 # With --tests, so that the programs get the same features as the tests and nothing is built twice;
 # the tests then find the programs in the target folder.
 section 'build'

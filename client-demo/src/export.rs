@@ -6,10 +6,11 @@ use std::path::Path;
 
 use landfall::RejectedChangesError;
 use landfall::automerge::Automerge;
+use landfall::error_chain;
 
 use crate::cli::NotebookPlace;
 use crate::deleted;
-use crate::failure::{Exit, Failure, REPORT, chain};
+use crate::failure::{Exit, Failure, REPORT};
 use crate::find::{FindError, Finder};
 use crate::notes;
 use crate::term::{count, thousands};
@@ -90,9 +91,9 @@ impl From<RejectedChangesError> for Failure {
             | RejectedChangesError::Rebuild(_)
             | RejectedChangesError::DocumentFull(_) => {
                 let remedy = "they are kept; save them with `landfall-demo notes export`";
-                Self::new(Exit::Other, what, chain(&error), remedy)
+                Self::new(Exit::Other, what, error_chain(&error), remedy)
             }
-            other => Self::new(Exit::Other, what, chain(&other), REPORT),
+            other => Self::new(Exit::Other, what, error_chain(&other), REPORT),
         }
     }
 }

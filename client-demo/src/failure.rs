@@ -1,10 +1,10 @@
 //! Failures of commands: one line for people, and an exit code for scripts. The only place that maps the
 //! library's errors to exit codes and remedies.
 
-use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use landfall::error_chain;
 use landfall::{
     ChangeError, CheckError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError,
     SpaceError, StoreError, StoreFailure,
@@ -132,21 +132,6 @@ fn line(text: impl Display) -> String {
     text.trim().chars().map(printable).collect()
 }
 
-/// An error and its causes, without repetitions.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// The remedy for our own bugs.
 pub(crate) const REPORT: &str = "please report this";
 
@@ -178,9 +163,9 @@ impl From<OpenError> for Failure {
             OpenError::Storage(source) => {
                 let remedy = "check that its folder exists, can be written and has room, \
                               or choose another with --store";
-                Self::new(Exit::Store, "cannot open the store", chain(&**source), remedy)
+                Self::new(Exit::Store, "cannot open the store", error_chain(&**source), remedy)
             }
-            _ => Self::new(Exit::Other, "cannot open the store", chain(&error), REPORT),
+            _ => Self::new(Exit::Other, "cannot open the store", error_chain(&error), REPORT),
         }
     }
 }
@@ -197,7 +182,7 @@ impl From<StoreError> for Failure {
             StoreFailure::Gone => "put the store's file back or restore a backup, then try again",
             _ => "check the disk and try again",
         };
-        Self::new(Exit::Store, "the store failed", chain(&*error.source), remedy)
+        Self::new(Exit::Store, "the store failed", error_chain(&*error.source), remedy)
     }
 }
 
@@ -214,7 +199,7 @@ impl From<SpaceError> for Failure {
                 Self::new(Exit::Note, "nothing to read in the store", why, remedy)
             }
             SpaceError::Store(error) => error.into(),
-            other => Self::new(Exit::Other, "cannot open the space", chain(&other), REPORT),
+            other => Self::new(Exit::Other, "cannot open the space", error_chain(&other), REPORT),
         }
     }
 }
@@ -227,7 +212,7 @@ impl From<OpenDocumentError> for Failure {
                 Self::new(Exit::Note, what, why, "see `landfall-demo notes list`")
             }
             OpenDocumentError::Store(error) => error.into(),
-            other => Self::new(Exit::Other, "cannot open the note", chain(&other), REPORT),
+            other => Self::new(Exit::Other, "cannot open the note", error_chain(&other), REPORT),
         }
     }
 }
@@ -237,7 +222,7 @@ impl From<ReadError> for Failure {
         match error {
             ReadError::Store(error) => error.into(),
             ReadError::Deleted => notes::deleted_meanwhile("the note was not changed"),
-            other => Self::new(Exit::Other, "cannot read the note", chain(&other), REPORT),
+            other => Self::new(Exit::Other, "cannot read the note", error_chain(&other), REPORT),
         }
     }
 }
@@ -249,7 +234,7 @@ impl From<ChangeError> for Failure {
             ChangeError::Store(error) => error.into(),
             ChangeError::Closure(inner) => match inner.downcast::<Self>() {
                 Ok(failure) => *failure,
-                Err(other) => Self::new(Exit::Other, what, chain(&*other), REPORT),
+                Err(other) => Self::new(Exit::Other, what, error_chain(&*other), REPORT),
             },
             ChangeError::ChangeTooLarge { limit, actual } => {
                 let why = format!("the change has {actual} bytes, the limit is {limit}");
@@ -261,12 +246,12 @@ impl From<ChangeError> for Failure {
             }
             ChangeError::Deleted => notes::deleted_meanwhile(what),
             ChangeError::DocumentFull(why) => {
-                Self::new(Exit::Note, what, chain(&*why), "continue in another note")
+                Self::new(Exit::Note, what, error_chain(&*why), "continue in another note")
             }
             ChangeError::NotAdmitted(why) => {
-                Self::new(Exit::Other, what, chain(&why), "split the edit into smaller ones")
+                Self::new(Exit::Other, what, error_chain(&why), "split the edit into smaller ones")
             }
-            other => Self::new(Exit::Other, what, chain(&other), "try again"),
+            other => Self::new(Exit::Other, what, error_chain(&other), "try again"),
         }
     }
 }
@@ -278,7 +263,7 @@ impl From<ConnectError> for Failure {
                 let remedy = "give one like ws://127.0.0.1:7600 with --relay";
                 Self::new(Exit::Usage, format!("`{url}` is not the URL of a relay"), what, remedy)
             }
-            other => Self::new(Exit::Other, "cannot connect", chain(&other), "try again"),
+            other => Self::new(Exit::Other, "cannot connect", error_chain(&other), "try again"),
         }
     }
 }
@@ -307,14 +292,14 @@ impl From<FlushError> for Failure {
                 let why = last_error.unwrap_or_else(|| "the time limit passed".to_owned());
                 unsynced(&why, pending.changes)
             }
-            other => Self::new(Exit::Other, what, chain(&other), "try again"),
+            other => Self::new(Exit::Other, what, error_chain(&other), "try again"),
         }
     }
 }
 
 impl From<CheckError> for Failure {
     fn from(error: CheckError) -> Self {
-        Self::new(Exit::Relay, "not compared with the relay", chain(&error), "try again")
+        Self::new(Exit::Relay, "not compared with the relay", error_chain(&error), "try again")
     }
 }
 
@@ -353,7 +338,7 @@ mod tests {
     #[test]
     fn each_cause_is_printed_once() {
         let inner = std::io::Error::other("disk on fire");
-        let outer = StoreError { class: StoreFailure::Other, source: Box::new(inner) };
-        assert_eq!(chain(&outer).matches("disk on fire").count(), 1);
+        let outer = StoreError::new(StoreFailure::Other, inner);
+        assert_eq!(error_chain(&outer).matches("disk on fire").count(), 1);
     }
 }

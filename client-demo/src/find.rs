@@ -297,7 +297,7 @@ mod tests {
         let make = |number: u8| {
             let space = store.space("default").unwrap();
             let title = format!("Note {number}");
-            space.create(|tx| Ok(note::write(tx, &title, "", None).map(drop)?)).unwrap().id()
+            space.create(|tx| Ok(note::write(tx, &title, "", None).map(drop)?)).unwrap().0.id()
         };
         let ids: Vec<DocumentId> = (0..5).map(make).collect();
         store.close().unwrap();

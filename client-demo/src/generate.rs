@@ -116,7 +116,7 @@ mod tests {
             let mut author = Author::new(seed, 0);
             (0..200).try_for_each(|_| author.stroke(tx, &body))
         });
-        made.unwrap().read(note::read).unwrap().unwrap().body
+        made.unwrap().0.read(note::read).unwrap().unwrap().body
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use landfall::error_chain;
 use landfall::{CHANGE_OPERATIONS, ChangeError, DocumentId};
 use thiserror::Error;
 
 use crate::cli::NotebookPlace;
-use crate::failure::{Exit, Failure, chain};
+use crate::failure::{Exit, Failure};
 use crate::lines::lines;
 use crate::name::composed;
 use crate::note;
@@ -208,7 +209,7 @@ fn import(
         // A store error affects every file.
         Err(ChangeError::Store(error)) => Err(error.into()),
         // All other errors are about this document.
-        Err(error) => Ok(Err(SkipError::Refused(chain(&error)))),
+        Err(error) => Ok(Err(SkipError::Refused(error_chain(&error)))),
     }
 }
 

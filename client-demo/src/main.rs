@@ -19,6 +19,17 @@
 //! | `store` | administration of the notebook's file: check, back up, restore, compact, move |
 //! | `term`, `wait` | terminal output; waiting with a timeout |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod cli;
 mod control;
 mod deleted;

@@ -234,7 +234,7 @@ mod tests {
             fill(tx);
             Ok(())
         });
-        made.unwrap()
+        made.unwrap().0
     }
 
     fn problems_of(fill: impl Fn(&mut Transaction<'_>)) -> Vec<String> {

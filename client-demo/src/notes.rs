@@ -186,10 +186,13 @@ fn new(place: &NotebookPlace, title: Option<String>, text: Option<String>) -> Re
     fits(title.chars().count() + text.as_ref().map_or(0, |text| text.chars().count()))?;
     let notebook = Notebook::open(place)?;
     let (body, created) = (text.unwrap_or_default(), now_ms());
-    let made = notebook.space.create(|tx| {
-        note::write(tx, &title, &body, Some(created))?;
-        Ok(())
-    })?;
+    let made = notebook
+        .space
+        .create(|tx| {
+            note::write(tx, &title, &body, Some(created))?;
+            Ok(())
+        })?
+        .0;
     say(made.id());
     notebook.saved()
 }

@@ -169,10 +169,15 @@ impl Stage {
         for replica in &self.replicas {
             let document = match documents.first() {
                 Some(first) => replica.arrived(&self.waiter, first.id())?,
-                None => replica.space.create(|tx| {
-                    note::write(tx, title, text, None)?;
-                    Ok(())
-                })?,
+                None => {
+                    replica
+                        .space
+                        .create(|tx| {
+                            note::write(tx, title, text, None)?;
+                            Ok(())
+                        })?
+                        .0
+                }
             };
             // Loads the document, so that changes are applied on arrival, as for a user who watches.
             document.heads()?;

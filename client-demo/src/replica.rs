@@ -37,7 +37,7 @@ impl Replica {
         durability: Durability,
     ) -> Result<Self, Failure> {
         let path = folder.join(format!("{}.landfall", name.to_lowercase()));
-        let store = Store::open(path, Options { durability, ..Options::default() })?;
+        let store = Store::open(path, Options::default().durability(durability))?;
         let space = store.space(space)?;
         Ok(Self { name, store, space, patience: PATIENCE })
     }

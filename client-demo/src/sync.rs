@@ -5,13 +5,14 @@ mod report;
 
 use std::time::Duration;
 
+use landfall::error_chain;
 use landfall::{
     DocumentId, FlushError, LinkStatus, Status, StatusWatch, Store, StoreError, SubscribeError,
     SyncStatus,
 };
 
 use crate::cli::{NotebookPlace, SyncArgs};
-use crate::failure::{Exit, Failure, REPORT, chain, unsynced, unsynced_until};
+use crate::failure::{Exit, Failure, REPORT, unsynced, unsynced_until};
 use crate::find::{self, FindError, Finder};
 use crate::notebook::Notebook;
 use crate::notes;
@@ -196,7 +197,7 @@ impl From<SubscribeError> for Failure {
                 let remedy = "give fewer, or sync all with --all";
                 Self::new(Exit::Usage, "not subscribed", error, remedy)
             }
-            other => Self::new(Exit::Other, "not subscribed", chain(&other), REPORT),
+            other => Self::new(Exit::Other, "not subscribed", error_chain(&other), REPORT),
         }
     }
 }
@@ -305,8 +306,7 @@ fn unflushed(store: &Store, error: FlushError) -> Failure {
 /// A failure of the store, such as a full disk: the relay cannot resolve it.
 fn of_the_store(status: &Status) -> Option<Failure> {
     let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
-    let source = failed.what.clone().into();
-    let failure = Failure::from(StoreError { class: failed.class, source });
+    let failure = Failure::from(StoreError::new(failed.class, failed.what.clone()));
     Some(failure.and("the relay keeps its copy; then sync again"))
 }
 

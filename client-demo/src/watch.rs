@@ -105,7 +105,7 @@ fn told(notebook: &Notebook, known: &mut KnownNotes, event: &Event) -> String {
         EventKind::Changed { origin, patches, .. } => {
             let who = match origin {
                 Origin::Local => "edited here",
-                Origin::Remote => "received",
+                _ => "received",
             };
             let what = patches.as_deref().map_or_else(String::new, changed);
             format!("{} {who}{what}", strong(name))
@@ -238,6 +238,7 @@ fn state(relay: &str, status: &Status) -> String {
             None => format!("connecting to {relay}"),
         },
         LinkStatus::Online => format!("{} at {relay}", online(status)),
+        _ => "not connected".to_owned(),
     };
     let drifted: u64 = status.spaces.values().map(|space| space.drifted).sum();
     match drifted {
@@ -265,7 +266,7 @@ fn online(status: &Status) -> String {
             }
             SyncStatus::Refused { code, what } => return format!("refused ({code}: {what})"),
             SyncStatus::Live => {}
-            SyncStatus::Connecting | SyncStatus::Offline => return "subscribing".to_owned(),
+            _ => return "subscribing".to_owned(),
         }
     }
     "live".to_owned()

@@ -1,6 +1,12 @@
 //! The real program, run as by a user or a script: processes, sockets and files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "cli/harness.rs"]
 mod harness;

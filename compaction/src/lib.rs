@@ -10,8 +10,20 @@
 //! The crate does not trust its own output either: it loads each snapshot again, and returns it only if
 //! it holds the same changes.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod absorb;
 mod build;
+mod cache;
 mod error;
 mod inspect;
 mod since;
@@ -27,6 +39,7 @@ use sha2::{Digest, Sha256};
 
 pub use absorb::{Absorbed, LeftOut, NewContent, absorb};
 pub use build::{compact, compact_loaded, compact_within, index_of, open};
+pub use cache::IndexCache;
 pub use error::{CompactionError, WorkerError};
 pub use inspect::inspect;
 pub use landfall_protocol::compacted::LastOfActor;

@@ -1,5 +1,13 @@
 //! Compaction, in this process and in child processes that die.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "compaction/absorbing.rs"]
 mod absorbing;
 #[path = "compaction/compacting.rs"]

@@ -5,6 +5,17 @@
 //! program would have to depend on exactly the versions that Landfall uses; these name `::landfall`
 //! only. This crate must not know the engine except for the names that it writes.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod attributes;
 mod hydrate;
 mod keys;

@@ -9,8 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let space = store.space("hello")?;
     store.connect("ws://127.0.0.1:7600")?; // optional, and never waited for
 
-    let note = space.create(|_| Ok(()))?;
-    let text = note.change(|tx| {
+    let (note, text) = space.create(|tx| {
         let text = tx.put_object(ROOT, "text", ObjType::Text)?;
         tx.splice_text(&text, 0, 0, "Hello, world")?;
         Ok(text)

@@ -10,7 +10,7 @@ use landfall::{Options, Store};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Store::in_memory(Options::default())?;
     let mut events = store.events();
-    let note = store.space("default")?.create(|tx| Ok(tx.put(ROOT, "title", "Hello")?))?;
+    let (note, ()) = store.space("default")?.create(|tx| Ok(tx.put(ROOT, "title", "Hello")?))?;
     if let Some(event) = events.next_blocking() {
         println!("{:?}", event?.kind);
     }

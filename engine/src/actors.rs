@@ -176,7 +176,7 @@ impl Actors {
             Ok(true) => Some(outside::Leaving::new(path, nonce)),
             Ok(false) => None,
             Err(error) => {
-                tracing::debug!(%error, "cannot mark the clean close; the next opening uses fresh actors");
+                tracing::debug!(%error, "cannot mark the clean close; fresh actors are used next");
                 None
             }
         }

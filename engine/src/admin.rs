@@ -10,7 +10,6 @@ mod portable;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
@@ -137,9 +136,4 @@ fn size(log: &LocalLog) -> Result<u64, StoreError> {
         let class = crate::StoreFailure::from(error.class());
         StoreError { class, source: Box::new(error) }
     })
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

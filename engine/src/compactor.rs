@@ -12,12 +12,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use landfall_compaction::{Compacted, CompactionError, CompactionLimits};
 use landfall_protocol::{ChangeHash, DocumentId};
 use parking_lot::{Condvar, Mutex};
 
+use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::store::{
     CompactionInput, CompactionOptions, CompactionTask, DocumentRow, LocalLog, Opened, SpaceRow,
@@ -519,9 +520,4 @@ impl Closing<'_> {
         self.log.sweep(SLICE)?;
         Ok(self.operations < CLOSE_OPERATIONS && self.bytes < CLOSE_BYTES)
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

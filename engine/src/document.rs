@@ -56,7 +56,6 @@ pub(crate) use commit::commit;
 pub(crate) use context::{Access, Commits, DocumentContext};
 pub(crate) use edit::Edit;
 pub(crate) use nesting::Changing;
-pub(crate) use transact::now_ms;
 
 /// One document that the application has open, or that is loaded.
 pub(crate) struct OpenDocument {

@@ -20,7 +20,7 @@ pub(crate) struct EphemeralSender {
 impl EphemeralSender {
     /// A sender without messages, under a fresh random session name.
     pub(crate) fn new() -> Result<Self, NoRandomness> {
-        let session = random::bytes::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let session = hex::encode(random::bytes::<8>()?);
         Ok(Self { session, said: AtomicU64::new(0) })
     }
 

@@ -17,6 +17,7 @@ use crate::store::ExceededLimit;
 
 /// An event of a document.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Event {
     /// The document's space.
     pub space: SpaceName,
@@ -28,6 +29,7 @@ pub struct Event {
 
 /// The origin of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// This store, through `change()`.
     Local,
@@ -131,6 +133,7 @@ pub enum EventKind {
 /// The listener was too slow, and has missed this many events of its scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{missed} events were missed; read the documents for their present state")]
+#[non_exhaustive]
 pub struct Lagged {
     /// How many.
     pub missed: u64,

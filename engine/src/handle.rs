@@ -45,7 +45,7 @@ pub use space::Space;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = Store::in_memory(Options::default())?;
 /// let notes = store.space("notes")?;
-/// let note = notes.create(|tx| Ok(tx.put(ROOT, "title", "Landfall")?))?;
+/// let (note, ()) = notes.create(|tx| Ok(tx.put(ROOT, "title", "Landfall")?))?;
 /// let title = note.read(|doc| doc.get(ROOT, "title").map(|found| found.map(|(v, _)| v.to_string())))??;
 /// assert_eq!(title.as_deref(), Some("\"Landfall\""));
 /// store.close()?;

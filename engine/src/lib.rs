@@ -80,12 +80,11 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let store = Store::in_memory(Options::default())?;
-//! let note = store.space("default")?.create(|tx| {
+//! let (note, text) = store.space("default")?.create(|tx| {
 //!     let text = tx.put_object(ROOT, "text", ObjType::Text)?;
-//!     Ok(tx.splice_text(&text, 0, 0, "Hello")?)
+//!     tx.splice_text(&text, 0, 0, "Hello")?;
+//!     Ok(text)
 //! })?;
-//! let text = note.read(|doc| doc.get(ROOT, "text").map(|found| found.map(|(_, id)| id)))??;
-//! let text = text.ok_or("there is no text")?;
 //! note.change(|tx| Ok(tx.splice_text(&text, 5, 0, " 🏝️")?))?;
 //! # Ok(())
 //! # }
@@ -136,7 +135,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let store = Store::in_memory(Options::default())?;
 //! # let space = store.space("default")?;
-//! let note = space.create(|_| Ok(()))?;
+//! let (note, ()) = space.create(|_| Ok(()))?;
 //! space.delete(note.id())?;
 //! assert!(matches!(note.heads(), Err(ReadError::Deleted)));
 //! # Ok(())
@@ -159,7 +158,7 @@
 //! # use landfall::automerge::{ROOT, transaction::Transactable};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let store = Store::in_memory(Options::default())?;
-//! # let note = store.space("default")?.create(|_| Ok(()))?;
+//! # let (note, ()) = store.space("default")?.create(|_| Ok(()))?;
 //! let mut events = note.events();
 //! note.change(|tx| Ok(tx.put(ROOT, "title", "Hello")?))?;
 //! let event = events.next_blocking().ok_or("the store was closed")??;
@@ -177,7 +176,7 @@
 //! # use landfall::automerge::{ROOT, transaction::Transactable};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let store = Store::in_memory(Options::default())?;
-//! # let note = store.space("default")?.create(|tx| Ok(tx.put(ROOT, "title", 5)?))?;
+//! # let (note, ()) = store.space("default")?.create(|tx| Ok(tx.put(ROOT, "title", 5)?))?;
 //! let error = note.get::<String>("title").expect_err("the title is a number");
 //! assert!(matches!(error, ReadError::Typed(TypedError::Kind { path, .. }) if path == "title"));
 //! # Ok(())
@@ -195,11 +194,23 @@
 //! presents documents to autosurgeon. `store` is the only module that uses SQLite, and `link` the only
 //! one that uses the socket. `landfall-protocol` makes the decisions of sync.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod actors;
 mod address;
 pub mod admin;
 pub mod autosurgeon;
 mod changes;
+mod clock;
 mod compactor;
 mod document;
 mod ephemeral;
@@ -235,6 +246,7 @@ pub use events::{Event, EventKind, Events, Lagged, Origin};
 pub use failure::{BoxError, StoreFailure};
 pub use handle::{Document, DocumentWatch, Group, OrphanedEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
+pub use landfall_protocol::error_chain;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
 pub use limits::{CHANGE_OPERATIONS, MANY_ACTORS, UNREADABLE_LISTED};

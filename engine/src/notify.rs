@@ -117,7 +117,7 @@ impl Notifier {
             state.inside > 0
         };
         if inside && let Err(error) = spawn(&self.shared) {
-            tracing::error!(%error, "cannot start a second thread: tasks are woken only once the blocked waker returns");
+            tracing::error!(%error, "cannot start a thread; waiting tasks are woken once the running waker returns");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::error::ConnectError;
 
 /// When `change()` may return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// After the change is on disk (SQLite's `synchronous=FULL`): it survives a power cut. Costs
     /// one fsync per change, or per group of concurrent ones.
@@ -19,8 +20,15 @@ pub enum Durability {
     Normal,
 }
 
-/// How a store is opened. Change single fields of [`Options::default`].
+/// How a store is opened: [`Options::default`], with single options set by a method of the same name.
+///
+/// ```
+/// use landfall::{Durability, Options};
+/// let options = Options::default().durability(Durability::Normal).events(16);
+/// assert_eq!(options.events, 16);
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Options {
     /// When `change()` may return. Default: [`Durability::Full`].
     pub durability: Durability,
@@ -79,8 +87,74 @@ impl Default for Options {
     }
 }
 
-/// How a relay is reached.
+impl Options {
+    /// Sets [`Options::durability`].
+    #[must_use]
+    pub fn durability(mut self, value: Durability) -> Self {
+        self.durability = value;
+        self
+    }
+
+    /// Sets [`Options::page_cache_bytes`].
+    #[must_use]
+    pub fn page_cache_bytes(mut self, value: u64) -> Self {
+        self.page_cache_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::document_cache_bytes`].
+    #[must_use]
+    pub fn document_cache_bytes(mut self, value: u64) -> Self {
+        self.document_cache_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::compaction`].
+    #[must_use]
+    pub fn compaction(mut self, value: bool) -> Self {
+        self.compaction = value;
+        self
+    }
+
+    /// Sets [`Options::keep_recent`].
+    #[must_use]
+    pub fn keep_recent(mut self, value: u64) -> Self {
+        self.keep_recent = value;
+        self
+    }
+
+    /// Sets [`Options::keep_recent_age`].
+    #[must_use]
+    pub fn keep_recent_age(mut self, value: Duration) -> Self {
+        self.keep_recent_age = value;
+        self
+    }
+
+    /// Sets [`Options::follow_every`].
+    #[must_use]
+    pub fn follow_every(mut self, value: Duration) -> Self {
+        self.follow_every = value;
+        self
+    }
+
+    /// Sets [`Options::document_bytes`].
+    #[must_use]
+    pub fn document_bytes(mut self, value: u64) -> Self {
+        self.document_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::events`].
+    #[must_use]
+    pub fn events(mut self, value: usize) -> Self {
+        self.events = value;
+        self
+    }
+}
+
+/// How a relay is reached: [`LinkOptions::new`], with single options set by a method of the same name.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LinkOptions {
     /// The relay's URL: `ws://host:port/`, parsed as a browser parses a URL. A path `/spaces/NAME`
     /// names a space, which the store must have ([`LinkOptions::space`]); all spaces of the store are
@@ -120,6 +194,55 @@ impl LinkOptions {
             reconnect_most: limits::RECONNECT_MOST,
             check_every: limits::CHECK_EVERY,
         }
+    }
+
+    /// Sets [`LinkOptions::token`].
+    #[must_use]
+    pub fn token(mut self, value: impl Into<Vec<u8>>) -> Self {
+        self.token = Some(value.into());
+        self
+    }
+
+    /// Sets [`LinkOptions::ping_after`].
+    #[must_use]
+    pub fn ping_after(mut self, value: Duration) -> Self {
+        self.ping_after = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::drop_after`].
+    #[must_use]
+    pub fn drop_after(mut self, value: Duration) -> Self {
+        self.drop_after = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::handshake`].
+    #[must_use]
+    pub fn handshake(mut self, value: Duration) -> Self {
+        self.handshake = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::reconnect_first`].
+    #[must_use]
+    pub fn reconnect_first(mut self, value: Duration) -> Self {
+        self.reconnect_first = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::reconnect_most`].
+    #[must_use]
+    pub fn reconnect_most(mut self, value: Duration) -> Self {
+        self.reconnect_most = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::check_every`].
+    #[must_use]
+    pub fn check_every(mut self, value: Duration) -> Self {
+        self.check_every = value;
+        self
     }
 
     /// The space that the URL names with a path `/spaces/NAME`, as the URLs of automerge-repo clients

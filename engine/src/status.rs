@@ -22,6 +22,7 @@ use hub::Everything;
 
 /// The whole store's status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// The connection.
     pub link: LinkStatus,
@@ -53,6 +54,7 @@ pub struct Status {
 
 /// A failure of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreFailed {
     /// The kind of failure. After [`StoreFailure::Gone`], [`StoreFailure::FsyncFailed`] or
     /// [`StoreFailure::Panicked`] the store accepts no more writes.
@@ -63,6 +65,7 @@ pub struct StoreFailed {
 
 /// The documents that are in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadedDocuments {
     /// How many.
     pub documents: u64,
@@ -85,6 +88,7 @@ impl Status {
 
 /// The connection to the relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkStatus {
     /// Never connected, taken offline on purpose, or ended by a panic
     /// ([`StoreThread::Link`](crate::StoreThread::Link)).
@@ -101,6 +105,7 @@ pub enum LinkStatus {
 
 /// One space.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpaceStatus {
     /// The state of its sync with the relay.
     pub sync: SyncStatus,
@@ -147,6 +152,7 @@ pub struct SpaceStatus {
 
 /// The state of a space's sync with the relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SyncStatus {
     /// No connection is wanted.
     #[default]
@@ -198,6 +204,7 @@ impl Progress {
 
 /// A document whose changes the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RejectedDocument {
     /// The document.
     pub document: DocumentId,
@@ -209,6 +216,7 @@ pub struct RejectedDocument {
 
 /// A document that cannot be read, wholly or from some change on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadableDocument {
     /// The document.
     pub document: DocumentId,
@@ -226,6 +234,7 @@ impl From<Rejected> for RejectedDocument {
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DocumentStatus {
     /// Whether it is in memory.
     pub loaded: bool,
@@ -251,6 +260,7 @@ pub struct DocumentStatus {
 
 /// How large a document is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DocumentSize {
     /// Its bytes: those of its snapshot and of its tail, each without the parts that a snapshot does
     /// not store.

@@ -1,5 +1,13 @@
 //! The public API, as an application uses it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "engine/derived.rs"]
 mod derived;
 #[path = "engine/documents.rs"]

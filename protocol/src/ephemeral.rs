@@ -15,8 +15,7 @@ pub const SENDER_PREFIX: &str = "landfall-";
 /// The sender name of a replica's ephemeral messages. A relay sets it, and ignores the name that
 /// the replica sent.
 pub fn sender_of(replica: &ReplicaId) -> String {
-    let hex = replica.as_bytes().iter().map(|byte| format!("{byte:02x}"));
-    std::iter::once(SENDER_PREFIX.to_owned()).chain(hex).collect()
+    SENDER_PREFIX.to_owned() + &hex::encode(replica.as_bytes())
 }
 
 /// Whether [`sender_of`] produces this name: other clients must not use it.

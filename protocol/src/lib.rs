@@ -21,12 +21,24 @@
 //! | [`replica`] | the engine's machine |
 //! | [`repo`] | the automerge-repo protocol, answered from an index |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 pub mod admission;
 pub mod automerge_repo;
 pub mod code;
 pub mod compacted;
 pub mod digest;
 pub mod ephemeral;
+mod error_chain;
 pub mod frame;
 pub mod heads;
 pub mod ids;
@@ -45,6 +57,7 @@ pub mod space;
 pub mod weight;
 
 pub use code::{Code, NackClass};
+pub use error_chain::error_chain;
 pub use ids::{
     ActorId, ChangeHash, Cursor, DocumentId, Epoch, Local, Offset, ReplicaId, Scope, SessionId,
     SpaceName, Upstream,

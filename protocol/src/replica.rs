@@ -562,7 +562,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Ephemeral(_) => "ephemeral",
         Frame::Resend(_) => "resend",
         Frame::Resent(_) => "resent",
-        Frame::Repaired(_) => "mended",
+        Frame::Repaired(_) => "repaired",
     }
 }
 

@@ -5,6 +5,14 @@
 //! example and run the test once with `LANDFALL_BLESS=1`, which writes the files that are missing
 //! or differ; then review the difference.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "golden/automerge_repo.rs"]
 mod automerge_repo;
 #[path = "golden/documented.rs"]

@@ -19,14 +19,13 @@ pub(crate) use writing::WriteCounts;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::portable::PortableError;
 use landfall_protocol::{DocumentId, SpaceName};
 use landfall_storage::NewFileError;
 use thiserror::Error;
 
-use crate::store::copies::{self, RewriteError};
+use crate::store::admin::copies::{self, RewriteError};
 use crate::store::{BackupError, OpenStoreError, StoreError};
 
 /// Why a command failed.
@@ -99,10 +98,4 @@ pub(crate) fn must_have_store(data: &Path) -> Result<(), AdminError> {
         true => Ok(()),
         false => Err(AdminError::NoStore(data.to_owned())),
     }
-}
-
-/// Now, in milliseconds since 1970.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

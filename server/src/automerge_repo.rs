@@ -63,13 +63,10 @@ fn host(upstream: Upstream, space: &SpaceName) -> Host {
     let hash = hash.finalize();
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
-    // A UUID of version 8 (RFC 9562), whose content is free.
-    id[6] = id[6] & 0x0f | 0x80;
-    id[8] = id[8] & 0x3f | 0x80;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let parts = [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]].map(hex);
+    // Version 8 (RFC 9562): its content is free.
+    let storage_id = uuid::Builder::from_custom_bytes(id).into_uuid().to_string();
     let peer_id = format!("landfall-relay-{}", &upstream.to_string()[..16]);
-    Host { peer_id, storage_id: parts.join("-") }
+    Host { peer_id, storage_id }
 }
 
 /// Runs a session from the accepted upgrade until its connection is closed.

@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use landfall_protocol::Upstream;
+use landfall_protocol::error_chain;
 use tokio::time::sleep;
 
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::copies;
+use crate::store::admin::copies;
 
 /// The folder for backups of the running relay's store, their interval, and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +154,7 @@ impl Copying {
     /// Makes a copy.
     fn make(&self, now: SystemTime) -> Result<PathBuf, String> {
         let target = self.options.folder.join(self.name_at(now));
-        copies::copy_out(&self.data, &target).map_err(|error| crate::store::chain(&error))?;
+        copies::copy_out(&self.data, &target).map_err(|error| error_chain(&error))?;
         Ok(target)
     }
 
@@ -238,7 +239,7 @@ fn damaged(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LogStore, SqliteStore};
+    use crate::store::{Log, SqliteStore};
 
     const EVERY: Duration = Duration::from_secs(60);
 

@@ -23,7 +23,8 @@ pub use operator::{OperatorCommand, admin};
 pub use serve::{CompactionArgs, ServeArgs, run};
 
 use crate::logs;
-use crate::store::{OpenStoreError, StoreHint, chain};
+use crate::store::{OpenStoreError, StoreHint};
+use landfall_protocol::error_chain;
 
 /// Prints a usage error in one line, as all errors are, and returns the exit code; prints help and versions
 /// as they are.
@@ -114,7 +115,7 @@ fn store_failure(error: &OpenStoreError) -> Failure {
         StoreHint::Full => (STORE, "make room on the disk"),
         StoreHint::Other => (STORE, "restore a backup, or use another folder with --data"),
     };
-    Failure::new(code, "the store cannot be used", chain(error), hint)
+    Failure::new(code, "the store cannot be used", error_chain(error), hint)
 }
 
 /// Escapes text of foreign origin for a terminal: control characters, and characters that change the text

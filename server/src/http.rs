@@ -22,15 +22,15 @@ use axum::{Router, response};
 use landfall_protocol::frame::SUBPROTOCOL;
 use landfall_protocol::{SessionId, SpaceName};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::automerge_repo;
 use crate::connection_slots::ConnectionSlot;
 use crate::health::Health;
 use crate::session::{self, RelayState};
 
+pub(crate) use guard::Guard;
 use guard::Refused;
-pub(crate) use guard::{Guard, is_loopback};
 use upgrade::UpgradeRequest;
 
 /// The state that the handlers share.
@@ -247,13 +247,12 @@ async fn metrics(State(http_state): State<Arc<HttpState>>) -> Response<Body> {
     metrics.ready.set(i64::from(http_state.health.not_ready(&condition).is_none()));
     // It calls the file system, which may block.
     let asked = Arc::clone(&http_state.sessions.store);
-    let store = tokio::task::spawn_blocking(move || asked.gauges()).await.unwrap_or_default();
-    metrics.show_verified(store.verified.as_ref(), store.copy_verified.as_ref());
-    metrics.index_bytes.set(store.index_bytes as i64);
-    metrics.index_loads.set(store.index_loads as i64);
-    metrics.damaged_indexes.set(store.damaged_indexes as i64);
-    metrics.store_bytes.set(i64::try_from(store.store_bytes).unwrap_or(i64::MAX));
-    metrics.free_bytes.set(i64::try_from(store.free_bytes).unwrap_or(i64::MAX));
+    match tokio::task::spawn_blocking(move || asked.gauges()).await {
+        Ok(Ok(store)) => metrics.show_store(&store),
+        Ok(Err(error)) => warn!(error = error.chain(), "cannot read the figures of the store"),
+        // The panic hook has logged it.
+        Err(_) => {}
+    }
     let mut response = match metrics.text() {
         Ok(text) => Response::new(Body::from(text)),
         Err(error) => {

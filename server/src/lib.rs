@@ -18,6 +18,17 @@
 //! | `memory`, `incoming` | the memory budget; the memory of incoming messages |
 //! | `http`, `session`, `hub` | requests, connections, and the one thread that orders changes |
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 mod admin;
 mod allocator;
 mod automerge_repo;
@@ -25,6 +36,7 @@ mod backups;
 mod budgets;
 mod checks;
 pub mod cli;
+mod clock;
 mod compaction;
 mod connection_slots;
 mod fan_out;

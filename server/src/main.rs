@@ -1,5 +1,16 @@
 //! The binary: its command line, and nothing else.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        reason = "a test fails by panicking"
+    )
+)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::logs;
-use crate::store::Verification;
+use crate::store::{StoreGauges, Verification};
 
 /// One label with a value from a fixed set: a code's name, an outcome. Never a value that a peer chose.
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
@@ -176,7 +176,7 @@ impl Metrics {
         let help = "Damaged documents and logs of the store that reads have found";
         r.register("damaged_places", help, self.damaged_places.clone());
         let help = "Damaged documents that were repaired with data from clients";
-        r.register("healed_documents", help, self.repaired.clone());
+        r.register("repaired_documents", help, self.repaired.clone());
         let help = "Accepted snapshot uploads";
         r.register("snapshots_offered", help, self.snapshots_uploaded.clone());
         let help = "Time of the newest scheduled backup, 0 for none";
@@ -224,6 +224,18 @@ impl Metrics {
     /// Counts an ephemeral message: its receivers, or one that was not forwarded.
     pub(crate) fn ephemeral(&self, outcome: &'static str, times: usize) {
         self.ephemeral.get_or_create(&[("outcome", outcome)]).inc_by(times as u64);
+    }
+
+    /// Shows the figures of the store. They keep their last values while the store cannot give them.
+    pub(crate) fn show_store(&self, store: &StoreGauges) {
+        self.show_verified(store.verified.as_ref(), store.copy_verified.as_ref());
+        self.index_bytes.set(store.index_bytes as i64);
+        self.index_loads.set(store.index_loads as i64);
+        self.damaged_indexes.set(store.damaged_indexes as i64);
+        self.store_bytes.set(i64::try_from(store.store_bytes).unwrap_or(i64::MAX));
+        if let Some(free) = store.free_bytes {
+            self.free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
     }
 
     /// Sets time and result of the last verification of the store, and of a copy of it.

@@ -79,13 +79,13 @@ enum Examination {
 impl Repairs {
     /// Runs the repair for as long as the runtime lives: no acknowledgement depends on it.
     async fn run(&self, context: &RepairContext) {
-        let mut is_reserved = true;
+        let mut is_kept = true;
         loop {
             let condition = context.store.condition();
             // Also once after the last repair, until that is persisted.
             let is_active = self.is_active.load(Ordering::Acquire);
-            if is_active || !is_reserved || !condition.damaged.is_empty() {
-                is_reserved = context.keep_condition().await;
+            if is_active || !is_kept || !condition.damaged.is_empty() {
+                is_kept = context.keep_condition().await;
             }
             self.gather(&condition);
             match self.next_due(Instant::now()) {

@@ -1,7 +1,13 @@
 //! The operator's commands as separate processes: alongside a relay that accepts pushes, on a stopped one,
 //! and killed at any time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "relay/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests of the relay")]

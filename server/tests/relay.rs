@@ -1,7 +1,13 @@
 //! The relay with real sockets and real files, and a raw WebSocket client. Decisions of `landfall_protocol`'s
 //! machines are tested there; these tests cover what this crate performs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "relay/double.rs"]
 mod double;

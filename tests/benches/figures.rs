@@ -3,6 +3,14 @@
 //! `cargo bench -p landfall-tests --bench figures` runs all of them; an argument after `--` selects
 //! those whose name contains it. They never decide a pass or fail: machines differ and are noisy.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "figures/bulk.rs"]
 mod bulk;
 #[path = "figures/latency.rs"]

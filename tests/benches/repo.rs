@@ -5,6 +5,14 @@
 //! whose name contains it. `--quick` makes them short, `--runs N` repeats them (default 3),
 //! `--servers a,b` selects the servers. They never decide a pass or fail.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "repo/fanout.rs"]
 mod fanout;
 #[path = "repo/link.rs"]

@@ -2,6 +2,14 @@
 //! `serve PEER`, `create PEER URL CHANGES` (makes a document, edits it, broadcasts a message), or
 //! `find PEER URL DOCUMENT`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "../tests/system/samod/link.rs"]
 mod link;
 

@@ -1,6 +1,14 @@
 //! Shared helpers of the system tests: real relay processes, real stores, a network that can be cut,
 //! and printed seeds. Everything that a helper starts ends when its handle is dropped.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 pub mod embedded;
 pub mod http;
 pub mod log;

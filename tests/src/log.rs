@@ -8,7 +8,7 @@ use landfall::automerge::Change;
 use landfall_protocol::Offset;
 use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, Partial, decode, entry_kind};
 use landfall_protocol::ring::Chunk;
-use landfall_relay::store::{LogStore, SqliteStore};
+use landfall_relay::store::{Log, SqliteStore};
 
 /// Copies the files of a folder into a new folder.
 ///

@@ -13,11 +13,9 @@ use crate::PATIENCE;
 
 /// Link options for tests, with short waits.
 pub fn link(url: &str) -> LinkOptions {
-    LinkOptions {
-        reconnect_first: Duration::from_millis(20),
-        reconnect_most: Duration::from_millis(200),
-        ..LinkOptions::new(url)
-    }
+    LinkOptions::new(url)
+        .reconnect_first(Duration::from_millis(20))
+        .reconnect_most(Duration::from_millis(200))
 }
 
 /// Opens a store with default options.

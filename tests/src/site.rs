@@ -18,7 +18,7 @@ pub const COMPACTIONS: &[&str] = &["--keep-recent", "0", "--keep-recent-age", "0
 
 /// Options of an engine that compacts without a recent window.
 pub fn compactions() -> Options {
-    Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() }
+    Options::default().keep_recent(0).keep_recent_age(Duration::ZERO)
 }
 
 /// A replica that counts its changes.
@@ -45,7 +45,7 @@ impl Replica {
         let space = store.space(SPACE).expect("a space");
         let shared = space.create_named("shared", |tx| Ok(tx.put(ROOT, "root", true)?));
         let own = space.create(|tx| Ok(tx.put(ROOT, "of", name)?));
-        let documents = vec![shared.expect("a document"), own.expect("a document")];
+        let documents = vec![shared.expect("a document"), own.expect("a document").0];
         Self { name, store, space, documents, made: 1 }
     }
 

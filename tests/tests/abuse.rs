@@ -2,6 +2,14 @@
 //! a client that has just connected. The relay must survive, serve the honest clients, stay within
 //! its memory budget and return the memory, and SIGTERM must end it in time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "abuse/arena.rs"]
 mod arena;
 #[path = "abuse/attacker.rs"]

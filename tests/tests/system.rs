@@ -1,5 +1,13 @@
 //! Whole-system tests: real processes, real sockets, real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 mod system {
     mod bad_server;
     mod checks;

@@ -1,14 +1,15 @@
 //! Failures of the commands `store …`.
 
 use landfall::admin::{AdminError, PortableError};
+use landfall::error_chain;
 
-use crate::failure::{Exit, Failure, chain};
+use crate::failure::{Exit, Failure};
 
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         let cause = |error: &AdminError| {
             let source = std::error::Error::source(error);
-            source.map_or_else(String::new, chain)
+            source.map_or_else(String::new, error_chain)
         };
         match error {
             AdminError::Open(error) => error.into(),

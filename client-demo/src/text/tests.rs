@@ -17,7 +17,7 @@ fn apply_to(old: &str, ops: &[TextOp]) -> String {
 fn note_with(body: &str) -> Document {
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    space.create(|tx| Ok(note::write(tx, "Title", body, None).map(|_| ())?)).unwrap()
+    space.create(|tx| Ok(note::write(tx, "Title", body, None).map(|_| ())?)).unwrap().0
 }
 
 fn body_of(document: &Document) -> String {

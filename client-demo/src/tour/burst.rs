@@ -58,10 +58,11 @@ pub(super) struct Burst<'a> {
 
 /// The diary before they type.
 pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
-    space.create(|tx| {
+    let (document, ()) = space.create(|tx| {
         note::write(tx, "Diary", &MARK.to_string(), None)?;
         Ok(tx.put(ROOT, VOTES, ScalarValue::counter(0))?)
-    })
+    })?;
+    Ok(document)
 }
 
 /// Checks that the diary is exactly the text typed, with each edit once.

@@ -16,7 +16,7 @@ const BENS_LINE: &str = "雨具 (rain gear) for all!\n";
 
 /// The note before they go offline.
 pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
-    space.create(|tx| {
+    let (document, ()) = space.create(|tx| {
         note::write(tx, "Weekend in Kyoto", BODY_FIRST, None)?;
         tx.put(ROOT, VOTES, ScalarValue::counter(1))?;
         let items = tx.put_object(ROOT, ITEMS, ObjType::List)?;
@@ -25,7 +25,8 @@ pub(super) fn create(space: &Space) -> Result<Document, ChangeError> {
             tx.splice_text(&text, 0, 0, item)?;
         }
         Ok(())
-    })
+    })?;
+    Ok(document)
 }
 
 /// Ann's edits; returns the number of changes.

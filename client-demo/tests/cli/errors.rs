@@ -145,7 +145,7 @@ fn a_prefix_that_several_ids_share_is_ambiguous() {
     let space = store.space("default").unwrap();
     let mut letters = std::collections::BTreeSet::new();
     let shared = loop {
-        let note = space.create(|tx| Ok(tx.put(ROOT, "landfallNotebook", 1)?)).unwrap();
+        let note = space.create(|tx| Ok(tx.put(ROOT, "landfallNotebook", 1)?)).unwrap().0;
         let letter = note.id().to_string()["automerge:".len()..][..1].to_owned();
         // A digit alone is a number in the list.
         if !letters.insert(letter.clone()) && letter.parse::<u8>().is_err() {
@@ -161,7 +161,7 @@ fn a_document_that_is_not_a_note_is_reported_and_unchanged() {
     let home = Home::new();
     let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap();
+    space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap().0;
     store.close().unwrap();
     assert!(home.run(&["notes", "list"]).ok().contains("(not a note)"));
     home.run(&["notes", "check", "1"]).failed(6, &["malformed", "`landfallNotebook` is missing"]);

@@ -9,7 +9,7 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ObjType, ROOT, ScalarValue};
 use landfall::{Options, Store};
-use landfall_relay::store::{LogStore, SqliteStore};
+use landfall_relay::store::{Log, SqliteStore};
 
 use crate::harness::{Home, Relay};
 
@@ -26,7 +26,8 @@ fn fill(path: &Path, documents: usize, changes: u64) {
                 tx.put_object(ROOT, "body", ObjType::Text)?;
                 Ok(())
             })
-            .unwrap();
+            .unwrap()
+            .0;
         for number in 1..changes {
             note.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
         }

@@ -15,7 +15,6 @@
 //!
 //! Linux only: elsewhere no marker is written, so actors are always fresh.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -73,9 +72,9 @@ impl Leaving {
     pub(crate) fn leave(self) {
         let Some(place) = StoreLocation::of(&self.store) else { return };
         let Some(folder) = folder(place.device) else { return };
-        let text = place.text() + &hex(&self.nonce) + "\n";
+        let text = place.text() + &hex::encode(&self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
-            tracing::debug!(%error, "cannot write the clean-close marker; the next opening uses fresh actors");
+            tracing::debug!(%error, "cannot write the marker; fresh actors are used next");
         }
         // Occasionally is enough, and reading a folder is slow.
         if self.nonce[0] < 8 {
@@ -126,7 +125,7 @@ impl StoreLocation {
     }
 
     fn file(&self, folder: &Path) -> PathBuf {
-        folder.join(hex(&self.name()[..16]))
+        folder.join(hex::encode(&self.name()[..16]))
     }
 
     fn name(&self) -> [u8; 32] {
@@ -140,7 +139,7 @@ impl StoreLocation {
 
     fn text(&self) -> String {
         let Self { device, inode, changed: (seconds, nanoseconds), machine, boot, .. } = self;
-        let name = hex(&self.name());
+        let name = hex::encode(&self.name());
         format!(
             "landfall clean close 1\nfile {name}\ndevice {device}\ninode {inode}\n\
              changed {seconds}.{nanoseconds}\nmachine {machine}\nboot {boot}\nnonce "
@@ -148,21 +147,9 @@ impl StoreLocation {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 fn parse(text: &str) -> Option<Nonce> {
-    let text = text.strip_suffix('\n').filter(|text| text.len() == 32 && text.is_ascii())?;
     let mut nonce = Nonce::default();
-    for (index, byte) in nonce.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
+    hex::decode_to_slice(text.strip_suffix('\n')?, &mut nonce).ok()?;
     Some(nonce)
 }
 
@@ -219,7 +206,7 @@ fn folder(_store_device: u64) -> Option<PathBuf> {
 /// A name that no other process uses, even one in another namespace of process ids.
 fn beside(file: &Path) -> Option<PathBuf> {
     let suffix: [u8; 8] = random::bytes().ok()?;
-    Some(file.with_extension(hex(&suffix)))
+    Some(file.with_extension(hex::encode(&suffix)))
 }
 
 /// Writes a file whole or not at all. Only this user can write in the folder.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use landfall_storage::{BackupError, Replacement, StorageError};
 
-use super::{AdminError, close, now_ms, open, size, take};
+use super::{AdminError, close, open, size, take};
+use crate::clock::now_ms;
 use crate::compactor;
 use crate::error::{OpenError, StoreError};
 use crate::failure::{BoxError, StoreFailure};

@@ -11,7 +11,8 @@ use landfall_protocol::limits;
 use landfall_protocol::portable::{Counts, Decoder, Encoder, PortableError, Record};
 use landfall_storage::{NewFile, NewFileError};
 
-use super::{AdminError, close, now_ms, open, take};
+use super::{AdminError, close, open, take};
+use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::store::{ImportChange, LocalLog, OpenMode, SpaceRow};
 pub use crate::store::{LeftOut, OutsideReason};

@@ -214,7 +214,6 @@ impl OpenDocument {
         let make = || {
             #[cfg(test)]
             if self.panic_in_patches.swap(false, std::sync::atomic::Ordering::Relaxed) {
-                // invariant: in tests only, which contain it.
                 panic!("as automerge might");
             }
             Ok::<_, String>(make())
@@ -285,7 +284,7 @@ mod tests {
     fn built() -> (Store, Space, Document, Box<Built>) {
         let store = Store::in_memory(Options::default()).unwrap();
         let space = store.space("default").unwrap();
-        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
+        let document = space.create(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap().0;
         let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
         other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();

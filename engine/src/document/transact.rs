@@ -1,13 +1,13 @@
 //! Runs a closure as one automerge transaction, within the limits of a change.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use automerge::transaction::{CommitOptions, Transactable, Transaction};
 use automerge::{Change, Patch, PatchLog};
 use landfall_protocol::limits;
 
 use super::{Loaded, OpenDocument};
+use crate::clock::now_ms;
 use crate::error::ChangeError;
 use crate::failure::BoxError;
 
@@ -60,10 +60,4 @@ pub(super) fn options() -> CommitOptions {
 /// Seconds since 1970.
 pub(super) fn now_seconds() -> i64 {
     i64::try_from(now_ms() / 1000).unwrap_or(0)
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

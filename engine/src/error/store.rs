@@ -8,6 +8,7 @@ use crate::store::{ViewError, WriteFailure};
 /// The store failed: the disk is full, broken or gone, or the store is closed.
 #[derive(Debug, Error)]
 #[error("the store failed ({class}): {source}")]
+#[non_exhaustive]
 pub struct StoreError {
     /// The kind of failure.
     pub class: StoreFailure,
@@ -17,6 +18,11 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// An error of this kind with its cause.
+    pub fn new(class: StoreFailure, source: impl Into<BoxError>) -> Self {
+        Self { class, source: source.into() }
+    }
+
     /// A thread could not be started.
     pub(crate) fn of_thread(source: std::io::Error) -> Self {
         Self { class: StoreFailure::Other, source: Box::new(source) }

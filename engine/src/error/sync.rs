@@ -59,6 +59,7 @@ pub enum FlushError {
 
 /// A space that the relay rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RefusedSpace {
     /// The space.
     pub space: SpaceName,

@@ -10,7 +10,7 @@ use landfall_protocol::{ChangeHash, DocumentId};
 use landfall_storage::Committed;
 
 use super::Space;
-use crate::document::now_ms;
+use crate::clock::now_ms;
 use crate::error::{RejectedChangesError, StoreError};
 use crate::events::EventKind;
 use crate::reauthor;
@@ -18,6 +18,7 @@ use crate::store::{Done, LocalChange, SpaceCount, Unsent, WriteFailure};
 
 /// A deleted document with orphaned edits: edits that no other replica has.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OrphanedEdits {
     /// The document.
     pub document: DocumentId,

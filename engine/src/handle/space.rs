@@ -34,23 +34,24 @@ impl Space {
         &self.name
     }
 
-    /// Creates a document with the closure's content. Text positions count Unicode code points.
+    /// Creates a document with the closure's content, and returns it with the closure's value, such as the id
+    /// of an object that the closure made. Text positions count Unicode code points.
     ///
     /// # Errors
     /// As [`Document::change`]; no document is created then.
-    pub fn create(
+    pub fn create<T>(
         &self,
-        content: impl FnOnce(&mut Transaction<'_>) -> Result<(), BoxError>,
-    ) -> Result<Document, ChangeError> {
+        content: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
+    ) -> Result<(Document, T), ChangeError> {
         let inside = Changing::enter()?;
         let open = self.open_document(random::document_id()?);
         let mut edit = Edit::begin(&inside, &open)?;
-        edit.run(content)?;
+        let value = edit.run(content)?;
         if edit.is_empty() {
             edit.run_empty()?;
         }
         commit(vec![edit])?;
-        Ok(Document::new(Arc::clone(&self.shared), open))
+        Ok((Document::new(Arc::clone(&self.shared), open), value))
     }
 
     /// Creates or opens a named document. Its id and its first change are derived from the space, the name

@@ -152,7 +152,7 @@ impl Space {
     /// [`ChangeError::Typed`] if it cannot be written; otherwise as [`Space::create`].
     pub fn create_from<T: Reconcile>(&self, value: &T) -> Result<Document, ChangeError> {
         let typed = Typed::default();
-        typed.contain(|| self.create(|tx| typed.create(tx, value)))
+        typed.contain(|| self.create(|tx| typed.create(tx, value)).map(|(document, _)| document))
     }
 }
 

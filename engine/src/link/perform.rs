@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use landfall_protocol::error_chain;
 use landfall_protocol::frame::{Filter, Frame, Resent, encode};
 use landfall_protocol::replica::{
     EndReason, Replica, ReplicaEffect, Resendable, ResumePoint, SpacePhase,
@@ -457,7 +458,7 @@ impl Performer {
 
     fn reset(&self, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        tracing::warn!(%space, "the relay's log was replaced; comparing the space with it");
+        tracing::warn!(%space, "the relay's log was restored or replaced; comparing the space with it");
         let done = self.counted(row, move |through| Outcome::Reset(space, through));
         self.log.submit_reset(row, done);
     }
@@ -510,22 +511,10 @@ fn only_answers(frame: &Frame) -> bool {
 /// A write failed: the machine closes the connection. The status shows the store's trouble, unless the
 /// received data is the reason.
 fn failed<E: std::error::Error + 'static>(store: &OpenStore, error: &WriteError<E>) -> Outcome {
-    let what = chain(error);
+    let what = error_chain(error);
     match error.class() {
         FailureClass::Other | FailureClass::Closed | FailureClass::Busy => {}
         class => store.context.status.set_store_trouble(class.into(), what.clone()),
     }
     Outcome::Failed(what)
-}
-
-/// An error with its causes, in one line.
-fn chain<E: std::error::Error + 'static>(error: &WriteError<E>) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

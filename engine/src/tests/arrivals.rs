@@ -13,7 +13,7 @@ use crate::store::LocalChange;
 #[test]
 fn a_writer_does_not_skip_unapplied_changes() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut other = document.read(|doc| doc.fork()).unwrap();
     let mut state = 1u64;
     let mut noise = || {

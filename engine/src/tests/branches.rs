@@ -62,7 +62,7 @@ fn plain(value: &Value) -> String {
 #[test]
 fn the_closure_sees_the_past_and_the_change_is_merged_with_the_present() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let text = document
         .change(|tx| {
             let text = tx.put_object(ROOT, "text", ObjType::Text)?;
@@ -99,8 +99,8 @@ fn the_closure_sees_the_past_and_the_change_is_merged_with_the_present() {
 #[test]
 fn unknown_heads_are_named_and_leave_no_trace() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
-    let other = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
+    let other = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let (heads, missing) = (document.heads().unwrap(), other.heads().unwrap()[0]);
     let mut asked = heads.clone();
     asked.push(missing);
@@ -123,7 +123,7 @@ fn unknown_heads_are_named_and_leave_no_trace() {
 #[test]
 fn a_failed_commit_reverts_a_change_at_earlier_heads() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "first").unwrap();
     let past = document.heads().unwrap();
     put(&document, "second").unwrap();
@@ -146,7 +146,7 @@ fn a_failed_commit_reverts_a_change_at_earlier_heads() {
 #[test]
 fn change_at_the_present_heads_equals_change() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     for n in 0..20 {
         let mut heads = document.heads().unwrap();
         heads.extend(heads.clone());
@@ -159,7 +159,7 @@ fn change_at_the_present_heads_equals_change() {
 #[test]
 fn two_branches_use_two_actors() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let root = document.heads().unwrap();
     let mut branches = [root.clone(), root];
     for n in 0..30 {
@@ -183,7 +183,7 @@ fn random_edits_at_random_heads_match_another_replicas_document() {
     for seed in 0..60 {
         let noise = &mut Noise::new(seed);
         let store = store();
-        let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+        let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
         let mut states = vec![document.heads().unwrap()];
         let mut events = store.events();
         let mut shown = document.read(|doc| doc.hydrate(None)).unwrap();

@@ -17,7 +17,7 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A document that is changed in place, since a clone would cost more.
 fn long_document(space: &Space) -> Document {
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     document
         .change(|tx| {
             let text = tx.put_object(ROOT, "long", ObjType::Text)?;
@@ -212,7 +212,7 @@ fn a_remote_change_that_a_reader_loaded_sends_its_event() {
 #[test]
 fn patches_include_changes_that_a_load_applied() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut theirs = theirs(&document);
     let mut events = store.events();
     put(&document, "1").unwrap();

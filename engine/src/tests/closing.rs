@@ -21,7 +21,7 @@ fn open(path: &Path) -> (Store, Document) {
     let id = space.documents().unwrap().first().copied();
     let document = match id {
         Some(id) => space.open(id).unwrap(),
-        None => space.create(|_| Ok(())).unwrap(),
+        None => space.create(|_| Ok(())).unwrap().0,
     };
     (store, document)
 }
@@ -229,7 +229,7 @@ fn after_a_failed_commit_no_actor_is_reused() {
 fn an_edit_of_a_deleted_document_keeps_other_documents_actors() {
     let store = super::store();
     let space = store.space("default").unwrap();
-    let [kept, deleted] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap());
+    let [kept, deleted] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap().0);
     put(&kept, "before").unwrap();
     space.delete(deleted.id()).unwrap();
     assert!(matches!(put(&deleted, "refused"), Err(ChangeError::Deleted)));
@@ -306,11 +306,11 @@ fn many_documents_in_one_opening_keep_their_actors() {
     let path = folder.path().join("s");
     let store = Store::open(&path, Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let ids: Vec<DocumentId> = (0..3).map(|_| space.create(|_| Ok(())).unwrap().id()).collect();
+    let ids: Vec<DocumentId> = (0..3).map(|_| space.create(|_| Ok(())).unwrap().0.id()).collect();
     let open = store.open_store();
     open.context.actors.forget_what_is_in_memory(&open.context.log);
     // Jobs run in order: once this one is done, the earlier one is done too.
-    space.create(|_| Ok(())).unwrap();
+    space.create(|_| Ok(())).unwrap().0;
     for id in ids {
         let document = space.open(id).unwrap();
         document.open().outdate();
@@ -324,7 +324,7 @@ fn many_documents_in_one_opening_keep_their_actors() {
 #[test]
 fn a_document_with_too_many_actors_is_reported_once() {
     let store = super::store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut other = document.read(|doc| doc.fork()).unwrap();
     let mut add = |number: u64| {
         other.set_actor(ActorId::from(number.to_be_bytes()));

@@ -14,7 +14,7 @@ use crate::{ChangeError, EventKind, StoreFailure};
 fn a_failed_commit_reverts_the_document_and_ends_its_actor() {
     let store = store();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     put(&document, "kept").unwrap();
     let heads = document.heads().unwrap();
     let mut events = store.events();
@@ -51,7 +51,7 @@ fn only_an_unknown_commit_outcome_ends_the_actors_involved() {
     let options = crate::Options { document_cache_bytes: 0, ..crate::Options::default() };
     let store = crate::Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
-    let [one, two, deleted] = [(); 3].map(|()| space.create(|_| Ok(())).unwrap());
+    let [one, two, deleted] = [(); 3].map(|()| space.create(|_| Ok(())).unwrap().0);
     let edit_both = || {
         for n in 0..5 {
             put(&one, &n.to_string()).unwrap();
@@ -72,7 +72,7 @@ fn only_an_unknown_commit_outcome_ends_the_actors_involved() {
 fn a_failed_group_leaves_none_of_its_documents_changed() {
     let store = store();
     let space = store.space("default").unwrap();
-    let documents = [(); 3].map(|()| space.create(|_| Ok(())).unwrap());
+    let documents = [(); 3].map(|()| space.create(|_| Ok(())).unwrap().0);
     let before: Vec<_> = documents.iter().map(|document| document.heads().unwrap()).collect();
     let faults = store.open_store().context.log.database().faults();
     faults.fail_next_commits(1, FailureClass::Io);
@@ -99,7 +99,7 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
     for length in [1, 3_000] {
         let folder = tempfile::tempdir().unwrap();
         let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
-        let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+        let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
         document
             .change(|tx| {
                 let long = tx.put_object(ROOT, "long", ObjType::Text)?;
@@ -145,7 +145,7 @@ fn the_writing_connection_has_the_documented_durability() {
     assert_eq!((pragmas.synchronous_full, pragmas.synchronous_relaxed), (2, 1));
     assert!(pragmas.foreign_keys && !pragmas.trusted_schema);
     let faults = store.open_store().context.log.database().faults();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let before = faults.counters().full_commits;
     put(&document, "x").unwrap();
     assert_eq!(faults.counters().full_commits, before + 1, "the default is one fsync a change");
@@ -159,7 +159,7 @@ fn after_a_failed_fsync_every_change_fails_until_the_store_is_reopened() {
     let options = || Options { durability: Durability::Normal, ..Options::default() };
     let store = Store::open(&path, options()).unwrap();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     put(&document, "not on the disk yet").unwrap();
     let database = store.open_store().context.log.database().clone();
     let is_final = |error: ChangeError| {

@@ -27,7 +27,7 @@ fn reload(document: &Document) {
 #[test]
 fn a_document_is_loaded_from_its_snapshot_and_tail() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     for n in 0..20 {
         put(&document, &n.to_string()).unwrap();
     }
@@ -55,7 +55,7 @@ fn a_document_is_loaded_from_its_snapshot_and_tail() {
 #[test]
 fn a_poisoned_tail_leaves_the_snapshot_readable() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     for n in 0..5 {
         put(&document, &n.to_string()).unwrap();
     }
@@ -69,7 +69,7 @@ fn a_poisoned_tail_leaves_the_snapshot_readable() {
         compact(&store.open_store().context.log, &CompactionOptions::EVERYTHING).unwrap();
     assert_eq!((compacted.documents, compacted.failed), (0, 1), "it is not compacted");
     assert_eq!(document.status().unwrap().changes, 8, "its bytes are kept");
-    let other = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let other = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&other, "fine").unwrap();
     reload(&document);
     assert_eq!(text_of(&document), "\"good\"");
@@ -85,7 +85,7 @@ fn a_poisoned_tail_leaves_the_snapshot_readable() {
 #[test]
 fn compacted_changes_that_were_not_applied_yet_are_applied() {
     let store = store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "before").unwrap();
     let mut other = document.read(|doc| doc.fork()).unwrap();
     for n in 0..10 {
@@ -124,7 +124,7 @@ fn concurrent_edits_compactions_and_arrivals_agree() {
     let options = Options { document_cache_bytes: 0, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
-    let documents: Vec<Document> = (0..3).map(|_| space.create(|_| Ok(())).unwrap()).collect();
+    let documents: Vec<Document> = (0..3).map(|_| space.create(|_| Ok(())).unwrap().0).collect();
     let busy = AtomicUsize::new(3);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -35,7 +35,7 @@ fn an_edit_sees_all_earlier_edits_under_contention() {
     let options = Options { document_cache_bytes: 0, compaction: false, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let space = store.space("default").unwrap();
-    let documents = [(); 2].map(|()| space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap());
+    let documents = [(); 2].map(|()| space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap().0);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let mut ends = Vec::new();

@@ -14,7 +14,7 @@ fn store() -> Store {
 
 /// A document with so many heads, each by its own actor.
 fn document(store: &Store, heads: usize) -> Document {
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "base").unwrap();
     let base = document.read(|doc| doc.clone()).unwrap();
     for number in 0..heads {

@@ -19,7 +19,7 @@ fn store(document_cache_bytes: u64) -> (Store, Space) {
 /// Documents of some 20 KiB each.
 fn documents(space: &Space, count: usize) -> Vec<Document> {
     let create = |n: usize| {
-        let document = space.create(|_| Ok(())).unwrap();
+        let document = space.create(|_| Ok(())).unwrap().0;
         put(&document, &n.to_string()).unwrap();
         document
     };
@@ -113,7 +113,7 @@ fn a_document_without_handles_stays_loaded_until_a_change_arrives() {
 #[test]
 fn a_longer_document_uses_more_of_the_budget() {
     let (store, space) = store(1 << 30);
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let mut before = store.status().loaded.bytes;
     let text = document.change(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text)?)).unwrap();
     for characters in [100, 10_000] {

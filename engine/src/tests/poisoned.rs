@@ -45,7 +45,8 @@ fn a_poisoned_document_keeps_its_last_good_state_and_affects_no_other() {
     let path = folder.path().join("s");
     let store = Store::open(&path, crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let (document, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());
+    let (document, other) =
+        (space.create(|_| Ok(())).unwrap().0, space.create(|_| Ok(())).unwrap().0);
     put(&document, "good").unwrap();
     let mut events = store.events();
     append(&store, &document, &poison(&document));
@@ -84,7 +85,7 @@ fn a_poisoned_document_keeps_its_last_good_state_and_affects_no_other() {
 fn a_damaged_document_is_in_the_status_until_it_is_readable() {
     let store = super::store();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     put(&document, "fine").unwrap();
     let log = &store.open_store().context.log;
     let sql = |sql: &'static str| {
@@ -115,14 +116,14 @@ fn a_document_that_sqlite_cannot_read_is_reported_and_affects_no_other() {
     let path = folder.path().join("s");
     let store = Store::open(&path, crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let other = space.create(|_| Ok(())).unwrap().id();
+    let other = space.create(|_| Ok(())).unwrap().0.id();
     let mut state = 1u64;
     let mut noise = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 33) as u8
     };
     let bytes: Vec<u8> = (0..100_000).map(|_| noise()).collect();
-    let long = space.create(|tx| Ok(tx.put(ROOT, "long", bytes.clone())?)).unwrap().id();
+    let long = space.create(|tx| Ok(tx.put(ROOT, "long", bytes.clone())?)).unwrap().0.id();
     drop(space);
     store.close().unwrap();
     let whole = std::fs::read(&path).unwrap();
@@ -178,7 +179,7 @@ fn the_status_lists_unreadable_documents_up_to_a_limit() {
 #[test]
 fn a_document_that_an_older_version_could_not_read_is_retried() {
     let store = super::store();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "fine").unwrap();
     let (open, row, id) = (store.open_store(), document.open().row, document.id());
     assert!(document.open().try_unload());

@@ -56,7 +56,7 @@ fn the_status_is_exact_once_all_writers_stop() {
     let row = open.space(space.name()).unwrap();
     meet(&open.context.log, 1, row);
     for round in 0..10 {
-        let documents = [(); 6].map(|()| space.create(|_| Ok(())).unwrap());
+        let documents = [(); 6].map(|()| space.create(|_| Ok(())).unwrap().0);
         let hold = open.context.log.database().faults().hold_commits();
         std::thread::scope(|scope| {
             for (n, document) in documents.iter().enumerate() {
@@ -91,7 +91,7 @@ fn the_status_is_exact_once_all_writers_stop() {
 fn a_deletion_sends_one_event_after_those_of_earlier_changes() {
     let store = store();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let mut events = store.events();
     put(&document, "x").unwrap();
     space.delete(document.id()).unwrap();
@@ -113,7 +113,7 @@ fn the_counts_describe_the_most_recent_relay() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let open = store.open_store();
     let row = open.space(space.name()).unwrap();
     meet(&open.context.log, 1, row);
@@ -136,7 +136,7 @@ fn the_counts_describe_the_most_recent_relay() {
 fn the_status_shows_compacted_and_deleted_rejected_changes() {
     let store = store();
     let space = store.space("default").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     for n in 0..20 {
         document.change(|tx| Ok(tx.put(ROOT, "k", n)?)).unwrap();
     }
@@ -166,7 +166,7 @@ fn the_status_shows_compacted_and_deleted_rejected_changes() {
 #[test]
 fn a_search_for_compactions_writes_nothing() {
     let store = store();
-    store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let open = store.open_store();
     let before = open.context.log.database().faults().counters();
     crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();

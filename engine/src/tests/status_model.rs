@@ -48,7 +48,7 @@ fn any(known: &Known, rng: &mut Rng) -> Option<DocumentId> {
 fn application(space: &Space, known: &Known, rng: &mut Rng) {
     let what = rng.below(16);
     if what < 3 {
-        let made = space.create(|tx| Ok(tx.put(ROOT, "made", 1)?)).unwrap();
+        let made = space.create(|tx| Ok(tx.put(ROOT, "made", 1)?)).unwrap().0;
         return known.lock().unwrap().push(made.id());
     }
     let Some(id) = any(known, rng) else { return };

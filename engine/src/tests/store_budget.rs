@@ -219,7 +219,7 @@ fn a_snapshots_operations_add_to_the_documents_count() {
 #[test]
 fn a_full_document_keeps_its_actor() {
     let store = super::store();
-    let document = store.space("s").unwrap().create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
+    let document = store.space("s").unwrap().create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap().0;
     let pretend = |operations: u64| {
         let log = &store.open_store().context.log;
         let written = log.database().write(Durability::Relaxed, move |tx| {

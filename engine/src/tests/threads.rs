@@ -39,7 +39,7 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let store = Store::open(&path, Options::default()).unwrap();
-    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "kept").unwrap();
     store.open_store().context.log.database().faults().panic_at_next_commit();
     for what in ["meets it", "comes later"] {
@@ -63,7 +63,7 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
 #[test]
 fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap();
+    space.create(|_| Ok(())).unwrap().0;
     store.connect(UNREACHABLE).unwrap();
     let threads = &store.open_store().threads;
     let waiting = |store: Store| std::thread::spawn(move || store.flush_blocking(PATIENCE));
@@ -111,7 +111,7 @@ fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
 #[test]
 fn a_connect_during_a_panic_of_the_link_succeeds_or_shows_the_panic() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap();
+    space.create(|_| Ok(())).unwrap().0;
     for _ in 0..50 {
         store.connect(UNREACHABLE).unwrap();
         store.open_store().threads.order_panic(StoreThread::Link);
@@ -137,7 +137,7 @@ fn after_a_panic_of_the_follower_reads_fail_without_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let writer = Store::open(&path, Options::default()).unwrap();
-    let document = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let document = writer.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     let options = Options { follow_every: Duration::MAX, ..Options::default() };
     let reader = Store::open_read_only(&path, options).unwrap();
     reader.space("s").unwrap();
@@ -158,7 +158,7 @@ fn after_a_panic_of_the_follower_reads_fail_without_waiting() {
 #[test]
 fn the_applier_continues_after_a_panic() {
     let (store, space) = with_a_space();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let mut other = document.read(|doc| doc.fork()).unwrap();
     store.open_store().threads.order_panic(StoreThread::Apply);
     for n in 0..3 {
@@ -180,7 +180,7 @@ fn the_applier_continues_after_a_panic() {
 #[test]
 fn the_notifier_continues_after_a_panic() {
     let (store, space) = with_a_space();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let mut events = store.events();
     store.open_store().threads.order_panic(StoreThread::Notify);
     for n in 0..3 {
@@ -207,7 +207,7 @@ fn the_notifier_continues_after_a_panic() {
 fn the_compactor_continues_after_a_panic() {
     let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
-    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     store.open_store().threads.order_panic(StoreThread::Compact);
     put(&document, "wakes it").unwrap();
     await_panic(&store, StoreThread::Compact);

@@ -72,8 +72,8 @@ impl World {
     fn new() -> Self {
         let store = store();
         let space = store.space("s").unwrap();
-        let [document, spare] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap());
-        let gone = space.create(|_| Ok(())).unwrap().id();
+        let [document, spare] = [(); 2].map(|()| space.create(|_| Ok(())).unwrap().0);
+        let gone = space.create(|_| Ok(())).unwrap().0.id();
         Self { store, space, document, spare, gone }
     }
 

@@ -8,7 +8,7 @@ use landfall::{ChangeError, Document, Options, ReadError, Store};
 
 fn document() -> (Store, Document) {
     let store = Store::in_memory(Options::default()).unwrap();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     (store, document)
 }
 
@@ -135,7 +135,7 @@ fn handles_are_shared_between_threads() {
 #[test]
 fn groups_of_two_threads_do_not_deadlock() {
     let (store, a) = document();
-    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     std::thread::scope(|scope| {
         for (thread, order) in [[&a, &b], [&b, &a]].into_iter().enumerate() {
             let store = store.clone();
@@ -158,7 +158,7 @@ fn groups_of_two_threads_do_not_deadlock() {
 #[test]
 fn a_group_that_fails_in_the_middle_commits_nothing() {
     let (store, a) = document();
-    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let b = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let before = store.status();
     let failed = store.group::<()>(|group| {
         group.change(&a, |tx| Ok(tx.put(ROOT, "k", 1)?))?;
@@ -173,7 +173,7 @@ fn a_group_that_fails_in_the_middle_commits_nothing() {
 #[test]
 fn a_change_of_too_many_operations_fails_and_leaves_no_trace() {
     let store = Store::in_memory(Options::default()).unwrap();
-    let note = store.space("default").unwrap().create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
+    let note = store.space("default").unwrap().create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap().0;
     let first = note.heads().unwrap();
     note.change(|tx| Ok(tx.put(ROOT, "k", "w")?)).unwrap();
     let heads = note.heads().unwrap();

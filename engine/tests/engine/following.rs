@@ -19,7 +19,7 @@ fn pair(by_itself: bool) -> Pair {
     let writer = Store::open(&path, Options::default()).unwrap();
     writer.space("s").unwrap();
     let follow_every = if by_itself { Duration::from_millis(5) } else { Duration::MAX };
-    let options = Options { follow_every, ..Options::default() };
+    let options = Options::default().follow_every(follow_every);
     let reader = Store::open_read_only(&path, options).unwrap();
     Pair { _folder: folder, writer, reader }
 }
@@ -39,7 +39,7 @@ fn value(document: &Document) -> Option<i64> {
 fn each_call_sees_all_earlier_commits() {
     let Pair { writer, reader, .. } = &pair(false);
     let space = writer.space("s").unwrap();
-    let written = space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
+    let written = space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap().0;
     let read = reader.space("s").unwrap().open(written.id()).unwrap();
     for n in 1..5 {
         put(&written, n);
@@ -49,7 +49,7 @@ fn each_call_sees_all_earlier_commits() {
         assert_eq!(read.status().unwrap().changes, n as u64 + 1);
     }
     assert!(matches!(reader.space("later"), Err(SpaceError::Unknown(_))));
-    writer.space("later").unwrap().create(|_| Ok(())).unwrap();
+    writer.space("later").unwrap().create(|_| Ok(())).unwrap().0;
     assert_eq!(reader.space("later").unwrap().documents().unwrap().len(), 1);
     assert_eq!(reader.status().spaces.len(), 2);
     assert_eq!(reader.spaces().len(), 2);
@@ -65,7 +65,7 @@ fn each_call_sees_all_earlier_commits() {
 #[test]
 fn a_reader_reports_no_durability() {
     let Pair { writer, reader, .. } = &pair(false);
-    let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     assert!(written.status().unwrap().on_disk);
     let read = reader.space("s").unwrap().open(written.id()).unwrap();
     assert!(!read.status().unwrap().on_disk);
@@ -77,7 +77,7 @@ fn a_reader_receives_events_and_status_without_polling() {
     let Pair { writer, reader, .. } = &pair(true);
     let space = writer.space("s").unwrap();
     let (mut events, mut watch) = (reader.events(), reader.watch());
-    let written = space.create(|_| Ok(())).unwrap();
+    let written = space.create(|_| Ok(())).unwrap().0;
     let mut next = || -> Event { events.next_blocking().unwrap().unwrap() };
     let event = next();
     let EventKind::Changed { heads, .. } = event.kind else { panic!("{event:?}") };
@@ -96,7 +96,7 @@ fn a_reader_receives_events_and_status_without_polling() {
 #[test]
 fn a_space_that_the_writer_removes_disappears_from_the_reader() {
     let Pair { writer, reader, .. } = &pair(true);
-    let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let written = writer.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     writer.space("stays").unwrap();
     let space = reader.space("s").unwrap();
     let read = space.open(written.id()).unwrap();
@@ -109,7 +109,7 @@ fn a_space_that_the_writer_removes_disappears_from_the_reader() {
     assert!(read.read(|_| ()).is_err(), "its documents are not shown");
     assert!(matches!(reader.space("s"), Err(SpaceError::Unknown(_))));
     // Another space of the same name is another space.
-    writer.space("s").unwrap().create(|_| Ok(())).unwrap();
+    writer.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     assert_eq!(reader.space("s").unwrap().documents().unwrap().len(), 1);
     assert!(space.documents().is_err(), "an old handle became valid");
 }
@@ -121,7 +121,7 @@ fn a_handle_of_a_removed_space_never_refers_to_another() {
     for name in ["s", "other"] {
         let Pair { _folder: folder, writer, reader } = pair(false);
         let space = writer.space("s").unwrap();
-        let id = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap().id();
+        let id = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap().0.id();
         let seen = reader.space("s").unwrap();
         let read = seen.open(id).unwrap();
         assert_eq!(value(&read), Some(1));
@@ -129,7 +129,7 @@ fn a_handle_of_a_removed_space_never_refers_to_another() {
         writer.close().unwrap();
         let writer = Store::open(folder.path().join("s"), Options::default()).unwrap();
         let new = writer.space(name).unwrap();
-        let written = new.create(|tx| Ok(tx.put(ROOT, "k", 2)?)).unwrap();
+        let written = new.create(|tx| Ok(tx.put(ROOT, "k", 2)?)).unwrap().0;
         let is_removed = |class| matches!(class, StoreFailure::SpaceRemoved);
         assert!(is_removed(seen.documents().unwrap_err().class), "{name}");
         assert!(is_removed(seen.contains(&written.id()).unwrap_err().class), "{name}");

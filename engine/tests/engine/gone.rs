@@ -28,7 +28,7 @@ fn no_change_succeeds_once_the_file_is_removed() {
         let file = data.join("notes.db");
         let store = Store::open(&file, Options::default()).unwrap();
         let space = store.space("default").unwrap();
-        let note = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
+        let note = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap().0;
         // Opened now: a later connection finds another file.
         assert!(space.contains(&note.id()).unwrap());
         let before = note.heads().unwrap();

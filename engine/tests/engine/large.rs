@@ -16,7 +16,7 @@ fn noise(seed: u64, bytes: usize) -> ScalarValue {
 }
 
 fn options() -> Options {
-    Options { durability: Durability::Normal, ..Options::default() }
+    Options::default().durability(Durability::Normal)
 }
 
 /// Adds values of so many bytes until one is rejected.
@@ -33,11 +33,10 @@ fn fill(document: &Document, bytes: usize, first: u64) -> (u64, ChangeError) {
 
 #[test]
 fn local_changes_end_at_three_quarters_of_the_document_limit() {
-    let store =
-        Store::in_memory(Options { document_bytes: 400_000, compaction: false, ..options() })
-            .unwrap();
+    let store = Store::in_memory(options().document_bytes(400_000).compaction(false)).unwrap();
     let space = store.space("default").unwrap();
-    let (document, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());
+    let (document, other) =
+        (space.create(|_| Ok(())).unwrap().0, space.create(|_| Ok(())).unwrap().0);
     let (count, error) = fill(&document, 10_000, 0);
     let ChangeError::DocumentTooLarge { document: which, bytes, limit } = error else {
         panic!("{error}")
@@ -75,7 +74,7 @@ fn a_pasted_text_is_compacted_at_close() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes");
     let store = Store::open(&path, options()).unwrap();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let id = document.id();
     let text = document
         .change(|tx| {
@@ -99,8 +98,8 @@ fn a_pasted_text_is_compacted_at_close() {
 fn a_snapshot_beyond_the_limit_is_split_when_the_store_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("album");
-    let store = Store::open(&path, Options { compaction: false, ..options() }).unwrap();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let store = Store::open(&path, options().compaction(false)).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let id = document.id();
     for n in 0..30 {
         document.change(|tx| Ok(tx.put(ROOT, format!("{n}"), noise(n, 10_000))?)).unwrap();
@@ -108,7 +107,7 @@ fn a_snapshot_beyond_the_limit_is_split_when_the_store_is_opened() {
     let heads = document.heads().unwrap();
     store.close().unwrap();
     assert_eq!(admin::compact(&path, true).unwrap().changes, 31);
-    let lower = Options { document_bytes: 200_000, compaction: false, ..options() };
+    let lower = options().document_bytes(200_000).compaction(false);
     let store = Store::open(&path, lower).unwrap();
     let document = store.space("default").unwrap().open(id).unwrap();
     assert_eq!(document.heads().unwrap(), heads);

@@ -39,7 +39,7 @@ struct World {
 
 /// Long enough that a change does not begin with a clone.
 fn long_document(space: &Space) -> Document {
-    let document = space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap().0;
     document
         .change(|tx| {
             let text = tx.put_object(ROOT, "text", ObjType::Text)?;
@@ -53,7 +53,7 @@ fn world() -> World {
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let [a, b] = [(); 2].map(|()| long_document(&space));
-    let spare = space.create(|_| Ok(())).unwrap();
+    let spare = space.create(|_| Ok(())).unwrap().0;
     World { store, space, a, b, spare }
 }
 
@@ -223,7 +223,8 @@ const OUTERS: [Outer; 10] = [
                 came = Some(inner(w));
                 Ok(())
             })
-            .unwrap();
+            .unwrap()
+            .0;
         came.unwrap()
     }),
     ("create_named", true, |w, inner| {
@@ -329,7 +330,7 @@ fn during_a_change<T: Send + 'static>(
 #[test]
 fn a_reader_beside_a_closure_sees_the_committed_state_at_once() {
     let world = world();
-    let short = world.space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap();
+    let short = world.space.create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap().0;
     for document in [&world.a, &short] {
         let seen = during_a_change(document, {
             let document = document.clone();
@@ -364,7 +365,7 @@ fn a_running_group_delays_no_change_of_another_document() {
         let world = world.clone();
         move || {
             put(&world.b, 4).unwrap();
-            world.space.create(|_| Ok(())).unwrap();
+            world.space.create(|_| Ok(())).unwrap().0;
             assert_eq!((value(&world.a), value(&world.b)), (0, 4));
         }
     });
@@ -418,7 +419,7 @@ fn close_does_not_wait_for_a_closure_whose_change_then_fails() {
 fn the_last_handle_of_a_store_may_be_dropped_in_a_closure() {
     let world = world();
     let other = Store::in_memory(Options::default()).unwrap();
-    let document = other.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = other.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     drop(other);
     ends("dropped in a closure", move || {
         world

@@ -14,7 +14,7 @@ fn saved_changes_are_there_after_reopening() {
     let store = Store::open(&path, Options::default()).unwrap();
     let id = {
         let space = store.space("default").unwrap();
-        let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
+        let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap().0;
         note.change(|tx| Ok(tx.put(ROOT, "k", "w")?)).unwrap();
         note.id()
     };
@@ -37,7 +37,7 @@ fn a_store_is_open_once_and_readable_beside_it() {
     let path = folder.path().join("s");
     let store = Store::open(&path, Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
+    let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap().0;
     let Err(OpenError::StoreInUse { holder, .. }) = Store::open(&path, Options::default()) else {
         panic!("it opened twice")
     };
@@ -70,7 +70,7 @@ fn a_closed_store_fails_as_closed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
+    let note = space.create(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap().0;
     let mut events = store.events();
     store.close().unwrap();
     store.close().unwrap();
@@ -92,7 +92,7 @@ fn invalid_names_and_urls_are_refused() {
 fn flush_offline_reports_the_pending_changes() {
     let store = Store::in_memory(Options::default()).unwrap();
     store.flush_blocking(Duration::from_secs(60)).unwrap();
-    store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let error = store.flush_blocking(Duration::from_secs(60)).unwrap_err();
     let FlushError::Offline { pending, .. } = &error else { panic!("{error}") };
     assert_eq!(pending.changes, 1);

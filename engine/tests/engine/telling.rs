@@ -6,7 +6,7 @@ use landfall::{EventKind, Options, Origin, Store, SyncStatus};
 #[test]
 fn local_changes_send_events_with_patches() {
     let store = Store::in_memory(Options::default()).unwrap();
-    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut events = store.events();
     note.change(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
     let event = events.next_blocking().unwrap().unwrap();
@@ -19,9 +19,9 @@ fn local_changes_send_events_with_patches() {
 
 #[test]
 fn a_slow_listener_gets_a_lag_error_and_blocks_no_other() {
-    let options = Options { events: 8, ..Options::default() };
+    let options = Options::default().events(8);
     let store = Store::in_memory(options).unwrap();
-    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut events = store.events();
     for n in 0..20 {
         note.change(|tx| Ok(tx.put(ROOT, "n", n)?)).unwrap();
@@ -39,13 +39,13 @@ fn the_status_can_be_awaited_on_any_executor() {
         let store = store.clone();
         std::thread::spawn(move || {
             let space = store.space("default").unwrap();
-            space.create(|_| Ok(())).unwrap();
+            space.create(|_| Ok(())).unwrap().0;
         })
     };
     let status = watch.until_blocking(|status| status.pending().changes == 1).unwrap();
     assert_eq!(status.spaces["default"].sync, SyncStatus::Offline);
     writer.join().unwrap();
-    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut of_note = note.watch();
     assert_eq!(of_note.changed_blocking().unwrap().unwrap().pending.changes, 1);
     note.change(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
@@ -55,9 +55,9 @@ fn the_status_can_be_awaited_on_any_executor() {
 #[test]
 fn normal_durability_reports_changes_that_are_not_on_disk_yet() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { durability: landfall::Durability::Normal, ..Options::default() };
+    let options = Options::default().durability(landfall::Durability::Normal);
     let store = Store::open(folder.path().join("s"), options).unwrap();
-    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let note = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     note.change(|tx| Ok(tx.put(ROOT, "k", "v")?)).unwrap();
     assert!(store.status().spaces["default"].not_on_disk > 0);
     assert!(!note.status().unwrap().on_disk);

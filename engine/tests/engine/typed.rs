@@ -68,6 +68,7 @@ fn of_javascript(space: &Space) -> Document {
             Ok(())
         })
         .unwrap()
+        .0
 }
 
 /// The object at a path, which must be a text.
@@ -233,7 +234,7 @@ struct Title {
 #[test]
 fn a_plain_string_stays_one_until_a_text_edits_it() {
     let (_store, space) = space();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "title", "plain")?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "title", "plain")?)).unwrap().0;
     let heads = document.heads().unwrap();
     document.edit::<Title>(|_| {}).unwrap();
     assert_eq!(document.heads().unwrap(), heads);
@@ -274,7 +275,8 @@ fn numbers_of_another_kind_are_read_and_keep_their_kind() {
             }
             Ok(())
         })
-        .unwrap();
+        .unwrap()
+        .0;
     let heads = document.heads().unwrap();
     let numbers = document.hydrate::<Numbers>().unwrap();
     assert_eq!(
@@ -345,7 +347,8 @@ fn a_map_whose_keys_are_data_is_read_with_all_of_them() {
             }
             Ok(())
         })
-        .unwrap();
+        .unwrap()
+        .0;
     let heads = document.heads().unwrap();
     let people = document.hydrate::<People>().unwrap();
     assert_eq!((people.by_id.len(), people.by_id["p7"].name.as_str()), (400, "Person 7"));
@@ -474,7 +477,7 @@ mod of_autosurgeon {
         let emptied = document.heads().unwrap();
         assert!(stale(document.reconcile(&ours)).starts_with("pages"));
         // Another document, which is empty.
-        let other = space.create(|_| Ok(())).unwrap();
+        let other = space.create(|_| Ok(())).unwrap().0;
         stale(other.reconcile(&ours));
         assert_eq!(document.heads().unwrap(), emptied);
         assert_ne!(heads, emptied);
@@ -509,7 +512,7 @@ impl Reconcile for Faulty {
 #[test]
 fn a_panic_in_a_type_is_an_error_and_one_in_a_closure_propagates() {
     let (_store, space) = space();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "n", 5)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "n", 5)?)).unwrap().0;
     let heads = document.heads().unwrap();
     let of_read = typed_read(document.get::<Faulty>("n"));
     let of_edit = typed(document.edit::<HashMap<String, Faulty>>(|_| {}));

@@ -8,7 +8,7 @@ use landfall::{ChangeError, Options, Store};
 #[test]
 fn an_edit_at_rendered_heads_applies_to_the_rendered_state() {
     let store = Store::in_memory(Options::default()).unwrap();
-    let note = store.space("notes").unwrap().create(|_| Ok(())).unwrap();
+    let note = store.space("notes").unwrap().create(|_| Ok(())).unwrap().0;
     let text = note
         .change(|tx| {
             let text = tx.put_object(ROOT, "text", ObjType::Text)?;
@@ -32,7 +32,7 @@ fn an_edit_at_rendered_heads_applies_to_the_rendered_state() {
 fn heads_of_another_document_are_refused_with_the_missing_change() {
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space("notes").unwrap();
-    let (note, other) = (space.create(|_| Ok(())).unwrap(), space.create(|_| Ok(())).unwrap());
+    let (note, other) = (space.create(|_| Ok(())).unwrap().0, space.create(|_| Ok(())).unwrap().0);
     let heads = other.heads().unwrap();
     let refused = note.change_at(&heads, |tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap_err();
     assert!(matches!(refused, ChangeError::UnknownHeads { missing } if missing == heads[0]));
@@ -41,13 +41,13 @@ fn heads_of_another_document_are_refused_with_the_missing_change() {
 
 #[test]
 fn the_status_counts_loaded_documents() {
-    let options = Options { document_cache_bytes: 100 * 1024, ..Options::default() };
+    let options = Options::default().document_cache_bytes(100 * 1024);
     let store = Store::in_memory(options).unwrap();
     let space = store.space("notes").unwrap();
     assert_eq!(store.status().loaded.documents, 0);
     let mut watch = store.watch();
     let notes: Vec<_> =
-        (0..20).map(|n| space.create(|tx| Ok(tx.put(ROOT, "n", n)?)).unwrap()).collect();
+        (0..20).map(|n| space.create(|tx| Ok(tx.put(ROOT, "n", n)?)).unwrap().0).collect();
     let loaded = store.status().loaded;
     assert!((2..20).contains(&loaded.documents) && loaded.bytes <= 100 * 1024, "{loaded:?}");
     let seen = watch.until_blocking(|status| status.spaces["notes"].changes == 20).unwrap();

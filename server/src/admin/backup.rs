@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{AdminError, must_have_store};
-use crate::store::copies;
+use crate::store::admin::copies;
 
 /// Copies the store of a data folder to a new file; returns the file's length in bytes.
 pub(crate) fn backup(data: &Path, target: &Path) -> Result<u64, AdminError> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use landfall_protocol::{DocumentId, SpaceName};
 
-use super::{AdminError, must_have_store, now_ms};
+use super::{AdminError, must_have_store};
+use crate::clock::now_ms;
 use crate::compaction::{CompactionFailure, CompactionOptions, VERSION, Worker};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::store::copies::Seized;
-use crate::store::inspect::DocumentReport;
-use crate::store::{CompactionTask, CompactionWindow, Inspection, LogStore, SqliteStore};
+use crate::store::admin::copies::Seized;
+use crate::store::admin::inspect::DocumentReport;
+use crate::store::{CompactionTask, CompactionWindow, Inspection, Log, Snapshots, SqliteStore};
 
 /// Documents whose rows are read at a time.
 const PAGE: usize = 1_000;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use landfall_protocol::{DocumentId, SpaceName};
 
 use super::writing::{SpaceWriter, WriteCounts};
-use super::{AdminError, must_have_store, now_ms};
+use super::{AdminError, must_have_store};
+use crate::clock::now_ms;
 use crate::compaction::CompactionOptions;
-use crate::store::{Inspection, LogStore, SqliteStore};
+use crate::store::{Inspection, Log, SqliteStore};
 
 /// Documents per read.
 const PAGE: usize = 1_000;

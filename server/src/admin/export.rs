@@ -9,7 +9,8 @@ use landfall_protocol::SpaceName;
 use landfall_protocol::portable::{Counts, Decoder, Encoder, PortableError, Record};
 use landfall_storage::NewFile;
 
-use super::{AdminError, must_have_store, now_ms};
+use super::{AdminError, must_have_store};
+use crate::clock::now_ms;
 use crate::store::Inspection;
 
 /// Bytes per write or read.

@@ -18,7 +18,7 @@ use super::AdminError;
 use super::export::read;
 use super::writing::{SpaceWriter, WriteCounts};
 use crate::compaction::{Brought, CompactionOptions, MergeError, Merged, Upload};
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Log, SqliteStore, StoreError};
 
 /// The result of an import.
 #[derive(Debug)]

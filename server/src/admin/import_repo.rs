@@ -13,12 +13,13 @@ use landfall_compaction::Absorbed;
 use landfall_protocol::SpaceName;
 use landfall_protocol::admission::Roots;
 
+use super::AdminError;
 use super::repo_folder::{self, Listing, RepoDocument};
 use super::writing::{REFUSALS, SpaceWriter, WriteCounts};
-use super::{AdminError, now_ms};
+use crate::clock::now_ms;
 use crate::compaction::{Brought, Chunks, CompactionOptions, MergeError, Merged, brought};
 use crate::limits;
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Log, SqliteStore, StoreError};
 
 /// The author of imported entries: the folder does not record the real ones.
 const AUTHOR: &[u8] = b"import-repo";

@@ -8,10 +8,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{AdminError, now_ms};
-use crate::store::copies::{self, CopyInError, Seized};
-use crate::store::verify::Verified;
-use crate::store::{LogStore, OpenStoreError, SqliteStore, Subject, Verification};
+use super::AdminError;
+use crate::clock::now_ms;
+use crate::store::admin::copies::{self, CopyInError, Seized};
+use crate::store::admin::verify::Verified;
+use crate::store::{Log, OpenStoreError, SqliteStore, Subject, Verification};
 
 /// The staging folder in the data folder.
 const STAGING: &str = "restoring";

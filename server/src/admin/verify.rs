@@ -8,9 +8,10 @@ use landfall_protocol::SpaceName;
 use super::{AdminError, must_have_store};
 use crate::compaction::{CompactionOptions, Worker};
 use crate::metrics::Metrics;
-use crate::store::repair::Repaired;
-use crate::store::verify::{Finding, Verified};
-use crate::store::{Inspection, LogStore, SqliteStore, StoreError, Subject, Verification};
+use crate::store::admin::fault::Finding;
+use crate::store::admin::repair::Repaired;
+use crate::store::admin::verify::Verified;
+use crate::store::{Inspection, Log, SqliteStore, StoreError, Subject, Verification};
 
 /// The most findings kept in memory; further ones are only counted.
 const FINDINGS: usize = 10_000;

@@ -10,11 +10,12 @@ use landfall_protocol::space::{
 };
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 
-use super::{AdminError, now_ms};
+use super::AdminError;
+use crate::clock::now_ms;
 use crate::compaction::{CompactionOptions, Worker};
 use crate::hub::Durable;
 use crate::metrics::Metrics;
-use crate::store::{LogStore, SqliteStore, StoreError};
+use crate::store::{Documents, Log, SqliteStore, StoreError};
 
 /// Changes, and their bytes, per commit.
 const PENDING: usize = 1_024;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use landfall_protocol::error_chain;
 use landfall_protocol::portable::PortableError;
 use landfall_protocol::{DocumentId, SpaceName};
 
@@ -22,7 +23,7 @@ use crate::admin::restore::{RestoreOptions, restore};
 use crate::admin::verify::{repair, verify};
 use crate::admin::{AdminError, must_have_store};
 use crate::logs;
-use crate::store::{BackupError, FailureClass, Inspection, StoreError, chain};
+use crate::store::{BackupError, FailureClass, Inspection, StoreError};
 
 /// The operator's commands.
 #[derive(Debug, Subcommand)]
@@ -347,7 +348,7 @@ fn run_import_repo(args: ImportRepoArgs) -> Result<(), Failure> {
 /// Maps an error to a line and an exit code.
 pub(super) fn failure(error: AdminError, data: &Path) -> Failure {
     let why = error.to_string();
-    let cause = std::error::Error::source(&error).map(chain);
+    let cause = std::error::Error::source(&error).map(error_chain);
     let told = |code, hint| match &cause {
         Some(cause) => Failure::new(code, &why, cause, hint),
         None => Failure::new(code, "the command failed", &why, hint),
@@ -410,6 +411,6 @@ fn of_store(error: &StoreError) -> Failure {
         FailureClass::Busy => (IN_USE, "stop the other program that reads the store"),
         _ => (STORE, "check the disk and try again"),
     };
-    let why = std::error::Error::source(error).map_or_else(String::new, chain);
+    let why = std::error::Error::source(error).map_or_else(String::new, error_chain);
     Failure::new(code, error, why, hint)
 }

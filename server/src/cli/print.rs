@@ -17,9 +17,10 @@ use crate::admin::import_repo::{Findings, RepoImported};
 use crate::admin::restore::Restored;
 use crate::admin::verify::{RepairResult, VerifyFindings};
 use crate::store::StoreError;
-use crate::store::inspect::{DocumentReport, SpaceReport, StoreReport};
-use crate::store::repair::Repaired;
-use crate::store::verify::{Finding, Verified};
+use crate::store::admin::fault::Finding;
+use crate::store::admin::inspect::{DocumentReport, SpaceReport, StoreReport};
+use crate::store::admin::repair::Repaired;
+use crate::store::admin::verify::Verified;
 
 /// Documents per query.
 pub(super) const PAGE: usize = 1_000;
@@ -392,10 +393,6 @@ fn bytes(count: u64) -> String {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn store_value(store: &StoreReport) -> Value {
     json!({
         "upstream": store.upstream.map(|upstream| upstream.to_string()),
@@ -465,7 +462,7 @@ fn document_value(document: &DocumentReport) -> Value {
     let heads: Vec<String> = document.heads.iter().map(ToString::to_string).collect();
     let snapshot = document.snapshot.map(|snapshot| {
         json!({
-            "hash": hex(&snapshot.hash),
+            "hash": hex::encode(snapshot.hash),
             "offset": snapshot.offset.0,
             "bytes": snapshot.bytes,
             "indexBytes": snapshot.index_bytes,
@@ -518,7 +515,7 @@ fn document_lines(document: &DocumentReport, actors: &[(ActorId, u64)]) -> Vec<S
             snapshot.offset,
             bytes(snapshot.index_bytes),
         ));
-        lines.push(format!("           {}", hex(&snapshot.hash)));
+        lines.push(format!("           {}", hex::encode(snapshot.hash)));
     }
     lines.extend(document.compaction_due.then(|| "compaction due".to_owned()));
     if let Some((version, reason)) = &document.compaction_failure {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use landfall_protocol::error_chain;
 use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
@@ -19,8 +20,8 @@ use super::{
 use crate::backups::BackupOptions;
 use crate::compaction::CompactionOptions;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
-use crate::store::{CompactionWindow, SqliteStore, chain};
-use crate::{allocator, http, limits, logs};
+use crate::store::{CompactionWindow, SqliteStore};
+use crate::{allocator, limits, logs};
 
 /// Options of `serve`. Every option has a default and an environment variable.
 #[derive(Debug, Clone, Args)]
@@ -236,7 +237,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     let served = serve_with_store(listener, options, Arc::new(store), signal).await;
     served.map_err(|error| {
         let (code, hint) = code_and_hint(&error);
-        Failure::new(code, "the relay stopped with an error", chain(&error), hint)
+        Failure::new(code, "the relay stopped with an error", error_chain(&error), hint)
     })
 }
 
@@ -279,7 +280,7 @@ async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
             "give an address and a port",
         ));
     };
-    let local = found.iter().all(|address| http::is_loopback(&address.ip().to_string()));
+    let local = found.iter().all(|address| address.ip().is_loopback());
     if !local && !args.insecure_open {
         let what = format!("will not listen on {address}");
         let why = "it is reachable from other machines, and no authentication is configured";

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use landfall_compaction::{JobKind, Supervisor, WorkerError};
 use landfall_protocol::limits as shared;
@@ -14,6 +14,7 @@ use super::memory::Granted;
 use super::merging::snapshot_of;
 use super::queue::DocumentKey;
 use super::worker::{Looked, Worker, give};
+use crate::clock::now_ms;
 use crate::limits;
 use crate::store::{CompactionTask, StoreError};
 
@@ -222,9 +223,4 @@ impl From<WorkerError> for CompactionFailure {
     fn from(error: WorkerError) -> Self {
         Self::Worker(error)
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 
 use crate::limits;
@@ -63,73 +64,79 @@ impl Guard {
 impl Guard {
     /// Whether a page comes from this machine, or from this relay itself.
     fn is_near(&self, origin: &str, headers: &HeaderMap) -> bool {
-        let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
-        else {
-            return false;
-        };
-        if is_loopback(host) {
+        let Some(page) = authority_of(origin) else { return false };
+        let Some(host) = Host::parse(page.as_str()) else { return false };
+        if host.is_loopback() {
             return true;
         }
         // A name's owner can point it here, and would then serve the page under it. An IP address is safe
         // from that, and so is a configured name.
         let mut hosts = headers.get_all(header::HOST).iter();
-        let is_same = |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+        let is_same =
+            |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(page.as_str().as_bytes());
         let own = hosts.next().is_some_and(is_same);
-        own && hosts.next().is_none() && (is_address(host) || self.is_allowed(host))
+        own && hosts.next().is_none() && (host.address.is_some() || self.is_allowed(&host))
     }
 
     /// Whether the relay may be reached under this host, with or without a port.
-    fn is_ours(&self, host: &str) -> bool {
-        is_loopback(host) || self.is_allowed(host) || (self.any_address && is_address(host))
+    fn is_ours(&self, text: &str) -> bool {
+        Host::parse(text).is_some_and(|host| {
+            host.is_loopback()
+                || self.is_allowed(&host)
+                || (self.any_address && host.address.is_some())
+        })
     }
 
-    fn is_allowed(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, _)) if is_port(&host[name.len()..]) => name,
-            _ => host,
-        };
-        let name = name.strip_suffix('.').unwrap_or(name);
-        self.allow_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    fn is_allowed(&self, host: &Host) -> bool {
+        self.allow_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(&host.name))
     }
 }
 
-/// Whether a host, with or without a port, is an IP address.
-fn is_address(host: &str) -> bool {
-    let in_brackets =
-        |text: &str| text.strip_prefix('[').and_then(|t| t.strip_suffix(']').map(str::to_owned));
-    host.parse::<std::net::SocketAddr>().is_ok()
-        || host.parse::<std::net::Ipv4Addr>().is_ok()
-        || in_brackets(host).is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+/// The host and port of an `http` or `https` origin.
+fn authority_of(origin: &str) -> Option<Authority> {
+    let uri = origin.parse::<Uri>().ok()?;
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    uri.into_parts().authority.filter(|_| is_web)
+}
+
+/// The host of a `Host` header or of an origin.
+struct Host {
+    /// Without a final dot, and without brackets.
+    name: String,
+    /// If it is an IP address.
+    address: Option<IpAddr>,
+}
+
+impl Host {
+    /// `None` unless it is a host with an optional port, and nothing else: a user in front of it would show
+    /// another name to a person.
+    fn parse(text: &str) -> Option<Self> {
+        let authority = text.parse::<Authority>().ok()?;
+        let port = authority.as_str().strip_prefix(authority.host())?;
+        if !port.is_empty() && port.strip_prefix(':')?.parse::<u16>().is_err() {
+            return None;
+        }
+        let host = authority.host();
+        let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address = match in_brackets {
+            Some(inner) => Some(IpAddr::V6(inner.parse().ok()?)),
+            None => host.parse().ok().map(IpAddr::V4),
+        };
+        let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        Some(Self { name, address })
+    }
+
+    /// Whether it is a name or address of this machine's loopback.
+    fn is_loopback(&self) -> bool {
+        match self.address {
+            Some(address) => address.is_loopback(),
+            None => self.name == "localhost" || self.name.ends_with(".localhost"),
+        }
+    }
 }
 
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(limits::SHOWN_HEADER_BYTES).collect()
-}
-
-/// Whether `host`, with or without a port, is a name or address of this machine's loopback.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if port.is_empty() || is_port(port) => address,
-            _ => return false,
-        },
-        // An address with several colons and no brackets has no port.
-        None if host.matches(':').count() > 1 => host,
-        None => match host.split_once(':') {
-            Some((name, _)) if is_port(&host[name.len()..]) => name,
-            Some(_) => return false,
-            None => host,
-        },
-    };
-    if let Ok(address) = name.parse::<IpAddr>() {
-        return address.is_loopback();
-    }
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost")
-}
-
-fn is_port(text: &str) -> bool {
-    text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -156,9 +163,8 @@ mod tests {
             "127.9.8.7:7600",
             "[::1]",
             "[::1]:7600",
-            "::1",
         ] {
-            assert!(is_loopback(good), "{good}");
+            assert!(Host::parse(good).is_some_and(|host| host.is_loopback()), "{good}");
         }
         for bad in [
             "",
@@ -173,9 +179,12 @@ mod tests {
             "localhost:port",
             "localhost:99999",
             "localhost:80@example.com",
+            "::1",
+            "[127.0.0.1]",
+            "localhost/x",
             "0.0.0.0",
         ] {
-            assert!(!is_loopback(bad), "{bad}");
+            assert!(!Host::parse(bad).is_some_and(|host| host.is_loopback()), "{bad}");
         }
     }
 

@@ -13,8 +13,9 @@ use landfall_protocol::space::{
 use landfall_protocol::{ChangeHash, Code, DocumentId, NackClass, SpaceName};
 
 use super::deferred_pushes::{Pushes, Settled, Why};
-use super::sequencer::{Sequencer, now_ms};
+use super::sequencer::Sequencer;
 use super::{Command, Pushed};
+use crate::clock::now_ms;
 use crate::compaction::{Brought, Chunks, MergeError, Merged, Upload};
 use crate::limits;
 use crate::memory::{Grant, Key};

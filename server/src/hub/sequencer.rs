@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use landfall_protocol::admission::{DocumentSize, History, KnownChange};
 use landfall_protocol::frame::SubscriptionId;
@@ -17,6 +17,7 @@ use super::deferred_pushes::DeferredPushes;
 use super::feed::Feed;
 use super::inbox::Inbox;
 use super::{Attach, Command, Event, HubChannel, HubParts, Pushed};
+use crate::clock::now_ms;
 use crate::limits;
 use crate::memory::{Grant, Key};
 use crate::store::StoreError;
@@ -162,8 +163,8 @@ impl Sequencer {
             spaces.insert(space.clone(), slot);
             parts.metrics.spaces.inc();
         }
-        // invariant: inserted above if it was not there
-        #[allow(clippy::expect_used, reason = "the borrow checker takes no `return` in the middle")]
+        // The borrow checker accepts no `return` in the middle.
+        #[expect(clippy::expect_used, reason = "inserted above if it was not there")]
         Ok(spaces.get_mut(space).expect("the space is there"))
     }
 
@@ -469,12 +470,6 @@ fn tell(channel: &HubChannel, event: Event) {
     if channel.events.try_send(event).is_err() {
         channel.overflow.notify_one();
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    // A clock before 1970 is no reason to reject a push.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The store's view as a sized type, which the machine requires.

@@ -423,7 +423,7 @@ mod tests {
     use super::*;
     use crate::budgets::Budgets;
     use crate::memory::{Memory, ShareKey};
-    use crate::store::SqliteStore;
+    use crate::store::{Log, SqliteStore};
 
     /// A store with `documents` deleted documents in one bucket of the digests.
     fn deleted(folder: &std::path::Path, space: &SpaceName, documents: u64) -> SqliteStore {

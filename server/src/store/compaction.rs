@@ -6,6 +6,9 @@
 //! first one that is still inside the window ends the scan of its space. Heavy documents come first and
 //! ignore the window: for a replica that has not read them yet, a snapshot is cheaper than the few changes.
 
+pub(in crate::store) mod expand;
+pub(in crate::store) mod prune;
+
 use std::time::Duration;
 
 use landfall_protocol::snapshot::Snapshot;
@@ -13,14 +16,16 @@ use landfall_protocol::weight::{CompactionRule, Weight, document_bytes};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::append::Actors;
-use super::checked::{self, damaged};
-use super::documents::{self, Document, HEAVY};
-use super::log::head;
-use super::passed::PassedOver;
-use super::schema::{broken, column, number};
-use super::{CompactionInput, CompactionTask, CompactionWindow, snapshots};
 use crate::limits;
+use crate::store::damage::damaged;
+use crate::store::rows::actors::Actors;
+use crate::store::rows::checked::{self};
+use crate::store::rows::documents::head;
+use crate::store::rows::documents::{self, Document, HEAVY};
+use crate::store::rows::passed::PassedOver;
+use crate::store::rows::schema::{broken, column, number};
+use crate::store::rows::snapshots;
+use crate::store::{CompactionInput, CompactionTask, CompactionWindow};
 
 /// Bytes of changes, and their number, per read of a compaction.
 const READ_BYTES: usize = 1024 * 1024;
@@ -218,7 +223,8 @@ fn last_compactable(
 fn last_at(conn: &Connection, document: &Document, low: u64) -> rusqlite::Result<Option<u64>> {
     let key = params![document.row, column(document.compacted)?, column(low)?];
     // `max` over no rows is one row of NULL.
-    conn.prepare_cached(LAST_AT)?.query_row(key, |row| super::schema::optional_number(row, 0))
+    conn.prepare_cached(LAST_AT)?
+        .query_row(key, |row| crate::store::rows::schema::optional_number(row, 0))
 }
 
 /// The weight of the tail up to an offset.

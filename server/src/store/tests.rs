@@ -24,7 +24,7 @@ use landfall_protocol::space::{Commit, NewEntry, NewKind, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName, limits};
 use landfall_storage::FailureClass;
 
-use super::{LogStore, OpenStoreError, SqliteStore, StoreError, StoreHint};
+use crate::store::{Log, OpenStoreError, SqliteStore, StoreError, StoreHint};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()

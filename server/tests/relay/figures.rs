@@ -10,7 +10,7 @@ use landfall_protocol::frame::{Entry, Frame, entry_kind};
 use landfall_protocol::lineage::EpochRecord;
 use landfall_protocol::space::{Commit, NewEntry, NewKind};
 use landfall_protocol::{ActorId, DocumentId, Epoch, Offset};
-use landfall_relay::store::{LogStore, SqliteStore};
+use landfall_relay::store::{Log, SqliteStore};
 use serde_bytes::ByteBuf;
 
 use crate::harness::{Author, Client, Relay, SPACE};

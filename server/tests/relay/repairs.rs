@@ -151,7 +151,7 @@ async fn a_damaged_change_is_requested_and_replaced_in_place() {
     assert_eq!(repaired(&mut reader).await, document);
     assert!(hears_nothing(&mut other).await && hears_nothing(&mut older).await);
     assert_eq!(relay.get("/readyz").await.0, 200);
-    assert_eq!(relay.metric("landfall_relay_healed_documents_total").await, 1.0);
+    assert_eq!(relay.metric("landfall_relay_repaired_documents_total").await, 1.0);
     assert_eq!(sent(&relay).await, whole, "the same offsets, hashes and bytes");
     relay.stop().await.unwrap();
     let relay = Relay::start(&folder).await;
@@ -341,7 +341,7 @@ async fn a_document_that_reads_find_damaged_is_not_reported_repaired() {
     // sleep: no event reports an examination that finds damage no client can repair; it happens within two
     // seconds
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let repaired = relay.metric("landfall_relay_healed_documents_total").await;
+    let repaired = relay.metric("landfall_relay_repaired_documents_total").await;
     assert_eq!((relay.get("/readyz").await.0, repaired), (503, 0.0), "no client has repaired it");
     relay.stop().await.unwrap();
 }
@@ -423,7 +423,7 @@ async fn an_automerge_repo_client_is_asked_for_damaged_data() {
     assert_eq!(alice.receive(&mut hers).await, [], "the relay asks her without heads of its own");
     alice.settle(&mut hers).await;
     bob.until(&mut his, &hers.heads()).await;
-    relay.until_metric("landfall_relay_healed_documents_total", |count| count == 1.0).await;
+    relay.until_metric("landfall_relay_repaired_documents_total", |count| count == 1.0).await;
     assert_eq!(relay.get("/readyz").await.0, 200);
     relay.stop().await.unwrap();
 }

@@ -24,12 +24,11 @@ pub fn backup() {
     let relay = CompactingRelay::start(&data, 0, &[]);
     let path = folder.path().join("large");
     let durability = Durability::Full;
-    let large =
-        Options { document_cache_bytes: 0, durability: Durability::Normal, ..Options::default() };
+    let large = Options::default().document_cache_bytes(0).durability(Durability::Normal);
     fill(&Store::open(&path, large).unwrap(), &relay.url);
     let target = folder.path().join("backup");
     let small = Store::open(folder.path().join("small"), options(durability)).unwrap();
-    let document = small.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = small.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     small.connect(relay.url.as_str()).unwrap();
     let mut n = 0;
     beside(
@@ -51,7 +50,7 @@ pub fn backup() {
 
 fn engine(path: &Path, target: &Path) {
     let store = Store::open(path, options(Durability::Full)).unwrap();
-    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut n = 0;
     let size = std::fs::metadata(path).unwrap().len() / 1_000_000;
     beside(
@@ -71,7 +70,7 @@ fn fill(store: &Store, url: &str) {
     for _ in 0..VALUES {
         let noise: Vec<u8> =
             (0..VALUE_BYTES / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-        space.create(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?)).unwrap();
+        space.create(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?)).unwrap().0;
     }
     store.connect(url).unwrap();
     flush(store);

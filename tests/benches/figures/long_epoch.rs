@@ -93,7 +93,7 @@ pub fn unknown_epoch() {
     };
     let ((one, space), (other, _)) = (open("one"), open("other"));
     let documents: Vec<Document> = (0..DOCUMENTS)
-        .map(|n| space.create(|tx| Ok(tx.put(ROOT, "n", n as i64)?)).unwrap())
+        .map(|n| space.create(|tx| Ok(tx.put(ROOT, "n", n as i64)?)).unwrap().0)
         .collect();
     one.connect(place.proxy.url.as_str()).unwrap();
     flush(&one);

@@ -25,7 +25,7 @@ pub fn fresh() {
     let data = folder.path().join("relay");
     let relay = CompactingRelay::start(&data, 0, &COMPACTIONS);
     let port = relay.port;
-    let writer = Options { compaction: false, ..options(Durability::Normal) };
+    let writer = options(Durability::Normal).compaction(false);
     let store = Store::open(folder.path().join("writer"), writer).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(relay.url.as_str()).unwrap();

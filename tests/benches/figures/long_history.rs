@@ -20,8 +20,7 @@ pub fn history() {
     let (data, path) = (folder.path().join("relay"), folder.path().join("store"));
     let relay = CompactingRelay::start(&data, 0, &COMPACTIONS);
     // The engine compacts only on request, so both stores start from single changes.
-    let options =
-        Options { durability: Durability::Normal, compaction: false, ..Options::default() };
+    let options = Options::default().durability(Durability::Normal).compaction(false);
     let store = Store::open(&path, options).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(relay.url.as_str()).unwrap();

@@ -31,7 +31,7 @@ pub fn one_shot() {
         let folder = folder();
         let path = folder.path().join("store");
         let store = Store::open(&path, options(Durability::Normal)).unwrap();
-        let document = store.space(SPACE).unwrap().create(|_| Ok(())).unwrap().id();
+        let document = store.space(SPACE).unwrap().create(|_| Ok(())).unwrap().0.id();
         store.close().unwrap();
         let times = commands(&path, document, trusted);
         println!(
@@ -55,7 +55,7 @@ fn folder() -> tempfile::TempDir {
 
 /// Compacts without a recent window.
 fn compaction() -> Options {
-    Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..options(Durability::Normal) }
+    options(Durability::Normal).keep_recent(0).keep_recent_age(Duration::ZERO)
 }
 
 fn commands(path: &Path, document: DocumentId, trusted: bool) -> Vec<Duration> {

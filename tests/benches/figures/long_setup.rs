@@ -188,7 +188,7 @@ pub struct Typist {
 
 impl Typist {
     pub fn new(space: &Space, seed: u64) -> Self {
-        let document = space.create(|_| Ok(())).unwrap();
+        let document = space.create(|_| Ok(())).unwrap().0;
         let text = document.change(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text)?)).unwrap();
         Self { document, text, rng: Rng::new(seed), at: 0, length: 0 }
     }

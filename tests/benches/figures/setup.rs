@@ -70,13 +70,13 @@ impl Drop for Relay {
 }
 
 pub fn options(durability: Durability) -> Options {
-    Options { durability, ..Options::default() }
+    Options::default().durability(durability)
 }
 
 /// Makes a document with a text that was typed in so many changes, and returns it with the text's
 /// object.
 pub fn typed(store: &Store, space: &Space, changes: usize) -> (Document, ObjId) {
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     let text = document.change(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text)?)).unwrap();
     type_on(store, &document, changes);
     (document, text)

@@ -22,7 +22,7 @@ test("a client that has a damaged document heals it, and other clients find it",
   const theirs = await until("bob finds the document", () => bob.repo.find(mine.url).catch(() => null))
   expect(theirs.doc()).toEqual({ text: MARKER })
   const metrics = await (await fetch(new URL("/metrics", relay.url.replace("ws:", "http:")))).text()
-  expect(metrics).toMatch(/^landfall_relay_healed_documents_total 1$/m)
+  expect(metrics).toMatch(/^landfall_relay_repaired_documents_total 1$/m)
 })
 
 /** Flips one bit in the middle of a text that occurs once in a file. */

@@ -4,6 +4,14 @@
 //! Usage: `typist STORE RELAY SPACE`. Lines: `begin DOCUMENT` before each `change()`,
 //! `change DOCUMENT HASH` after it returned, `acked N` when the first N of these are acknowledged.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    reason = "a test fails by panicking"
+)]
+
 use std::error::Error;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,10 +32,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         return Err("usage: typist STORE RELAY SPACE".into());
     };
     // It compacts without a recent window, so that some kills hit a compaction.
-    let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
+    let options = Options::default().keep_recent(0).keep_recent_age(Duration::ZERO);
     let store = Store::open(path, options)?;
     let space = store.space(space)?;
-    let link = LinkOptions { reconnect_first: Duration::from_millis(20), ..relay.as_str().into() };
+    let link = LinkOptions::from(relay.as_str()).reconnect_first(Duration::from_millis(20));
     store.connect(link)?;
     let documents: Vec<Document> = (0..DOCUMENTS)
         .map(|number| space.create_named(&format!("typed {number}"), |_| Ok(())))

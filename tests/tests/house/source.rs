@@ -1,9 +1,9 @@
-//! One Rust file as the rules see it: its words with their lines (comments and literals are not words), its
-//! functions, and which lines are test code.
+//! One Rust file as the rules see it: its words with their lines (comments and literals are not words), and
+//! which lines are test code.
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use super::survey::{self, Span, Survey};
+use super::survey::{self, Survey};
 
 /// An identifier or a punctuation character, and its line (from 1).
 struct Word {
@@ -52,11 +52,6 @@ impl Source {
     /// The line of a parse error and its reason, if the file does not parse.
     pub(crate) fn broken(&self) -> Option<&(usize, String)> {
         self.broken.as_ref()
-    }
-
-    /// Every function with a body: its name, and its lines from `fn` to the closing brace.
-    pub(crate) fn functions(&self) -> &[(String, Span)] {
-        &self.survey.functions
     }
 
     /// Files (`a/b.rs`) and folders (`a/b/`) that this file declares as modules for tests only.

@@ -1,4 +1,4 @@
-//! Walks a parsed file once and collects functions, statements and code that is compiled for tests only.
+//! Walks a parsed file once and collects statements and code that is compiled for tests only.
 
 use std::ops::RangeInclusive;
 
@@ -12,8 +12,6 @@ pub(crate) type Span = RangeInclusive<usize>;
 /// The result of [`of`].
 #[derive(Default)]
 pub(crate) struct Survey {
-    /// Name and lines of every function with a body.
-    pub(crate) functions: Vec<(String, Span)>,
     /// Statements that are not blocks, and constants: a comment above one of them can excuse it.
     pub(crate) statements: Vec<Span>,
     /// Code that is compiled for tests only.
@@ -45,12 +43,6 @@ impl Survey {
             self.tests.push(lines_of(item));
         }
     }
-
-    fn note_function(&mut self, signature: &syn::Signature, block: &syn::Block) {
-        let first = signature.span().start().line;
-        let last = block.brace_token.span.close().end().line;
-        self.functions.push((signature.ident.to_string(), first..=last));
-    }
 }
 
 impl<'ast> Visit<'ast> for Survey {
@@ -69,21 +61,12 @@ impl<'ast> Visit<'ast> for Survey {
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
         self.note_tests(&item.attrs, item);
-        self.note_function(&item.sig, &item.block);
         visit::visit_item_fn(self, item);
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
         self.note_tests(&item.attrs, item);
-        self.note_function(&item.sig, &item.block);
         visit::visit_impl_item_fn(self, item);
-    }
-
-    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
-        if let Some(block) = &item.default {
-            self.note_function(&item.sig, block);
-        }
-        visit::visit_trait_item_fn(self, item);
     }
 
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {

@@ -64,7 +64,7 @@ fn survives(treat: fn(TcpStream), why: &str) {
     let server = BadServer::start(relay.port, BAD, treat);
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "before")?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "before")?)).unwrap().0;
     store.connect(link(&server.url)).unwrap();
     wait_for(&store, why, |status| {
         status.last_error.as_ref().is_some_and(|error| error.contains(why))
@@ -146,7 +146,7 @@ fn broadcast_fails_at_an_older_relay_without_ephemeral_messages() {
     let server = BadServer::start(0, usize::MAX, older);
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space(SPACE).unwrap();
-    let note = space.create(|tx| Ok(tx.put(ROOT, "text", "here")?)).unwrap();
+    let note = space.create(|tx| Ok(tx.put(ROOT, "text", "here")?)).unwrap().0;
     store.connect(link(&server.url)).unwrap();
     wait_for(&store, "to be live", |status| {
         status.spaces.values().all(|space| space.sync == SyncStatus::Live)
@@ -167,7 +167,7 @@ fn an_unreachable_relay_is_reported_and_found_later() {
         let why = status.last_error.as_deref().unwrap_or_default();
         why.contains("no relay answers") && why.contains(&port.to_string())
     });
-    space.create(|tx| Ok(tx.put(ROOT, "text", "alone")?)).unwrap();
+    space.create(|tx| Ok(tx.put(ROOT, "text", "alone")?)).unwrap().0;
     let relay = Relay::start(&folder.path().join("relay"), port);
     wait_synced(&store);
     assert_eq!(Snapshot::of(&space), fresh_copy(&relay.url, SPACE));
@@ -195,7 +195,7 @@ fn impossible_changes_are_deferred() {
     let server = BadServer::start(relay.port, 1, with_bad_changes);
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "good")?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "good")?)).unwrap().0;
     store.connect(link(&server.url)).unwrap();
     wait_for(&store, "to defer both", |status| {
         status.spaces.values().all(|space| space.deferred == 2)

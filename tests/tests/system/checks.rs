@@ -21,7 +21,7 @@ fn a_check_does_not_report_a_rejected_document_as_drift() {
     one.flush_blocking(PATIENCE).unwrap();
     let space = two.space("s").unwrap();
     let rejected = space.create_named("config", version(2)).unwrap();
-    let other = space.create(version(3)).unwrap();
+    let other = space.create(version(3)).unwrap().0;
     let mut events = two.events();
     two.connect(link(&relay.url)).unwrap();
     wait_for(&two, "the refusal", |status| status.spaces[space.name()].rejected.len() == 1);

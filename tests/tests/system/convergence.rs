@@ -50,7 +50,7 @@ fn concurrent_offline_edits_of_every_type_converge() {
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let stores = ["a", "b"].map(|name| open(&folder.path().join(name)));
     let spaces = stores.each_ref().map(|store| store.space("default").unwrap());
-    let first = spaces[0].create(|_| Ok(())).unwrap();
+    let first = spaces[0].create(|_| Ok(())).unwrap().0;
     seed_note(&first);
     stores.iter().for_each(|store| store.connect(link(&relay.url)).unwrap());
     stores.iter().for_each(wait_synced);
@@ -78,16 +78,15 @@ fn a_recorded_session_replays_through_a_relay() {
     let Some(trace) = traces::load("sveltecomponent.json.gz") else { return };
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
-    let options = || landfall::Options {
-        durability: landfall::Durability::Normal,
-        ..landfall::Options::default()
-    };
+    let options = || landfall::Options::default().durability(landfall::Durability::Normal);
     let stores =
         ["a", "b"].map(|name| landfall::Store::open(folder.path().join(name), options()).unwrap());
     stores.iter().for_each(|store| store.connect(link(&relay.url)).unwrap());
     let spaces = stores.each_ref().map(|store| store.space("default").unwrap());
-    let document =
-        spaces[0].create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(|_| ())?)).unwrap();
+    let document = spaces[0]
+        .create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(|_| ())?))
+        .unwrap()
+        .0;
     let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
     for patches in &trace.transactions {
         document

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use landfall::automerge::{ROOT, transaction::Transactable};
-use landfall::{Document, LinkOptions, LinkStatus, Store, SyncStatus};
+use landfall::{Document, LinkStatus, Store, SyncStatus};
 use landfall_tests::embedded::Embedded;
 use landfall_tests::network::Proxy;
 use landfall_tests::process::Relay;
@@ -87,9 +87,8 @@ fn a_silent_connection_is_detected_at_both_ends() {
     let proxy = Proxy::start(relay.port);
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "before")?)).unwrap();
-    let options =
-        LinkOptions { ping_after: ping, drop_after, handshake: drop_after, ..link(&proxy.url) };
+    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "before")?)).unwrap().0;
+    let options = link(&proxy.url).ping_after(ping).drop_after(drop_after).handshake(drop_after);
     store.connect(options).unwrap();
     wait_synced(&store);
     // Longer silence than either end tolerates: only pings keep the connection alive.
@@ -125,13 +124,10 @@ fn a_reader_far_behind_a_steady_stream_catches_up_connected() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let proxy = Proxy::start(relay.port);
-    let options = landfall::Options {
-        durability: landfall::Durability::Normal,
-        ..landfall::Options::default()
-    };
+    let options = landfall::Options::default().durability(landfall::Durability::Normal);
     let writer = Store::open(folder.path().join("writer"), options).unwrap();
     let space = writer.space(SPACE).unwrap();
-    let documents: Vec<Document> = (0..20).map(|_| space.create(|_| Ok(())).unwrap()).collect();
+    let documents: Vec<Document> = (0..20).map(|_| space.create(|_| Ok(())).unwrap().0).collect();
     // More than the relay's ring holds, so that the reader starts with entries from the disk.
     let long = "x-".repeat(600);
     for number in 0..4_000 {

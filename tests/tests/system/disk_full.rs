@@ -82,7 +82,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     let relay = Relay::start(&data, 0);
     let store = open(&disk.path().join("store"));
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "small")?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "text", "small")?)).unwrap().0;
     store.connect(link(&relay.url)).unwrap();
     let (mut made, mut before) = (1, hashes(&document));
     let error = loop {
@@ -100,7 +100,7 @@ fn a_full_disk_under_an_engine_refuses_changes_and_recovers() {
     // Another replica's changes cannot be stored either; the link reports that and keeps trying.
     let peer = open(&folder.path().join("peer"));
     let peer_space = peer.space(SPACE).unwrap();
-    let theirs = peer_space.create(|_| Ok(())).unwrap();
+    let theirs = peer_space.create(|_| Ok(())).unwrap().0;
     (0..5).for_each(|_| write(&theirs, &mut rng, 300 * KIB).unwrap());
     peer.connect(link(&relay.url)).unwrap();
     wait_for(&store, "to report that its disk is full", |status| {
@@ -138,7 +138,7 @@ fn a_full_disk_under_a_relay_makes_pushes_wait() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     store.connect(link(&relay.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
     assert_eq!(http::get(relay.port, "/readyz").0, 200);
@@ -175,8 +175,8 @@ fn a_refused_push_rejects_one_document_and_no_other() {
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let store = open(&folder.path().join("a"));
     let space = store.space(SPACE).unwrap();
-    let refused = space.create(|tx| Ok(tx.put(ROOT, "text", "ours")?)).unwrap();
-    let other = space.create(|tx| Ok(tx.put(ROOT, "text", "fine")?)).unwrap();
+    let refused = space.create(|tx| Ok(tx.put(ROOT, "text", "ours")?)).unwrap().0;
+    let other = space.create(|tx| Ok(tx.put(ROOT, "text", "fine")?)).unwrap().0;
     let actor = refused.read(|doc| doc.get_changes(&[])[0].actor_id().clone()).unwrap();
     let theirs = raw::change_of(actor, 1, "theirs");
     let answer = raw::Client::start(relay.port, SPACE).push(1, refused.id(), &[theirs]);

@@ -180,7 +180,7 @@ fn a_failed_broadcast_returns_a_typed_error() {
     let site = Site::start();
     let store = Store::in_memory(Options::default()).unwrap();
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "a", 1)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "a", 1)?)).unwrap().0;
     let offline = |result| matches!(result, Err(BroadcastError::Offline { .. }));
     assert!(offline(document.broadcast("no relay is connected")));
     store.connect(link(&site.url)).unwrap();

@@ -289,7 +289,7 @@ fn a_killed_engine_loses_no_committed_change() {
     let path = folder.path().join("typed");
     let peer = open(&folder.path().join("peer"));
     let peer_space = peer.space(SPACE).unwrap();
-    let chat = peer_space.create(|_| Ok(())).unwrap();
+    let chat = peer_space.create(|_| Ok(())).unwrap().0;
     peer.connect(link(&relay.url)).unwrap();
     let (mut changing, mut pushing, mut either) = (0, 0, 0);
     let mut account = Account::default();

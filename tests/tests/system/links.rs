@@ -21,14 +21,12 @@ fn is_live(store: &Store) -> bool {
 
 /// This link checks its connection only when the application requests it.
 fn never_looks(url: &str) -> LinkOptions {
-    LinkOptions {
-        ping_after: HOUR,
-        drop_after: HOUR,
-        handshake: HOUR,
-        reconnect_first: HOUR,
-        reconnect_most: HOUR,
-        ..LinkOptions::new(url)
-    }
+    LinkOptions::new(url)
+        .ping_after(HOUR)
+        .drop_after(HOUR)
+        .handshake(HOUR)
+        .reconnect_first(HOUR)
+        .reconnect_most(HOUR)
 }
 
 #[test]
@@ -36,7 +34,7 @@ fn flush_and_status_report_on_the_current_relay() {
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = ["r1", "r2"].map(|name| Relay::start(&folder.path().join(name), 0));
     let store = open(&folder.path().join("store"));
-    store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     store.connect(link(&first.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
     for _ in 0..3 {
@@ -68,10 +66,10 @@ fn flush_and_status_report_on_the_current_relay() {
 fn a_store_may_have_hundreds_of_spaces() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
-    let store = Store::in_memory(Options { compaction: false, ..Options::default() }).unwrap();
+    let store = Store::in_memory(Options::default().compaction(false)).unwrap();
     for number in 0..300 {
         let space = store.space(&format!("s{number:03}")).unwrap();
-        space.create(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
+        space.create(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap().0;
     }
     store.connect(link(&relay.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
@@ -87,7 +85,7 @@ fn a_space_created_during_connect_is_synced() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     for _ in 0..20 {
-        let store = Store::in_memory(Options { compaction: false, ..Options::default() }).unwrap();
+        let store = Store::in_memory(Options::default().compaction(false)).unwrap();
         store.space("first").unwrap();
         let (connecting, options) = (store.clone(), link(&relay.url));
         let thread = std::thread::spawn(move || connecting.connect(options).unwrap());
@@ -106,7 +104,7 @@ fn a_check_always_returns() {
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let store = open(&folder.path().join("store"));
     let space = store.space("s").unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     assert!(matches!(store.check_blocking(), Err(CheckError::Offline { .. })));
     store.connect(link(&relay.url)).unwrap();
     wait_synced(&store);
@@ -142,7 +140,7 @@ fn reconnect_now_drops_hanging_attempts_and_dead_connections() {
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let proxy = Proxy::start(relay.port);
     let store = open(&folder.path().join("store"));
-    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap();
+    let document = store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     proxy.swallow(true);
     store.connect(never_looks(&proxy.url)).unwrap();
     wait_until(&store, "for a hanging attempt", || proxy.connections() == 1);
@@ -199,7 +197,7 @@ fn a_removed_space_is_fetched_again_from_the_relay() {
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let store = open(&folder.path().join("store"));
     let space = store.space("s").unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap().0;
     store.connect(link(&relay.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
     for round in 2..5 {

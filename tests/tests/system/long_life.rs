@@ -17,7 +17,7 @@ const COMPACTED: &str = "landfall_relay_compactions_total{outcome=\"compacted\"}
 /// Types `characters` characters, one change each.
 fn type_text(space: &Space, characters: usize) -> Document {
     let document = space.create(|tx| Ok(tx.put_object(ROOT, "text", ObjType::Text).map(drop)?));
-    let document = document.unwrap();
+    let (document, ()) = document.unwrap();
     let text = document.read(|doc| doc.get(ROOT, "text").unwrap().unwrap().1).unwrap();
     for at in 0..characters {
         document.change(|tx| Ok(tx.splice_text(&text, at, 0, "x")?)).unwrap();
@@ -30,7 +30,7 @@ fn wait_compacted(relay: &Relay, compactions: f64) {
 }
 
 fn relaxed() -> Options {
-    Options { durability: landfall::Durability::Normal, ..compactions() }
+    compactions().durability(landfall::Durability::Normal)
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn an_interrupted_snapshot_transfer_resumes() {
     let store = Store::open(folder.path().join("a"), relaxed()).unwrap();
     let space = store.space(SPACE).unwrap();
     store.connect(link(&relay.url)).unwrap();
-    let document = space.create(|_| Ok(())).unwrap();
+    let document = space.create(|_| Ok(())).unwrap().0;
     for number in 0..300 {
         let noise: Vec<u8> = (0..2_000).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
         let key = format!("k{number}");

@@ -28,7 +28,7 @@ fn two_spaces_share_one_connection_and_nothing_else() {
     stores[1].connect(link(&relay.url)).unwrap();
     let documents = spaces[0]
         .each_ref()
-        .map(|space| space.create(|tx| Ok(tx.put(ROOT, "of", space.name().as_str())?)).unwrap());
+        .map(|space| space.create(|tx| Ok(tx.put(ROOT, "of", space.name().as_str())?)).unwrap().0);
     for number in 0..100_i64 {
         let document = &documents[number as usize % 2];
         document.change(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
@@ -53,11 +53,11 @@ fn a_reconnect_costs_nothing_per_document() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("relay"), 0);
     let proxy = Proxy::start(relay.port);
-    let options = Options { durability: Durability::Normal, ..Options::default() };
+    let options = Options::default().durability(Durability::Normal);
     let store = Store::open(folder.path().join("a"), options).unwrap();
     let space = store.space("default").unwrap();
     for number in 0..DOCUMENTS {
-        drop(space.create(|tx| Ok(tx.put(ROOT, "number", number as i64)?)).unwrap());
+        drop(space.create(|tx| Ok(tx.put(ROOT, "number", number as i64)?)).unwrap().0);
     }
     store.connect(link(&relay.url)).unwrap();
     wait_synced(&store);

@@ -129,7 +129,7 @@ fn an_engine_and_a_repo_client_converge_over_a_killed_relay() {
     let (port, told, stop) = (relay.port, Told::default(), AtomicBool::new(false));
     let store = Store::open(folder.path().join("engine"), compactions()).unwrap();
     let space = store.space(SPACE).unwrap();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "root", true)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "root", true)?)).unwrap().0;
     store.connect(link(&relay.url)).unwrap();
     let mut peer = Peer::new("peer", document.id());
     // A peer that types into an empty document starts a history of its own, and an engine does not

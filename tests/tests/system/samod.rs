@@ -126,7 +126,7 @@ fn samod_and_an_engine_edit_one_document_while_the_relay_is_killed() {
     let data = tempfile::tempdir().unwrap();
     let relay = Relay::start(data.path(), 0);
     let (store, space) = engine(&relay.url);
-    let document = space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap().0;
     wait_synced(&store);
     let sam = Sam::start("sam", &relay.url);
     let sue = Sam::start("sue", &relay.url);
@@ -183,7 +183,7 @@ fn samod_peers_sync_through_the_relay_online_and_later() {
     third.wait_until(&late, "for all of it", |doc| keys(doc) == 1 + EDITS);
     // A document that no peer has is reported as unavailable.
     let nobody = Store::in_memory(Options::default()).unwrap().space(SPACE).unwrap();
-    let nowhere = nobody.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap();
+    let nowhere = nobody.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap().0;
     assert!(third.find(&nowhere.id().to_string()).is_none());
 }
 
@@ -193,7 +193,7 @@ fn samod_and_an_engine_exchange_ephemeral_messages() {
     let relay = Relay::start(data.path(), 0);
     let (store, space) = engine(&relay.url);
     let mut events = store.events();
-    let document = space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap();
+    let document = space.create(|tx| Ok(tx.put(ROOT, "root", 0)?)).unwrap().0;
     wait_synced(&store);
     let sam = Sam::start("sam", &relay.url);
     let handle = sam.find(&document.id().to_string()).expect("the document is available");

@@ -20,7 +20,7 @@ fn ids(replica: &Replica) -> BTreeSet<DocumentId> {
 fn a_wider_scope_delivers_whole_documents_and_no_others() {
     let mut site = Site::start();
     let [mut a] = site.replicas(["a"]);
-    let more = a.space.create(|tx| Ok(tx.put(ROOT, "more", 0)?)).unwrap();
+    let more = a.space.create(|tx| Ok(tx.put(ROOT, "more", 0)?)).unwrap().0;
     a.edit(100);
     a.flush();
     let store = Store::open(site.folder().join("b"), Options::default()).unwrap();
@@ -80,7 +80,7 @@ fn unrelated_histories_of_one_id_merge_only_on_request() {
     sync_all(&[&a]);
     let store = open(&site.folder().join("b"));
     let space = store.space(SPACE).unwrap();
-    let ours = space.create(|tx| Ok(tx.put(ROOT, "ours", 1)?)).unwrap();
+    let ours = space.create(|tx| Ok(tx.put(ROOT, "ours", 1)?)).unwrap().0;
     // At the relay, another author has used the same id for a document with another first change.
     let theirs = raw::change_of(ActorId::random(), 1, "theirs");
     let answer = raw::Client::start(site.port, SPACE).push(1, ours.id(), &[theirs]);

@@ -105,7 +105,7 @@ impl Performer {
             self.store.context.events.send(space, *document, EventKind::Drifted);
         }
         if more > 0 {
-            tracing::error!(%space, more, "the relay and this store have drifted apart in more documents");
+            tracing::error!(%space, more, "more documents have drifted apart");
         }
         self.store.context.status.add_check(row, count);
         count

@@ -11,6 +11,7 @@ use crate::store::{LocalLog, Pending, ViewError};
 
 /// A store's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inspection {
     /// Bytes of the file, or of memory for a store in memory.
     pub bytes: u64,
@@ -22,6 +23,7 @@ pub struct Inspection {
 
 /// A space's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedSpace {
     /// Its name.
     pub name: SpaceName,
@@ -41,6 +43,7 @@ pub struct InspectedSpace {
 
 /// The state of a space's sync with a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedUpstream {
     /// The relay.
     pub upstream: Upstream,
@@ -54,6 +57,7 @@ pub struct InspectedUpstream {
 
 /// A document's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectedDocument {
     /// The document.
     pub document: DocumentId,

@@ -5,10 +5,9 @@
 //! compacted change that is no head, or repeats one. Building one costs as much as loading the
 //! document, so it is done before a batch's transaction (`prepare`) where possible.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use landfall_compaction::CompactionError;
+use landfall_compaction::{CompactionError, IndexCache};
 use landfall_protocol::compacted::PackedIndex;
 use parking_lot::Mutex;
 use rusqlite::types::Type;
@@ -19,24 +18,15 @@ use super::rows::DocumentRow;
 /// Memory in bytes that indexes may take beyond the one in use.
 const BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
-/// Identifies the snapshot of an index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
-    document: DocumentRow,
-    hash: [u8; 32],
-}
-
-#[derive(Default)]
-struct CachedIndexes {
-    /// The least recently used one is at the front.
-    indexes: VecDeque<(Key, Arc<PackedIndex>)>,
-    bytes: usize,
-}
-
 /// A cache of recently used indexes.
-#[derive(Default)]
 pub(in crate::store) struct Indexes {
-    kept: Mutex<CachedIndexes>,
+    cached: Mutex<IndexCache>,
+}
+
+impl Default for Indexes {
+    fn default() -> Self {
+        Self { cached: Mutex::new(IndexCache::new(BUDGET_BYTES)) }
+    }
 }
 
 impl Indexes {
@@ -51,15 +41,15 @@ impl Indexes {
             .query_row([document.0], |row| row.get::<_, [u8; 32]>(0))
             .optional()?;
         let Some(hash) = hash else { return Ok(None) };
-        let key = Key { document, hash };
-        if let Some(index) = self.get(key) {
-            return Ok(Some(index));
+        let cached = self.cached.lock().get(document.0, &hash);
+        if cached.is_some() {
+            return Ok(cached);
         }
         let body: Vec<u8> = conn
             .prepare_cached("SELECT body FROM snapshot WHERE document = ?1")?
             .query_row([document.0], |row| row.get(0))?;
         let index = Arc::new(build(&body).map_err(unreadable)?);
-        self.put(key, Arc::clone(&index));
+        self.add(document, hash, Arc::clone(&index));
         Ok(Some(index))
     }
 
@@ -70,29 +60,7 @@ impl Indexes {
         hash: [u8; 32],
         index: Arc<PackedIndex>,
     ) {
-        self.put(Key { document, hash }, index);
-    }
-
-    fn get(&self, key: Key) -> Option<Arc<PackedIndex>> {
-        let mut kept = self.kept.lock();
-        let place = kept.indexes.iter().position(|(other, _)| *other == key)?;
-        let found = kept.indexes.remove(place)?;
-        let index = Arc::clone(&found.1);
-        kept.indexes.push_back(found);
-        Some(index)
-    }
-
-    fn put(&self, key: Key, index: Arc<PackedIndex>) {
-        let mut kept = self.kept.lock();
-        // A document has one snapshot: an index of an earlier one is useless.
-        kept.indexes.retain(|(other, _)| other.document != key.document);
-        kept.indexes.push_back((key, index));
-        kept.bytes = kept.indexes.iter().map(|(_, index)| index.memory_bytes()).sum();
-        while kept.bytes > BUDGET_BYTES && kept.indexes.len() > 1 {
-            if let Some((_, gone)) = kept.indexes.pop_front() {
-                kept.bytes -= gone.memory_bytes();
-            }
-        }
+        self.cached.lock().insert(document.0, hash, index);
     }
 }
 

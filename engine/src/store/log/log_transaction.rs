@@ -111,7 +111,7 @@ impl<'a> LogTransaction<'a> {
             let open = Open { row, heads_before, heads, parts_before, parts, digest_entry };
             self.open.insert(*document, open);
         }
-        // invariant: it was put in above.
+        #[expect(clippy::expect_used, reason = "inserted above if it was not there")]
         Ok(self.open.get_mut(document).expect("open"))
     }
 

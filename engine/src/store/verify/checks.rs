@@ -51,7 +51,7 @@ impl LocalLog {
     ) -> Result<Vec<Fault>, ViewError> {
         match self.view(look) {
             Ok(faults) => Ok(faults),
-            Err(error) if is_damage(&error) => Ok(vec![Fault::File(chain(&error))]),
+            Err(error) if is_damage(&error) => Ok(vec![Fault::File(deepest_cause(&error))]),
             Err(error) => Err(error),
         }
     }
@@ -74,7 +74,7 @@ fn is_damage(error: &ViewError) -> bool {
         || matches!(&error.0, ReadError::Query(error) if value(error))
 }
 
-fn chain(error: &ViewError) -> String {
+fn deepest_cause(error: &ViewError) -> String {
     let source = std::error::Error::source(error);
     let deeper = source.and_then(std::error::Error::source);
     deeper.or(source).map_or_else(|| error.to_string(), ToString::to_string)

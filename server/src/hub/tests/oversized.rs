@@ -8,7 +8,7 @@ use landfall_protocol::space::PushAnswer;
 use landfall_protocol::{Code, limits};
 
 use super::{Bench, DOCUMENT, Pushed, program, space, whole, world};
-use crate::store::{LogStore, StoredDocument};
+use crate::store::{Documents, Log, Snapshots, StoredDocument};
 
 impl Bench {
     /// Uploads a complete snapshot.

@@ -6,7 +6,10 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::made::{Dice, Grown, commit, heads, opens, pushed, snapshot, tombstone};
 use super::open;
-use crate::store::{CompactionWindow, LogStore, Recent, RecentPage, SqliteStore, StoredDocument};
+use crate::store::{
+    Admin, CompactionWindow, Documents, Log, Recent, RecentPage, Snapshots, SqliteStore,
+    StoredDocument,
+};
 
 const PLAIN: DocumentId = DocumentId::from_bytes([1; 16]);
 const LONG: DocumentId = DocumentId::from_bytes([2; 16]);
@@ -145,7 +148,7 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
 fn compacted_changes_are_loaded_on_demand_and_once() {
     let (folder, store, _, long) = store();
     compact(&store, &long, 32);
-    let loads = || store.gauges().index_loads;
+    let loads = || store.gauges().unwrap().index_loads;
     assert!(index(&store, LONG, false).compacted.unwrap().index.is_none());
     assert_eq!(loads(), 0);
     for _ in 0..3 {
@@ -159,7 +162,7 @@ fn compacted_changes_are_loaded_on_demand_and_once() {
     let store = SqliteStore::open(folder.path()).unwrap();
     store.load_index(&space(), &LONG).unwrap();
     index(&store, LONG, true);
-    assert_eq!(store.gauges().index_loads, 1);
+    assert_eq!(store.gauges().unwrap().index_loads, 1);
 }
 
 #[test]
@@ -176,7 +179,7 @@ fn a_damaged_index_is_reported() {
             "this query does not need the index"
         );
     }
-    assert_eq!(store.gauges().damaged_indexes, 2);
+    assert_eq!(store.gauges().unwrap().damaged_indexes, 2);
     let made = snapshot(&long.changes[..70], 700);
     assert!(store.store_index(&space(), &LONG, &made.hash, made.packed).unwrap());
     assert_eq!(index(&store, LONG, true).compacted.unwrap().index.unwrap().len(), 70);
@@ -238,7 +241,7 @@ fn a_read_of_the_list_is_bounded() {
     let (mut before, mut reads, mut found) = (None, 0, Vec::new());
     loop {
         let range = (Offset(0), before);
-        let page = crate::store::listing::walk(&conn, &space(), range, 10, 20).unwrap();
+        let page = crate::store::log::listing::walk(&conn, &space(), range, 10, 20).unwrap();
         reads += 1;
         found.extend(listed(&page).0);
         let Some(next) = page.next else { break };
@@ -255,8 +258,8 @@ fn a_read_of_the_list_is_bounded() {
 fn every_statement_uses_an_index() {
     let (folder, ..) = store();
     let conn = rusqlite::Connection::open(folder.path().join("relay.db")).unwrap();
-    use crate::store::automerge_repo::{HAS, STANDING};
-    use crate::store::listing::{CHANGES, SNAPSHOTS, TOMBSTONES};
+    use crate::store::log::listing::{CHANGES, SNAPSHOTS, TOMBSTONES};
+    use crate::store::lookups::automerge_repo::{HAS, STANDING};
     for sql in [STANDING, HAS, CHANGES, SNAPSHOTS, TOMBSTONES] {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let names = ["?1", "?2", "?3", "?4"].iter().filter(|name| sql.contains(**name)).count();

@@ -13,8 +13,10 @@ use landfall_protocol::space::StoreFailure;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, pushed, snapshot, tombstone};
-use crate::store::indexes::IndexCache;
-use crate::store::{CompactionTask, CompactionWindow, FailureClass, LogStore, SqliteStore};
+use crate::store::rows::indexes::IndexCache;
+use crate::store::{
+    Admin, CompactionTask, CompactionWindow, Documents, FailureClass, Log, Snapshots, SqliteStore,
+};
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
 
@@ -321,13 +323,13 @@ fn a_damaged_index_is_reported_and_can_be_rebuilt() {
     let damage = error.damaged_index().unwrap();
     assert_eq!((damage.document, damage.snapshot), (DOCUMENT, made.hash));
     assert_eq!(damage.source, BadIndex::Checksum);
-    assert_eq!(one.store.gauges().damaged_indexes, 1);
+    assert_eq!(one.store.gauges().unwrap().damaged_indexes, 1);
     let store = |packed: Vec<u8>| one.store.store_index(&one.space, &DOCUMENT, &made.hash, packed);
     assert!(!store(vec![1, 2, 3]).unwrap(), "no index");
     assert!(store(one.compacted(299, 1).packed).is_err(), "of another history");
     assert!(store(made.packed.clone()).unwrap());
     one.store.load_index(&one.space, &DOCUMENT).unwrap();
-    let gauges = one.store.gauges();
+    let gauges = one.store.gauges().unwrap();
     assert_eq!((gauges.indexes, gauges.index_loads), (1, 1));
     assert!(gauges.index_bytes > made.packed.len());
 }

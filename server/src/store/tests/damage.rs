@@ -8,10 +8,11 @@ use landfall_protocol::{DocumentId, Offset, Scope, SpaceName};
 
 use super::made::Dice;
 use super::real::{compact, delete, entries_of, put_world, world};
-use crate::store::repair::Repaired;
+use crate::store::admin::fault::{Fault, Finding};
+use crate::store::admin::repair::Repaired;
+use crate::store::admin::verify::Verified;
 use crate::store::sqlite::FILE;
-use crate::store::verify::{Fault, Finding, Verified};
-use crate::store::{Inspection, LogStore, SqliteStore};
+use crate::store::{Admin, Documents, Inspection, Log, Snapshots, SqliteStore};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()

@@ -1,5 +1,6 @@
 //! Digest queries: read in pages, and never blocking the hub.
 
+use crate::store::{Documents, Log};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Duration;

@@ -11,7 +11,9 @@ use landfall_protocol::{DocumentId, Offset, SpaceName};
 use super::damage::store;
 use super::made::Dice;
 use crate::store::sqlite::FILE;
-use crate::store::{CompactionInput, LogStore, SqliteStore, StoreError, StoredDocument};
+use crate::store::{
+    Admin, CompactionInput, Documents, Log, Snapshots, SqliteStore, StoreError, StoredDocument,
+};
 
 const SPACES: [&str; 3] = ["elsewhere", "notes", "team.plans"];
 

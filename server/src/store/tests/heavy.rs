@@ -7,7 +7,7 @@ use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::made::{Dice, Grown, commit, opens, snapshot};
 use crate::limits::COMPACTION_OPERATIONS_IN_A_BYTE;
-use crate::store::{CompactionTask, CompactionWindow, LogStore, SqliteStore};
+use crate::store::{CompactionTask, CompactionWindow, Snapshots, SqliteStore};
 
 const DOCUMENT: DocumentId = DocumentId::from_bytes([5; 16]);
 const OTHER: DocumentId = DocumentId::from_bytes([6; 16]);

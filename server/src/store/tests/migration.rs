@@ -12,9 +12,10 @@ use landfall_storage::{Database, Durability, Options};
 use rusqlite::Connection;
 
 use super::real::{self, entries_of, put_world};
-use crate::store::schema::SCHEMA;
+use crate::store::log::fill;
+use crate::store::rows::schema::SCHEMA;
 use crate::store::sqlite::FILE;
-use crate::store::{CompactionWindow, LogStore, SqliteStore, fill};
+use crate::store::{CompactionWindow, Log, Snapshots, SqliteStore};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")

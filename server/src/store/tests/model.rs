@@ -7,7 +7,7 @@ use landfall_protocol::frame::{Filter, Holding};
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 
 use super::model_world::{Model, World};
-use crate::store::{LogStore, SqliteStore, StoreError, SumCursor};
+use crate::store::{Documents, Log, Snapshots, SqliteStore, StoreError, SumCursor};
 
 fn run(seed: u64, steps: usize) {
     let mut world = World::new(seed);

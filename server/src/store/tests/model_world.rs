@@ -11,7 +11,7 @@ use landfall_protocol::snapshot::Snapshot;
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 
 use super::made::{Dice, Grown, Made, commit, hash, heads, opens, pushed, snapshot, tombstone};
-use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore};
+use crate::store::{CompactionInput, CompactionWindow, Log, Snapshots, SqliteStore};
 
 /// A document of the model.
 #[derive(Debug, Default, Clone)]

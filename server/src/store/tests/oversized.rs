@@ -7,7 +7,9 @@ use landfall_protocol::frame::entry_kind;
 use landfall_protocol::{DocumentId, Epoch, SpaceName};
 
 use super::real::{compact, entries_of, put_world, world};
-use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore, StoredDocument};
+use crate::store::{
+    CompactionInput, CompactionWindow, Documents, Log, Snapshots, SqliteStore, StoredDocument,
+};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()

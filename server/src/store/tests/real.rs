@@ -14,7 +14,7 @@ use landfall_protocol::space::{NewEntry, NewKind};
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 
 use super::made::{commit, tombstone};
-use crate::store::{CompactionInput, CompactionWindow, LogStore, SqliteStore};
+use crate::store::{CompactionInput, CompactionWindow, Log, Snapshots, SqliteStore};
 
 #[path = "../../../tests/fixtures/world.rs"]
 pub(super) mod world;

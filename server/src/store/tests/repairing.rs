@@ -9,7 +9,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
 
 use super::damage::{damage, store, verify};
 use super::real::{entries_of, world};
-use crate::store::{CompactionWindow, Examined, LogStore, SqliteStore};
+use crate::store::{Admin, CompactionWindow, Documents, Examined, Log, Snapshots, SqliteStore};
 
 fn space() -> SpaceName {
     "notes".parse().unwrap()
