@@ -16,7 +16,7 @@ const UNREACHABLE: &str = "ws://127.0.0.1:9";
 
 fn with_a_change() -> Store {
     let store = Store::in_memory(Options::default()).unwrap();
-    store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
+    store.space("s").unwrap().create(|_| Ok(())).unwrap();
     store
 }
 

@@ -166,7 +166,7 @@ fn the_status_shows_compacted_and_deleted_rejected_changes() {
 #[test]
 fn a_search_for_compactions_writes_nothing() {
     let store = store();
-    store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
+    store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let open = store.open_store();
     let before = open.context.log.database().faults().counters();
     crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();

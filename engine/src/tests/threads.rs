@@ -63,7 +63,7 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
 #[test]
 fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap().0;
+    space.create(|_| Ok(())).unwrap();
     store.connect(UNREACHABLE).unwrap();
     let threads = &store.open_store().threads;
     let waiting = |store: Store| std::thread::spawn(move || store.flush_blocking(PATIENCE));
@@ -111,7 +111,7 @@ fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
 #[test]
 fn a_connect_during_a_panic_of_the_link_succeeds_or_shows_the_panic() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap().0;
+    space.create(|_| Ok(())).unwrap();
     for _ in 0..50 {
         store.connect(UNREACHABLE).unwrap();
         store.open_store().threads.order_panic(StoreThread::Link);
