@@ -22,7 +22,8 @@ use automerge::ActorId;
 use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 
-use crate::error::{ChangeError, StoreError, StoreFailure};
+use crate::error::{ChangeError, StoreError};
+use crate::failure::StoreFailure;
 use crate::random::{self, NoRandomness};
 use crate::store::{LocalLog, OwnActor, SpaceRow, WriteFailure};
 

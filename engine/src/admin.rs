@@ -17,7 +17,8 @@ pub use copies::{Restored, backup, compact, restore};
 pub use landfall_protocol::portable::{Counts, PortableError};
 pub use portable::{Exported, Imported, LeftOut, OutsideReason, export, import};
 
-use crate::error::{BoxError, OpenError, StoreError, counted};
+use crate::error::{OpenError, StoreError, counted};
+use crate::failure::BoxError;
 use crate::store::{ExpandError, LocalLog, OpenMode, RepairError};
 pub use crate::store::{
     Fault, Finding, InspectedDocument, InspectedSpace, InspectedUpstream, Inspection, Repaired,

@@ -21,8 +21,10 @@
 mod apply;
 mod branch;
 mod build;
+mod built;
 mod cache;
 mod commit;
+mod context;
 mod edit;
 mod events;
 mod load;
@@ -32,6 +34,7 @@ mod nesting;
 mod right;
 mod slot;
 mod swap;
+mod transact;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,24 +43,23 @@ use std::time::Instant;
 use automerge::{Automerge, ReadDoc};
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::{Condvar, Mutex};
+use slot::{Slot, State};
 
 use crate::actors::Own;
-use crate::core::Core;
 use crate::error::{ReadError, StoreError};
 use crate::events::EventKind;
 use crate::store::SpaceRow;
-use slot::{Slot, State};
 
 pub(crate) use apply::Applier;
-pub(crate) use cache::{Cache, Memory};
+pub(crate) use cache::Cache;
 pub(crate) use commit::commit;
+pub(crate) use context::{Access, Commits, DocumentContext};
 pub(crate) use edit::Edit;
-pub(crate) use load::{apply_parsed, empty, panic_text};
 pub(crate) use nesting::Changing;
 
 /// One document that the application has open, or that is loaded.
 pub(crate) struct OpenDocument {
-    pub(crate) core: Arc<Core>,
+    pub(crate) context: Arc<DocumentContext>,
     pub(crate) space: SpaceName,
     pub(crate) row: SpaceRow,
     pub(crate) id: DocumentId,
@@ -141,9 +143,14 @@ impl Loaded {
 }
 
 impl OpenDocument {
-    pub(crate) fn new(core: Arc<Core>, space: SpaceName, row: SpaceRow, id: DocumentId) -> Self {
+    pub(crate) fn new(
+        context: Arc<DocumentContext>,
+        space: SpaceName,
+        row: SpaceRow,
+        id: DocumentId,
+    ) -> Self {
         Self {
-            core,
+            context,
             space,
             row,
             id,
@@ -196,12 +203,12 @@ impl OpenDocument {
             let was_deleted = matches!(slot.state, State::Deleted);
             let gone = slot.begin_generation(state);
             if let Some(kind) = kind.filter(|_| !was_deleted) {
-                self.core.events.send(&self.space, self.id, kind);
+                self.context.events.send(&self.space, self.id, kind);
             }
-            self.core.cache.unloaded(self);
+            self.context.cache.unloaded(self);
             self.wake(&mut slot);
             if slot.arrived {
-                self.core.applier.enqueue(self, &mut slot);
+                self.context.applier.enqueue(self, &mut slot);
             }
             gone
         };
@@ -224,7 +231,7 @@ impl OpenDocument {
                     Some(std::mem::replace(&mut slot.state, State::Unloaded))
                 }
             }
-            .inspect(|_| self.core.cache.unloaded(self))
+            .inspect(|_| self.context.cache.unloaded(self))
         };
         drop(gone);
         true
@@ -233,13 +240,14 @@ impl OpenDocument {
     /// After a load: records that automerge could not read all of the bytes, or that this version can
     /// although an earlier one could not. Returns the event to send.
     fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
-        let core = &self.core;
+        let context = &self.context;
         let told = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
         let told = reason.filter(|_| !told);
         let kind = told.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
-        let known = core.log.quarantine(self.row, &self.id)?;
-        if known.as_ref().map(|known| known.reason.as_str()) != reason && !core.read_only {
-            core.log.submit_quarantine(self.row, self.id, reason.map(str::to_owned));
+        let known = context.log.quarantine(self.row, &self.id)?;
+        if known.as_ref().map(|known| known.reason.as_str()) != reason && !context.access.read_only
+        {
+            context.log.submit_quarantine(self.row, self.id, reason.map(str::to_owned));
         }
         Ok(kind)
     }
@@ -248,7 +256,7 @@ impl OpenDocument {
     fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
         let warn =
-            actors > crate::options::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
+            actors > crate::limits::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
         warn.then(|| {
             tracing::warn!(document = %self.id, actors, "the document has too many actors");
             EventKind::ManyActors { actors }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use landfall_protocol::limits::EPHEMERAL_BYTES;
 use landfall_protocol::{DocumentId, SpaceName};
 
-use crate::core::Core;
 use crate::error::BroadcastError;
-use crate::link::EphemeralRejection;
+use crate::link::{EphemeralRejection, Link};
+use crate::open_store::OpenStore;
 use crate::random::{self, NoRandomness};
 use crate::status::SyncStatus;
 
@@ -31,7 +31,8 @@ impl EphemeralSender {
 
 /// Sends an ephemeral message about a document.
 pub(crate) fn broadcast(
-    core: &Core,
+    store: &OpenStore,
+    (link, sender): (&Link, &EphemeralSender),
     space: &SpaceName,
     document: DocumentId,
     data: Vec<u8>,
@@ -40,20 +41,20 @@ pub(crate) fn broadcast(
         let (limit, actual) = (EPHEMERAL_BYTES, data.len());
         return Err(BroadcastError::TooLarge { limit, actual });
     }
-    if core.is_closed() {
+    if store.context.access.is_closed() {
         return Err(BroadcastError::Closed);
     }
-    let said = core.link.send_ephemeral(space, document, data, || core.ephemeral.next());
+    let said = link.send_ephemeral(space, document, data, || sender.next());
     said.map_err(|rejected| match rejected {
-        EphemeralRejection::NotSubscribed => unheard(core, space),
+        EphemeralRejection::NotSubscribed => unheard(store, space),
         EphemeralRejection::OutOfScope => BroadcastError::OutOfScope,
         EphemeralRejection::Congested => BroadcastError::Congested,
     })
 }
 
 /// Why a message about a space cannot be sent.
-fn unheard(core: &Core, space: &SpaceName) -> BroadcastError {
-    let status = core.status.watch().now();
+fn unheard(store: &OpenStore, space: &SpaceName) -> BroadcastError {
+    let status = store.context.status.watch().now();
     match status.spaces.get(space) {
         // A relay that forwards messages would have announced that before.
         Some(space) if space.sync == SyncStatus::Live => BroadcastError::Unsupported,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::core::Core;
 use crate::error::StoreError;
+use crate::open_store::OpenStore;
 use crate::store::{Follow, Followed, SpaceRow};
 use crate::threads::StoreThread;
 
@@ -48,17 +48,17 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn start(core: &Arc<Core>, every: Duration) -> Result<Self, StoreError> {
-        let mut follow = core.log.follow()?;
+    pub(crate) fn start(store: &Arc<OpenStore>, every: Duration) -> Result<Self, StoreError> {
+        let mut follow = store.context.log.follow()?;
         // Commits after this look are reported as changes.
         if let Some(followed) = follow.look()? {
-            core.followed(&followed);
+            store.followed(&followed);
         }
         let shared = Arc::new(FollowState::default());
-        let (for_thread, core) = (Arc::clone(&shared), Arc::downgrade(core));
+        let (for_thread, store) = (Arc::clone(&shared), Arc::downgrade(store));
         let thread = std::thread::Builder::new()
             .name("landfall-follow".to_owned())
-            .spawn(move || follow_on(&for_thread, &core, follow, every))
+            .spawn(move || follow_on(&for_thread, &store, follow, every))
             .map_err(StoreError::of_thread)?;
         let id = thread.thread().id();
         Ok(Self { shared, thread: Mutex::new(Some(thread)), id })
@@ -118,28 +118,28 @@ impl FollowState {
 
 /// Follows until the store is closed. A panic may leave a half-published state, so it ends the thread;
 /// waiting calls and the status receive the error.
-fn follow_on(shared: &FollowState, core: &Weak<Core>, follow: Follow, every: Duration) {
-    let Some(threads) = core.upgrade().map(|core| Arc::clone(&core.threads)) else { return };
-    let run = || run(shared, core, follow, every);
+fn follow_on(shared: &FollowState, store: &Weak<OpenStore>, follow: Follow, every: Duration) {
+    let Some(threads) = store.upgrade().map(|store| Arc::clone(&store.threads)) else { return };
+    let run = || run(shared, store, follow, every);
     if let Err(what) = threads.contain(StoreThread::Follow, run) {
-        if let Some(core) = core.upgrade() {
+        if let Some(store) = store.upgrade() {
             let error = StoreError::panicked(&what);
-            core.status.set_store_failed(error.class, error.source.to_string());
+            store.context.status.set_store_failed(error.class, error.source.to_string());
         }
         shared.state.lock().ended = Some(what);
         shared.answer.notify_all();
     }
 }
 
-fn run(shared: &FollowState, core: &Weak<Core>, mut follow: Follow, every: Duration) {
+fn run(shared: &FollowState, store: &Weak<OpenStore>, mut follow: Follow, every: Duration) {
     while let Some(asked) = shared.next(every) {
         let looked = follow.look().map_err(StoreError::from);
-        let Some(core) = core.upgrade() else { return };
-        core.threads.pass(StoreThread::Follow);
+        let Some(store) = store.upgrade() else { return };
+        store.threads.pass(StoreThread::Follow);
         match looked {
             Ok(None) => shared.answer(asked, None),
             Ok(Some(followed)) => {
-                core.followed(&followed);
+                store.followed(&followed);
                 shared.answer(asked, None);
             }
             Err(error) => {
@@ -150,7 +150,7 @@ fn run(shared: &FollowState, core: &Weak<Core>, mut follow: Follow, every: Durat
     }
 }
 
-impl Core {
+impl OpenStore {
     /// Updates the state in memory to a look, and sends the events.
     fn followed(&self, followed: &Followed) {
         let there: BTreeSet<_> =
@@ -158,7 +158,7 @@ impl Core {
         let known = self.spaces();
         let gone = known.iter().filter(|(name, row)| !there.contains(&(name, *row)));
         let removed: Vec<SpaceRow> = gone.map(|(_, row)| *row).collect();
-        self.status.follow(followed, &removed);
+        self.context.status.follow(followed, &removed);
         removed.iter().for_each(|row| self.space_is_gone(*row));
         for space in &followed.spaces {
             self.know_space(&space.name, space.row);
@@ -180,7 +180,7 @@ impl Core {
                     }
                     None => EventKind::Deleted { unsent: 0 },
                 };
-                self.events.send(&space.name, *document, kind);
+                self.context.events.send(&space.name, *document, kind);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod document;
 mod group;
+mod owner;
 mod refused;
 mod space;
 mod typed;
@@ -15,22 +16,18 @@ use std::time::Duration;
 
 use landfall_protocol::SpaceName;
 
-use crate::actors::{Actors, outside::FoundMarker};
-use crate::core::{Core, CoreParts};
-use crate::document::{Applier, Changing};
-use crate::ephemeral::EphemeralSender;
+use crate::document::Changing;
 use crate::error::{
     ChangeError, CheckError, ConnectError, FlushError, OpenError, RemoveSpaceError, SpaceError,
     StoreError,
 };
-use crate::events::{EventHub, Events, Scope};
-use crate::follow::Follower;
-use crate::notify::Notifier;
+use crate::events::{Events, Scope};
+use crate::open_store::OpenStore;
 use crate::options::{LinkOptions, Options};
-use crate::random;
 use crate::status::{Status, StatusWatch};
-use crate::store::{LocalLog, OpenMode};
-use crate::threads::Threads;
+use crate::store::OpenMode;
+
+pub(crate) use owner::StoreOwner;
 
 pub use document::{Document, DocumentWatch};
 pub use group::Group;
@@ -58,19 +55,6 @@ pub use space::Space;
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<StoreOwner>,
-}
-
-/// Closes the store when the last handle is gone.
-pub(crate) struct StoreOwner {
-    pub(crate) core: Arc<Core>,
-}
-
-impl Drop for StoreOwner {
-    fn drop(&mut self) {
-        if let Err(error) = self.core.close() {
-            tracing::error!(%error, "closing the store failed");
-        }
-    }
 }
 
 impl Store {
@@ -107,43 +91,7 @@ impl Store {
     }
 
     fn start(place: OpenMode<'_>, options: &Options) -> Result<Self, OpenError> {
-        let read_only = matches!(place, OpenMode::ReadOnly(_));
-        let storage = landfall_storage::Options {
-            page_cache_bytes: options.page_cache_bytes,
-            ..landfall_storage::Options::default()
-        };
-        let fresh = random::replica_id().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        // Before the store is opened, because opening may change its file.
-        let left = match &place {
-            OpenMode::File(path) => FoundMarker::look(path),
-            OpenMode::ReadOnly(_) | OpenMode::Memory => None,
-        };
-        let log =
-            LocalLog::open(place, storage, fresh)?.with_document_bytes(options.document_bytes);
-        if !read_only {
-            // A relay rejects a snapshot over the limit, so its changes become single ones.
-            log.expand_oversized(log.document_bytes())
-                .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        }
-        let actors = Actors::begin(&log, read_only, left)
-            .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let threads = Arc::new(Threads::default());
-        let applier = Applier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
-        let notifier = Notifier::start(Arc::clone(&threads)).map_err(OpenError::Thread)?;
-        let events = EventHub::new(options.events, notifier.clone());
-        let ephemeral =
-            EphemeralSender::new().map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let parts = CoreParts { events, applier, actors, ephemeral, notifier, threads };
-        let core = Core::new(log, parts, options, read_only)
-            .map_err(|error| OpenError::Storage(Box::new(error)))?;
-        let shared = Arc::new(StoreOwner { core: Arc::new(core) });
-        if read_only {
-            let follower = Follower::start(&shared.core, options.follow_every)
-                .map_err(|error| OpenError::Storage(Box::new(error)))?;
-            // `set` cannot fail: no other thread has this handle yet.
-            let _ = shared.core.follower.set(follower);
-        }
-        Ok(Self { shared })
+        Ok(Self { shared: Arc::new(StoreOwner::open(place, options)?) })
     }
 
     /// Returns a space: a named set of documents, the unit of sync. Creates it if the store has none of
@@ -153,7 +101,7 @@ impl Store {
     /// [`SpaceError::BadName`] states what is wrong with the name.
     pub fn space(&self, name: &str) -> Result<Space, SpaceError> {
         let name: SpaceName = name.parse()?;
-        let row = self.core().space(&name)?;
+        let row = self.shared.space(&name)?;
         Ok(Space::new(Arc::clone(&self.shared), name, row))
     }
 
@@ -161,7 +109,7 @@ impl Store {
     pub fn spaces(&self) -> Vec<Space> {
         self.catch_up();
         let space = |(name, row)| Space::new(Arc::clone(&self.shared), name, row);
-        self.core().spaces().into_iter().map(space).collect()
+        self.open_store().spaces().into_iter().map(space).collect()
     }
 
     /// Makes several changes, of one or several documents, in one commit: all of them or none. Other
@@ -174,7 +122,7 @@ impl Store {
         &self,
         changes: impl FnOnce(&mut Group) -> Result<T, ChangeError>,
     ) -> Result<T, ChangeError> {
-        group::run(self.core(), changes)
+        group::run(self.open_store(), changes)
     }
 
     /// Connects to a relay and stays connected: the link reconnects whenever the connection is lost.
@@ -185,28 +133,28 @@ impl Store {
     /// [`ConnectError::BadUrl`] for an invalid relay URL. An unreachable relay is no error: the status
     /// shows it, and the link tries again.
     pub fn connect(&self, options: impl Into<LinkOptions>) -> Result<(), ConnectError> {
-        let core = self.core();
-        if core.read_only {
+        let store = self.open_store();
+        if store.context.access.read_only {
             return Err(ConnectError::ReadOnly);
         }
-        core.link.connect(core, options.into())
+        self.shared.link.connect(store, options.into())
     }
 
     /// Closes the connection until [`Store::go_online`] is called. Editing continues.
     pub fn go_offline(&self) {
-        self.core().link.set_online(false);
+        self.shared.link.set_online(false);
     }
 
     /// Connects again after [`Store::go_offline`].
     pub fn go_online(&self) {
-        self.core().link.set_online(true);
+        self.shared.link.set_online(true);
     }
 
     /// For an app that wakes up, or that detects a network change: checks the connection at once. A
     /// reconnection wait is cut short, and a connection attempt in progress is abandoned for a new one.
     /// An open connection is pinged; if nothing is received within 2 s, it is dropped and made again.
     pub fn reconnect_now(&self) {
-        self.core().link.reconnect_now();
+        self.shared.link.reconnect_now();
     }
 
     /// Waits, through reconnects, until every change made so far is on the disk of the relay that was
@@ -220,7 +168,7 @@ impl Store {
     /// the relay refuses the remaining changes. Each carries the pending counts; all changes stay saved
     /// here. [`FlushError::Closed`] once the store is closed, with or without a link.
     pub async fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
-        let flush = self.core().link.flush(self.core(), timeout);
+        let flush = self.shared.link.flush(self.open_store(), timeout);
         flush.done().await
     }
 
@@ -242,7 +190,7 @@ impl Store {
     /// [`CheckError::NotCompared`] names the spaces that could not be compared, and why; all others
     /// were. [`CheckError::Offline`] without a link that is meant to be online; [`CheckError::Closed`].
     pub async fn check(&self) -> Result<u64, CheckError> {
-        let check = self.core().link.check(self.core());
+        let check = self.shared.link.check(self.open_store());
         check.done().await
     }
 
@@ -266,32 +214,32 @@ impl Store {
     /// [`RemoveSpaceError::Unsent`] if not all of it is known to be on the relay that was connected
     /// last, unless `force` is set; [`RemoveSpaceError::Unknown`].
     pub fn remove_space(&self, name: &str, force: bool) -> Result<(), RemoveSpaceError> {
-        if self.core().read_only {
+        if self.open_store().context.access.read_only {
             return Err(StoreError::read_only().into());
         }
-        self.core().remove_space(&name.parse()?, force)
+        self.open_store().remove_space(&name.parse()?, force)
     }
 
     /// The present status: which changes are saved where, and which are pending.
     pub fn status(&self) -> Status {
         self.catch_up();
-        self.core().status.watch().now()
+        self.open_store().context.status.watch().now()
     }
 
     /// Watches the status.
     pub fn watch(&self) -> StatusWatch {
-        self.core().status.watch()
+        self.open_store().context.status.watch()
     }
 
     /// Listens to events of all documents from now on. [`Space::events`] and [`Document::events`]
     /// give those of one space or document.
     pub fn events(&self) -> Events {
-        self.core().events.listen(Scope::Store)
+        self.open_store().context.events.listen(Scope::Store)
     }
 
     /// This store's own id, drawn at random when the store was created.
     pub fn replica(&self) -> landfall_protocol::ReplicaId {
-        self.core().log.replica()
+        self.open_store().context.log.replica()
     }
 
     /// Waits for running operations, says goodbye to the relay, makes everything durable and releases
@@ -307,20 +255,25 @@ impl Store {
         if Changing::is_here() {
             return Err(StoreError::reentrant());
         }
-        self.core().close()
+        self.shared.close()
     }
 
     #[cfg(test)]
-    pub(crate) fn shared_core(&self) -> &Arc<Core> {
-        self.core()
+    pub(crate) fn publisher(&self) -> crate::link::Publisher {
+        self.shared.link.publisher(self.open_store())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &crate::link::Link {
+        &self.shared.link
     }
 
     /// For calls that return no error: a failed read was logged, and the next call tries again.
     fn catch_up(&self) {
-        let _ = self.core().catch_up();
+        let _ = self.shared.catch_up();
     }
 
-    fn core(&self) -> &Arc<Core> {
-        &self.shared.core
+    pub(crate) fn open_store(&self) -> &Arc<OpenStore> {
+        &self.shared.store
     }
 }

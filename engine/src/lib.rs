@@ -206,23 +206,28 @@
 )]
 
 mod actors;
+mod address;
 pub mod admin;
 pub mod autosurgeon;
+mod changes;
 mod clock;
 mod compactor;
-mod core;
 mod document;
 mod ephemeral;
 mod error;
 mod events;
+mod failure;
 mod follow;
 mod handle;
+mod limits;
 mod link;
 mod named;
 mod notify;
+mod open_store;
 mod options;
 mod random;
 mod reauthor;
+mod signals;
 mod status;
 mod store;
 #[cfg(test)]
@@ -233,19 +238,19 @@ mod typed;
 pub use self::autosurgeon::{Counter, Hydrate, Reconcile};
 pub use automerge;
 pub use error::{
-    BoxError, BroadcastError, ChangeError, CheckError, ConnectError, FlushError, NotCompared,
+    BroadcastError, ChangeError, CheckError, ConnectError, FlushError, NotCompared,
     OpenDocumentError, OpenError, ReadError, RefusedSpace, RejectedChangesError, RemoveSpaceError,
-    SpaceError, StoreError, StoreFailure, SubscribeError, WaitError,
+    SpaceError, StoreError, SubscribeError, WaitError,
 };
 pub use events::{Event, EventKind, Events, Lagged, Origin};
+pub use failure::{BoxError, StoreFailure};
 pub use handle::{Document, DocumentWatch, Group, OrphanedEdits, Space, Store};
 pub use landfall_protocol::admission::FormError;
 pub use landfall_protocol::error_chain;
 pub use landfall_protocol::ids::{BadSpaceName, ParseDocumentIdError};
 pub use landfall_protocol::{ChangeHash, Code, DocumentId, ReplicaId, SpaceName, Upstream};
-pub use options::{
-    CHANGE_OPERATIONS, Durability, LinkOptions, MANY_ACTORS, Options, UNREADABLE_LISTED,
-};
+pub use limits::{CHANGE_OPERATIONS, MANY_ACTORS, UNREADABLE_LISTED};
+pub use options::{Durability, LinkOptions, Options};
 pub use status::{
     DocumentSize, DocumentStatus, LinkStatus, LoadedDocuments, Progress, RejectedDocument,
     SpaceStatus, Status, StatusWatch, StoreFailed, SyncStatus, UnreadableDocument,

@@ -9,11 +9,13 @@
 //! `protocol::replica` makes the decisions; the link owns the socket, the clock and the effects. It
 //! never touches a loaded document.
 
-mod address;
 mod arrivals;
+mod calls;
 mod commands;
 mod ephemeral_queue;
+mod oversized;
 mod perform;
+mod received;
 mod requests;
 mod run;
 mod session;
@@ -29,44 +31,53 @@ use std::time::Duration;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
 
-use crate::core::Core;
 use crate::error::ConnectError;
+use crate::open_store::OpenStore;
 use crate::options::LinkOptions;
+use crate::signals::LinkSignals;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
 use crate::threads::StoreThread;
 
 use arrivals::Arrivals;
+pub(crate) use calls::{Check, Flush};
 use commands::{Accepted, LinkCommands, RelayTarget};
 pub(crate) use ephemeral_queue::EphemeralRejection;
-pub(crate) use requests::{Check, Flush};
-
-/// The space that the path of a relay's URL names.
-pub(crate) fn space_of(url: &str) -> Result<Option<SpaceName>, ConnectError> {
-    Ok(address::parse(url)?.space)
-}
+pub(crate) use received::Publisher;
 
 /// The handle of the link.
 pub(crate) struct Link {
+    /// The name of this opening's session of ephemeral messages.
+    session: String,
     commands: Arc<LinkCommands>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Link {
     /// A link without a relay, and without a thread.
-    pub(crate) fn new() -> Self {
-        Self { commands: Arc::default(), thread: Mutex::default() }
+    pub(crate) fn new(session: String) -> Self {
+        Self { session, commands: Arc::default(), thread: Mutex::default() }
+    }
+
+    /// The receiver of the store's signals to this link.
+    pub(crate) fn signals(&self) -> Arc<dyn LinkSignals> {
+        Arc::clone(&self.commands) as Arc<dyn LinkSignals>
+    }
+
+    /// Publishes what this store receives.
+    pub(crate) fn publisher(&self, store: &Arc<OpenStore>) -> Publisher {
+        Publisher { store: Arc::clone(store), commands: Arc::clone(&self.commands) }
     }
 
     /// Sets the relay, and goes online. Starts the thread if there is none.
     pub(crate) fn connect(
         &self,
-        core: &Arc<Core>,
+        store: &Arc<OpenStore>,
         options: LinkOptions,
     ) -> Result<(), ConnectError> {
         let target = Arc::new(RelayTarget::new(options)?);
         if let Some(space) = &target.address.space
-            && !core.spaces().iter().any(|(name, _)| name == space)
+            && !store.spaces().iter().any(|(name, _)| name == space)
         {
             // Otherwise the documents of another space would appear in the space that the URL names.
             let what = format!(
@@ -86,11 +97,11 @@ impl Link {
                 let _ = ended.join();
             }
             if thread.is_none() {
-                *thread = Some(self.start(core).map_err(ConnectError::Thread)?);
+                *thread = Some(self.start(store).map_err(ConnectError::Thread)?);
             }
             // Before the link's thread can act on it: the status of another relay ends here.
-            core.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
-            core.status.forget_url();
+            store.context.status.set_link(LinkStatus::Connecting { attempt: 1 }, None);
+            store.context.status.forget_url();
             match self.commands.connect(&target) {
                 Accepted::Yes => return Ok(()),
                 Accepted::Closing => return Err(ConnectError::Closed),
@@ -99,30 +110,27 @@ impl Link {
         }
     }
 
-    fn start(&self, core: &Arc<Core>) -> std::io::Result<JoinHandle<()>> {
+    fn start(&self, store: &Arc<OpenStore>) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let arrivals = Arrivals::start(Arc::clone(&core.threads))?;
-        let (core, commands) = (Arc::clone(core), Arc::clone(&self.commands));
+        let arrivals = Arrivals::start(Arc::clone(&store.threads))?;
+        let (store, commands) = (Arc::clone(store), Arc::clone(&self.commands));
+        let session = self.session.clone();
         std::thread::Builder::new().name("landfall-link".to_owned()).spawn(move || {
-            let (for_runner, for_commands) = (Arc::clone(&core), Arc::clone(&commands));
+            let (for_runner, for_commands) = (Arc::clone(&store), Arc::clone(&commands));
             // The runtime and the socket end with the thread.
             let run = move || {
-                runtime.block_on(run::Runner::new(for_runner, for_commands, arrivals).run());
+                runtime
+                    .block_on(run::Runner::new(for_runner, for_commands, arrivals, session).run());
             };
             // However the thread ends, every request is answered, and the status shows the end.
-            match core.threads.contain(StoreThread::Link, run) {
+            match store.threads.contain(StoreThread::Link, run) {
                 Ok(()) => commands.requests.close(),
                 Err(what) => commands.end(|| {
-                    core.status.set_link_ended(&what);
-                    commands.requests.end(&core);
+                    store.context.status.set_link_ended(&what);
+                    commands.requests.end(&store);
                 }),
             }
         })
-    }
-
-    /// These spaces have changes to push.
-    pub(crate) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
-        self.commands.local(rows);
     }
 
     /// Queues an ephemeral message; `number` assigns its number among those of the store.
@@ -138,11 +146,6 @@ impl Link {
         Ok(())
     }
 
-    /// Spaces of the store were added or removed.
-    pub(crate) fn spaces_changed(&self) {
-        self.commands.spaces_changed();
-    }
-
     pub(crate) fn set_online(&self, online: bool) {
         self.commands.set_online(online);
     }
@@ -156,24 +159,19 @@ impl Link {
         self.commands.filter(row);
     }
 
-    /// Asks for a comparison of a space with the relay, without a request to wait for.
-    pub(crate) fn check_space(&self, row: SpaceRow) {
-        self.commands.check(row);
-    }
-
     /// The application wants the changes of a rejected document pushed again.
     pub(crate) fn retried(&self, row: SpaceRow, document: DocumentId) {
         self.commands.retried(row, document);
     }
 
     /// Begins a flush: its targets are fixed now.
-    pub(crate) fn flush(&self, core: &Arc<Core>, timeout: Duration) -> Flush {
-        Flush::begin(core, &self.commands, timeout)
+    pub(crate) fn flush(&self, store: &Arc<OpenStore>, timeout: Duration) -> Flush {
+        Flush::begin(store, &self.commands, timeout)
     }
 
     /// Begins a check of every present space.
-    pub(crate) fn check(&self, core: &Arc<Core>) -> Check {
-        Check::begin(core, &self.commands)
+    pub(crate) fn check(&self, store: &Arc<OpenStore>) -> Check {
+        Check::begin(store, &self.commands)
     }
 
     /// How many requests are not answered yet.

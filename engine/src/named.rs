@@ -9,8 +9,9 @@ use automerge::{ActorId, Automerge, Change, ChangeHash, ReadDoc};
 use landfall_protocol::{DocumentId, SpaceName};
 use sha2::{Digest, Sha256};
 
-use crate::document::empty;
-use crate::error::{BoxError, ChangeError};
+use crate::changes::empty;
+use crate::error::ChangeError;
+use crate::failure::BoxError;
 
 const ID_DOMAIN: &[u8] = b"landfall named document 1";
 const ACTOR_DOMAIN: &[u8] = b"landfall named document actor 1";

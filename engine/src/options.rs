@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use landfall_protocol::{SpaceName, limits};
 
+use crate::address;
 use crate::error::ConnectError;
-use crate::link;
 
 /// When `change()` may return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,22 +19,6 @@ pub enum Durability {
     /// power cut may lose the last quarter of a second. The status shows when it is on disk.
     Normal,
 }
-
-/// The number of actors of one document above which [`ManyActors`](crate::EventKind::ManyActors) is
-/// emitted. automerge keeps a clock of 4 bytes per actor for every 16 changes or less, in each replica:
-/// 1,024 actors in a document of 100,000 changes take some 25 MB, 10,000 actors ten times that.
-pub const MANY_ACTORS: u64 = 1024;
-
-/// The most documents that [`SpaceStatus::unreadable`](crate::SpaceStatus::unreadable) lists: 1,000.
-/// Other replicas can make any number of documents that automerge cannot read, and a longer list helps
-/// no person.
-pub const UNREADABLE_LISTED: usize = 1_000;
-
-/// The most operations that one change may have: 1,048,576. Inserting or deleting one character is one
-/// operation. An application that accepts text from outside can check its length before it begins a
-/// change; otherwise [`Document::change`](crate::Document::change) returns
-/// [`ChangeError::TooManyOperations`](crate::ChangeError::TooManyOperations).
-pub const CHANGE_OPERATIONS: u64 = limits::CHANGE_OPERATIONS;
 
 /// How a store is opened: [`Options::default`], with single options set by a method of the same name.
 ///
@@ -267,7 +251,7 @@ impl LinkOptions {
     /// # Errors
     /// [`ConnectError::BadUrl`] for an invalid relay URL.
     pub fn space(&self) -> Result<Option<SpaceName>, ConnectError> {
-        link::space_of(&self.url)
+        Ok(address::parse(&self.url)?.space)
     }
 }
 

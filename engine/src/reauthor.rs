@@ -21,7 +21,7 @@ use automerge::{ActorId, Change, ExpandedChange, PatchLog};
 use landfall_protocol::ChangeHash;
 use sha2::{Digest, Sha256};
 
-use crate::document::{apply_parsed, empty};
+use crate::changes::{apply_parsed, empty};
 
 const ACTOR_DOMAIN: &[u8] = b"landfall re-authored actor 1";
 

@@ -1,6 +1,7 @@
 //! Status: which changes are saved, and where. Its types know neither the store nor the link.
 
 mod hub;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +10,13 @@ use landfall_protocol::client::SpacePhase;
 use landfall_protocol::{Code, DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 
-use crate::document::Memory;
-use crate::error::StoreFailure;
+use crate::failure::StoreFailure;
 use crate::notify::{Notifier, Topic};
 use crate::store::{ExceededLimit, Pending, Rejected};
 use crate::threads::ThreadPanic;
 
 pub(crate) use hub::{SpaceFacts, StatusHub};
+pub(crate) use memory::Memory;
 
 use hub::Everything;
 

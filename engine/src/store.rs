@@ -4,129 +4,71 @@
 //! It knows rows and transactions. It must never know a loaded document, a socket or an event. Every
 //! result is reported after its commit.
 
-mod acked;
-mod actors;
-mod append;
-mod compaction;
-mod compatibility;
-mod contents;
+mod admin;
+mod compare;
 #[cfg(test)]
 mod counting;
-mod damaged;
-mod deferred;
-mod deletion;
-mod digests;
-mod excess;
-mod expand;
+mod documents;
 mod follow;
-mod graph;
-mod history;
-mod import;
-mod indexes;
-mod inspect;
-mod install;
-mod links;
-mod log_transaction;
+mod ingest;
+mod log;
 mod opening;
-mod out_of_order;
-mod outbox;
-mod partial;
-mod prepare;
-mod quarantined;
-mod reasons;
-mod receive;
-mod removal;
-mod repair;
-mod report;
-mod resend;
-mod resume;
-mod rows;
 mod schema;
-mod schema_damaged;
-mod schema_opening;
-mod schema_status;
-mod snapshots;
-mod superseded;
+mod snapshot;
+mod upstream;
 mod verify;
-mod verify_document;
-mod verify_space;
-mod view;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use landfall_compaction::CompactionLimits;
-use landfall_protocol::client::ResumePoint;
-use landfall_protocol::frame::Mark;
-use landfall_protocol::intervals::IntervalSet;
-use landfall_protocol::{Code, DocumentId, Local, ReplicaId, SpaceName, Upstream, limits};
-use landfall_storage::{Committed, Database, Durability, OpenError, Options, WriteError};
-use rusqlite::{Connection, params};
+use landfall_protocol::{ReplicaId, SpaceName, Upstream, limits};
+use landfall_storage::{
+    Committed, Database, Durability, OpenError, Options, ReadError, WriteError,
+};
+use rusqlite::Connection;
 
-pub use outbox::Pending;
+use log::{digests, indexes};
+use upstream::{links, report};
 
-pub(crate) use actors::{Nonce, OwnActor};
-pub(crate) use append::{AppendError, Appended, LocalChange};
-pub(crate) use compaction::{CompactionInput, CompactionOptions, CompactionTask};
-pub use contents::{LeftOut, OutsideReason};
-pub(crate) use deletion::OrphanedDocument;
-pub use excess::{DocumentLimit, ExceededLimit};
-pub(crate) use expand::ExpandError;
+pub use admin::contents::{LeftOut, OutsideReason};
+pub(crate) use admin::import::ImportChange;
+pub use admin::inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
+pub(crate) use admin::removal::RemovalError;
+pub(crate) use compare::reasons::Compared;
+pub(crate) use documents::actors::{Nonce, OwnActor};
+pub(crate) use documents::deletion::OrphanedDocument;
+pub use documents::excess::{DocumentLimit, ExceededLimit};
+pub(crate) use documents::view::{DocumentFacts, Stored};
 pub(crate) use follow::{Follow, Followed};
-pub(crate) use import::ImportChange;
-pub use inspect::{InspectedDocument, InspectedSpace, InspectedUpstream, Inspection};
-pub(crate) use opening::OpenedSpace;
-pub(crate) use partial::SnapshotPart;
-pub(crate) use prepare::Ready;
-pub(crate) use reasons::Compared;
+pub(crate) use ingest::partial::SnapshotPart;
+pub(crate) use ingest::prepare::Ready;
 #[cfg(test)]
-pub(crate) use receive::{Deleted, Superseded};
-pub(crate) use receive::{ReceiveError, Received};
-pub(crate) use removal::RemovalError;
-pub(crate) use repair::RepairError;
-pub use repair::Repaired;
-pub(crate) use report::{Came, SpaceReport};
-pub(crate) use resend::{Resendable, whole};
-pub(crate) use rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
-pub(crate) use snapshots::Opened;
-pub(crate) use superseded::{ReplaceError, Unsent};
-pub use verify::{Fault, Finding};
-pub(crate) use view::{DocumentFacts, Rejected, Stored, ViewError};
+pub(crate) use ingest::received::{Deleted, Superseded};
+pub(crate) use ingest::received::{ReceiveError, Received};
+pub(crate) use ingest::resume::Met;
+pub(crate) use log::append::{AppendError, Appended, LocalChange};
+pub(crate) use log::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
+pub(crate) use log::snapshots::Opened;
+pub(crate) use opening::OpenedSpace;
+pub(crate) use snapshot::compaction::{CompactionInput, CompactionOptions, CompactionTask};
+pub(crate) use snapshot::expand::ExpandError;
+pub(crate) use snapshot::resend::{Resendable, whole};
+pub use upstream::pending::Pending;
+pub(crate) use upstream::rejected::{Refused, Rejected};
+pub(crate) use upstream::report::{Came, SpaceCount, SpaceReport};
+pub(crate) use upstream::superseded::{ReplaceError, Unsent};
+pub use verify::findings::{Fault, Finding};
+pub(crate) use verify::repair::RepairError;
+pub use verify::repair::Repaired;
 
-/// The counts of a space after a commit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct SpaceCount {
-    /// The upstream that the other values refer to; `None` if the store never connected to one.
-    pub(crate) upstream: Option<UpstreamRow>,
-    pub(crate) totals: SpaceTotals,
-    pub(crate) pending: Pending,
-    /// The first local sequence number that the upstream is not known to hold.
-    pub(crate) first_gap: Option<u64>,
-    /// The first one that it is not known to hold and does not reject.
-    pub(crate) first_unacked: Option<u64>,
-    /// Deferred entries, without those that another upstream cannot read.
-    pub(crate) deferred: u64,
-    /// Those of them that stand for entries which the upstream cannot read.
-    pub(crate) damaged: u64,
-}
+/// The version of this software, as recorded with failed compactions and quarantines.
+pub(crate) const SOFTWARE: &str = concat!(env!("CARGO_PKG_VERSION"), " automerge 0.12.0");
 
-/// The state of a space's sync with an upstream.
-#[derive(Debug)]
-pub(crate) struct Met {
-    pub(crate) upstream: UpstreamRow,
-    pub(crate) point: ResumePoint,
-    /// Whether the relay has an entry there that it could not read.
-    pub(crate) damaged: bool,
-}
-
-/// A rejection by an upstream, and its reason.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) code: Code,
-    pub(crate) what: String,
-    /// Whether the deletion is rejected, rather than changes.
-    pub(crate) deletion: bool,
-}
+/// The store could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the store could not be read")]
+pub(crate) struct ViewError(#[from] pub(crate) ReadError<rusqlite::Error>);
 
 /// A failed write.
 pub(crate) type WriteFailure = WriteError<rusqlite::Error>;
@@ -224,6 +166,13 @@ impl LocalLog {
         }
     }
 
+    fn view<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ViewError> {
+        Ok(self.db.read(query)?)
+    }
+
     pub(crate) fn database(&self) -> &Database {
         &self.db
     }
@@ -244,111 +193,6 @@ impl LocalLog {
             tx.query_row("SELECT id FROM space WHERE name = ?1", [&name], |row| row.get(0))
         };
         self.db.write(Durability::Full, job).map(|committed| SpaceRow(committed.value))
-    }
-
-    /// Records that this upstream is the one in use, and returns the space's sync state with it.
-    pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
-        let job = move |tx: &rusqlite::Transaction<'_>| {
-            let row = links::meet(tx, &upstream)?;
-            links::ensure_link(tx, row, space)?;
-            let point = resume::resume_point(tx, row, space)?;
-            let damaged = links::damaged(tx, row, space)? > 0;
-            Ok::<_, rusqlite::Error>(Met { upstream: row, point, damaged })
-        };
-        let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
-            done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
-        };
-        self.submit_in_space(Durability::Relaxed, space, job, done);
-    }
-
-    /// Forgets the cursor, the mark and the acked ranges of the upstream in use. Returns the last local
-    /// sequence number.
-    pub(crate) fn submit_reset(&self, space: SpaceRow, done: Done<(SpaceCount, Local)>) {
-        self.submit_link(space, done, move |tx, upstream| {
-            links::reset(tx, upstream, space)?;
-            for table in ["parked", "refused"] {
-                tx.prepare_cached(&format!(
-                    "DELETE FROM {table} WHERE upstream = ?1
-                         AND document IN (SELECT id FROM document WHERE space = ?2)"
-                ))?
-                .execute(params![upstream.0, space.0])?;
-            }
-            Ok(Local(rows::space_totals(tx, space)?.last))
-        });
-    }
-
-    /// Records changes that the upstream in use has on its disk.
-    pub(crate) fn submit_acknowledged(
-        &self,
-        space: SpaceRow,
-        locals: Vec<Local>,
-        mark: Mark,
-        done: Done<(SpaceCount, ())>,
-    ) {
-        let mut ranges = IntervalSet::new();
-        for local in locals {
-            ranges.insert(local.0, local.0);
-        }
-        self.submit_link(space, done, move |tx, upstream| {
-            acked::hold(tx, upstream, space, &ranges)?;
-            links::set_mark(tx, upstream, space, &mark)
-        });
-    }
-
-    /// Records that the upstream rejects a document's changes, or its deletion if `refused` has that
-    /// flag.
-    pub(crate) fn submit_reject(
-        &self,
-        space: SpaceRow,
-        document: DocumentId,
-        refused: Refused,
-        done: Done<(SpaceCount, ())>,
-    ) {
-        let Refused { code, what, deletion } = refused;
-        self.submit_link(space, done, move |tx, upstream| {
-            if let Some(document) = rows::document_row(tx, space, &document)?
-                // Deleted meanwhile: its changes are gone, and its deletion is still to be sent.
-                && (deletion || !deletion::is_deleted(tx, document)?)
-            {
-                tx.prepare_cached(
-                    "INSERT INTO parked (upstream, document, code, what) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT DO UPDATE SET code = excluded.code, what = excluded.what",
-                )?
-                .execute(params![upstream.0, document.0, code.0, what])?;
-            }
-            Ok(())
-        });
-    }
-
-    /// Makes the outbox send a document's changes again.
-    pub(crate) fn submit_requeue(
-        &self,
-        space: SpaceRow,
-        document: DocumentId,
-        done: Done<(SpaceCount, ())>,
-    ) {
-        self.submit_link(space, done, move |tx, upstream| {
-            match rows::document_row(tx, space, &document)? {
-                Some(row) => acked::release_document(tx, upstream, space, row),
-                None => Ok(()),
-            }
-        });
-    }
-
-    /// Bookkeeping about the upstream in use. A power cut may lose it, and it is then done again, since
-    /// pushing is idempotent. So it takes no fsync of its own.
-    fn submit_link<T: Default + Send + 'static>(
-        &self,
-        space: SpaceRow,
-        done: Done<(SpaceCount, T)>,
-        job: impl FnOnce(&Connection, UpstreamRow) -> rusqlite::Result<T> + Send + 'static,
-    ) {
-        let whose = self.whose;
-        let job = move |tx: &rusqlite::Transaction<'_>| match whose.row(tx)? {
-            Some(upstream) => job(tx, upstream),
-            None => Ok(T::default()),
-        };
-        self.submit_in_space(Durability::Relaxed, space, job, done);
     }
 }
 

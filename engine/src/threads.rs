@@ -6,11 +6,8 @@
 //! step begins from the store, or ends and answers all waiting callers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-
-use crate::document::panic_text;
-use crate::status::StatusHub;
 
 /// A thread of an open store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,20 +44,24 @@ pub struct ThreadPanic {
     pub what: String,
 }
 
+/// Called with the thread that panicked and the message, on that thread.
+pub(crate) type PanicObserver = Box<dyn Fn(StoreThread, String) + Send + Sync>;
+
 /// Receives the panics of one store's threads.
 #[derive(Default)]
 pub(crate) struct Threads {
-    status: OnceLock<Weak<StatusHub>>,
+    /// Called with each panic; shows it in the status.
+    observer: OnceLock<PanicObserver>,
     /// Threads that shall panic, one bit each. Only tests set it; it is always compiled, so that the
     /// tested code is the released code.
     ordered: AtomicU8,
 }
 
 impl Threads {
-    /// Sets the status that shows panics. To be called once, before a thread has work to do.
-    pub(crate) fn tell(&self, status: &Arc<StatusHub>) {
-        if self.status.set(Arc::downgrade(status)).is_err() {
-            tracing::error!("a store has two statuses; the second one does not show panics");
+    /// Sets the observer of panics. To be called once, before a thread has work to do.
+    pub(crate) fn observe(&self, observer: PanicObserver) {
+        if self.observer.set(observer).is_err() {
+            tracing::error!("a store has two observers of panics; the second one is not called");
         }
     }
 
@@ -81,8 +82,8 @@ impl Threads {
     /// A thread has panicked.
     pub(crate) fn panicked(&self, thread: StoreThread, what: String) {
         tracing::error!(?thread, what, "a thread of the store panicked");
-        if let Some(status) = self.status.get().and_then(Weak::upgrade) {
-            status.set_panicked(thread, what);
+        if let Some(observer) = self.observer.get() {
+            observer(thread, what);
         }
     }
 
@@ -105,4 +106,11 @@ impl Threads {
 
 fn bit(thread: StoreThread) -> u8 {
     1 << thread as u8
+}
+
+/// A panic's message.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "without a message".to_owned())
 }

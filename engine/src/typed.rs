@@ -16,6 +16,7 @@ mod error;
 mod path;
 mod reader;
 mod seen;
+mod steps;
 mod text;
 mod writer;
 
@@ -42,7 +43,7 @@ pub(crate) fn hydrate<T: Hydrate, D: autosurgeon::ReadDoc>(
 
 /// The value at a path.
 pub(crate) fn get<T: Hydrate>(doc: &Automerge, seen: &Seen, path: &str) -> Result<T, TypedError> {
-    let steps = path::parse(path)?;
+    let steps = steps::parse(path)?;
     let Some((object, prop)) = path::walk(doc, path, &steps, seen)? else {
         return hydrate(doc, seen);
     };

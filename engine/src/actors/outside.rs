@@ -72,7 +72,7 @@ impl Leaving {
     pub(crate) fn leave(self) {
         let Some(place) = StoreLocation::of(&self.store) else { return };
         let Some(folder) = folder(place.device) else { return };
-        let text = place.text() + &hex::encode(&self.nonce) + "\n";
+        let text = place.text() + &hex::encode(self.nonce) + "\n";
         if let Err(error) = write(&place.file(&folder), &text) {
             tracing::debug!(%error, "cannot write the marker; fresh actors are used next");
         }
@@ -139,7 +139,7 @@ impl StoreLocation {
 
     fn text(&self) -> String {
         let Self { device, inode, changed: (seconds, nanoseconds), machine, boot, .. } = self;
-        let name = hex::encode(&self.name());
+        let name = hex::encode(self.name());
         format!(
             "landfall clean close 1\nfile {name}\ndevice {device}\ninode {inode}\n\
              changed {seconds}.{nanoseconds}\nmachine {machine}\nboot {boot}\nnonce "
@@ -206,7 +206,7 @@ fn folder(_store_device: u64) -> Option<PathBuf> {
 /// A name that no other process uses, even one in another namespace of process ids.
 fn beside(file: &Path) -> Option<PathBuf> {
     let suffix: [u8; 8] = random::bytes().ok()?;
-    Some(file.with_extension(hex::encode(&suffix)))
+    Some(file.with_extension(hex::encode(suffix)))
 }
 
 /// Writes a file whole or not at all. Only this user can write in the folder.

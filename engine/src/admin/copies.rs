@@ -10,7 +10,8 @@ use landfall_storage::{BackupError, Replacement, StorageError};
 use super::{AdminError, close, open, size, take};
 use crate::clock::now_ms;
 use crate::compactor;
-use crate::error::{BoxError, OpenError, StoreError, StoreFailure};
+use crate::error::{OpenError, StoreError};
+use crate::failure::{BoxError, StoreFailure};
 use crate::store::{CompactionOptions, LocalLog, OpenMode};
 
 /// The result of a restore.

@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::build::{Job, build};
-use super::load::panic_text;
 use super::slot::Slot;
 use super::{OpenDocument, swap};
-use crate::threads::{StoreThread, Threads};
+use crate::threads::{StoreThread, Threads, panic_text};
 
 /// After an apply, a document rests for this many times the cost of it...
 const REST_FACTOR: u32 = 3;
@@ -176,7 +175,7 @@ fn step(document: &Arc<OpenDocument>) -> Step {
                 tracing::warn!(document = %document.id, %error, "cannot read the received changes");
                 let mut slot = document.slot.lock();
                 (slot.building, slot.arrived) = (None, true);
-                document.core.applier.enqueue(document, &mut slot);
+                document.context.applier.enqueue(document, &mut slot);
                 return Step::Failed;
             }
         },

@@ -12,9 +12,10 @@ use automerge::transaction::Transaction;
 use automerge::{ActorId, Automerge, PatchLog};
 use landfall_protocol::ChangeHash;
 
-use super::edit::{Transacted, excess, options};
+use super::transact::{Transacted, excess, options};
 use super::{Loaded, OpenDocument};
-use crate::error::{BoxError, ChangeError};
+use crate::error::ChangeError;
+use crate::failure::BoxError;
 use crate::random;
 
 /// The state that some heads name.

@@ -7,40 +7,16 @@ use std::sync::Arc;
 
 use automerge::{Automerge, PatchLog};
 
-use super::load::{Whole, apply_parsed, contained, parse};
+use super::built::{Built, Bytes, NewState};
+use super::load::{Whole, parse};
 use super::slot::State;
 use super::{Loaded, OpenDocument};
+use crate::changes::{apply_parsed, contained};
 use crate::error::StoreError;
 use crate::store::Stored;
 
 /// Bytes of changes in one apply.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-
-/// A state that the applier has built and not yet published.
-pub(super) struct Built {
-    /// `None` if the store has nothing that the base lacks.
-    pub(super) state: Option<NewState>,
-    /// Whether the store has more.
-    pub(super) more: bool,
-    /// The number of the build.
-    pub(super) number: u64,
-}
-
-pub(super) struct NewState {
-    pub(super) automerge: Automerge,
-    /// It contains everything up to this local sequence number.
-    pub(super) last: u64,
-    /// Its bytes in the store.
-    pub(super) bytes: Bytes,
-    /// The patches from the state before, if they are known.
-    pub(super) patches: Option<PatchLog>,
-}
-
-pub(super) enum Bytes {
-    /// The increase.
-    More(u64),
-    All(u64),
-}
 
 /// The applier's next task for a document.
 pub(super) enum Job {
@@ -92,7 +68,7 @@ impl OpenDocument {
             // The next access loads it with all changes.
             State::Published(_) if !held && slot.writer.is_none() => {
                 std::mem::swap(&mut slot.state, &mut unloaded);
-                self.core.cache.unloaded(self);
+                self.context.cache.unloaded(self);
             }
             State::Deleted => {
                 slot.arrived = false;
@@ -141,7 +117,7 @@ pub(super) fn build(
 }
 
 fn read(document: &OpenDocument, applied: u64) -> Result<Missing, StoreError> {
-    let log = &document.core.log;
+    let log = &document.context.log;
     let Some(row) = log.document(document.row, &document.id)? else { return Ok(Missing::Nothing) };
     let (page, more) = log.changes_after(row, applied, BATCH_BYTES)?;
     if page.iter().any(|stored| stored.compacted) {

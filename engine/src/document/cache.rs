@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use automerge::{Automerge, ReadDoc};
 use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 
 use super::OpenDocument;
+use crate::status::Memory;
 use crate::store::SpaceRow;
 
 /// Measured with automerge 0.12: the bytes of an empty document, and of the data kept beside it.
@@ -40,20 +41,6 @@ pub(super) fn estimate(automerge: &Automerge, stored_bytes: u64) -> u64 {
     let history = stats.num_changes.saturating_mul(CHANGE_BYTES);
     let content = stats.num_ops.saturating_mul(OPERATION_BYTES);
     [clocks, history, content, stored_bytes].into_iter().fold(DOCUMENT_BYTES, u64::saturating_add)
-}
-
-/// The size of the cache, for the status.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    documents: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Memory {
-    /// The number of documents, and an estimate of their bytes.
-    pub(crate) fn now(&self) -> (u64, u64) {
-        (self.documents.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
-    }
 }
 
 /// The loaded documents of one store.

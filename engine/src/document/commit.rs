@@ -10,9 +10,9 @@ use automerge::{Change, Patch, PatchLog};
 use landfall_protocol::ChangeHash;
 
 use super::edit::{Edit, Made};
-use super::load::apply_parsed;
 use super::slot::{State, StoreCopy};
 use super::{Loaded, OpenDocument};
+use crate::changes::apply_parsed;
 use crate::error::ChangeError;
 use crate::events::{EventKind, Origin};
 use crate::store::Appended;
@@ -38,7 +38,7 @@ struct Publication {
 /// document is reloaded from the store, and its next change takes a fresh actor.
 pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
     edits.retain(|edit| !edit.is_empty());
-    let Some(core) = edits.first().map(|edit| Arc::clone(&edit.document.core)) else {
+    let Some(context) = edits.first().map(|edit| Arc::clone(&edit.document.context)) else {
         return Ok(());
     };
     let (mut changes, mut publications) = (Vec::new(), Vec::with_capacity(edits.len()));
@@ -59,17 +59,17 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
             publication.publish(last.map_or(0, |place| place.1));
         }
     };
-    let appended = core.append(changes, published);
+    let appended = context.append(changes, published);
     if let Err(error) = &appended {
         // The commit may have reached the store despite the error: only the store's state is certain.
-        core.actors.failed(error, documents.iter().map(|document| document.key()));
+        context.actors.failed(error, documents.iter().map(|document| document.key()));
         documents.iter().for_each(|document| document.roll_back());
     }
     drop(edits);
     for document in &documents {
-        document.core.cache.make_room(document);
+        document.context.cache.make_room(document);
     }
-    core.tell_link(&appended?);
+    context.commits.notify_link(&appended?);
     Ok(())
 }
 
@@ -144,7 +144,7 @@ impl Publication {
     fn publish(self, place: u64) {
         let Self { document, mut loaded, edit, base, heads, patches_from, made, bytes, .. } = self;
         if let Some(own) = &loaded.own {
-            document.core.actors.keep(&document.core.log, document.key(), own);
+            document.context.actors.keep(&document.context.log, document.key(), own);
         }
         let replaced = {
             let mut slot = document.slot.lock();
@@ -167,11 +167,11 @@ impl Publication {
             let replaced = current.then(|| {
                 let state = match self.is_unbuilt {
                     true => {
-                        document.core.cache.unloaded(&document);
+                        document.context.cache.unloaded(&document);
                         State::Unloaded
                     }
                     false => {
-                        document.core.cache.put(&document, bytes);
+                        document.context.cache.put(&document, bytes);
                         State::Published(loaded)
                     }
                 };

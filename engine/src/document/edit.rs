@@ -6,20 +6,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use automerge::transaction::{CommitOptions, Transactable, Transaction};
+use automerge::transaction::Transaction;
 use automerge::{Automerge, Change, Patch, PatchLog, ReadDoc};
 use landfall_protocol::admission::{CheckedChange, FormError, preflight};
 use landfall_protocol::{ChangeHash, limits};
 
-use super::load::{apply_parsed, empty, panic_text};
+use super::branch::View;
 use super::right::Right;
 use super::slot::{InPlace, State, StoreCopy};
-use super::{Changing, Loaded, OpenDocument, branch, merge};
+use super::transact::{options, transact};
+use super::{Changing, Loaded, OpenDocument, branch, merge, swap};
 use crate::actors::TakeError;
+use crate::changes::{apply_parsed, empty};
 use crate::clock::now_ms;
-use crate::error::{BoxError, ChangeError, StoreError};
+use crate::error::{ChangeError, StoreError};
+use crate::failure::BoxError;
 use crate::random;
 use crate::store::LocalChange;
+use crate::threads::panic_text;
 
 /// Below this many operations and changes, cloning a document costs less than making readers wait.
 const SMALL: u64 = 1_024;
@@ -65,11 +69,11 @@ impl Edit {
         inside: &Changing,
         document: &Arc<OpenDocument>,
     ) -> Result<Self, ChangeError> {
-        if document.core.is_closed() {
+        if document.context.access.is_closed() {
             return Err(StoreError::closed().into());
         }
-        document.core.present(document.row)?;
-        let right = Right::of_application(document, inside);
+        document.context.access.present(document.row)?;
+        let right = swap::begin_writing(document, inside);
         let mut slot = document.slot.lock();
         let base = loop {
             match &slot.state {
@@ -84,7 +88,7 @@ impl Edit {
         if let Some(reason) = slot.quarantined.clone() {
             return Err(ChangeError::Quarantined { document: document.id, reason });
         }
-        document.core.has_room(document.key(), base.stored_bytes)?;
+        document.context.has_room(document.key(), base.stored_bytes)?;
         slot.edits += 1;
         let (number, generation) = (slot.edits, slot.generation);
         let stats = base.automerge.stats();
@@ -130,7 +134,7 @@ impl Edit {
         &mut self,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
-        self.run_view(branch::View::Present, closure)
+        self.run_view(View::Present, closure)
     }
 
     /// As [`Edit::run`], on the document's state at these heads.
@@ -145,11 +149,11 @@ impl Edit {
 
     fn run_view<T>(
         &mut self,
-        view: branch::View,
+        view: View,
         closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
     ) -> Result<T, ChangeError> {
         self.take_actor()?;
-        let view = merge::few_heads(self, view)?;
+        let view = self.few_heads(view)?;
         let document = Arc::clone(&self.document);
         let loaded = self.loaded()?;
         let returned = Cell::new(false);
@@ -159,8 +163,8 @@ impl Edit {
             value
         };
         let attempt = catch_unwind(AssertUnwindSafe(|| match &view {
-            branch::View::Present => transact(&document, loaded, closure),
-            branch::View::Past(heads) => branch::transact_at(&document, loaded, heads, closure),
+            View::Present => transact(&document, loaded, closure),
+            View::Past(heads) => branch::transact_at(&document, loaded, heads, closure),
         }));
         let outcome = match attempt {
             Ok(outcome) => outcome,
@@ -191,8 +195,8 @@ impl Edit {
         if self.loaded()?.own.is_some() {
             return Ok(());
         }
-        let core = &self.document.core;
-        let own = core.actors.take(&core.log, self.document.key())?;
+        let context = &self.document.context;
+        let own = context.actors.take(&context.log, self.document.key())?;
         let loaded = self.loaded()?;
         loaded.automerge.set_actor(own.actor.clone());
         loaded.own = Some(own);
@@ -241,8 +245,37 @@ impl Edit {
         self.add(change, None, false)
     }
 
+    /// The view with its heads merged, if there are more than a change may depend on.
+    fn few_heads(&mut self, view: View) -> Result<View, ChangeError> {
+        let loaded = self.loaded()?;
+        let heads = match &view {
+            View::Present => loaded.automerge.get_heads(),
+            View::Past(heads) => heads.clone(),
+        };
+        // An actor's own last change is one more dependency if it is no head.
+        if heads.len() < limits::MERGED_HEADS {
+            return Ok(view);
+        }
+        let actor = match &view {
+            View::Present => loaded.automerge.get_actor().clone(),
+            View::Past(heads) => branch::take_actor_at(loaded, heads)?,
+        };
+        let changes = merge::chain(&mut loaded.automerge, &actor, &heads);
+        self.apply(changes.clone())?;
+        let last = changes.last().map(Change::hash);
+        let listening = self.document.has_listeners();
+        for change in changes {
+            // The visible state does not change.
+            self.add(change, listening.then(|| [].into()), true)?;
+        }
+        Ok(match view {
+            View::Present => View::Present,
+            View::Past(heads) => View::Past(last.map_or(heads, |last| vec![last])),
+        })
+    }
+
     /// Applies changes that were built elsewhere to the state, without adding them to the commit.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Result<(), ChangeError> {
+    fn apply(&mut self, changes: Vec<Change>) -> Result<(), ChangeError> {
         let loaded = self.loaded()?;
         let automerge = std::mem::replace(&mut loaded.automerge, empty());
         match apply_parsed(automerge, changes, &mut PatchLog::inactive()) {
@@ -280,7 +313,7 @@ impl Edit {
         self.work.as_mut().map(Arc::make_mut).ok_or_else(gone)
     }
 
-    pub(super) fn add(
+    fn add(
         &mut self,
         mut change: Change,
         patches: Option<Arc<[Patch]>>,
@@ -335,54 +368,12 @@ impl Drop for Edit {
                 (None, None) => (State::Unloaded, None),
             };
             if matches!(state, State::Unloaded) {
-                self.document.core.cache.unloaded(&self.document);
+                self.document.context.cache.unloaded(&self.document);
             }
             slot.state = state;
             replaced
         };
         drop(replaced);
-    }
-}
-
-pub(super) type Transacted<T> = (T, Option<Change>, Option<Arc<[Patch]>>);
-
-fn transact<T>(
-    document: &OpenDocument,
-    loaded: &mut Loaded,
-    closure: impl FnOnce(&mut Transaction<'_>) -> Result<T, BoxError>,
-) -> Result<Transacted<T>, ChangeError> {
-    let listening = document.has_listeners();
-    let log = if listening { PatchLog::active() } else { PatchLog::inactive() };
-    let mut transaction = loaded
-        .automerge
-        .transaction_log_patches(log)
-        .map_err(|error| ChangeError::Closure(Box::new(error)))?;
-    let value = match closure(&mut transaction) {
-        Ok(value) => value,
-        Err(error) => {
-            transaction.rollback();
-            return Err(ChangeError::Closure(error));
-        }
-    };
-    let excess = excess(&transaction);
-    let (hash, mut log) = transaction.commit_with(options());
-    excess?;
-    if hash.is_none() {
-        return Ok((value, None, None));
-    }
-    let change = loaded.automerge.get_last_local_change();
-    let make = || loaded.automerge.make_patches(&mut log);
-    let patches = if listening { document.patches(make) } else { None };
-    Ok((value, change, patches))
-}
-
-/// Rejects a change with too many operations, before its patches are made, its bytes compressed and admission
-/// runs.
-pub(super) fn excess(transaction: &Transaction<'_>) -> Result<(), ChangeError> {
-    let (limit, actual) = (limits::CHANGE_OPERATIONS, transaction.pending_ops() as u64);
-    match actual > limit {
-        true => Err(ChangeError::TooManyOperations { limit, actual }),
-        false => Ok(()),
     }
 }
 
@@ -397,16 +388,7 @@ impl From<TakeError> for ChangeError {
 
 impl From<random::NoRandomness> for ChangeError {
     fn from(error: random::NoRandomness) -> Self {
-        let class = crate::error::StoreFailure::Other;
+        let class = crate::failure::StoreFailure::Other;
         Self::Store(StoreError { class, source: Box::new(error) })
     }
-}
-
-pub(super) fn options() -> CommitOptions {
-    CommitOptions::default().with_time(now_seconds())
-}
-
-/// Seconds since 1970.
-pub(super) fn now_seconds() -> i64 {
-    i64::try_from(now_ms() / 1000).unwrap_or(0)
 }

@@ -15,7 +15,7 @@ use crate::events::{EventKind, Origin};
 impl OpenDocument {
     /// Whether it has listeners: if not, patches need not be computed.
     pub(super) fn has_listeners(&self) -> bool {
-        self.core.events.has_listeners(&self.space, &self.id)
+        self.context.events.has_listeners(&self.space, &self.id)
     }
 
     /// Sends that the document, whose slot the caller holds, has these heads now.
@@ -33,13 +33,13 @@ impl OpenDocument {
     /// Sends an event of the document, whose slot the caller holds. No event follows a deletion.
     pub(super) fn tell(&self, slot: &Slot, kind: EventKind) {
         if !matches!(slot.state, State::Deleted) {
-            self.core.events.send(&self.space, self.id, kind);
+            self.context.events.send(&self.space, self.id, kind);
         }
     }
 
     /// Without a loaded state: sends an event with the store's heads and without patches.
     pub(super) fn note_unloaded(&self) {
-        let log = &self.core.log;
+        let log = &self.context.log;
         let heads = match log.document(self.row, &self.id) {
             Ok(Some(row)) => log.heads(row).unwrap_or_default(),
             Ok(None) | Err(_) => Vec::new(),

@@ -1,6 +1,5 @@
 //! Builds a document from the store's bytes, and contains automerge's failures.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use automerge::{Automerge, Change, LoadOptions, PatchLog, TextEncoding};
@@ -9,24 +8,16 @@ use landfall_protocol::{ChangeHash, DocumentId, limits};
 use sha2::{Digest, Sha256};
 
 use super::Loaded;
+use crate::changes::{apply_parsed, contained, empty};
 use crate::error::StoreError;
 use crate::store::{DocumentRow, LocalLog, SpaceRow, Stored};
 
 /// How many bytes of changes one page reads from the store.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// How many operations one call passes to automerge: it takes some 400 bytes for each while it applies
-/// them.
-const BATCH_OPERATIONS: usize = limits::CHANGE_OPERATIONS as usize;
-
 /// The most operations of a document that is loaded: the relay's limit, and as much again that a
 /// replica may have beside it (`Origin::Received`).
 const MOST_OPERATIONS: u64 = 2 * limits::DOCUMENT_OPERATIONS;
-
-/// An empty document as this engine makes them: text positions count Unicode code points.
-pub(crate) fn empty() -> Automerge {
-    Automerge::new_with_encoding(TextEncoding::UnicodeCodePoint)
-}
 
 /// The stored pieces of a document: its snapshot, and the changes behind it in order.
 #[derive(Debug, Default)]
@@ -174,47 +165,6 @@ pub(super) fn parse(stored: &[Stored]) -> Result<Vec<Change>, String> {
     stored.iter().map(parse).collect()
 }
 
-/// The document with these changes added, or automerge's error.
-pub(crate) fn apply_parsed(
-    mut onto: Automerge,
-    changes: Vec<Change>,
-    patches: &mut PatchLog,
-) -> Result<Automerge, String> {
-    contained(|| {
-        for batch in batches(changes) {
-            onto.apply_changes_log_patches(batch, patches)?;
-        }
-        Ok::<_, automerge::AutomergeError>(onto)
-    })
-}
-
-/// The changes in their order, in batches of [`BATCH_OPERATIONS`].
-fn batches(changes: Vec<Change>) -> impl Iterator<Item = Vec<Change>> {
-    let mut changes = changes.into_iter().peekable();
-    std::iter::from_fn(move || {
-        let first = changes.next()?;
-        let mut operations = first.len();
-        let mut batch = vec![first];
-        while let Some(next) = changes.next_if(|next| operations + next.len() <= BATCH_OPERATIONS) {
-            operations += next.len();
-            batch.push(next);
-        }
-        Some(batch)
-    })
-}
-
-/// Calls automerge, which in 0.12 can panic on changes that admission does not detect (such as
-/// operations on an object that does not exist).
-pub(super) fn contained<T, E: std::fmt::Display>(
-    call: impl FnOnce() -> Result<T, E>,
-) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(built)) => Ok(built),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("automerge panicked: {}", panic_text(&*panic))),
-    }
-}
-
 /// The document built from the longest prefix of the changes that automerge can apply.
 fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Automerge {
     let (mut good, mut bad) = (0, changes.len());
@@ -227,13 +177,6 @@ fn longest_prefix(base: Automerge, changes: &[Stored], operations: u64) -> Autom
         }
     }
     built
-}
-
-/// A panic's message.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "without a message".to_owned())
 }
 
 #[cfg(test)]

@@ -11,17 +11,18 @@ use parking_lot::MutexGuard;
 use super::load::{self, FoundDocument};
 use super::slot::{Look, Slot, State, StoreCopy};
 use super::{Changing, Loaded, OpenDocument};
-use crate::error::{ReadError, StoreError, StoreFailure};
+use crate::error::{ReadError, StoreError};
+use crate::failure::StoreFailure;
 
 type Guard<'a> = MutexGuard<'a, Slot>;
 
 impl OpenDocument {
     /// The last committed state.
     pub(super) fn committed(self: &Arc<Self>) -> Result<Arc<Loaded>, ReadError> {
-        if self.core.is_closed() {
+        if self.context.access.is_closed() {
             return Err(StoreError::closed().into());
         }
-        self.core.present(self.row)?;
+        self.context.access.present(self.row)?;
         let (nested, mut patience) = (Changing::is_here(), None);
         let mut slot = self.slot.lock();
         if slot.is_mine() {
@@ -31,7 +32,7 @@ impl OpenDocument {
             match slot.look(nested, &mut patience) {
                 Look::Here(loaded) => {
                     drop(slot);
-                    self.core.cache.used(self);
+                    self.context.cache.used(self);
                     return Ok(loaded);
                 }
                 Look::Deleted => return Err(ReadError::Deleted),
@@ -52,7 +53,7 @@ impl OpenDocument {
         let number = slot.begin_load();
         drop(slot);
         let unfinished = Unfinished { document: self, load: Load::State(number) };
-        let found = load::load(&self.core.log, self.row, &self.id)
+        let found = load::load(&self.context.log, self.row, &self.id)
             .inspect_err(|error| self.note_unreadable(number, error))?;
         let (state, quarantined) = match found {
             FoundDocument::Document { loaded, quarantined } => (Some(loaded), quarantined),
@@ -68,16 +69,16 @@ impl OpenDocument {
             let mut slot = self.slot.lock();
             if slot.is_loading(number) {
                 if let Some(bytes) = bytes {
-                    self.core.cache.put(self, bytes);
+                    self.context.cache.put(self, bytes);
                 }
                 slot.state = state.map_or(State::Deleted, State::Published);
-                self.core.status.set_unreadable(self.row, self.id, quarantined.clone());
+                self.context.status.set_unreadable(self.row, self.id, quarantined.clone());
                 slot.quarantined = quarantined;
             }
             told.into_iter().for_each(|kind| self.tell(&slot, kind));
         }
         drop(unfinished);
-        self.core.cache.make_room(self);
+        self.context.cache.make_room(self);
         Ok(self.slot.lock())
     }
 
@@ -85,7 +86,7 @@ impl OpenDocument {
     fn note_unreadable(&self, load: u64, error: &StoreError) {
         let slot = self.slot.lock();
         if error.class == StoreFailure::Corrupt && slot.is_loading(load) {
-            self.core.status.set_unreadable(self.row, self.id, Some(error.to_string()));
+            self.context.status.set_unreadable(self.row, self.id, Some(error.to_string()));
         }
     }
 
@@ -101,7 +102,7 @@ impl OpenDocument {
         }
         drop(slot);
         let unfinished = Unfinished { document: self, load: Load::Copy(edit) };
-        let found = load::load(&self.core.log, self.row, &self.id)?;
+        let found = load::load(&self.context.log, self.row, &self.id)?;
         let FoundDocument::Document { loaded, .. } = found else { return Err(ReadError::Deleted) };
         {
             let mut slot = self.slot.lock();

@@ -8,41 +8,14 @@
 use automerge::{ActorId, Automerge, Change, ExpandedChange};
 use landfall_protocol::{ChangeHash, limits};
 
-use super::branch::{self, View};
-use super::edit::{Edit, now_seconds};
-use crate::error::ChangeError;
-
-/// The view with its heads merged, if there are more than a change may depend on.
-pub(super) fn few_heads(edit: &mut Edit, view: View) -> Result<View, ChangeError> {
-    let loaded = edit.loaded()?;
-    let heads = match &view {
-        View::Present => loaded.automerge.get_heads(),
-        View::Past(heads) => heads.clone(),
-    };
-    // An actor's own last change is one more dependency if it is no head.
-    if heads.len() < limits::MERGED_HEADS {
-        return Ok(view);
-    }
-    let actor = match &view {
-        View::Present => loaded.automerge.get_actor().clone(),
-        View::Past(heads) => branch::take_actor_at(loaded, heads)?,
-    };
-    let changes = chain(&mut loaded.automerge, &actor, &heads);
-    edit.apply(changes.clone())?;
-    let last = changes.last().map(Change::hash);
-    let listening = edit.document.has_listeners();
-    for change in changes {
-        // The visible state does not change.
-        edit.add(change, listening.then(|| [].into()), true)?;
-    }
-    Ok(match view {
-        View::Present => View::Present,
-        View::Past(heads) => View::Past(last.map_or(heads, |last| vec![last])),
-    })
-}
+use super::transact::now_seconds;
 
 /// Changes without operations, the last of which has all of the heads as ancestors.
-fn chain(automerge: &mut Automerge, actor: &ActorId, heads: &[ChangeHash]) -> Vec<Change> {
+pub(super) fn chain(
+    automerge: &mut Automerge,
+    actor: &ActorId,
+    heads: &[ChangeHash],
+) -> Vec<Change> {
     let before = automerge.get_actor().clone();
     automerge.set_actor(actor.clone());
     let own = automerge.get_last_local_change();

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use parking_lot::{ArcMutexGuard, RawMutex};
 
+use super::built::Built;
 use super::slot::{Slot, Writer, thread_number};
-use super::{Changing, OpenDocument, swap};
+use super::{Changing, OpenDocument};
 
 /// The writer right of one document.
 pub(super) struct Right {
@@ -18,9 +19,12 @@ pub(super) struct Right {
 }
 
 impl Right {
-    /// Waits for the document's other writers, and swaps in the state that the applier has built
-    /// meanwhile.
-    pub(super) fn of_application(document: &Arc<OpenDocument>, _: &Changing) -> Self {
+    /// Waits for the document's other writers. Returns also the state that the applier has built
+    /// meanwhile, which the holder must swap in first (`swap::begin_writing`).
+    pub(super) fn of_application(
+        document: &Arc<OpenDocument>,
+        _: &Changing,
+    ) -> (Self, Option<Box<Built>>) {
         let order = document.writers.lock_arc();
         let built = {
             let mut slot = document.slot.lock();
@@ -31,11 +35,7 @@ impl Right {
             slot.writer = Some(Writer::Application(thread_number()));
             slot.built.take()
         };
-        let right = Self { document: Arc::clone(document), _order: Some(order) };
-        if let Some(built) = built {
-            swap::finish(&right, *built);
-        }
-        right
+        (Self { document: Arc::clone(document), _order: Some(order) }, built)
     }
 
     /// The right for a swap, if no thread has it.
@@ -64,7 +64,7 @@ impl OpenDocument {
     pub(super) fn wake(self: &Arc<Self>, slot: &mut Slot) {
         self.changed.notify_all();
         if slot.calls_applier() {
-            self.core.applier.enqueue(self, slot);
+            self.context.applier.enqueue(self, slot);
         }
     }
 }

@@ -12,7 +12,7 @@ use automerge::Change;
 use landfall_protocol::ChangeHash;
 
 use super::Loaded;
-use super::build::Built;
+use super::built::Built;
 use crate::events::Origin;
 
 /// The state that readers see.

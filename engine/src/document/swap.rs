@@ -10,11 +10,12 @@ use std::sync::Arc;
 use automerge::{Automerge, Change, Patch, PatchLog};
 use landfall_protocol::ChangeHash;
 
-use super::build::{Built, Bytes, NewState};
-use super::load::{Whole, apply_parsed, contained};
+use super::built::{Built, Bytes, NewState};
+use super::load::Whole;
 use super::right::Right;
 use super::slot::State;
-use super::{Loaded, OpenDocument};
+use super::{Changing, Loaded, OpenDocument};
+use crate::changes::{apply_parsed, contained};
 use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
 
@@ -51,6 +52,16 @@ pub(super) fn upload_again(document: &Arc<OpenDocument>) -> bool {
     };
     finish(&right, *built);
     true
+}
+
+/// Takes the writer right for a thread of the application: waits for the document's other writers, and
+/// swaps in the state that the applier has built meanwhile.
+pub(super) fn begin_writing(document: &Arc<OpenDocument>, inside: &Changing) -> Right {
+    let (right, built) = Right::of_application(document, inside);
+    if let Some(built) = built {
+        finish(&right, *built);
+    }
+    right
 }
 
 /// Publishes a built state with its event.
@@ -101,7 +112,7 @@ impl Drop for Ends<'_> {
             slot.building = None;
         }
         if slot.arrived {
-            self.document.core.applier.enqueue(self.document, &mut slot);
+            self.document.context.applier.enqueue(self.document, &mut slot);
         }
     }
 }
@@ -172,7 +183,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
             return;
         }
         if let Some(bytes) = bytes {
-            document.core.cache.put(document, bytes);
+            document.context.cache.put(document, bytes);
         }
         let replaced = loaded.map(|new| std::mem::replace(&mut slot.state, State::Published(new)));
         document.tell_changed(&mut slot, Origin::Remote, heads, patches);
@@ -180,7 +191,7 @@ fn publish(document: &Arc<OpenDocument>, generation: u64, next: Next) {
         replaced
     };
     drop(replaced);
-    document.core.cache.make_room(document);
+    document.context.cache.make_room(document);
 }
 
 /// Whether a document has these changes.
@@ -220,7 +231,7 @@ impl OpenDocument {
 /// Stored changes could not be added to the loaded state. Either automerge cannot load them at all, or
 /// changes were removed from the store meanwhile, and the loaded state is wrong.
 pub(super) fn give_up(document: &Arc<OpenDocument>, reason: String) {
-    let log = &document.core.log;
+    let log = &document.context.log;
     let whole = match log.document(document.row, &document.id).map_err(StoreError::from) {
         Ok(Some(row)) => Whole::read(log, row, None),
         Ok(None) => Ok(Whole::default()),
@@ -250,13 +261,13 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         slot.quarantined = Some(reason.clone());
         document.tell(&slot, EventKind::Quarantined { reason: reason.clone() });
         if !matches!(slot.state, State::Deleted) {
-            document.core.status.set_unreadable(document.row, document.id, Some(reason.clone()));
+            document.context.status.set_unreadable(document.row, document.id, Some(reason.clone()));
         }
         slot.built.take()
     };
     drop(gone);
     document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
-    document.core.log.submit_quarantine(document.row, document.id, Some(reason));
+    document.context.log.submit_quarantine(document.row, document.id, Some(reason));
 }
 
 #[cfg(test)]
@@ -277,9 +288,13 @@ mod tests {
         let mut other = document.read(|doc| doc.fork().with_actor(ActorId::from([9; 16]))).unwrap();
         other.transact(|tx| tx.put(ROOT, "theirs", 1)).unwrap();
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
-        let (open, core) = (document.open(), store.shared_core());
+        let (open, open_store) = (document.open(), store.open_store());
         let change = LocalChange { space: open.row, document: open.id, change, at_ms: 0 };
-        core.log.append(landfall_storage::Durability::Full, vec![change], |_| ()).unwrap();
+        open_store
+            .context
+            .log
+            .append(landfall_storage::Durability::Full, vec![change], |_| ())
+            .unwrap();
         open.slot.lock().arrived = true;
         let Job::Build(base) = open.next_job() else { panic!("there is something to build") };
         let built = build(open, base).unwrap().unwrap();

@@ -9,7 +9,8 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName};
 use super::StoreOwner;
 use crate::document::{Changing, Condition, Edit, HeldDocument, OpenDocument, commit};
 use crate::ephemeral;
-use crate::error::{BoxError, BroadcastError, ChangeError, ReadError, StoreError};
+use crate::error::{BroadcastError, ChangeError, ReadError, StoreError};
+use crate::failure::BoxError;
 use crate::status::{DocumentSize, DocumentStatus, StatusWatch};
 use crate::store::DocumentFacts;
 
@@ -49,7 +50,7 @@ impl Document {
     /// holds uncommitted operations; [`ReadError::Deleted`] once it is deleted; [`ReadError::Store`] if
     /// it cannot be loaded, or the store is closed.
     pub fn read<T>(&self, read: impl FnOnce(&Automerge) -> T) -> Result<T, ReadError> {
-        self.shared.core.catch_up()?;
+        self.shared.catch_up()?;
         self.open.read(|loaded| read(&loaded.automerge))
     }
 
@@ -126,7 +127,13 @@ impl Document {
     /// # Errors
     /// [`BroadcastError`] states why the message was dropped. It is not sent later.
     pub fn broadcast(&self, data: impl Into<Vec<u8>>) -> Result<(), BroadcastError> {
-        ephemeral::broadcast(&self.shared.core, &self.open.space, self.open.id, data.into())
+        ephemeral::broadcast(
+            &self.shared.store,
+            (&self.shared.link, &self.shared.ephemeral),
+            &self.open.space,
+            self.open.id,
+            data.into(),
+        )
     }
 
     /// Where the document is saved, and which changes the relay does not have yet.
@@ -134,23 +141,23 @@ impl Document {
     /// # Errors
     /// If the store cannot be read.
     pub fn status(&self) -> Result<DocumentStatus, StoreError> {
-        let (open, core) = (&self.open, &self.shared.core);
-        core.catch_up()?;
+        let (open, store) = (&self.open, &self.shared.store);
+        self.shared.catch_up()?;
         let Condition { loaded, actors, quarantined } = open.condition();
-        let facts = core.log.document_facts(open.row, &open.id)?;
+        let facts = store.context.log.document_facts(open.row, &open.id)?;
         let DocumentFacts { changes, pending, rejected, actors: stored_actors, last, exceeded } =
             facts;
-        let on_disk = core.status.is_on_disk(open.row, last);
+        let on_disk = store.context.status.is_on_disk(open.row, last);
         let rejected = rejected.map(Into::into);
         let actors = actors.unwrap_or(stored_actors);
         let size = DocumentSize {
-            bytes: core.log.bytes_of(open.row, &open.id)?,
-            local_limit: core.log.local_bytes(),
-            limit: core.log.document_bytes(),
+            bytes: store.context.log.bytes_of(open.row, &open.id)?,
+            local_limit: store.context.log.local_bytes(),
+            limit: store.context.log.document_bytes(),
         };
         let quarantined = match loaded {
             true => quarantined,
-            false => core.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
+            false => store.context.log.quarantine(open.row, &open.id)?.map(|known| known.reason),
         };
         Ok(DocumentStatus {
             loaded,
@@ -167,7 +174,7 @@ impl Document {
 
     /// Watches the document's status.
     pub fn watch(&self) -> DocumentWatch {
-        let store = self.shared.core.status.watch();
+        let store = self.shared.store.context.status.watch();
         DocumentWatch { document: self.clone(), store, last: None }
     }
 

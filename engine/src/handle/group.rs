@@ -6,13 +6,14 @@ use automerge::transaction::Transaction;
 use landfall_protocol::ChangeHash;
 
 use super::Document;
-use crate::core::Core;
 use crate::document::{Changing, Edit, commit};
-use crate::error::{BoxError, ChangeError};
+use crate::error::ChangeError;
+use crate::failure::BoxError;
+use crate::open_store::OpenStore;
 
 /// Changes that are committed together: all of them or none.
 pub struct Group {
-    core: Arc<Core>,
+    store: Arc<OpenStore>,
     edits: Vec<Edit>,
     /// An error after which nothing is committed was returned.
     failed: bool,
@@ -68,7 +69,7 @@ impl Group {
     /// The group's edit of a document; a group has one for each document.
     fn edit_of(&mut self, document: &Document) -> Result<&mut Edit, ChangeError> {
         let open = document.open();
-        if !Arc::ptr_eq(&open.core, &self.core) {
+        if !Arc::ptr_eq(&open.context, &self.store.context) {
             return Err(ChangeError::OtherStore { document: document.id() });
         }
         let index = match self.edits.iter().position(|edit| edit.is_of(open)) {
@@ -83,14 +84,14 @@ impl Group {
 }
 
 pub(super) fn run<T>(
-    core: &Arc<Core>,
+    store: &Arc<OpenStore>,
     changes: impl FnOnce(&mut Group) -> Result<T, ChangeError>,
 ) -> Result<T, ChangeError> {
     let inside = Changing::enter()?;
     // One group at a time: two groups that lock the same documents in a different order would deadlock.
     // A single change locks one document only, and never waits here.
-    let _alone = core.begin_group();
-    let mut group = Group { core: Arc::clone(core), edits: Vec::new(), failed: false, inside };
+    let _alone = store.begin_group();
+    let mut group = Group { store: Arc::clone(store), edits: Vec::new(), failed: false, inside };
     let value = changes(&mut group)?;
     let Group { edits, failed, inside: _inside, .. } = group;
     if failed || edits.iter().any(Edit::is_spoiled) {

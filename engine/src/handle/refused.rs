@@ -35,17 +35,17 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn delete(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row()?);
-        if core.read_only {
+        let (store, row) = (self.open_store(), self.row()?);
+        if store.context.access.read_only {
             return Err(StoreError::read_only());
         }
-        let (for_commit, name) = (Arc::clone(core), self.name().clone());
+        let (for_commit, name) = (Arc::clone(store), self.name().clone());
         let committed = move |committed: Committed<(SpaceCount, bool)>| {
             let kind = committed.value.1.then_some(EventKind::Deleted { unsent: 0 });
             for_commit.delete_document(&name, row, document, kind);
         };
-        self.ask(|done| core.log.submit_delete(row, document, now_ms(), done), committed)?;
-        core.tell_link_of(row);
+        self.ask(|done| store.context.log.submit_delete(row, document, now_ms(), done), committed)?;
+        store.notify_link_of(row);
         Ok(())
     }
 
@@ -54,7 +54,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn is_deleted(&self, document: &DocumentId) -> Result<bool, StoreError> {
-        Ok(self.core().log.deleted(self.row()?, document)?)
+        Ok(self.open_store().context.log.deleted(self.row()?, document)?)
     }
 
     /// The deleted documents, in the order in which this store learned of each deletion.
@@ -62,7 +62,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn deleted_documents(&self) -> Result<Vec<DocumentId>, StoreError> {
-        Ok(self.core().log.deleted_documents(self.row()?)?)
+        Ok(self.open_store().context.log.deleted_documents(self.row()?)?)
     }
 
     /// Deleted documents with orphaned edits, which no other replica has: export or discard them.
@@ -70,7 +70,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn orphaned_edits(&self) -> Result<Vec<OrphanedEdits>, StoreError> {
-        let lost = self.core().log.lost(self.row()?)?;
+        let lost = self.open_store().context.log.lost(self.row()?)?;
         let told = |lost: crate::store::OrphanedDocument| OrphanedEdits {
             document: lost.document,
             unsent: lost.unsent,
@@ -86,7 +86,7 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn damaged_at_relay(&self) -> Result<Vec<Option<DocumentId>>, StoreError> {
-        Ok(self.core().log.damaged_at_relay(self.row()?)?)
+        Ok(self.open_store().context.log.damaged_at_relay(self.row()?)?)
     }
 
     /// Exports a deleted document as it was here, with its orphaned edits, as the bytes of an automerge
@@ -98,7 +98,7 @@ impl Space {
         &self,
         document: &DocumentId,
     ) -> Result<Option<Vec<u8>>, RejectedChangesError> {
-        let Some(lost) = self.core().log.lost_bytes(self.row()?, document)? else {
+        let Some(lost) = self.open_store().context.log.lost_bytes(self.row()?, document)? else {
             return Ok(None);
         };
         let history = expand(lost.snapshot.as_deref(), lost.changes)?;
@@ -110,8 +110,8 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn discard_orphaned(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row()?);
-        self.ask(|done| core.log.submit_discard(row, document, done), drop)
+        let (store, row) = (self.open_store(), self.row()?);
+        self.ask(|done| store.context.log.submit_discard(row, document, done), drop)
     }
 
     /// Sends the rejected changes of a document to the relay again, for example after a quota was
@@ -120,9 +120,9 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn retry(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row()?);
-        self.ask(|done| core.log.submit_retry(row, document, done), drop)?;
-        core.link.retried(row, document);
+        let (store, row) = (self.open_store(), self.row()?);
+        self.ask(|done| store.context.log.submit_retry(row, document, done), drop)?;
+        self.shared().link.retried(row, document);
         Ok(())
     }
 
@@ -147,10 +147,10 @@ impl Space {
     /// cannot be decoded; [`RejectedChangesError::Changed`] if the document was edited meanwhile: try again;
     /// [`RejectedChangesError::DocumentFull`].
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, RejectedChangesError> {
-        let (core, row) = (self.core(), self.row()?);
+        let (store, row) = (self.open_store(), self.row()?);
         let (mut history, _) = self.refused(&document)?;
-        let unsent = match core.log.document(row, &document)? {
-            Some(document) => core.log.not_taken(row, document)?,
+        let unsent = match store.context.log.document(row, &document)? {
+            Some(document) => store.context.log.not_taken(row, document)?,
             None => Vec::new(),
         };
         if unsent.is_empty() {
@@ -167,10 +167,10 @@ impl Space {
             new.push(LocalChange { space: row, document, change, at_ms: now_ms() });
         }
         let count = new.len();
-        let for_commit = Arc::clone(core);
+        let for_commit = Arc::clone(store);
         let replaced = move || for_commit.forget_document(row, document);
-        core.log.replace_unsent(row, document, old, new, replaced)?;
-        core.link.retried(row, document);
+        store.context.log.replace_unsent(row, document, old, new, replaced)?;
+        self.shared().link.retried(row, document);
         Ok(count)
     }
 
@@ -180,11 +180,11 @@ impl Space {
     /// # Errors
     /// If the store cannot be written.
     pub fn merge_unrelated(&self, document: DocumentId) -> Result<(), StoreError> {
-        let (core, row) = (self.core(), self.row()?);
-        let (for_commit, name) = (Arc::clone(core), self.name().clone());
+        let (store, row) = (self.open_store(), self.row()?);
+        let (for_commit, name) = (self.shared().link.publisher(store), self.name().clone());
         let committed = move |received| for_commit.received(&name, row, received);
-        self.ask(|done| core.log.submit_allow_merge(row, document, done), committed)?;
-        core.link.retried(row, document);
+        self.ask(|done| store.context.log.submit_allow_merge(row, document, done), committed)?;
+        self.shared().link.retried(row, document);
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Space {
         &self,
         document: &DocumentId,
     ) -> Result<(Vec<Change>, Vec<Unsent>), RejectedChangesError> {
-        let (log, row) = (&self.core().log, self.row()?);
+        let (log, row) = (&self.open_store().context.log, self.row()?);
         let is_refused = log.rejected(row)?.iter().any(|rejected| rejected.document == *document);
         let found = if is_refused { log.document(row, document)? } else { None };
         let Some(document_row) = found else { return Err(RejectedChangesError::NothingRejected) };

@@ -7,10 +7,11 @@ use landfall_protocol::frame::Filter;
 use landfall_protocol::{DocumentId, SpaceName, limits};
 
 use super::{Document, StoreOwner};
-use crate::core::Core;
 use crate::document::{Changing, Edit, OpenDocument, commit};
-use crate::error::{BoxError, ChangeError, OpenDocumentError, StoreError, SubscribeError};
+use crate::error::{ChangeError, OpenDocumentError, StoreError, SubscribeError};
+use crate::failure::BoxError;
 use crate::named::{self, Built, First};
+use crate::open_store::OpenStore;
 use crate::random;
 use crate::status::SpaceStatus;
 use crate::store::SpaceRow;
@@ -78,7 +79,7 @@ impl Space {
             };
             commit(vec![edit])?;
             if let Some(saved) = saved {
-                self.core().compact_later(open.key(), head, saved);
+                self.open_store().compact_later(open.key(), head, saved);
             }
         }
         Ok(Document::new(Arc::clone(&self.shared), open))
@@ -101,7 +102,7 @@ impl Space {
     /// If the store cannot be read.
     pub fn contains(&self, document: &DocumentId) -> Result<bool, StoreError> {
         let row = self.row()?;
-        Ok(self.shared.core.log.document(row, document)?.is_some())
+        Ok(self.shared.store.context.log.document(row, document)?.is_some())
     }
 
     /// The documents in the store, in no particular order.
@@ -109,14 +110,14 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn documents(&self) -> Result<Vec<DocumentId>, StoreError> {
-        Ok(self.shared.core.log.documents(self.row()?)?)
+        Ok(self.shared.store.context.log.documents(self.row()?)?)
     }
 
     /// The space's current status; `None` after its removal.
     pub fn status(&self) -> Option<SpaceStatus> {
         // A failure was logged, and the next call retries.
-        let _ = self.shared.core.catch_up();
-        self.shared.core.status.space(self.row)
+        let _ = self.shared.catch_up();
+        self.shared.store.context.status.space(self.row)
     }
 
     /// Syncs only these documents from now on, on this store, until the next call of this or
@@ -152,32 +153,36 @@ impl Space {
     /// # Errors
     /// If the store cannot be read.
     pub fn synced_only(&self) -> Result<Option<Vec<DocumentId>>, StoreError> {
-        Ok(match self.core().log.filter(self.row()?)? {
+        Ok(match self.open_store().context.log.filter(self.row()?)? {
             Filter::Documents(documents) => Some(documents.iter().copied().collect()),
             _ => None,
         })
     }
 
     fn set_filter(&self, filter: &Filter) -> Result<(), SubscribeError> {
-        let core = self.core();
-        core.present(self.row)?;
-        core.log.set_filter(self.row, filter).map_err(StoreError::from)?;
-        core.link.filter(self.row);
+        let store = self.open_store();
+        store.context.access.present(self.row)?;
+        store.context.log.set_filter(self.row, filter).map_err(StoreError::from)?;
+        self.shared.link.filter(self.row);
         Ok(())
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.shared.core
+    pub(super) fn shared(&self) -> &StoreOwner {
+        &self.shared
+    }
+
+    pub(super) fn open_store(&self) -> &Arc<OpenStore> {
+        &self.shared.store
     }
 
     /// Its row, if the space still exists.
     pub(super) fn row(&self) -> Result<SpaceRow, StoreError> {
-        self.core().catch_up()?;
-        self.core().present(self.row)?;
+        self.shared.catch_up()?;
+        self.open_store().context.access.present(self.row)?;
         Ok(self.row)
     }
 
     fn open_document(&self, id: DocumentId) -> Arc<OpenDocument> {
-        self.shared.core.open_document(&self.name, self.row, id)
+        self.shared.store.open_document(&self.name, self.row, id)
     }
 }

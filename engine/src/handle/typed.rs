@@ -9,8 +9,10 @@ use autosurgeon::{Hydrate, Reconcile};
 use landfall_protocol::ChangeHash;
 
 use super::{Document, Group, Space};
-use crate::document::{Changing, Edit, commit, panic_text};
-use crate::error::{BoxError, ChangeError, ReadError};
+use crate::document::{Changing, Edit, commit};
+use crate::error::{ChangeError, ReadError};
+use crate::failure::BoxError;
+use crate::threads::panic_text;
 use crate::typed::{self, Seen, TypedError};
 
 /// Typed access: see [the crate page](crate#three-ways-to-edit) for the choice between the calls.

@@ -19,7 +19,7 @@ const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
 impl Space {
     /// Listens to the events of the space's documents from now on.
     pub fn events(&self) -> Events {
-        self.core().events.listen(Scope::Space(self.name().clone()))
+        self.open_store().context.events.listen(Scope::Space(self.name().clone()))
     }
 
     /// Opens a document, and waits until it arrives from a relay or is created here. Needs no
@@ -31,14 +31,15 @@ impl Space {
     /// read or is closed.
     pub async fn find(&self, document: DocumentId) -> Result<Document, WaitError> {
         // Listens before it looks the document up, so that an arrival in between is not missed.
-        let mut events = self.core().events.listen(Scope::Document(self.name().clone(), document));
+        let mut events =
+            self.open_store().context.events.listen(Scope::Document(self.name().clone(), document));
         loop {
             match self.open(document) {
                 Ok(open) => return Ok(open),
                 Err(OpenDocumentError::Unknown { .. }) => {}
                 Err(OpenDocumentError::Store(error)) => return Err(error.into()),
             }
-            let deleted = self.core().log.deleted(self.row()?, &document);
+            let deleted = self.open_store().context.log.deleted(self.row()?, &document);
             if deleted.map_err(StoreError::from)? {
                 return Err(WaitError::Deleted { document });
             }
@@ -65,7 +66,7 @@ impl Document {
     /// Listens to the document's events from now on.
     pub fn events(&self) -> Events {
         let open = self.open();
-        open.core.events.listen(Scope::Document(open.space.clone(), open.id))
+        open.context.events.listen(Scope::Document(open.space.clone(), open.id))
     }
 }
 

@@ -9,12 +9,14 @@ use landfall_protocol::DocumentId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::address::{self, Address};
 use super::ephemeral_queue::EphemeralQueue;
+use super::oversized::ToldOversized;
 use super::requests::Requests;
 use super::timings::Timings;
+use crate::address::{self, Address};
 use crate::error::ConnectError;
 use crate::options::LinkOptions;
+use crate::signals::LinkSignals;
 use crate::store::SpaceRow;
 
 /// The wanted relay.
@@ -56,6 +58,8 @@ pub(super) struct PendingCommands {
 pub(super) struct LinkCommands {
     pending: Mutex<PendingCommands>,
     pub(super) requests: Requests,
+    /// The limits that documents are known to exceed.
+    pub(super) oversized: ToldOversized,
     /// Ephemeral messages.
     pub(super) ephemeral_queue: EphemeralQueue,
     /// A task waits for room in the socket's queue.
@@ -153,14 +157,6 @@ impl LinkCommands {
         self.command(|pending| pending.hurry = true);
     }
 
-    pub(super) fn spaces_changed(&self) {
-        self.command(|pending| pending.spaces_changed = true);
-    }
-
-    pub(super) fn local(&self, rows: impl Iterator<Item = SpaceRow>) {
-        self.command(|pending| pending.local.extend(rows));
-    }
-
     pub(super) fn filter(&self, row: SpaceRow) {
         self.command(|pending| pending.filters.extend([row]));
     }
@@ -194,4 +190,14 @@ pub(super) enum Accepted {
     Ended,
     /// The link is closing.
     Closing,
+}
+
+impl LinkSignals for LinkCommands {
+    fn has_changes(&self, rows: &mut dyn Iterator<Item = SpaceRow>) {
+        self.command(|pending| pending.local.extend(rows));
+    }
+
+    fn spaces_changed(&self) {
+        self.command(|pending| pending.spaces_changed = true);
+    }
 }

@@ -16,20 +16,21 @@ use landfall_protocol::error_chain;
 use landfall_protocol::frame::{Filter, Frame, Resent, encode};
 use landfall_protocol::{Code, DocumentId, Local, Moment, SpaceName, Upstream};
 use landfall_storage::{Committed, FailureClass, WriteError};
+use parts::PartQueue;
+use resend::ResendAnswer;
 use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
 use super::commands::LinkCommands;
+use super::received::Publisher;
 use super::requests::Reached;
-use crate::core::Core;
 use crate::error::RefusedSpace;
 use crate::events::EventKind;
+use crate::open_store::OpenStore;
 use crate::status::LinkStatus;
 use crate::store::{
     Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
 };
-use parts::PartQueue;
-use resend::ResendAnswer;
 
 /// Bytes that wait for the socket, above which pings and requests with an empty answer are not
 /// answered: the waiting bytes show that this client is alive, once the relay reads them.
@@ -116,7 +117,7 @@ impl Out {
 
 /// Performs effects.
 pub(super) struct Performer {
-    core: Arc<Core>,
+    store: Arc<OpenStore>,
     /// The store, for jobs about the relay of this connection, even if another one is connected later.
     log: LocalLog,
     commands: Arc<LinkCommands>,
@@ -140,14 +141,14 @@ pub(super) struct Performer {
 
 impl Performer {
     pub(super) fn new(
-        core: Arc<Core>,
+        store: Arc<OpenStore>,
         commands: Arc<LinkCommands>,
         arrivals: Arrivals,
         tell: mpsc::UnboundedSender<Completion>,
     ) -> Self {
         Self {
-            log: core.log.clone(),
-            core,
+            log: store.context.log.clone(),
+            store,
             commands,
             tell,
             spaces: BTreeMap::new(),
@@ -229,7 +230,7 @@ impl Performer {
 
     /// The filter of a space.
     pub(super) fn filter(&self, space: &SpaceName) -> Option<Filter> {
-        self.core.log.filter(self.row(space)?).ok()
+        self.store.context.log.filter(self.row(space)?).ok()
     }
 
     /// The name of a space.
@@ -301,7 +302,7 @@ impl Performer {
             }
             ReplicaEffect::Acknowledged { space, locals, mark } => {
                 if let Some(row) = self.spaces.get(&space) {
-                    self.core.status.add_acknowledged(*row, locals.len() as u64);
+                    self.store.context.status.add_acknowledged(*row, locals.len() as u64);
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_acknowledged(*row, locals, mark, done);
                 }
@@ -365,7 +366,7 @@ impl Performer {
                 if let Some(row) = self.spaces.get(&space) {
                     // If the count cannot be read, it is left out.
                     let compacted = self.log.compacted_changes(*row, &document).unwrap_or(0);
-                    self.core.status.add_acknowledged(*row, compacted);
+                    self.store.context.status.add_acknowledged(*row, compacted);
                     let done = self.counted(*row, |()| Outcome::Settled);
                     self.log.submit_snapshot_acknowledged(*row, document, hash, mark, done);
                 }
@@ -380,7 +381,7 @@ impl Performer {
                 if let Some(row) = self.spaces.get(&space) {
                     let data = data.into();
                     let kind = EventKind::Ephemeral { sender, session, count, data };
-                    self.core.heard(&space, *row, document, kind);
+                    self.publisher().heard(&space, *row, document, kind);
                 }
             }
             other => debug_assert!(false, "an effect that `perform` does: {other:?}"),
@@ -388,14 +389,14 @@ impl Performer {
     }
 
     fn welcomed(&mut self, upstream: Upstream) {
-        self.log = self.core.log.about(upstream);
+        self.log = self.store.context.log.about(upstream);
         let Reached { upstream: row, answered, confirmed, refused } = &mut self.reached;
         (*row, *answered) = (None, true);
         confirmed.clear();
         refused.clear();
         self.changed = true;
         if !self.is_superseded() {
-            self.core.status.set_link(LinkStatus::Online, Some(upstream));
+            self.store.context.status.set_link(LinkStatus::Online, Some(upstream));
         }
     }
 
@@ -413,7 +414,7 @@ impl Performer {
             self.changed = true;
         }
         if phase == SpacePhase::Waiting || !self.is_superseded() {
-            self.core.status.set_phase(&space, phase);
+            self.store.context.status.set_phase(&space, phase);
         }
     }
 
@@ -431,23 +432,24 @@ impl Performer {
         }
         if !self.is_superseded() {
             let error = self.delayed.values().next().cloned();
-            self.core.status.set_delay(error);
+            self.store.context.status.set_delay(error);
         }
     }
 
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        let (owed, core) = (self.owed(row, 0), Arc::clone(&self.core));
+        let (owed, store) = (self.owed(row, 0), Arc::clone(&self.store));
+        let commands = Arc::clone(&self.commands);
         let done = move |result: Result<Committed<Met>, WriteFailure>| {
             let outcome = match result {
                 Ok(Committed { value: Met { upstream, point, damaged }, .. }) => {
                     if damaged {
                         // The relay may have been repaired since.
-                        core.link.check_space(row);
+                        commands.check(row);
                     }
                     Outcome::Resume(space, point, upstream)
                 }
-                Err(error) => failed(&core, &error),
+                Err(error) => failed(&store, &error),
             };
             owed.give(outcome);
         };
@@ -465,10 +467,10 @@ impl Performer {
         let Some(row) = self.spaces.get(space).copied() else { return };
         let (code, what) = (refused.code, refused.what.clone());
         tracing::warn!(%space, %document, %code, what, "the relay refuses a document's changes");
-        let core = Arc::clone(&self.core);
+        let store = Arc::clone(&self.store);
         let name = space.clone();
         let done = self.counted(row, move |()| {
-            core.events.send(&name, document, EventKind::Rejected { code, what });
+            store.context.events.send(&name, document, EventKind::Rejected { code, what });
             Outcome::Settled
         });
         self.log.submit_reject(row, document, refused, done);
@@ -480,14 +482,18 @@ impl Performer {
         row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let (owed, core) = (self.owed(row, 0), Arc::clone(&self.core));
+        let (owed, store) = (self.owed(row, 0), Arc::clone(&self.store));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(Committed { value: (_, value), .. }) => outcome(value),
-                Err(error) => failed(&core, &error),
+                Err(error) => failed(&store, &error),
             };
             owed.give(outcome);
         })
+    }
+
+    fn publisher(&self) -> Publisher {
+        Publisher { store: Arc::clone(&self.store), commands: Arc::clone(&self.commands) }
     }
 
     /// The outcome that the machine expects for a job, for which it counts so many bytes.
@@ -504,11 +510,11 @@ fn only_answers(frame: &Frame) -> bool {
 
 /// A write failed: the machine closes the connection. The status shows the store's trouble, unless the
 /// received data is the reason.
-fn failed<E: std::error::Error + 'static>(core: &Core, error: &WriteError<E>) -> Outcome {
+fn failed<E: std::error::Error + 'static>(store: &OpenStore, error: &WriteError<E>) -> Outcome {
     let what = error_chain(error);
     match error.class() {
         FailureClass::Other | FailureClass::Closed | FailureClass::Busy => {}
-        class => core.status.set_store_trouble(class.into(), what.clone()),
+        class => store.context.status.set_store_trouble(class.into(), what.clone()),
     }
     Outcome::Failed(what)
 }

@@ -4,24 +4,21 @@
 //! They are stored here and not in the link's thread, so that cancelling costs only the removal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_protocol::SpaceName;
 use landfall_protocol::client::Unchecked;
 use parking_lot::Mutex;
 
-use super::commands::LinkCommands;
-use super::timings::FAR;
-use crate::core::Core;
 use crate::error::{CheckError, FlushError, NotCompared, RefusedSpace};
-use crate::notify::{self, ReplySender};
+use crate::notify::ReplySender;
+use crate::open_store::OpenStore;
 use crate::status::Status;
 use crate::store::{SpaceRow, UpstreamRow};
 
 /// How long a check may make no progress before it is given up: as long as a relay may be silent before
 /// the connection is dropped.
-const CHECK_PATIENCE: Duration = landfall_protocol::limits::DROP_AFTER;
+pub(super) const CHECK_PATIENCE: Duration = landfall_protocol::limits::DROP_AFTER;
 
 /// All requests that are not answered yet.
 #[derive(Default)]
@@ -38,28 +35,28 @@ struct Registry {
     closed: bool,
 }
 
-enum Request {
+pub(super) enum Request {
     Flush(FlushRequest),
     Check(CheckRequest),
 }
 
 /// Waits until certain changes are on the relay's disk.
-struct FlushRequest {
+pub(super) struct FlushRequest {
     /// Every change up to this local sequence number, for each space.
-    targets: Vec<(SpaceRow, u64)>,
-    deadline: Instant,
-    reply: ReplySender<Result<(), FlushError>>,
+    pub(super) targets: Vec<(SpaceRow, u64)>,
+    pub(super) deadline: Instant,
+    pub(super) reply: ReplySender<Result<(), FlushError>>,
 }
 
 /// Waits until some spaces are compared with the relay.
-struct CheckRequest {
-    remaining: BTreeSet<SpaceName>,
-    drifted: u64,
-    not_compared: Vec<(SpaceName, NotCompared)>,
-    deadline: Instant,
+pub(super) struct CheckRequest {
+    pub(super) remaining: BTreeSet<SpaceName>,
+    pub(super) drifted: u64,
+    pub(super) not_compared: Vec<(SpaceName, NotCompared)>,
+    pub(super) deadline: Instant,
     /// The steps that checks had made when this one was looked at last.
-    steps: u64,
-    reply: ReplySender<Result<u64, CheckError>>,
+    pub(super) steps: u64,
+    pub(super) reply: ReplySender<Result<u64, CheckError>>,
 }
 
 /// An answer that is being sent.
@@ -105,7 +102,7 @@ impl Requests {
         registry.last
     }
 
-    fn add(&self, request: Request) -> Option<u64> {
+    pub(super) fn add(&self, request: Request) -> Option<u64> {
         let mut registry = self.0.lock();
         if registry.closed {
             return None;
@@ -120,7 +117,7 @@ impl Requests {
         Some(id)
     }
 
-    fn cancel(&self, id: u64) {
+    pub(super) fn cancel(&self, id: u64) {
         let mut registry = self.0.lock();
         let request = registry.open.remove(&id);
         registry.fresh.retain(|(fresh, _)| *fresh != id);
@@ -150,21 +147,21 @@ impl Requests {
 
     /// Answers the flushes that are done, refused or timed out; with `is_offline`, all flushes and
     /// checks.
-    pub(super) fn settle(&self, core: &Core, reached: &Reached, is_offline: bool) {
+    pub(super) fn settle(&self, store: &OpenStore, reached: &Reached, is_offline: bool) {
         let now = Instant::now();
         self.answer(|request| match request {
             Request::Flush(flush) => {
-                let decided = decide(core, Some(reached), &flush.targets);
+                let decided = decide(store, Some(reached), &flush.targets);
                 decided.or_else(|| match () {
-                    () if is_offline => Some(Err(offline(core, reached.answered))),
-                    () if flush.deadline <= now => Some(Err(timed_out(core, reached.answered))),
+                    () if is_offline => Some(Err(offline(store, reached.answered))),
+                    () if flush.deadline <= now => Some(Err(timed_out(store, reached.answered))),
                     () => None,
                 })
             }
             Request::Check(_) => None,
         });
         if is_offline {
-            let last_error = core.status.watch().now().last_error;
+            let last_error = store.context.status.watch().now().last_error;
             self.answer_checks(|_| {
                 Some(Err(CheckError::Offline { last_error: last_error.clone() }))
             });
@@ -172,13 +169,13 @@ impl Requests {
     }
 
     /// The link's thread has ended, and another one may be started: answers all requests accordingly.
-    pub(super) fn end(&self, core: &Core) {
+    pub(super) fn end(&self, store: &OpenStore) {
         self.0.lock().fresh.clear();
-        self.settle(core, &Reached::default(), true);
+        self.settle(store, &Reached::default(), true);
     }
 
     /// Gives up checks without progress for too long; `steps` is how many steps all checks have made.
-    pub(super) fn expire_checks(&self, core: &Core, steps: u64) {
+    pub(super) fn expire_checks(&self, store: &OpenStore, steps: u64) {
         let now = Instant::now();
         self.answer_checks(|check| {
             if check.deadline > now {
@@ -188,7 +185,7 @@ impl Requests {
                 (check.steps, check.deadline) = (steps, now + CHECK_PATIENCE);
                 return None;
             }
-            let last_error = core.status.watch().now().last_error;
+            let last_error = store.context.status.watch().now().last_error;
             for space in std::mem::take(&mut check.remaining) {
                 let why = NotCompared::NoAnswer { last_error: last_error.clone() };
                 check.not_compared.push((space, why));
@@ -284,132 +281,10 @@ impl CheckRequest {
     }
 }
 
-/// A request that an application waits for; dropping it cancels it.
-pub(crate) struct Registered<T> {
-    commands: Arc<LinkCommands>,
-    id: u64,
-    answer: notify::ReplyReceiver<T>,
-}
-
-/// Whether there is a thread to answer a request.
-enum Begun<T> {
-    Waiting(Registered<T>),
-    /// The link's thread ended with a panic.
-    Ended,
-    Closed,
-}
-
-impl<T> Registered<T> {
-    fn begin(
-        commands: &Arc<LinkCommands>,
-        request: Request,
-        answer: notify::ReplyReceiver<T>,
-    ) -> Begun<T> {
-        let Some(id) = commands.requests.add(request) else { return Begun::Closed };
-        let registered = Self { commands: Arc::clone(commands), id, answer };
-        // Checked after the registration: a thread that ends later answers this request too.
-        if commands.has_ended() {
-            return Begun::Ended;
-        }
-        commands.wake.notify_one();
-        Begun::Waiting(registered)
-    }
-}
-
-impl<T> Drop for Registered<T> {
-    fn drop(&mut self) {
-        self.commands.requests.cancel(self.id);
-    }
-}
-
-/// A flush in progress: its targets are fixed.
-pub(crate) enum Flush {
-    Decided(Result<(), FlushError>),
-    Waiting(Registered<Result<(), FlushError>>),
-}
-
-impl Flush {
-    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>, timeout: Duration) -> Self {
-        if core.is_closed() {
-            return Self::Decided(Err(FlushError::Closed));
-        }
-        let targets: Vec<(SpaceRow, u64)> = core
-            .spaces()
-            .into_iter()
-            .filter_map(|(_, row)| Some((row, core.status.count(row)?.totals.last)))
-            .collect();
-        if !commands.has_target() {
-            let decided = decide(core, None, &targets);
-            return Self::Decided(decided.unwrap_or_else(|| Err(offline(core, false))));
-        }
-        let (reply, answer) = notify::answer(&core.notifier);
-        let deadline = Instant::now() + timeout.min(FAR);
-        let request = Request::Flush(FlushRequest { targets, deadline, reply });
-        match Registered::begin(commands, request, answer) {
-            Begun::Waiting(registered) => Self::Waiting(registered),
-            Begun::Ended => Self::Decided(Err(offline(core, false))),
-            Begun::Closed => Self::Decided(Err(FlushError::Closed)),
-        }
-    }
-
-    pub(crate) async fn done(self) -> Result<(), FlushError> {
-        match self {
-            Self::Decided(result) => result,
-            Self::Waiting(waiting) => {
-                waiting.answer.done().await.unwrap_or(Err(FlushError::Closed))
-            }
-        }
-    }
-}
-
-/// A check in progress.
-pub(crate) enum Check {
-    Decided(Result<u64, CheckError>),
-    Waiting(Registered<Result<u64, CheckError>>),
-}
-
-impl Check {
-    pub(super) fn begin(core: &Arc<Core>, commands: &Arc<LinkCommands>) -> Self {
-        if core.is_closed() {
-            return Self::Decided(Err(CheckError::Closed));
-        }
-        if !commands.is_online() {
-            let last_error = core.status.watch().now().last_error;
-            return Self::Decided(Err(CheckError::Offline { last_error }));
-        }
-        let remaining: BTreeSet<SpaceName> =
-            core.spaces().into_iter().map(|(name, _)| name).collect();
-        if remaining.is_empty() {
-            return Self::Decided(Ok(0));
-        }
-        let (reply, answer) = notify::answer(&core.notifier);
-        let deadline = Instant::now() + CHECK_PATIENCE;
-        let (drifted, not_compared, steps) = (0, Vec::new(), 0);
-        let check = CheckRequest { remaining, drifted, not_compared, deadline, steps, reply };
-        match Registered::begin(commands, Request::Check(check), answer) {
-            Begun::Waiting(registered) => Self::Waiting(registered),
-            Begun::Ended => {
-                let last_error = core.status.watch().now().last_error;
-                Self::Decided(Err(CheckError::Offline { last_error }))
-            }
-            Begun::Closed => Self::Decided(Err(CheckError::Closed)),
-        }
-    }
-
-    pub(crate) async fn done(self) -> Result<u64, CheckError> {
-        match self {
-            Self::Decided(result) => result,
-            Self::Waiting(waiting) => {
-                waiting.answer.done().await.unwrap_or(Err(CheckError::Closed))
-            }
-        }
-    }
-}
-
 /// Whether the targets are reached, or cannot be. With `reached`, at the wanted relay; without, at the
 /// one that was connected last.
-fn decide(
-    core: &Core,
+pub(super) fn decide(
+    store: &OpenStore,
     reached: Option<&Reached>,
     targets: &[(SpaceRow, u64)],
 ) -> Option<Result<(), FlushError>> {
@@ -419,7 +294,7 @@ fn decide(
     let (mut waits, mut rejects, mut refused) = (false, false, Vec::new());
     for (row, target) in targets {
         // Nothing of a removed space is pending.
-        let Some(count) = core.status.count(*row) else { continue };
+        let Some(count) = store.context.status.count(*row) else { continue };
         // A snapshot received since has given new numbers to unacked changes.
         let target = count.totals.moved.max(*target);
         if let Some(reached) = reached {
@@ -443,7 +318,7 @@ fn decide(
         rejects |= count.first_gap.is_some_and(|first| first <= target);
     }
     if !refused.is_empty() {
-        let pending = core.status.watch().now().pending();
+        let pending = store.context.status.watch().now().pending();
         return Some(Err(FlushError::SpaceRefused { pending, spaces: refused }));
     }
     if waits {
@@ -452,17 +327,17 @@ fn decide(
     if !rejects {
         return Some(Ok(()));
     }
-    let status = core.status.watch().now();
+    let status = store.context.status.watch().now();
     let rejected = status.spaces.values().flat_map(|space| space.rejected.clone()).collect();
     Some(Err(FlushError::Refused { pending: status.pending(), rejected }))
 }
 
-fn offline(core: &Core, reached: bool) -> FlushError {
-    let status: Status = core.status.watch().now();
+pub(super) fn offline(store: &OpenStore, reached: bool) -> FlushError {
+    let status: Status = store.context.status.watch().now();
     FlushError::Offline { pending: status.pending(), last_error: status.last_error, reached }
 }
 
-fn timed_out(core: &Core, reached: bool) -> FlushError {
-    let status: Status = core.status.watch().now();
+fn timed_out(store: &OpenStore, reached: bool) -> FlushError {
+    let status: Status = store.context.status.watch().now();
     FlushError::TimedOut { pending: status.pending(), last_error: status.last_error, reached }
 }

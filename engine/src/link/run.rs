@@ -12,10 +12,9 @@ use tokio::sync::mpsc;
 use super::arrivals::Arrivals;
 use super::commands::{LinkCommands, PendingCommands, RelayTarget};
 use super::perform::{Completion, Performer};
-use super::session::Ended;
 use super::socket::{Socket, SocketError, connect};
 use super::timings::FAR;
-use crate::core::Core;
+use crate::open_store::OpenStore;
 use crate::random;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
@@ -23,7 +22,8 @@ use crate::threads::StoreThread;
 
 /// The state of the link's thread.
 pub(super) struct Runner {
-    pub(super) core: Arc<Core>,
+    pub(super) store: Arc<OpenStore>,
+    pub(super) ephemeral_session: String,
     pub(super) commands: Arc<LinkCommands>,
     pub(super) replica: Replica,
     pub(super) performer: Performer,
@@ -46,19 +46,37 @@ pub(super) struct Runner {
     pub(super) started: Instant,
 }
 
+/// How a session ended.
+pub(super) enum Ended {
+    /// The wishes have changed: another relay, offline, or the end.
+    OnPurpose,
+    /// The application asked for another attempt, and this connection does not answer.
+    Retry,
+    /// The connection was lost.
+    Lost(String),
+    /// One side could not go on: a protocol violation, a refusal, a full disk.
+    Fault(String),
+}
+
 /// From this duration on a session counts as good, however it ends.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
 impl Runner {
-    pub(super) fn new(core: Arc<Core>, commands: Arc<LinkCommands>, arrivals: Arrivals) -> Self {
+    pub(super) fn new(
+        store: Arc<OpenStore>,
+        commands: Arc<LinkCommands>,
+        arrivals: Arrivals,
+        session: String,
+    ) -> Self {
         let agent = concat!("landfall/", env!("CARGO_PKG_VERSION")).to_owned();
-        let replica = Replica::new(core.log.replica(), agent, Patience::default());
+        let replica = Replica::new(store.context.log.replica(), agent, Patience::default());
         let (tell, completions) = mpsc::unbounded_channel();
-        let performer = Performer::new(Arc::clone(&core), Arc::clone(&commands), arrivals, tell);
+        let performer = Performer::new(Arc::clone(&store), Arc::clone(&commands), arrivals, tell);
         let started = Instant::now();
         let mut runner = Self {
-            core,
+            store,
             commands,
+            ephemeral_session: session,
             replica,
             performer,
             completions,
@@ -84,14 +102,17 @@ impl Runner {
                 break;
             }
             let Some(target) = self.wanted() else {
-                self.core.status.set_link(LinkStatus::Offline, None);
+                self.store.context.status.set_link(LinkStatus::Offline, None);
                 self.rest(None).await;
                 continue;
             };
             let connects = self.connects;
             self.hurry = false;
             self.attempt = self.attempt.saturating_add(1);
-            self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
+            self.store
+                .context
+                .status
+                .set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
             let Some(connected) = self.connect(&target).await else { continue };
             let began = Instant::now();
             let wrong_url = connected.as_ref().is_err_and(SocketError::is_no_relay);
@@ -102,13 +123,16 @@ impl Runner {
             self.end_session(&ended, began.elapsed());
             if let Ended::Lost(why) | Ended::Fault(why) = ended {
                 tracing::info!(relay = target.address.url, why, "not connected");
-                self.core.status.set_error(why, wrong_url);
-                self.core.status.set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
+                self.store.context.status.set_error(why, wrong_url);
+                self.store
+                    .context
+                    .status
+                    .set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
                 let attempt = self.attempt.max(self.faults);
                 self.rest(Some(target.timings.backoff(attempt, random::fraction()))).await;
             }
         }
-        self.core.status.set_link(LinkStatus::Offline, None);
+        self.store.context.status.set_link(LinkStatus::Offline, None);
         self.performer.close();
     }
 
@@ -180,7 +204,7 @@ impl Runner {
 
     /// Applies the wishes.
     pub(super) fn take_commands(&mut self) {
-        self.core.threads.pass(StoreThread::Link);
+        self.store.threads.pass(StoreThread::Link);
         let pending = self.commands.take();
         if pending.connects != self.connects {
             self.connects = pending.connects;
@@ -242,7 +266,7 @@ impl Runner {
     /// Updates the set of spaces to the store's.
     fn sync_spaces(&mut self) {
         let now = self.now();
-        let spaces: BTreeMap<SpaceName, SpaceRow> = self.core.spaces().into_iter().collect();
+        let spaces: BTreeMap<SpaceName, SpaceRow> = self.store.spaces().into_iter().collect();
         for (name, row) in self.performer.spaces() {
             if spaces.get(&name) != Some(&row) {
                 self.performer.remove_space(&name, row);
@@ -270,8 +294,8 @@ impl Runner {
         if !std::mem::take(&mut self.unsettled) {
             return;
         }
-        self.commands.requests.settle(&self.core, self.performer.reached(), is_offline);
-        self.commands.requests.expire_checks(&self.core, self.replica.check_steps());
+        self.commands.requests.settle(&self.store, self.performer.reached(), is_offline);
+        self.commands.requests.expire_checks(&self.store, self.replica.check_steps());
     }
 
     pub(super) fn now(&self) -> Moment {

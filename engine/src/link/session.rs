@@ -1,4 +1,4 @@
-//! One session with a relay: from the connection to its end.
+//! One session with a relay, from the connection to its end: a step of the loop in `run`, which calls it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 use super::commands::{LinkCommands, RelayTarget};
 use super::ephemeral_queue::OutgoingEphemeral;
 use super::perform::Out;
-use super::run::{Runner, sleep_until};
+use super::run::{Ended, Runner, sleep_until};
 use super::socket::Socket;
 use super::timings::FAR;
 
@@ -27,18 +27,6 @@ const JOINED_BYTES: usize = 16 * 1024;
 /// Bytes that wait for the socket, above which ephemeral messages are held back: all other frames are
 /// bounded by the relay's answers, and ephemeral messages have none.
 const EPHEMERAL_BELOW_BYTES: usize = 64 * 1024;
-
-/// How a session ended.
-pub(super) enum Ended {
-    /// The wishes have changed: another relay, offline, or the end.
-    OnPurpose,
-    /// The application asked for another attempt, and this connection does not answer.
-    Retry,
-    /// The connection was lost.
-    Lost(String),
-    /// One side could not go on: a protocol violation, a refusal, a full disk.
-    Fault(String),
-}
 
 /// Writes the queue, until its sender is gone.
 async fn write(
@@ -141,7 +129,7 @@ impl Runner {
         {
             room = room.saturating_sub(ephemeral.weight());
             let OutgoingEphemeral { space, document, count, data } = ephemeral;
-            let session = self.core.ephemeral.session.clone();
+            let session = self.ephemeral_session.clone();
             self.replica.handle_broadcast(&space, document, session, count, data);
         }
     }

@@ -112,7 +112,7 @@ fn a_panic_while_receiving_ends_the_session_and_the_entries_come_again() {
     });
     let store = Store::in_memory(Options::default()).unwrap();
     store.space("s").unwrap();
-    store.shared_core().threads.order_panic(StoreThread::Arrivals);
+    store.open_store().threads.order_panic(StoreThread::Arrivals);
     let status = connected(&store, address);
     assert_eq!(status.panicked.len(), 1);
     assert_eq!(status.panicked[0].thread, StoreThread::Arrivals);
@@ -207,7 +207,7 @@ fn asked_store() -> (Store, Arc<Asks>, mpsc::Receiver<Heard>, impl FnOnce()) {
 #[test]
 fn a_panic_while_reading_for_a_resend_ends_the_session() {
     let (store, asks, hears, end) = asked_store();
-    store.shared_core().threads.order_panic(StoreThread::Arrivals);
+    store.open_store().threads.order_panic(StoreThread::Arrivals);
     asks.wanted.store(true, Ordering::SeqCst);
     assert_eq!(hears.recv().unwrap(), Heard::End);
     // The next session answers.
@@ -222,8 +222,13 @@ fn a_panic_while_reading_for_a_resend_ends_the_session() {
 fn an_unreadable_document_is_answered_with_nothing() {
     let (store, asks, hears, end) = asked_store();
     let rename = |sql: &'static str| {
-        let core = store.shared_core();
-        core.log.database().write(Durability::Full, move |tx| tx.execute_batch(sql)).unwrap();
+        let store = store.open_store();
+        store
+            .context
+            .log
+            .database()
+            .write(Durability::Full, move |tx| tx.execute_batch(sql))
+            .unwrap();
     };
     rename("ALTER TABLE change RENAME TO unreadable");
     for _ in 0..2 {

@@ -9,13 +9,12 @@ use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use parking_lot::Mutex;
 
 use super::{
-    LinkStatus, LoadedDocuments, RejectedDocument, SpaceStatus, Status, StatusWatch, StoreFailed,
-    UnreadableDocument, sync_of,
+    LinkStatus, LoadedDocuments, Memory, RejectedDocument, SpaceStatus, Status, StatusWatch,
+    StoreFailed, UnreadableDocument, sync_of,
 };
-use crate::document::Memory;
-use crate::error::StoreFailure;
+use crate::failure::StoreFailure;
+use crate::limits::UNREADABLE_LISTED;
 use crate::notify::{Notifier, Topic};
-use crate::options::UNREADABLE_LISTED;
 use crate::store::{Came, Followed, Rejected, SpaceCount, SpaceReport, SpaceRow};
 use crate::threads::{StoreThread, ThreadPanic};
 

@@ -7,10 +7,12 @@ use landfall_protocol::{ChangeHash, DocumentId, SpaceName, Upstream};
 use landfall_storage::{ReadError, Reader};
 use rusqlite::{Connection, params};
 
-use super::report::count;
-use super::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
-use super::view::{Rejected, rejected};
-use super::{LocalLog, SpaceCount, ViewError, deletion, links};
+use super::log::rows::{DocumentRow, SpaceRow, UpstreamRow, document_id, heads};
+use super::log::tombstones;
+use super::upstream::links;
+use super::upstream::rejected::rejected;
+use super::upstream::report::count;
+use super::{LocalLog, Rejected, SpaceCount, ViewError};
 
 /// A position in the history of the store's file.
 pub(crate) struct Follow {
@@ -118,7 +120,7 @@ fn touched(
         }
     }
     let of = |row| {
-        let heads = match deletion::is_deleted(conn, row)? {
+        let heads = match tombstones::is_deleted(conn, row)? {
             true => None,
             false => Some(heads(conn, row)?),
         };

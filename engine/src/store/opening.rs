@@ -4,9 +4,10 @@
 use landfall_protocol::{DocumentId, SpaceName, Upstream};
 use rusqlite::Connection;
 
-use super::quarantined::quarantined;
-use super::view::{Rejected, rejected};
-use super::{LocalLog, SpaceCount, SpaceRow, ViewError, links, report};
+use super::documents::quarantined::quarantined;
+use super::upstream::rejected::rejected;
+use super::upstream::{links, report};
+use super::{LocalLog, Rejected, SpaceCount, SpaceRow, ViewError};
 
 /// The state of a store when it is opened.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl LocalLog {
     ) -> Result<u64, rusqlite::Error> {
         let (conn, operations) = super::counting::connection(path)?;
         super::digests::fill(&conn)?;
-        super::expand::oversized(&conn, self.document_bytes())?;
+        super::snapshot::expand::oversized(&conn, self.document_bytes())?;
         opened(&conn)?;
         Ok(operations())
     }

@@ -1,10 +1,14 @@
 //! The tables of an engine's store. `docs/storage.md` describes them.
 
+mod damaged;
+mod opening;
+mod status;
+
 use landfall_storage::Schema;
 
-use super::schema_damaged::VERSION_8;
-use super::schema_opening::VERSION_9;
-use super::schema_status::VERSION_6;
+use damaged::VERSION_8;
+use opening::VERSION_9;
+use status::VERSION_6;
 
 /// The store's schema: one migration per version, forward only. A released one never changes.
 pub(super) const SCHEMA: Schema = Schema {

@@ -28,14 +28,14 @@ fn a_writer_does_not_skip_unapplied_changes() {
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
         LocalChange { space: document.open().row, document: document.id(), change, at_ms: 0 }
     });
-    let core = store.shared_core();
+    let open = store.open_store();
     let arrived = arrived.collect();
-    core.log.append(landfall_storage::Durability::Relaxed, arrived, |_| ()).unwrap();
-    core.applier.notify(document.open());
+    open.context.log.append(landfall_storage::Durability::Relaxed, arrived, |_| ()).unwrap();
+    open.context.applier.notify(document.open());
     let deadline = Instant::now() + Duration::from_secs(60);
-    let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
+    let row = open.context.log.document(document.open().row, &document.id()).unwrap().unwrap();
     let mut written = 0;
-    while document.heads().unwrap() != core.log.heads(row).unwrap() || written < 50 {
+    while document.heads().unwrap() != open.context.log.heads(row).unwrap() || written < 50 {
         assert!(Instant::now() < deadline, "the document lags behind its store");
         if written < 50 {
             put(&document, &format!("local {written}")).unwrap();

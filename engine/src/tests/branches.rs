@@ -14,7 +14,7 @@ use crate::{ChangeError, Document, EventKind};
 /// The document built from its changes, as another replica builds it.
 fn rebuilt(document: &Document) -> Automerge {
     let changes = document.read(|doc| doc.get_changes(&[])).unwrap();
-    let mut built = crate::document::empty();
+    let mut built = crate::changes::empty();
     built.apply_changes_log_patches(changes, &mut PatchLog::inactive()).unwrap();
     built
 }
@@ -128,7 +128,7 @@ fn a_failed_commit_reverts_a_change_at_earlier_heads() {
     let past = document.heads().unwrap();
     put(&document, "second").unwrap();
     let before = document.heads().unwrap();
-    let faults = store.shared_core().log.database().faults();
+    let faults = store.open_store().context.log.database().faults();
     faults.fail_next_commits(1, landfall_storage::FailureClass::DiskFull);
     let tried = || document.change_at(&past, |tx| Ok(tx.put(ROOT, "other", 1)?));
     assert!(matches!(tried(), Err(ChangeError::Store(_))));

@@ -39,7 +39,7 @@ fn arrive(store: &Store, document: &Document, theirs: &mut Automerge, value: &st
 }
 
 fn notify(store: &Store, document: &Document) {
-    store.shared_core().applier.notify(document.open());
+    store.open_store().context.applier.notify(document.open());
 }
 
 /// As `arrive` and `notify`, in the order of the commits, as batches of the link arrive.
@@ -53,9 +53,9 @@ pub(super) fn arrive_last(store: &Store, document: &Document, theirs: &mut Autom
     let change = preflight(theirs.get_last_local_change().unwrap().raw_bytes()).unwrap();
     let space = document.open().row;
     let change = LocalChange { space, document: document.id(), change, at_ms: 0 };
-    let (core, open) = (Arc::clone(store.shared_core()), Arc::clone(document.open()));
-    let told = move |_: &_| core.applier.notify(&open);
-    let log = &store.shared_core().log;
+    let (engine, open) = (Arc::clone(store.open_store()), Arc::clone(document.open()));
+    let told = move |_: &_| engine.context.applier.notify(&open);
+    let log = &store.open_store().context.log;
     log.append(landfall_storage::Durability::Full, vec![change], told).unwrap();
 }
 
@@ -340,13 +340,13 @@ fn the_visible_state_equals_the_stored_state() {
     let store = store();
     let document = Arc::new(long_document(&store.space("default").unwrap()));
     let mut theirs = theirs(&document);
-    let core = store.shared_core();
+    let open = store.open_store();
     std::thread::scope(|scope| {
         scope.spawn(|| (0..200).for_each(|n| put(&document, &n.to_string()).unwrap()));
         for n in 0..50 {
             arrive_told(&store, &document, &mut theirs, &n.to_string());
         }
     });
-    let row = core.log.document(document.open().row, &document.id()).unwrap().unwrap();
-    until("it lags behind", || heads(&document) == core.log.heads(row).unwrap());
+    let row = open.context.log.document(document.open().row, &document.id()).unwrap().unwrap();
+    until("it lags behind", || heads(&document) == open.context.log.heads(row).unwrap());
 }

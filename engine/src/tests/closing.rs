@@ -214,7 +214,7 @@ fn after_a_failed_commit_no_actor_is_reused() {
     once(&path);
     let (store, document) = open(&path);
     put(&document, "before").unwrap();
-    let faults = store.shared_core().log.database().faults();
+    let faults = store.open_store().context.log.database().faults();
     faults.fail_next_commits(1, landfall_storage::FailureClass::Io);
     assert!(matches!(put(&document, "lost"), Err(ChangeError::Store(_))));
     put(&document, "after").unwrap();
@@ -286,12 +286,12 @@ fn an_ended_actor_is_not_reused() {
     let (store, document) = open(&path);
     put(&document, "by the old one").unwrap();
     let before = actors(&written(&document));
-    let core = store.shared_core();
-    core.forget_document(document.open().row, document.id());
+    let open = store.open_store();
+    open.forget_document(document.open().row, document.id());
     put(&document, "by a new one").unwrap();
     assert_eq!(actors(&written(&document)), before + 1);
     put(&document, "by that one too").unwrap();
-    core.actors.end(document.open().key());
+    open.context.actors.end(document.open().key());
     put(&document, "by one that has not noticed yet").unwrap();
     let before = written(&document);
     assert_eq!(actors(&before), 2);
@@ -307,10 +307,10 @@ fn many_documents_in_one_opening_keep_their_actors() {
     let store = Store::open(&path, Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let ids: Vec<DocumentId> = (0..3).map(|_| space.create(|_| Ok(())).unwrap().0.id()).collect();
-    let core = store.shared_core();
-    core.actors.forget_what_is_in_memory(&core.log);
+    let open = store.open_store();
+    open.context.actors.forget_what_is_in_memory(&open.context.log);
     // Jobs run in order: once this one is done, the earlier one is done too.
-    space.create(|_| Ok(())).unwrap().0;
+    space.create(|_| Ok(())).unwrap();
     for id in ids {
         let document = space.open(id).unwrap();
         document.open().outdate();

@@ -18,7 +18,7 @@ fn a_failed_commit_reverts_the_document_and_ends_its_actor() {
     put(&document, "kept").unwrap();
     let heads = document.heads().unwrap();
     let mut events = store.events();
-    let faults = store.shared_core().log.database().faults();
+    let faults = store.open_store().context.log.database().faults();
     faults.fail_next_commits(1, FailureClass::DiskFull);
     let error = put(&document, "lost").unwrap_err();
     assert!(
@@ -63,7 +63,7 @@ fn only_an_unknown_commit_outcome_ends_the_actors_involved() {
     space.delete(deleted.id()).unwrap();
     assert!(matches!(put(&deleted, "late"), Err(ChangeError::Deleted)));
     assert_eq!(edit_both(), (1, 1), "a refused change has a known outcome");
-    store.shared_core().log.database().faults().fail_next_commits(1, FailureClass::Io);
+    store.open_store().context.log.database().faults().fail_next_commits(1, FailureClass::Io);
     put(&one, "lost").unwrap_err();
     assert_eq!(edit_both(), (2, 1), "one fresh actor, and none for the other document");
 }
@@ -74,7 +74,7 @@ fn a_failed_group_leaves_none_of_its_documents_changed() {
     let space = store.space("default").unwrap();
     let documents = [(); 3].map(|()| space.create(|_| Ok(())).unwrap().0);
     let before: Vec<_> = documents.iter().map(|document| document.heads().unwrap()).collect();
-    let faults = store.shared_core().log.database().faults();
+    let faults = store.open_store().context.log.database().faults();
     faults.fail_next_commits(1, FailureClass::Io);
     let put_all = || {
         store.group(|group| {
@@ -107,7 +107,7 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
             })
             .unwrap();
         put(&document, "before").unwrap();
-        let hold = store.shared_core().log.database().faults().hold_commits();
+        let hold = store.open_store().context.log.database().faults().hold_commits();
         let (tell, told) = mpsc::channel();
         let writer = std::thread::spawn({
             let document = document.clone();
@@ -140,11 +140,11 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
 fn the_writing_connection_has_the_documented_durability() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
-    let pragmas = store.shared_core().log.database().pragmas().unwrap();
+    let pragmas = store.open_store().context.log.database().pragmas().unwrap();
     assert_eq!(pragmas.journal_mode, "wal");
     assert_eq!((pragmas.synchronous_full, pragmas.synchronous_relaxed), (2, 1));
     assert!(pragmas.foreign_keys && !pragmas.trusted_schema);
-    let faults = store.shared_core().log.database().faults();
+    let faults = store.open_store().context.log.database().faults();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let before = faults.counters().full_commits;
     put(&document, "x").unwrap();
@@ -161,7 +161,7 @@ fn after_a_failed_fsync_every_change_fails_until_the_store_is_reopened() {
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap().0;
     put(&document, "not on the disk yet").unwrap();
-    let database = store.shared_core().log.database().clone();
+    let database = store.open_store().context.log.database().clone();
     let is_final = |error: ChangeError| {
         let ChangeError::Store(error) = error else { panic!("{error}") };
         assert_eq!(error.class, StoreFailure::FsyncFailed, "{error}");

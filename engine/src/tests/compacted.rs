@@ -15,7 +15,8 @@ use crate::store::CompactionOptions;
 use crate::{ChangeError, Document, EventKind, Options, Store};
 
 fn compact_changes(store: &Store, changes: u64) {
-    let compacted = compact(&store.shared_core().log, &CompactionOptions::EVERYTHING).unwrap();
+    let compacted =
+        compact(&store.open_store().context.log, &CompactionOptions::EVERYTHING).unwrap();
     assert_eq!((compacted.changes, compacted.failed), (changes, 0));
 }
 
@@ -64,7 +65,8 @@ fn a_poisoned_tail_leaves_the_snapshot_readable() {
     reload(&document);
     assert_eq!(text_of(&document), "\"good\"");
     assert!(matches!(put(&document, "more"), Err(ChangeError::Quarantined { .. })));
-    let compacted = compact(&store.shared_core().log, &CompactionOptions::EVERYTHING).unwrap();
+    let compacted =
+        compact(&store.open_store().context.log, &CompactionOptions::EVERYTHING).unwrap();
     assert_eq!((compacted.documents, compacted.failed), (0, 1), "it is not compacted");
     assert_eq!(document.status().unwrap().changes, 8, "its bytes are kept");
     let other = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
@@ -73,7 +75,7 @@ fn a_poisoned_tail_leaves_the_snapshot_readable() {
     assert_eq!(text_of(&document), "\"good\"");
     // The rest of the tail is removed and added again, and the state stays.
     let mut events = store.events();
-    store.shared_core().applier.notify(document.open());
+    store.open_store().context.applier.notify(document.open());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
     assert_eq!(text_of(&document), "\"good\"");
@@ -94,7 +96,7 @@ fn compacted_changes_that_were_not_applied_yet_are_applied() {
     }
     compact_changes(&store, 12);
     let mut events = store.events();
-    store.shared_core().applier.notify(document.open());
+    store.open_store().context.applier.notify(document.open());
     // A change made beside it is not lost, whichever comes first.
     document.change(|tx| Ok(tx.put(ROOT, "mine", 1)?)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -155,13 +157,13 @@ fn concurrent_edits_compactions_and_arrivals_agree() {
                 other.transact(|tx| tx.put(ROOT, format!("theirs{}", n % 9), n as u64)).unwrap();
                 let change = other.get_last_local_change().unwrap();
                 append(&store, document, change.raw_bytes());
-                store.shared_core().applier.notify(document.open());
+                store.open_store().context.applier.notify(document.open());
             }
             busy.fetch_sub(1, Ordering::Relaxed);
         });
         scope.spawn(|| {
             while busy.load(Ordering::Relaxed) > 0 {
-                compact(&store.shared_core().log, &CompactionOptions::EVERYTHING).unwrap();
+                compact(&store.open_store().context.log, &CompactionOptions::EVERYTHING).unwrap();
                 for document in &documents {
                     document.open().try_unload();
                     document.read(|doc| doc.length(ROOT)).unwrap();
@@ -174,7 +176,7 @@ fn concurrent_edits_compactions_and_arrivals_agree() {
 
 /// The document reaches the store's state, without duplicates, and loads as it is shown.
 fn check_settled(store: &Store, document: &Document) {
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     let row = log.document(document.open().row, &document.id()).unwrap().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while document.heads().unwrap() != log.heads(row).unwrap() {

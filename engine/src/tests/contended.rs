@@ -58,7 +58,7 @@ fn an_edit_sees_all_earlier_edits_under_contention() {
                 }
             }));
         }
-        let log = &store.shared_core().log;
+        let log = &store.open_store().context.log;
         let compaction = || _ = compact(log, &CompactionOptions::EVERYTHING).unwrap();
         let stop = &stop;
         scope.spawn(move || repeat_until(stop, compaction));

@@ -16,7 +16,7 @@ const UNREACHABLE: &str = "ws://127.0.0.1:9";
 
 fn with_a_change() -> Store {
     let store = Store::in_memory(Options::default()).unwrap();
-    store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
+    store.space("s").unwrap().create(|_| Ok(())).unwrap();
     store
 }
 
@@ -25,7 +25,7 @@ fn a_dropped_future_withdraws_its_request() {
     let store = with_a_change();
     store.connect(UNREACHABLE).unwrap();
     let mut context = Context::from_waker(Waker::noop());
-    let link = &store.shared_core().link;
+    let link = &store.link();
     {
         let (flush, check) = (store.flush(Duration::from_secs(3_600)), store.check());
         let (mut flush, mut check) = (pin!(flush), pin!(check));
@@ -140,7 +140,7 @@ fn a_check_of_spaces_that_are_removed_is_answered_at_once_without_a_connection()
     store.connect(LinkOptions { reconnect_most: quickly, ..options }).unwrap();
     let checking = store.clone();
     let check = std::thread::spawn(move || checking.check_blocking());
-    while store.shared_core().link.open_requests() == 0 {
+    while store.link().open_requests() == 0 {
         std::thread::yield_now();
     }
     for name in ["a", "b"] {

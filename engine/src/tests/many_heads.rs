@@ -54,7 +54,7 @@ fn heads_are_merged_before_a_change() {
         let store = store();
         let document = document(&store, heads);
         let before = document.status().unwrap().changes;
-        let faults = store.shared_core().log.database().faults();
+        let faults = store.open_store().context.log.database().faults();
         let commits = faults.counters().commits;
         put(&document, "after").unwrap();
         assert_eq!(faults.counters().commits, commits + 1, "in the commit of the change");

@@ -103,7 +103,7 @@ fn a_document_without_handles_stays_loaded_until_a_change_arrives() {
     drop(document);
     // As if a change had arrived.
     let mut events = store.events();
-    store.shared_core().applier.notify(&open.upgrade().unwrap());
+    store.open_store().context.applier.notify(&open.upgrade().unwrap());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
     assert_eq!(store.status().loaded.documents, 0, "no handle uses it, so it is not applied");
@@ -133,12 +133,12 @@ fn a_longer_document_uses_more_of_the_budget() {
 fn a_closed_store_unloads_its_documents() {
     let (store, space) = store(1 << 30);
     let open = Arc::downgrade(documents(&space, 2)[0].open());
-    let core = Arc::downgrade(store.shared_core());
+    let shared = Arc::downgrade(store.open_store());
     assert!(open.upgrade().is_some());
     drop(space);
     drop(store);
     assert!(open.upgrade().is_none());
-    assert!(core.upgrade().is_none());
+    assert!(shared.upgrade().is_none());
 }
 
 /// Readers and writers of many documents, of which hardly one fits into the cache.

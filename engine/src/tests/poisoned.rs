@@ -32,11 +32,11 @@ pub(super) fn poison(document: &crate::Document) -> Vec<u8> {
 }
 
 pub(super) fn append(store: &Store, document: &crate::Document, bytes: &[u8]) {
-    let core = store.shared_core();
+    let open = store.open_store();
     let change = preflight(bytes).expect("it passes the preflight");
     let local =
         LocalChange { space: document.open().row, document: document.id(), change, at_ms: 0 };
-    core.log.append(landfall_storage::Durability::Full, vec![local], |_| ()).unwrap();
+    open.context.log.append(landfall_storage::Durability::Full, vec![local], |_| ()).unwrap();
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_poisoned_document_keeps_its_last_good_state_and_affects_no_other() {
     put(&document, "good").unwrap();
     let mut events = store.events();
     append(&store, &document, &poison(&document));
-    store.shared_core().applier.notify(document.open());
+    store.open_store().context.applier.notify(document.open());
     let event = events.next_blocking().unwrap().unwrap();
     assert!(matches!(event.kind, EventKind::Quarantined { .. }), "{event:?}");
     assert_eq!(text_of(&document), "\"good\"");
@@ -87,7 +87,7 @@ fn a_damaged_document_is_in_the_status_until_it_is_readable() {
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap().0;
     put(&document, "fine").unwrap();
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     let sql = |sql: &'static str| {
         log.database()
             .write(landfall_storage::Durability::Full, move |tx| tx.execute_batch(sql))
@@ -157,8 +157,8 @@ fn a_document_that_sqlite_cannot_read_is_reported_and_affects_no_other() {
 fn the_status_lists_unreadable_documents_up_to_a_limit() {
     let store = super::store();
     let space = store.space("default").unwrap();
-    let row = store.shared_core().space(space.name()).unwrap();
-    let status = &store.shared_core().status;
+    let row = store.open_store().space(space.name()).unwrap();
+    let status = &store.open_store().context.status;
     let id = |n: usize| crate::DocumentId::from_bytes((n as u128).to_be_bytes());
     let told = || {
         let space = store.status().spaces["default"].clone();
@@ -181,10 +181,10 @@ fn a_document_that_an_older_version_could_not_read_is_retried() {
     let store = super::store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "fine").unwrap();
-    let (core, row, id) = (store.shared_core(), document.open().row, document.id());
+    let (open, row, id) = (store.open_store(), document.open().row, document.id());
     assert!(document.open().try_unload());
-    core.log.submit_quarantine(row, id, Some("an old automerge".to_owned()));
-    let note = || core.log.quarantine(row, &id).unwrap();
+    open.context.log.submit_quarantine(row, id, Some("an old automerge".to_owned()));
+    let note = || open.context.log.quarantine(row, &id).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while note().is_none() {
         assert!(std::time::Instant::now() < deadline);

@@ -8,7 +8,7 @@ use automerge::{ScalarValue, transaction::Transactable};
 use landfall_protocol::admission::preflight;
 
 use super::random::{Noise, edit, visible};
-use crate::document::{apply_parsed, empty};
+use crate::changes::{apply_parsed, empty};
 use crate::reauthor::{ReauthorError, export, reauthor};
 
 fn built(changes: Vec<Change>) -> Automerge {

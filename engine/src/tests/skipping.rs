@@ -10,9 +10,9 @@ use crate::store::{Met, ReceiveError};
 #[test]
 fn a_batch_behind_one_that_failed_is_refused() {
     let store = store();
-    let log = store.shared_core().log.clone();
+    let log = store.open_store().context.log.clone();
     let name: crate::SpaceName = "default".parse().unwrap();
-    let space = store.shared_core().space(&name).unwrap();
+    let space = store.open_store().space(&name).unwrap();
     let meet = || {
         let (tell, told) = std::sync::mpsc::channel();
         let done = move |met| tell.send(met).unwrap();

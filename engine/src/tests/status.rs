@@ -12,11 +12,11 @@ use crate::{EventKind, Store, Upstream};
 
 /// The status, read from the store again.
 pub(super) fn stored(store: &Store) -> Status {
-    let core = store.shared_core();
+    let open = store.open_store();
     let notifier = crate::notify::Notifier::start(std::sync::Arc::default()).unwrap();
     let hub = crate::status::StatusHub::new(None, false, notifier);
-    for (name, row, count) in core.log.spaces().unwrap() {
-        let rejected = core.log.rejected(row).unwrap();
+    for (name, row, count) in open.context.log.spaces().unwrap() {
+        let rejected = open.context.log.rejected(row).unwrap();
         hub.add_space(crate::status::SpaceFacts { name, row, count, rejected });
     }
     hub.watch().now()
@@ -52,15 +52,15 @@ fn the_status_is_exact_once_all_writers_stop() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    let core = store.shared_core();
-    let row = core.space(space.name()).unwrap();
-    meet(&core.log, 1, row);
+    let open = store.open_store();
+    let row = open.space(space.name()).unwrap();
+    meet(&open.context.log, 1, row);
     for round in 0..10 {
         let documents = [(); 6].map(|()| space.create(|_| Ok(())).unwrap().0);
-        let hold = core.log.database().faults().hold_commits();
+        let hold = open.context.log.database().faults().hold_commits();
         std::thread::scope(|scope| {
             for (n, document) in documents.iter().enumerate() {
-                let (space, core) = (&space, &core);
+                let (space, open) = (&space, &open);
                 scope.spawn(move || match n % 3 {
                     0 => space.delete(document.id()).unwrap(),
                     1 => put(document, "x").unwrap(),
@@ -68,7 +68,7 @@ fn the_status_is_exact_once_all_writers_stop() {
                         let what = "no".to_owned();
                         let id = document.id();
                         wait(|done| {
-                            core.log.submit_reject(
+                            open.context.log.submit_reject(
                                 row,
                                 id,
                                 Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -114,19 +114,19 @@ fn the_counts_describe_the_most_recent_relay() {
     let store = Store::open(folder.path().join("s"), crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let document = space.create(|_| Ok(())).unwrap().0;
-    let core = store.shared_core();
-    let row = core.space(space.name()).unwrap();
-    meet(&core.log, 1, row);
+    let open = store.open_store();
+    let row = open.space(space.name()).unwrap();
+    meet(&open.context.log, 1, row);
     let locals = vec![landfall_protocol::Local(1)];
     let mark = super::store_support::Bench::mark(1);
-    wait(|done| core.log.submit_acknowledged(row, locals, mark, done));
+    wait(|done| open.context.log.submit_acknowledged(row, locals, mark, done));
     assert_eq!(store.status().pending().changes, 0);
-    let hold = core.log.database().faults().hold_commits();
+    let hold = open.context.log.database().faults().hold_commits();
     let (tell, told) = mpsc::channel();
-    core.log.submit_meet(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
+    open.context.log.submit_meet(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
     // Submitted while the first relay is still the one in use.
     let retried = Box::new(move |result: Result<_, _>| tell.send(result.map(drop)).unwrap());
-    core.log.submit_retry(row, document.id(), retried);
+    open.context.log.submit_retry(row, document.id(), retried);
     drop(hold);
     told.recv().unwrap().unwrap();
     assert_eq!(store.status().pending().changes, 1, "the second relay has nothing");
@@ -140,15 +140,15 @@ fn the_status_shows_compacted_and_deleted_rejected_changes() {
     for n in 0..20 {
         document.change(|tx| Ok(tx.put(ROOT, "k", n)?)).unwrap();
     }
-    let core = store.shared_core();
-    let row = core.space(space.name()).unwrap();
+    let open = store.open_store();
+    let row = open.space(space.name()).unwrap();
     let before = store.status().spaces["default"].bytes;
-    crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
+    crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();
     assert!(store.status().spaces["default"].bytes < before);
-    meet(&core.log, 1, row);
+    meet(&open.context.log, 1, row);
     let (id, what) = (document.id(), "no".to_owned());
     wait(|done| {
-        core.log.submit_reject(
+        open.context.log.submit_reject(
             row,
             id,
             Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -166,15 +166,15 @@ fn the_status_shows_compacted_and_deleted_rejected_changes() {
 #[test]
 fn a_search_for_compactions_writes_nothing() {
     let store = store();
-    store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
-    let core = store.shared_core();
-    let before = core.log.database().faults().counters();
-    crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
+    store.space("default").unwrap().create(|_| Ok(())).unwrap();
+    let open = store.open_store();
+    let before = open.context.log.database().faults().counters();
+    crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();
     // The one change is compacted and its row removed; afterwards there is nothing to do.
-    let compacted = core.log.database().faults().counters();
+    let compacted = open.context.log.database().faults().counters();
     assert!(compacted.commits > before.commits);
     for _ in 0..3 {
-        crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
+        crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();
     }
-    assert_eq!(core.log.database().faults().counters(), compacted);
+    assert_eq!(open.context.log.database().faults().counters(), compacted);
 }

@@ -13,7 +13,8 @@ use landfall_storage::{Committed, WriteError};
 
 use super::status::{stored, told};
 use super::store_support::{Author, Bench};
-use crate::core::Core;
+use crate::link::Publisher;
+use crate::open_store::OpenStore;
 use crate::store::{CompactionOptions, ReceiveError, Received, Refused, SpaceRow};
 use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
 
@@ -72,7 +73,8 @@ fn application(space: &Space, known: &Known, rng: &mut Rng) {
 
 /// The relay, as the link presents it to the store.
 struct Relay {
-    core: Arc<Core>,
+    open: Arc<OpenStore>,
+    publisher: Publisher,
     space: Space,
     row: SpaceRow,
     known: Known,
@@ -94,7 +96,7 @@ fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
 impl Relay {
     fn meet(&mut self) {
         let upstream = Upstream::from_bytes([1 + self.rng.below(2) as u8; 16]);
-        let met = wait(|done| self.core.log.submit_meet(upstream, self.row, done));
+        let met = wait(|done| self.open.context.log.submit_meet(upstream, self.row, done));
         self.at = met.point.cursor.map_or(0, |cursor| cursor.offset.0);
     }
 
@@ -112,10 +114,10 @@ impl Relay {
 
     /// The completion of a write of received entries.
     fn done(&self) -> (impl FnOnce(Written) + Send + 'static, mpsc::Receiver<bool>) {
-        let (core, space, row) = (Arc::clone(&self.core), self.space.name().clone(), self.row);
+        let (publisher, space, row) = (self.publisher.clone(), self.space.name().clone(), self.row);
         let (tell, told) = mpsc::channel();
         let done = move |result: Written| {
-            let well = result.map(|received| core.received(&space, row, received)).is_ok();
+            let well = result.map(|received| publisher.received(&space, row, received)).is_ok();
             tell.send(well).unwrap();
         };
         (done, told)
@@ -147,7 +149,7 @@ impl Relay {
 
     fn send(&mut self) {
         let entries = self.entries();
-        let Ok(ready) = self.core.log.prepare(self.row, entries) else { return };
+        let Ok(ready) = self.open.context.log.prepare(self.row, entries) else { return };
         let (after, up_to) = (self.at, self.at + 100);
         let batch = Batch {
             space: self.space.name().clone(),
@@ -157,7 +159,7 @@ impl Relay {
             bytes: 0,
         };
         let (done, told) = self.done();
-        self.core.log.submit_prepared(self.row, batch, ready, done);
+        self.open.context.log.submit_prepared(self.row, batch, ready, done);
         if told.recv().unwrap() {
             self.at = up_to;
         }
@@ -165,11 +167,12 @@ impl Relay {
 
     fn tell_document(&mut self) {
         let Some(document) = any(&self.known, &mut self.rng) else { return };
-        let ready = self.core.log.prepare(self.row, Vec::new()).unwrap();
+        let ready = self.open.context.log.prepare(self.row, Vec::new()).unwrap();
         let holding = match self.rng.below(4) {
             0 => Holding::Absent,
             _ => {
-                let heads = self.core.log.heads_of(self.row, &[document]).unwrap().remove(0).heads;
+                let heads =
+                    self.open.context.log.heads_of(self.row, &[document]).unwrap().remove(0).heads;
                 Holding::Present(heads.iter().map(|head| head.0).collect())
             }
         };
@@ -184,29 +187,29 @@ impl Relay {
             bytes: 0,
         };
         let (done, told) = self.done();
-        self.core.log.submit_document(self.row, batch, ready, done);
+        self.open.context.log.submit_document(self.row, batch, ready, done);
         told.recv().unwrap();
     }
 
     fn acknowledge(&mut self) {
         let most = self.rng.below(8) + 1;
-        let (page, _) = self.core.log.outbox(self.row, Local(0), most, 1 << 20).unwrap();
+        let (page, _) = self.open.context.log.outbox(self.row, Local(0), most, 1 << 20).unwrap();
         let locals = page.iter().map(|change| change.local).collect();
         let mark = Bench::mark(1);
-        wait(|done| self.core.log.submit_acknowledged(self.row, locals, mark, done));
+        wait(|done| self.open.context.log.submit_acknowledged(self.row, locals, mark, done));
     }
 
     fn refuse(&mut self) {
         let Some(document) = any(&self.known, &mut self.rng) else { return };
         let what = format!("quota {}", self.rng.below(3));
-        let (core, name) = (Arc::clone(&self.core), self.space.name().clone());
+        let (open, name) = (Arc::clone(&self.open), self.space.name().clone());
         let (tell, told) = mpsc::channel();
         let done = Box::new(move |result: Result<_, crate::store::WriteFailure>| {
             let kind = EventKind::Rejected { code: Code::FORBIDDEN, what: String::new() };
-            core.events.send(&name, document, kind);
+            open.context.events.send(&name, document, kind);
             tell.send(result.is_ok()).unwrap();
         });
-        self.core.log.submit_reject(
+        self.open.context.log.submit_reject(
             self.row,
             document,
             Refused { code: Code::FORBIDDEN, what, deletion: false },
@@ -218,10 +221,10 @@ impl Relay {
 
     fn forget(&mut self) {
         if self.rng.below(4) == 0 {
-            wait(|done| self.core.log.submit_reset(self.row, done));
+            wait(|done| self.open.context.log.submit_reset(self.row, done));
             self.at = 0;
         } else if let Some(document) = any(&self.known, &mut self.rng) {
-            wait(|done| self.core.log.submit_requeue(self.row, document, done));
+            wait(|done| self.open.context.log.submit_requeue(self.row, document, done));
         }
     }
 
@@ -230,7 +233,9 @@ impl Relay {
         let through = Local(self.rng.below(200) as u64);
         let cursor = Some(Bench::cursor(self.at + 10));
         let row = self.row;
-        wait(|done| self.core.log.submit_finish_reconcile(row, cursor, through, except, done));
+        wait(|done| {
+            self.open.context.log.submit_finish_reconcile(row, cursor, through, except, done)
+        });
         self.at += 10;
     }
 }
@@ -261,10 +266,11 @@ fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
     let space = store.space("s").unwrap();
     assert_eq!(told(&store), stored(&store), "{name}: after the opening");
     let (mut events, before) = (store.events(), space.deleted_documents().unwrap().len());
-    let core = Arc::clone(store.shared_core());
-    let row = core.space(space.name()).unwrap();
+    let open = Arc::clone(store.open_store());
+    let row = open.space(space.name()).unwrap();
     let mut relay = Relay {
-        core,
+        open,
+        publisher: store.publisher(),
         space: space.clone(),
         row,
         known: Arc::clone(known),
@@ -284,15 +290,15 @@ fn opening(path: &std::path::Path, known: &Known, seed: u64, name: &str) {
             (0..60).for_each(|_| relay.step());
         });
     });
-    let core = store.shared_core();
+    let open = store.open_store();
     if seed.is_multiple_of(3) {
-        crate::compactor::compact(&core.log, &CompactionOptions::EVERYTHING).unwrap();
+        crate::compactor::compact(&open.context.log, &CompactionOptions::EVERYTHING).unwrap();
     }
     // Everything committed is on the disk before the two are compared.
-    core.log.database().sync().unwrap();
+    open.context.log.database().sync().unwrap();
     store.watch().until_blocking(|status| status.spaces["s"].not_on_disk == 0).unwrap();
     assert_eq!(told(&store), stored(&store), "{name}");
-    let findings = core.log.verify().unwrap();
+    let findings = open.context.log.verify().unwrap();
     assert_eq!(findings, [], "{name}: the counts match the store");
     check_events(&mut events, &space, before, relay.refused, name);
     store.close().unwrap();

@@ -221,7 +221,7 @@ fn a_full_document_keeps_its_actor() {
     let store = super::store();
     let document = store.space("s").unwrap().create(|tx| Ok(tx.put(ROOT, "k", 0)?)).unwrap().0;
     let pretend = |operations: u64| {
-        let log = &store.shared_core().log;
+        let log = &store.open_store().context.log;
         let written = log.database().write(Durability::Relaxed, move |tx| {
             tx.execute("UPDATE document SET operations = ?1", [operations])
         });

@@ -22,7 +22,7 @@ pub(super) fn fixtures() -> PathBuf {
 
 /// A description of everything that a migration must preserve.
 pub(super) fn facts(store: &Store) -> String {
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     let mut out = String::new();
     for (name, row, count) in log.spaces().unwrap() {
         let (changes, bytes) = (count.totals.changes, count.totals.bytes);
@@ -54,7 +54,7 @@ fn document_facts(
     id: DocumentId,
     out: &mut String,
 ) {
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     let document = log.document(row, &id).unwrap().unwrap();
     let DocumentFacts { changes, pending, .. } = log.document_facts(row, &id).unwrap();
     writeln!(out, "  document {id}: {changes} changes, pending {pending:?}").unwrap();
@@ -201,10 +201,9 @@ fn write_a_store_of_this_version() {
     };
     std::fs::remove_file(&path).ok();
     let store = Store::open(&path, Options::default()).unwrap();
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     let [notes, tasks] = ["notes", "tasks"].map(|name| name.parse::<SpaceName>().unwrap());
-    let [in_notes, in_tasks] =
-        [&notes, &tasks].map(|name| store.shared_core().space(name).unwrap());
+    let [in_notes, in_tasks] = [&notes, &tasks].map(|name| store.open_store().space(name).unwrap());
     store.space("unused").unwrap();
     let documents = [1u8, 2, 3, 4].map(|n| DocumentId::from_bytes([n * 17; 16]));
     let append = |space, document, change| {
@@ -264,7 +263,7 @@ fn a_store_of_version_1_keeps_everything() {
     let (_folder, store) = migrated("engine-v1.db");
     let expected = std::fs::read_to_string(fixtures().join("engine-v1.txt")).unwrap();
     assert_eq!(facts(&store), expected);
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     for (_, row, _) in log.spaces().unwrap() {
         meet(log, 1, row);
     }
@@ -277,7 +276,7 @@ fn a_store_of_version_2_keeps_everything() {
     let (_folder, store) = migrated("engine-v2-waiting.db");
     let expected = std::fs::read_to_string(fixtures().join("engine-v2-waiting.txt")).unwrap();
     assert_eq!(facts(&store), expected);
-    let log = &store.shared_core().log;
+    let log = &store.open_store().context.log;
     assert_eq!(log.verify().unwrap(), [], "the counts of version 5 are right");
     for (_, row, _) in log.spaces().unwrap() {
         meet(log, 1, row);
@@ -290,8 +289,8 @@ fn a_store_of_version_2_keeps_everything() {
 fn a_migrated_store_has_digests() {
     use landfall_protocol::digest::{DigestEntry, Node, Prefix};
     let (_folder, store) = migrated("engine-v1.db");
-    let log = &store.shared_core().log;
-    let row = store.shared_core().space(&"notes".parse().unwrap()).unwrap();
+    let log = &store.open_store().context.log;
+    let row = store.open_store().space(&"notes".parse().unwrap()).unwrap();
     let branches = log.branches(row, &[(Prefix::ROOT, true)]).unwrap();
     let Node::DigestEntries(digest_entries) = &branches[0].node else {
         panic!("no digest entries")

@@ -41,7 +41,7 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
     let store = Store::open(&path, Options::default()).unwrap();
     let document = store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
     put(&document, "kept").unwrap();
-    store.shared_core().log.database().faults().panic_at_next_commit();
+    store.open_store().context.log.database().faults().panic_at_next_commit();
     for what in ["meets it", "comes later"] {
         let failed = put(&document, what).unwrap_err();
         let ChangeError::Store(error) = failed else { panic!("{failed:?}") };
@@ -63,15 +63,15 @@ fn after_a_panic_of_the_writer_changes_fail_and_the_status_shows_it() {
 #[test]
 fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap().0;
+    space.create(|_| Ok(())).unwrap();
     store.connect(UNREACHABLE).unwrap();
-    let threads = &store.shared_core().threads;
+    let threads = &store.open_store().threads;
     let waiting = |store: Store| std::thread::spawn(move || store.flush_blocking(PATIENCE));
     let (flush, check) = (waiting(store.clone()), {
         let store = store.clone();
         std::thread::spawn(move || store.check_blocking())
     });
-    while store.shared_core().link.open_requests() < 2 {
+    while store.link().open_requests() < 2 {
         std::thread::yield_now();
     }
     threads.order_panic(StoreThread::Link);
@@ -111,10 +111,10 @@ fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
 #[test]
 fn a_connect_during_a_panic_of_the_link_succeeds_or_shows_the_panic() {
     let (store, space) = with_a_space();
-    space.create(|_| Ok(())).unwrap().0;
+    space.create(|_| Ok(())).unwrap();
     for _ in 0..50 {
         store.connect(UNREACHABLE).unwrap();
-        store.shared_core().threads.order_panic(StoreThread::Link);
+        store.open_store().threads.order_panic(StoreThread::Link);
         std::thread::scope(|scope| {
             scope.spawn(|| store.reconnect_now());
             scope.spawn(|| store.connect(UNREACHABLE).unwrap());
@@ -141,7 +141,7 @@ fn after_a_panic_of_the_follower_reads_fail_without_waiting() {
     let options = Options { follow_every: Duration::MAX, ..Options::default() };
     let reader = Store::open_read_only(&path, options).unwrap();
     reader.space("s").unwrap();
-    reader.shared_core().threads.order_panic(StoreThread::Follow);
+    reader.open_store().threads.order_panic(StoreThread::Follow);
     put(&document, "not seen").unwrap();
     for _ in 0..2 {
         // The first call meets the panic, the second one comes later.
@@ -160,14 +160,14 @@ fn the_applier_continues_after_a_panic() {
     let (store, space) = with_a_space();
     let document = space.create(|_| Ok(())).unwrap().0;
     let mut other = document.read(|doc| doc.fork()).unwrap();
-    store.shared_core().threads.order_panic(StoreThread::Apply);
+    store.open_store().threads.order_panic(StoreThread::Apply);
     for n in 0..3 {
         let mut tx = other.transaction();
         tx.put(ROOT, "n", n).unwrap();
         tx.commit();
         let change = other.get_last_local_change().unwrap();
         super::poisoned::append(&store, &document, change.raw_bytes());
-        store.shared_core().applier.notify(document.open());
+        store.open_store().context.applier.notify(document.open());
     }
     await_panic(&store, StoreThread::Apply);
     let deadline = Instant::now() + PATIENCE;
@@ -182,7 +182,7 @@ fn the_notifier_continues_after_a_panic() {
     let (store, space) = with_a_space();
     let document = space.create(|_| Ok(())).unwrap().0;
     let mut events = store.events();
-    store.shared_core().threads.order_panic(StoreThread::Notify);
+    store.open_store().threads.order_panic(StoreThread::Notify);
     for n in 0..3 {
         let heard = std::thread::spawn(move || {
             let heard = events.next_blocking();
@@ -208,15 +208,15 @@ fn the_compactor_continues_after_a_panic() {
     let options = Options { keep_recent: 0, keep_recent_age: Duration::ZERO, ..Options::default() };
     let store = Store::in_memory(options).unwrap();
     let document = store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
-    store.shared_core().threads.order_panic(StoreThread::Compact);
+    store.open_store().threads.order_panic(StoreThread::Compact);
     put(&document, "wakes it").unwrap();
     await_panic(&store, StoreThread::Compact);
     for n in 0..300 {
         put(&document, &n.to_string()).unwrap();
     }
-    let core = store.shared_core();
+    let open = store.open_store();
     let deadline = Instant::now() + PATIENCE;
-    while core.log.compacted_changes(document.open().row, &document.id()).unwrap() == 0 {
+    while open.context.log.compacted_changes(document.open().row, &document.id()).unwrap() == 0 {
         assert!(Instant::now() < deadline, "nothing is compacted any more");
         std::thread::yield_now();
     }

@@ -79,18 +79,18 @@ impl World {
 
     /// Does what the link does with received entries.
     fn receive(&self, entries: Vec<Incoming>) {
-        let core = Arc::clone(self.store.shared_core());
-        let (row, name) = (core.space(self.space.name()).unwrap(), self.space.name().clone());
+        let open = Arc::clone(self.store.open_store());
+        let (row, name) = (open.space(self.space.name()).unwrap(), self.space.name().clone());
         let (tell, told) = mpsc::channel();
         let met = Box::new(move |met: Result<_, _>| tell.send(met.is_ok()).unwrap());
-        core.log.submit_meet(Upstream::from_bytes([1; 16]), row, met);
+        open.context.log.submit_meet(Upstream::from_bytes([1; 16]), row, met);
         assert!(told.recv().unwrap());
         let (after, cursor) = (Offset(0), Bench::cursor(100));
         let batch = Batch { space: name.clone(), after, cursor, entries, bytes: 0 };
         let (tell, told) = mpsc::channel();
-        let for_commit = Arc::clone(&core);
-        core.log.submit_received(row, batch, move |result| {
-            for_commit.received(&name, row, result.unwrap());
+        let publisher = self.store.publisher();
+        open.context.log.submit_received(row, batch, move |result| {
+            publisher.received(&name, row, result.unwrap());
             tell.send(()).unwrap();
         });
         told.recv().unwrap();

@@ -6,7 +6,7 @@ use autosurgeon::hydrate::Unexpected;
 use thiserror::Error;
 
 use super::seen::Seen;
-use crate::error::BoxError;
+use crate::failure::BoxError;
 
 /// Why a document could not be read or written as a type. Paths have the syntax of
 /// [`Document::get`](crate::Document::get); the empty path is the document itself.

@@ -312,7 +312,7 @@ impl Seen {
             steps.push(&object.prop);
             node = object.parent;
         }
-        super::path::written(steps.into_iter().rev())
+        super::steps::written(steps.into_iter().rev())
     }
 
     /// Whether there is no value at the place that was looked at last.

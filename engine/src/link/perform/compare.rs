@@ -50,7 +50,7 @@ impl Performer {
 
     /// Whether a read is for a check, rather than for a comparison after which no drift is reported.
     fn is_checking(&self, row: SpaceRow) -> bool {
-        let sync = self.core.status.space(row).map(|space| space.sync);
+        let sync = self.store.context.status.space(row).map(|space| space.sync);
         !matches!(sync, Some(SyncStatus::Comparing { .. }))
     }
 
@@ -102,12 +102,12 @@ impl Performer {
         let count = drifted.len() as u64 + more;
         for document in &drifted {
             tracing::error!(%space, %document, "the relay and this store have drifted apart");
-            self.core.events.send(space, *document, EventKind::Drifted);
+            self.store.context.events.send(space, *document, EventKind::Drifted);
         }
         if more > 0 {
             tracing::error!(%space, more, "more documents have drifted apart");
         }
-        self.core.status.add_check(row, count);
+        self.store.context.status.add_check(row, count);
         count
     }
 }

@@ -149,7 +149,7 @@ impl Performer {
         wanted: &RequestedPart,
     ) -> Result<Option<Vec<u8>>, ViewError> {
         let RequestedPart { document, hash, from, .. } = wanted;
-        let log = &self.core.log;
+        let log = &self.store.context.log;
         if !self.parts.is_made(hash) && !log.has_snapshot(row, document, hash)? {
             // Another snapshot is uploaded in its place, or the document is deleted.
             self.parts.forget(hash);

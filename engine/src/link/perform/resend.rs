@@ -32,9 +32,9 @@ impl Performer {
         let Some(row) = self.row(space) else { return };
         match self.log.is_refused_as_damaged(row, document) {
             Ok(true) => {
-                let (core, document) = (Arc::clone(&self.core), *document);
+                let (commands, document) = (Arc::clone(&self.commands), *document);
                 let done = self.counted(row, move |()| {
-                    core.link.retried(row, document);
+                    commands.retried(row, document);
                     Outcome::Settled
                 });
                 self.log.submit_retry(row, document, done);
@@ -44,7 +44,7 @@ impl Performer {
         }
         match self.log.damaged_at_relay(row) {
             Ok(damaged) if damaged.iter().any(|of| of.is_none_or(|of| of == *document)) => {
-                self.core.link.check_space(row);
+                self.commands.check(row);
             }
             Ok(_) => {}
             Err(error) => {

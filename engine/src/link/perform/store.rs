@@ -47,16 +47,16 @@ impl Performer {
         });
     }
 
-    /// The completion of every write of received entries: notifies the core, then the machine.
+    /// The completion of every write of received entries: publishes them, then notifies the machine.
     fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> ReceiveDone {
-        let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
+        let (publisher, owed) = (self.publisher(), self.owed(row, bytes));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(received) => {
-                    core.received(&space, row, received);
+                    publisher.received(&space, row, received);
                     Outcome::Stored(space)
                 }
-                Err(error) => failed(&core, &error),
+                Err(error) => failed(&publisher.store, &error),
             };
             owed.give(outcome);
         })
@@ -66,11 +66,11 @@ impl Performer {
         let Some(row) = self.row(&space) else { return };
         // The same weight as in the machine.
         let bytes = part.bytes.len() + PART_WEIGHT;
-        let (core, owed) = (Arc::clone(&self.core), self.owed(row, bytes));
+        let (store, owed) = (Arc::clone(&self.store), self.owed(row, bytes));
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Stored(space),
-                Err(error) => failed(&core, &error),
+                Err(error) => failed(&store, &error),
             };
             owed.give(outcome);
         };
@@ -88,11 +88,11 @@ impl Performer {
         except: Vec<DocumentId>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (core, owed) = (Arc::clone(&self.core), self.owed(row, 0));
+        let (store, owed) = (Arc::clone(&self.store), self.owed(row, 0));
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Reconciled(space),
-                Err(error) => failed(&core, &error),
+                Err(error) => failed(&store, &error),
             };
             owed.give(outcome);
         };
