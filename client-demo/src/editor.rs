@@ -224,12 +224,12 @@ fn run(command: &str, path: &Path) -> Result<(), EditorError> {
     let waiter = Waiter::new().map_err(|failure| EditorError::Wait(failure.to_string()))?;
     let ended = waiter.beside_an_editor(|| {
         let mut child = started(command).arg(path).spawn()?;
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         thread::Builder::new().name("editor".to_owned()).spawn(move || {
             // The waiting side may have been ended by a signal.
-            let _ = tell.send(child.wait());
+            let _ = sender.send(child.wait());
         })?;
-        Ok(told)
+        Ok(receiver)
     });
     let failed = |source| EditorError::Start { command: command.to_owned(), source };
     let status = match ended.map_err(failed)? {

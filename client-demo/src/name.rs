@@ -14,8 +14,8 @@ pub(crate) fn key(text: &str) -> String {
     let nfd = DecomposingNormalizerBorrowed::new_nfd();
     // Converting to upper case and back also matches `ß` with `SS` and `ς` with `σ`, which lower case alone
     // does not.
-    let compacted = nfd.normalize(text.trim()).to_uppercase().to_lowercase();
-    nfd.normalize(&compacted).into_owned()
+    let caseless = nfd.normalize(text.trim()).to_uppercase().to_lowercase();
+    nfd.normalize(&caseless).into_owned()
 }
 
 #[cfg(test)]

@@ -162,17 +162,17 @@ fn apart(_: &mut Command) {}
 
 /// The first line that the process prints; empty if it ended without one.
 fn first_line(output: ChildStdout) -> Result<String, RelayError> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = String::new();
         let read = output.read_line(&mut line).map(|_| line.trim().to_owned());
         // The receiver may have timed out.
-        let _ = tell.send(read);
+        let _ = sender.send(read);
         // Drain the rest, or the relay would block on a full pipe.
         let _ = io::copy(&mut output, &mut io::sink());
     });
-    match told.recv_timeout(START) {
+    match receiver.recv_timeout(START) {
         Ok(line) => line.map_err(RelayError::Spawn),
         Err(_) => Err(RelayError::Silent),
     }

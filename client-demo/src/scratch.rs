@@ -91,18 +91,18 @@ pub(crate) fn run<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let scratch = Arc::new(Scratch::new(name)?);
     let waiter = wait::Waiter::new()?;
-    let (tell, told) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     let for_work = Arc::clone(&scratch);
     let worker = thread::Builder::new().name(name.to_owned()).spawn(move || {
         let result = work(&for_work);
         drop(for_work);
         // The receiver is gone only when the process is ending.
-        let _ = tell.send(result);
+        let _ = sender.send(result);
     });
     if let Err(error) = worker {
         return Err(Failure::new(Exit::Other, "cannot start a thread", error, "try again"));
     }
-    let ended = waiter.until_signal(told)?;
+    let ended = waiter.until_signal(receiver)?;
     scratch.clear();
     match ended {
         Some(Ok(result)) => result,

@@ -26,7 +26,7 @@ const OPERATION_WEIGHT: usize = 400;
 /// Compacts snapshots and changes of one document into one snapshot: all of them, or an error. Changes
 /// come with dependencies first (a change before its dependency is buffered); duplicates are ignored.
 ///
-/// The snapshot was loaded again, and holds exactly the given changes. A panic of automerge is returned
+/// The returned snapshot was loaded again, and contains exactly the given changes. A panic of automerge is returned
 /// as an error; unbounded memory use is not contained (for that there is the
 /// [`Supervisor`](crate::Supervisor)).
 pub fn compact(
@@ -36,7 +36,7 @@ pub fn compact(
     compact_within(snapshots, changes, &CompactionLimits::default())
 }
 
-/// As [`compaction`], with limits of the caller's choice.
+/// As [`compact`], with limits of the caller's choice.
 pub fn compact_within(
     snapshots: &[&[u8]],
     changes: impl IntoIterator<Item = Vec<u8>>,
@@ -56,7 +56,7 @@ pub fn compact_within(
 }
 
 /// Makes a snapshot of a loaded document: saves it, and loads the saved bytes once to verify them.
-/// Cheap in comparison with [`compaction`], which has to apply every change first.
+/// Cheap in comparison with [`compact`], which has to apply every change first.
 pub fn compact_loaded(
     document: &Automerge,
     limits: &CompactionLimits,
@@ -86,8 +86,8 @@ pub fn open(snapshot: Vec<u8>, limits: &CompactionLimits) -> Result<Compacted, C
 /// Returns the index of a snapshot's changes. Costs as much as loading the document once.
 ///
 /// # Errors
-/// If the snapshot claims more than the limits for automerge, is not a snapshot, or has more heads than
-/// an entry can name.
+/// If the snapshot declares more than the limits for automerge allow, is not a snapshot, or has more
+/// heads than a log entry can list.
 pub fn index_of(snapshot: &[u8]) -> Result<PackedIndex, CompactionError> {
     let changes = contained(|| Ok(compacted_changes(&load(snapshot, 0)?)))?;
     let index = PackedIndex::parse(PackedIndex::pack(&changes)?)?;
@@ -139,7 +139,7 @@ impl Builder {
         Ok(Self { document, waiting: Vec::new(), waiting_bytes: 0, applied_bytes, given })
     }
 
-    /// Continues with a finished document.
+    /// Starts with a loaded document.
     pub(crate) fn over(document: Automerge) -> Self {
         let changes = document.get_changes_meta(&[]);
         let given: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
@@ -165,9 +165,9 @@ impl Builder {
             return Err(CompactionError::Orphans { missing });
         }
         let changes = self.document.get_changes_meta(&[]);
-        let mut held: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
-        held.sort_unstable();
-        match self.given.iter().find(|hash| held.binary_search(hash).is_err()) {
+        let mut present: Vec<ChangeHash> = changes.into_iter().map(|change| change.hash).collect();
+        present.sort_unstable();
+        match self.given.iter().find(|hash| present.binary_search(hash).is_err()) {
             Some(&hash) => Err(CompactionError::Lost { hash }),
             None => Ok(self.document),
         }
@@ -250,8 +250,9 @@ pub(crate) fn compacted_changes(document: &Automerge) -> Vec<CompactedChange> {
     compacted.collect()
 }
 
-/// Loads a snapshot, unless it claims more than its bytes can stand for. automerge derives every change
-/// from it, and compares the heads that result from their hashes with those that the snapshot states.
+/// Loads a snapshot, unless it declares more operations than its size allows ([`measure`]). automerge
+/// rebuilds every change from it, and compares the heads that follow from the changes' hashes with the
+/// heads that the snapshot states.
 pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, CompactionError> {
     measure(snapshot).map_err(|error| match error {
         DocumentError::NotADocument { what } => CompactionError::NotADocument { position, what },

@@ -271,9 +271,9 @@ impl Hub {
     /// Called before a compaction of the space commits: from now on entries up to this offset are served from
     /// the store. Waits for the hub; false if it is gone.
     pub(crate) fn compaction(&self, space: SpaceName, through: Offset) -> bool {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
-        self.inbox.put(Command::Compacting(space, through, tell));
-        told.recv_timeout(limits::HUB_ANSWER).is_ok()
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.inbox.put(Command::Compacting(space, through, sender));
+        receiver.recv_timeout(limits::HUB_ANSWER).is_ok()
     }
 
     /// Answers the accepted pushes, then ends.

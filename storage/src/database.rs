@@ -155,12 +155,12 @@ impl Database {
         if self.core().on_writer_thread() {
             return Err(WriteError::WouldDeadlock);
         }
-        let (tell, told) = mpsc::sync_channel(1);
+        let (sender, receiver) = mpsc::sync_channel(1);
         self.submit(durability, job, move |result| {
             // The send fails only if the waiting thread is gone.
-            let _ = tell.send(result);
+            let _ = sender.send(result);
         });
-        told.recv().unwrap_or(Err(WriteError::Closed))
+        receiver.recv().unwrap_or(Err(WriteError::Closed))
     }
 
     /// Queues `job` as [`write`](Self::write) does, without waiting for its commit. Blocks while the

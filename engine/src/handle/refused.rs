@@ -228,12 +228,12 @@ impl Space {
         submit: impl FnOnce(Done<T>),
         committed: impl FnOnce(Committed<T>) -> U + Send + 'static,
     ) -> Result<U, StoreError> {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         submit(Box::new(move |result: Result<Committed<T>, WriteFailure>| {
             // The receiver exists: the caller waits for it below.
-            let _ = tell.send(result.map(committed));
+            let _ = sender.send(result.map(committed));
         }));
-        let result = told.recv().unwrap_or(Err(WriteFailure::Closed));
+        let result = receiver.recv().unwrap_or(Err(WriteFailure::Closed));
         Ok(result?)
     }
 }

@@ -118,23 +118,23 @@ mod tests {
     fn jobs_keep_their_order_and_end_with_their_connection() {
         let arrivals = Arrivals::start(Arc::default()).unwrap();
         arrivals.begin(1);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let (open, hold) = mpsc::channel::<()>();
-        let first = tell.clone();
+        let first = sender.clone();
         arrivals.run(1, false, move || {
             hold.recv().unwrap();
             first.send(1).unwrap();
         });
-        let second = tell.clone();
+        let second = sender.clone();
         arrivals.run(1, true, move || second.send(2).unwrap());
-        assert!(told.try_recv().is_err(), "the second waits for the first");
+        assert!(receiver.try_recv().is_err(), "the second waits for the first");
         open.send(()).unwrap();
-        assert_eq!((told.recv().unwrap(), told.recv().unwrap()), (1, 2));
+        assert_eq!((receiver.recv().unwrap(), receiver.recv().unwrap()), (1, 2));
         arrivals.begin(2);
-        let stale = tell.clone();
+        let stale = sender.clone();
         arrivals.run(1, false, move || stale.send(3).unwrap());
-        arrivals.run(2, false, move || tell.send(4).unwrap());
-        assert_eq!(told.recv().unwrap(), 4, "the batches of the first connection are dropped");
+        arrivals.run(2, false, move || sender.send(4).unwrap());
+        assert_eq!(receiver.recv().unwrap(), 4, "the batches of the first connection are dropped");
         let gate = arrivals.gate(1);
         gate.pass(|| panic!("not the present connection"));
     }

@@ -44,8 +44,8 @@ impl OpenStore {
         closed
     }
 
-    /// Keeps the saved form of a document that was not loaded since it was built, to compact it at
-    /// close.
+    /// Keeps the bytes with which automerge saved a document that is not in memory, so that it can be
+    /// compacted at close without loading its log.
     pub(crate) fn compact_later(
         &self,
         key: (SpaceRow, DocumentId),
@@ -67,8 +67,8 @@ impl OpenStore {
             let compaction = |limits: &CompactionLimits, heads: &[ChangeHash]| {
                 let compacted =
                     (heads == [head]).then(|| landfall_compaction::open(bytes, limits))?;
-                // A form with other heads does not stand for the change, which is then compacted as all
-                // others are.
+                // Saved bytes with other heads are outdated: the document is then compacted from its log,
+                // as all others are.
                 compacted.ok().filter(|compacted| compacted.heads == heads).map(Ok)
             };
             match closing.compact(key, compaction) {

@@ -129,7 +129,7 @@ CREATE TABLE aside (
 ) STRICT;
 ";
 
-// SQL cannot compute digest entries and sums: `digest_entries.rs` adds them when the store is opened.
+// SQL cannot compute digest entries and sums: `log/digests.rs` adds them when the store is opened.
 const VERSION_2: &str = "
 -- `last` is from now on only the last local sequence number; `changes` counts what is held, with
 -- what is folded, and each deletion as one.

@@ -108,21 +108,21 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
             .unwrap();
         put(&document, "before").unwrap();
         let hold = store.open_store().context.log.database().faults().hold_commits();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let writer = std::thread::spawn({
             let document = document.clone();
             move || {
                 put(&document, "after").unwrap();
-                tell.send(()).unwrap();
+                sender.send(()).unwrap();
             }
         });
         assert!(hold.wait_reached(Duration::from_secs(30)));
-        assert!(told.try_recv().is_err(), "it returned before the commit");
+        assert!(receiver.try_recv().is_err(), "it returned before the commit");
         let reader = std::thread::spawn({
             let document = document.clone();
             move || text_of(&document)
         });
-        assert!(told.try_recv().is_err());
+        assert!(receiver.try_recv().is_err());
         if length == 1 {
             assert_eq!(reader.join().unwrap(), "\"before\"", "it is visible before the commit");
             drop(hold);
@@ -131,7 +131,7 @@ fn change_returns_only_after_the_commit_and_readers_see_nothing_before() {
             assert_eq!(reader.join().unwrap(), "\"after\"", "the reader waited for the commit");
         }
         writer.join().unwrap();
-        told.recv().unwrap();
+        receiver.recv().unwrap();
         assert_eq!(text_of(&document), "\"after\"");
     }
 }

@@ -40,16 +40,16 @@ fn a_dropped_future_withdraws_its_request() {
 fn closing_answers_every_request_and_ends_the_threads() {
     let store = with_a_change();
     store.connect(UNREACHABLE).unwrap();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let waiting = store.clone();
     let thread = std::thread::spawn(move || {
         let mut context = Context::from_waker(Waker::noop());
         let mut flush = Box::pin(waiting.flush(Duration::from_secs(3_600)));
         assert!(flush.as_mut().poll(&mut context).is_pending());
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         pollster::block_on(flush)
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     store.close().unwrap();
     assert!(matches!(thread.join().unwrap(), Err(FlushError::Closed)));
     assert!(matches!(store.check_blocking(), Err(crate::CheckError::Closed)));

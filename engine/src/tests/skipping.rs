@@ -14,10 +14,10 @@ fn a_batch_behind_one_that_failed_is_refused() {
     let name: crate::SpaceName = "default".parse().unwrap();
     let space = store.open_store().space(&name).unwrap();
     let meet = || {
-        let (tell, told) = std::sync::mpsc::channel();
-        let done = move |met| tell.send(met).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = move |met| sender.send(met).unwrap();
         log.submit_meet(Upstream::from_bytes([1; 16]), space, Box::new(done));
-        let Met { point, .. } = told.recv().unwrap().unwrap().value;
+        let Met { point, .. } = receiver.recv().unwrap().unwrap().value;
         point
     };
     assert_eq!(meet(), ResumePoint::default());
@@ -27,7 +27,7 @@ fn a_batch_behind_one_that_failed_is_refused() {
         scope: Scope::WHOLE_SPACE,
     };
     let receive = |after, up_to| {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let batch = Batch {
             space: name.clone(),
             after: Offset(after),
@@ -35,8 +35,8 @@ fn a_batch_behind_one_that_failed_is_refused() {
             entries: vec![],
             bytes: 0,
         };
-        log.submit_received(space, batch, move |result| tell.send(result.map(drop)).unwrap());
-        told.recv().unwrap()
+        log.submit_received(space, batch, move |result| sender.send(result.map(drop)).unwrap());
+        receiver.recv().unwrap()
     };
     receive(0, 10).unwrap();
     log.database().faults().fail_next_commits(1, FailureClass::DiskFull);

@@ -35,9 +35,9 @@ pub(super) fn told(store: &Store) -> Status {
 }
 
 fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
-    let (tell, told) = mpsc::channel();
-    submit(Box::new(move |result| tell.send(result).unwrap()));
-    told.recv().unwrap().unwrap().value
+    let (sender, receiver) = mpsc::channel();
+    submit(Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap().value
 }
 
 fn meet(log: &LocalLog, upstream: u8, row: SpaceRow) {
@@ -122,13 +122,13 @@ fn the_counts_describe_the_most_recent_relay() {
     wait(|done| open.context.log.submit_acknowledged(row, locals, mark, done));
     assert_eq!(store.status().pending().changes, 0);
     let hold = open.context.log.database().faults().hold_commits();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     open.context.log.submit_meet(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
     // Submitted while the first relay is still the one in use.
-    let retried = Box::new(move |result: Result<_, _>| tell.send(result.map(drop)).unwrap());
+    let retried = Box::new(move |result: Result<_, _>| sender.send(result.map(drop)).unwrap());
     open.context.log.submit_retry(row, document.id(), retried);
     drop(hold);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     assert_eq!(store.status().pending().changes, 1, "the second relay has nothing");
 }
 

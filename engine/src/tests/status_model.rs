@@ -88,9 +88,9 @@ struct Relay {
 }
 
 fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
-    let (tell, told) = mpsc::channel();
-    submit(Box::new(move |result| tell.send(result).unwrap()));
-    told.recv().unwrap().unwrap().value
+    let (sender, receiver) = mpsc::channel();
+    submit(Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap().value
 }
 
 impl Relay {
@@ -115,12 +115,12 @@ impl Relay {
     /// The completion of a write of received entries.
     fn done(&self) -> (impl FnOnce(Written) + Send + 'static, mpsc::Receiver<bool>) {
         let (publisher, space, row) = (self.publisher.clone(), self.space.name().clone(), self.row);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let done = move |result: Written| {
             let well = result.map(|received| publisher.received(&space, row, received)).is_ok();
-            tell.send(well).unwrap();
+            sender.send(well).unwrap();
         };
-        (done, told)
+        (done, receiver)
     }
 
     /// Another replica's entries: some with missing dependencies, some of an unrelated history, and
@@ -203,11 +203,11 @@ impl Relay {
         let Some(document) = any(&self.known, &mut self.rng) else { return };
         let what = format!("quota {}", self.rng.below(3));
         let (open, name) = (Arc::clone(&self.open), self.space.name().clone());
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let done = Box::new(move |result: Result<_, crate::store::WriteFailure>| {
             let kind = EventKind::Rejected { code: Code::FORBIDDEN, what: String::new() };
             open.context.events.send(&name, document, kind);
-            tell.send(result.is_ok()).unwrap();
+            sender.send(result.is_ok()).unwrap();
         });
         self.open.context.log.submit_reject(
             self.row,
@@ -215,7 +215,7 @@ impl Relay {
             Refused { code: Code::FORBIDDEN, what, deletion: false },
             done,
         );
-        assert!(told.recv().unwrap());
+        assert!(receiver.recv().unwrap());
         self.refused += 1;
     }
 

@@ -188,15 +188,15 @@ fn changes_that_leave_the_log_leave_the_counts() {
 }
 
 fn refuse(bench: &Bench, locals: impl IntoIterator<Item = u64>) {
-    let (tell, told) = std::sync::mpsc::channel();
-    let rejected = tell.clone();
-    let done = Box::new(move |done: Result<_, _>| tell.send(Result::is_ok(&done)).unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let rejected = sender.clone();
+    let done = Box::new(move |done: Result<_, _>| sender.send(Result::is_ok(&done)).unwrap());
     let locals = locals.into_iter().map(Local).collect();
     bench.log.submit_refused(bench.space, id(1), locals, done);
     let done = Box::new(move |done: Result<_, _>| rejected.send(Result::is_ok(&done)).unwrap());
     let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
     bench.log.submit_reject(bench.space, id(1), refused, done);
-    assert!(told.recv().unwrap() && told.recv().unwrap());
+    assert!(receiver.recv().unwrap() && receiver.recv().unwrap());
 }
 
 #[test]

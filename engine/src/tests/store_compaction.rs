@@ -71,10 +71,10 @@ fn only_changes_acked_by_the_current_upstream_are_compacted() {
 }
 
 fn acknowledge_snapshot(bench: &Bench, hash: [u8; 32]) {
-    let (tell, told) = std::sync::mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     bench.log.submit_snapshot_acknowledged(bench.space, id(1), hash, Bench::mark(5), done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
 }
 
 #[test]

@@ -147,9 +147,9 @@ fn a_comparison_acks_every_document_that_did_not_differ() {
 }
 
 fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) {
-    let (tell, told) = std::sync::mpsc::channel();
-    submit(Box::new(move |done| tell.send(done.is_ok()).unwrap()));
-    assert!(told.recv().unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    submit(Box::new(move |done| sender.send(done.is_ok()).unwrap()));
+    assert!(receiver.recv().unwrap());
 }
 
 fn reject(bench: &Bench, document: DocumentId) {

@@ -44,9 +44,9 @@ fn document(number: usize) -> landfall_protocol::DocumentId {
 }
 
 fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
-    let (tell, told) = std::sync::mpsc::channel();
-    submit(Box::new(move |result| tell.send(result).unwrap()));
-    told.recv().unwrap().unwrap().value
+    let (sender, receiver) = std::sync::mpsc::channel();
+    submit(Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap().value
 }
 
 #[test]

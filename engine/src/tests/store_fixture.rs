@@ -95,19 +95,19 @@ impl Author {
 }
 
 fn meet(log: &LocalLog, upstream: u8, space: SpaceRow) {
-    let (tell, told) = std::sync::mpsc::channel();
-    let done = move |met| tell.send(met).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let done = move |met| sender.send(met).unwrap();
     log.submit_meet(Upstream::from_bytes([upstream; 16]), space, Box::new(done));
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
 }
 
 fn acknowledge(log: &LocalLog, space: SpaceRow, locals: &[u64], offset: u64) {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let mark = Mark { epoch: Epoch::from_bytes([7; 16]), offset: Offset(offset) };
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let done = Box::new(move |done| sender.send(done).unwrap());
     let locals = locals.iter().copied().map(Local).collect();
     log.submit_acknowledged(space, locals, mark, done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
 }
 
 fn receive(
@@ -117,15 +117,15 @@ fn receive(
     (after, up_to): (u64, u64),
     entries: Vec<Incoming>,
 ) {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let cursor = Cursor {
         epoch: Epoch::from_bytes([7; 16]),
         offset: Offset(up_to),
         scope: Scope::WHOLE_SPACE,
     };
     let batch = Batch { space: name.clone(), after: Offset(after), cursor, entries, bytes: 0 };
-    log.submit_received(space, batch, move |result| tell.send(result.map(drop)).unwrap());
-    told.recv().unwrap().unwrap();
+    log.submit_received(space, batch, move |result| sender.send(result.map(drop)).unwrap());
+    receiver.recv().unwrap().unwrap();
 }
 
 /// Entries of others: changes on one of the local changes, one of which is missing, and an entry of a
@@ -186,10 +186,10 @@ fn what_waits(log: &LocalLog, name: &SpaceName, space: SpaceRow) {
     entries.push(entry(52, kept, Author::new(33).put("k", "unrelated")));
     receive(log, name, space, (41, 52), entries);
     for document in [deleted, DocumentId::from_bytes([3 * 17; 16])] {
-        let (tell, told) = std::sync::mpsc::channel();
-        let done = Box::new(move |done| tell.send(done).unwrap());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = Box::new(move |done| sender.send(done).unwrap());
         log.submit_delete(space, document, 1_700_000_300_000, done);
-        told.recv().unwrap().unwrap();
+        receiver.recv().unwrap().unwrap();
     }
 }
 
@@ -230,14 +230,14 @@ fn write_a_store_of_this_version() {
     let ours_on = ours[0].put("ours 8", "concurrent");
     append(in_notes, documents[0], ours_on);
     receive(log, &notes, in_notes, (0, 41), entries);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     log.submit_reject(
         in_notes,
         documents[3],
         Refused { code: Code::FORBIDDEN, what: "no right to write".to_owned(), deletion: false },
-        Box::new(move |done| tell.send(done).unwrap()),
+        Box::new(move |done| sender.send(done).unwrap()),
     );
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     what_waits(log, &notes, in_notes);
     std::fs::write(path.with_extension("first.txt"), facts(&store)).unwrap();
     // The second one holds less; it is the one in use.

@@ -15,20 +15,20 @@ use crate::store::{CompactionOptions, Fault, LocalLog, OpenMode, Opened};
 
 /// The state of a compaction before the deletion.
 #[derive(Debug, Clone, Copy)]
-enum CompactionReport {
+enum CompactionState {
     Not,
-    /// CompactionReport; the rows are still there, marked as removable.
+    /// Compacted; the rows are still there, marked as removable.
     Compacted,
     /// Some of the rows were removed.
     PartlySwept,
     Swept,
 }
 
-const CASES: [CompactionReport; 4] = [
-    CompactionReport::Not,
-    CompactionReport::Compacted,
-    CompactionReport::PartlySwept,
-    CompactionReport::Swept,
+const CASES: [CompactionState; 4] = [
+    CompactionState::Not,
+    CompactionState::Compacted,
+    CompactionState::PartlySwept,
+    CompactionState::Swept,
 ];
 
 fn open(path: &Path) -> Bench {
@@ -56,20 +56,20 @@ fn compact_only(bench: &Bench) {
 
 /// A store in which a document was compacted, edited and then deleted by the relay: 20 changes that the
 /// relay held, and 5 that only this store has.
-fn orphaned(path: &Path, compacted: CompactionReport) -> (Bench, Author) {
+fn orphaned(path: &Path, compacted: CompactionState) -> (Bench, Author) {
     let mut bench = open(path);
     bench.meet(1);
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(15));
     bench.acknowledge(1..=15);
     match compacted {
-        CompactionReport::Not => {}
-        CompactionReport::Compacted => compact_only(&bench),
-        CompactionReport::PartlySwept => {
+        CompactionState::Not => {}
+        CompactionState::Compacted => compact_only(&bench),
+        CompactionState::PartlySwept => {
             compact_only(&bench);
             assert!(bench.log.sweep(7).unwrap());
         }
-        CompactionReport::Swept => {
+        CompactionState::Swept => {
             compact_only(&bench);
             sweep(&bench);
         }
@@ -117,10 +117,10 @@ fn orphaned_edits_survive_every_compaction_and_restart() {
         }
         // Discarding them removes everything.
         let bench = open(&path);
-        let (tell, told) = mpsc::channel();
-        let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
         bench.log.submit_discard(bench.space, id(1), done);
-        told.recv().unwrap().unwrap();
+        receiver.recv().unwrap().unwrap();
         sweep(&bench);
         bench.check();
         assert_eq!((bench.rows(), bench.log.lost(bench.space).unwrap().len()), (0, 0));
@@ -215,7 +215,7 @@ fn orphaned_edits_survive_a_migration() {
 #[test]
 fn a_sweep_mark_that_reaches_too_far_is_repaired_without_loss() {
     let folder = tempfile::tempdir().unwrap();
-    let (bench, author) = orphaned(&folder.path().join("s"), CompactionReport::Compacted);
+    let (bench, author) = orphaned(&folder.path().join("s"), CompactionState::Compacted);
     let damage = |sql: &'static str| {
         bench.log.database().write(Durability::Full, move |tx| tx.execute(sql, [])).unwrap();
     };

@@ -100,22 +100,22 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
 fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut Noise) {
     match noise.below(8) {
         0 => {
-            let (tell, told) = mpsc::channel();
-            let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+            let (sender, receiver) = mpsc::channel();
+            let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
             bench.log.submit_delete(bench.space, document, 5, done);
-            told.recv().unwrap().unwrap();
+            receiver.recv().unwrap().unwrap();
         }
         1 => {
             let (offset, author) = (Offset(1), vec![9; 16]);
             bench.receive(vec![Incoming::Tombstone { offset, document, author, at_ms: 1 }]);
         }
         2 => {
-            let (tell, told) = mpsc::channel();
-            let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+            let (sender, receiver) = mpsc::channel();
+            let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
             let (code, what) = (Code::FORBIDDEN, "no".to_owned());
             let refused = crate::store::Refused { code, what, deletion: false };
             bench.log.submit_reject(bench.space, document, refused, done);
-            told.recv().unwrap().unwrap();
+            receiver.recv().unwrap().unwrap();
         }
         3 => {
             // A change without its dependency is deferred.
@@ -236,10 +236,10 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     let bench = open(&path);
     let mut author = Author::new(1, 1);
     bench.append_all(id(1), &author.puts(3));
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
     bench.log.submit_delete(bench.space, id(1), 5, done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     let name = bench.name.clone();
     bench.log.database().close().unwrap();
     admin::export(&path, &name, &file).unwrap();

@@ -133,11 +133,11 @@ impl World {
                     let body = log.snapshot_body(self.bench.space, &document, &hash).unwrap();
                     let known = relay.documents.entry(document).or_insert(fresh);
                     known.doc.load_incremental(&body.unwrap()).unwrap();
-                    let (tell, told) = std::sync::mpsc::channel();
-                    let done = Box::new(move |done| tell.send(done).unwrap());
+                    let (sender, receiver) = std::sync::mpsc::channel();
+                    let done = Box::new(move |done| sender.send(done).unwrap());
                     let (space, mark) = (self.bench.space, Bench::mark(1));
                     log.submit_snapshot_acknowledged(space, document, hash, mark, done);
-                    told.recv().unwrap().unwrap();
+                    receiver.recv().unwrap().unwrap();
                 }
             }
         }
@@ -230,10 +230,10 @@ impl World {
 
     fn delete(&mut self) {
         let document = self.document();
-        let (tell, told) = std::sync::mpsc::channel();
-        let done = Box::new(move |done| tell.send(done).unwrap());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = Box::new(move |done| sender.send(done).unwrap());
         self.bench.log.submit_delete(self.bench.space, document, 1, done);
-        told.recv().unwrap().unwrap();
+        receiver.recv().unwrap().unwrap();
     }
 
     fn check(&self) {

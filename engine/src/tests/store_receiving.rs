@@ -191,7 +191,7 @@ fn claiming(changes: i64) -> Vec<u8> {
 }
 
 fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String> {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let part = SnapshotPart {
         document: id(1),
         hash: landfall_compaction::hash_of(body),
@@ -200,10 +200,10 @@ fn part(bench: &Bench, body: &[u8], from: usize, to: usize) -> Result<(), String
         bytes: body[from..to].to_vec(),
     };
     let done = move |result: Result<_, WriteError<ReceiveError>>| {
-        tell.send(result.map(drop).map_err(|error| error.to_string())).unwrap();
+        sender.send(result.map(drop).map_err(|error| error.to_string())).unwrap();
     };
     bench.log.submit_part(bench.space, part, done);
-    told.recv().unwrap()
+    receiver.recv().unwrap()
 }
 
 #[test]

@@ -23,27 +23,27 @@ fn tombstone(document: DocumentId) -> Incoming {
 }
 
 fn delete(bench: &Bench, document: DocumentId) -> bool {
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     bench.log.submit_delete(bench.space, document, 1, done);
-    told.recv().unwrap().unwrap().value.1
+    receiver.recv().unwrap().unwrap().value.1
 }
 
 fn reject(bench: &Bench, document: DocumentId) {
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     let refused = Refused { code: Code::FORBIDDEN, what: "no".to_owned(), deletion: false };
     bench.log.submit_reject(bench.space, document, refused, done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
 }
 
 /// The upstream answers that it does not have these changes.
 fn refuse(bench: &Bench, document: DocumentId, locals: impl IntoIterator<Item = u64>) {
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     let locals = locals.into_iter().map(Local).collect();
     bench.log.submit_refused(bench.space, document, locals, done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     reject(bench, document);
 }
 
@@ -118,10 +118,10 @@ fn rejected_changes_are_retried_or_replaced() {
     refuse(&bench, id(1), 5..=7);
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 3));
     assert_eq!(not_taken(&bench, id(1)).len(), 3);
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     bench.log.submit_retry(bench.space, id(1), done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     assert_eq!(bench.outbox_kinds(), "ccc");
     // Pushed again, their state is unknown until the answer.
     reject(&bench, id(1));
@@ -250,10 +250,10 @@ fn unsent_edits_of_a_deleted_document_are_kept_until_discarded() {
         doc.load_incremental(change).unwrap();
     });
     assert_eq!(Author::shows(&doc), Author::shows(&author.doc));
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done: Result<_, _>| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
     bench.log.submit_discard(bench.space, id(1), done);
-    told.recv().unwrap().unwrap();
+    receiver.recv().unwrap().unwrap();
     while bench.log.sweep(100).unwrap() {}
     bench.check();
     assert_eq!((bench.rows(), bench.log.lost(bench.space).unwrap().len()), (0, 0));
@@ -270,10 +270,10 @@ fn unrelated_histories_are_merged_on_request() {
     assert_eq!((received.unrelated.as_slice(), received.deferred.len()), (&[id(1)][..], 4));
     bench.check();
     reject(&bench, id(1));
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     bench.log.submit_allow_merge(bench.space, id(1), done);
-    let received = told.recv().unwrap().unwrap().value;
+    let received = receiver.recv().unwrap().unwrap().value;
     assert_eq!((received.recovered, received.touched.len()), (4, 1));
     bench.check();
     author.merge(&mut theirs);
@@ -304,10 +304,10 @@ fn an_unrelated_snapshot_is_deferred_until_a_merge_is_requested() {
     bench.receive(theirs.incomings(more));
     bench.check();
     assert_eq!(bench.count().deferred, 3);
-    let (tell, told) = mpsc::channel();
-    let done = Box::new(move |done| tell.send(done).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |done| sender.send(done).unwrap());
     bench.log.submit_allow_merge(bench.space, id(1), done);
-    assert_eq!(told.recv().unwrap().unwrap().value.recovered, 3);
+    assert_eq!(receiver.recv().unwrap().unwrap().value.recovered, 3);
     bench.check();
     author.merge(&mut theirs);
     assert_eq!(Author::shows(&bench.load(id(1))), Author::shows(&author.doc));

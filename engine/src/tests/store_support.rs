@@ -66,10 +66,10 @@ impl Bench {
     }
 
     pub(super) fn meet(&mut self, upstream: u8) -> ResumePoint {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let upstream = Upstream::from_bytes([upstream; 16]);
-        self.log.submit_meet(upstream, self.space, Box::new(move |met| tell.send(met).unwrap()));
-        let point = told.recv().unwrap().unwrap().value.point;
+        self.log.submit_meet(upstream, self.space, Box::new(move |met| sender.send(met).unwrap()));
+        let point = receiver.recv().unwrap().unwrap().value.point;
         self.at = point.cursor.map_or(0, |cursor| cursor.offset.0);
         point
     }
@@ -79,18 +79,18 @@ impl Bench {
     }
 
     pub(super) fn acknowledge(&self, locals: impl IntoIterator<Item = u64>) -> SpaceCount {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let locals = locals.into_iter().map(Local).collect();
-        let done = Box::new(move |done| tell.send(done).unwrap());
+        let done = Box::new(move |done| sender.send(done).unwrap());
         self.log.submit_acknowledged(self.space, locals, Self::mark(1), done);
-        told.recv().unwrap().unwrap().value.0
+        receiver.recv().unwrap().unwrap().value.0
     }
 
     pub(super) fn reset(&mut self) -> Local {
-        let (tell, told) = mpsc::channel();
-        self.log.submit_reset(self.space, Box::new(move |done| tell.send(done).unwrap()));
+        let (sender, receiver) = mpsc::channel();
+        self.log.submit_reset(self.space, Box::new(move |done| sender.send(done).unwrap()));
         self.at = 0;
-        told.recv().unwrap().unwrap().value.1
+        receiver.recv().unwrap().unwrap().value.1
     }
 
     pub(super) fn cursor(offset: u64) -> Cursor {
@@ -110,9 +110,9 @@ impl Bench {
             entries,
             bytes: 0,
         };
-        let (tell, told) = mpsc::channel();
-        self.log.submit_received(self.space, batch, move |result| tell.send(result).unwrap());
-        let received = told.recv().unwrap()?;
+        let (sender, receiver) = mpsc::channel();
+        self.log.submit_received(self.space, batch, move |result| sender.send(result).unwrap());
+        let received = receiver.recv().unwrap()?;
         self.at = up_to;
         Ok(received.value)
     }
@@ -137,19 +137,19 @@ impl Bench {
             damaged: false,
             bytes: 0,
         };
-        let (tell, told) = mpsc::channel();
-        let done = move |result: Result<Committed<Received>, _>| tell.send(result).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let done = move |result: Result<Committed<Received>, _>| sender.send(result).unwrap();
         self.log.submit_document(self.space, batch, ready, done);
-        told.recv().unwrap().unwrap().value
+        receiver.recv().unwrap().unwrap().value
     }
 
     pub(super) fn finish_reconcile(&mut self, through: u64, except: Vec<DocumentId>) -> SpaceCount {
-        let (tell, told) = mpsc::channel();
-        let done = Box::new(move |done| tell.send(done).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |done| sender.send(done).unwrap());
         let cursor = Some(Self::cursor(1_000));
         self.log.submit_finish_reconcile(self.space, cursor, Local(through), except, done);
         self.at = 1_000;
-        told.recv().unwrap().unwrap().value.0
+        receiver.recv().unwrap().unwrap().value.0
     }
 
     pub(super) fn outbox(&self) -> Vec<OutboxChange> {

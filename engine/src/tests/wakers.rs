@@ -54,9 +54,9 @@ impl Wake for Acts {
 
 /// Runs a closure on its own thread, and fails if it never ends.
 fn ends<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || tell.send(run()));
-    told.recv_timeout(WATCHDOG).unwrap_or_else(|error| panic!("{what}: {error}"))
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(run()));
+    receiver.recv_timeout(WATCHDOG).unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
 struct World {
@@ -81,19 +81,19 @@ impl World {
     fn receive(&self, entries: Vec<Incoming>) {
         let open = Arc::clone(self.store.open_store());
         let (row, name) = (open.space(self.space.name()).unwrap(), self.space.name().clone());
-        let (tell, told) = mpsc::channel();
-        let met = Box::new(move |met: Result<_, _>| tell.send(met.is_ok()).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let met = Box::new(move |met: Result<_, _>| sender.send(met.is_ok()).unwrap());
         open.context.log.submit_meet(Upstream::from_bytes([1; 16]), row, met);
-        assert!(told.recv().unwrap());
+        assert!(receiver.recv().unwrap());
         let (after, cursor) = (Offset(0), Bench::cursor(100));
         let batch = Batch { space: name.clone(), after, cursor, entries, bytes: 0 };
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let publisher = self.store.publisher();
         open.context.log.submit_received(row, batch, move |result| {
             publisher.received(&name, row, result.unwrap());
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
         });
-        told.recv().unwrap();
+        receiver.recv().unwrap();
     }
 
     fn trigger(&self, source: Source) {
@@ -182,10 +182,10 @@ fn scene(source: Source, act: Act) {
     let waker = Waker::from(Arc::new(Acts(Mutex::new(Box::new(acts)))));
     assert_eq!(task.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending, "{name}");
     // Another task, which is registered after the first one.
-    let (mut events, (tell, told)) = (world.store.events(), mpsc::channel());
+    let (mut events, (sender, receiver)) = (world.store.events(), mpsc::channel());
     std::thread::spawn(move || {
         while let Some(event) = events.next_blocking() {
-            let _ = tell.send(event);
+            let _ = sender.send(event);
         }
     });
     let for_trigger = Arc::clone(&world);
@@ -206,15 +206,15 @@ fn scene(source: Source, act: Act) {
         let is_changed = |event: &crate::Event| {
             event.document == spare && matches!(event.kind, EventKind::Changed { .. })
         };
-        while !is_changed(&told.recv_timeout(WATCHDOG).expect(&name).unwrap()) {}
+        while !is_changed(&receiver.recv_timeout(WATCHDOG).expect(&name).unwrap()) {}
     }
     // While a waker still blocks.
     let for_close = Arc::clone(&world);
     ends(&name, move || for_close.store.close().unwrap());
     // The other task ends: its sender is dropped.
-    let rest = || told.recv_timeout(WATCHDOG);
+    let rest = || receiver.recv_timeout(WATCHDOG);
     while rest().is_ok() {}
-    assert_eq!(told.recv_timeout(WATCHDOG).err(), Some(mpsc::RecvTimeoutError::Disconnected));
+    assert_eq!(receiver.recv_timeout(WATCHDOG).err(), Some(mpsc::RecvTimeoutError::Disconnected));
     drop(release);
 }
 

@@ -13,11 +13,11 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// Runs a closure on its own thread, and fails if it never ends.
 fn ends<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let _ = tell.send(run());
+        let _ = sender.send(run());
     });
-    match told.recv_timeout(WATCHDOG) {
+    match receiver.recv_timeout(WATCHDOG) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
             Err(panic) => std::panic::resume_unwind(panic),

@@ -435,10 +435,10 @@ mod tests {
         let epoch = landfall_protocol::Epoch::from_bytes([1; 16]);
         let opens = Some(EpochRecord { epoch, first: Offset(1), predecessor: None });
         let entries = (1..=documents).map(tombstone).collect();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let commit = Arc::new(Commit { space: space.clone(), opens, entries });
-        store.append(commit, Box::new(move |result| tell.send(result).unwrap()));
-        told.recv().unwrap().unwrap();
+        store.append(commit, Box::new(move |result| sender.send(result).unwrap()));
+        receiver.recv().unwrap().unwrap();
         store
     }
 

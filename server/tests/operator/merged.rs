@@ -17,7 +17,7 @@ enum Form {
     Single,
     /// As an engine writes it: every change of a merged document is marked.
     Marked,
-    /// CompactionReport, followed by the last changes.
+    /// Compacted, followed by the last changes.
     Compacted,
 }
 

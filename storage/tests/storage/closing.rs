@@ -70,12 +70,12 @@ fn the_last_clone_closes() {
 fn a_callback_may_close() {
     let place = Place::new();
     let db = place.open();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let inner = db.clone();
     let (hold, _first) = stopped(&db);
-    db.submit(Durability::Full, insert(1), move |_| tell.send(inner.close().is_ok()).unwrap());
+    db.submit(Durability::Full, insert(1), move |_| sender.send(inner.close().is_ok()).unwrap());
     drop(hold);
-    assert!(told.recv_timeout(PATIENCE).unwrap());
+    assert!(receiver.recv_timeout(PATIENCE).unwrap());
     db.close().unwrap();
     assert_eq!(ids(&place.open()), [1]);
 }
@@ -85,15 +85,15 @@ fn a_callback_may_drop_the_last_handle() {
     let place = Place::new();
     let db = place.open();
     let (hold, _first) = stopped(&db);
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let (give, given) = mpsc::channel::<Database>();
     db.submit(Durability::Full, insert(1), move |_| {
         drop(given.recv_timeout(PATIENCE).unwrap());
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
     });
     give.send(db).unwrap();
     drop(hold);
-    told.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
     // The thread ends by itself after the callback; only the lock shows when.
     let deadline = Instant::now() + PATIENCE;
     let again = loop {

@@ -39,11 +39,13 @@ fn one_full_job_makes_its_group_full() {
     let place = Place::new();
     let db = place.open();
     let (hold, _first) = stopped(&db);
-    let (tell, told) = mpsc::channel();
-    db.submit(Durability::Relaxed, synchronous, move |result| tell.send(result.unwrap()).unwrap());
+    let (sender, receiver) = mpsc::channel();
+    db.submit(Durability::Relaxed, synchronous, move |result| {
+        sender.send(result.unwrap()).unwrap()
+    });
     let full = submit(&db, Durability::Full, insert(10));
     drop(hold);
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap().value, 2);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().value, 2);
     let number = outcome(&full).unwrap().number;
     assert!(db.synced() >= number);
 }
@@ -79,10 +81,10 @@ fn an_empty_full_write_still_reaches_the_disk() {
 fn an_idle_writer_syncs_by_itself() {
     let place = Place::new();
     let db = place.open_with(Options { sync_idle: Duration::from_millis(5), ..patient() });
-    let (tell, told) = mpsc::channel();
-    db.on_synced(Box::new(move |number| tell.send(number).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    db.on_synced(Box::new(move |number| sender.send(number).unwrap()));
     let relaxed = db.write(Durability::Relaxed, insert(1)).unwrap().number;
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), relaxed);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), relaxed);
     assert_eq!(db.synced(), relaxed);
     let counters = db.faults().counters();
     assert_eq!((counters.commits, counters.full_commits, counters.syncs), (1, 0, 1));
@@ -92,15 +94,15 @@ fn an_idle_writer_syncs_by_itself() {
 fn a_failed_sync_is_retried() {
     let place = Place::new();
     let db = place.open_with(Options { sync_idle: Duration::from_millis(5), ..patient() });
-    let (tell, told) = mpsc::channel();
-    db.on_synced(Box::new(move |number| tell.send(number).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    db.on_synced(Box::new(move |number| sender.send(number).unwrap()));
     let faults = db.faults();
     // Requested on the writer thread, so that the sync fails and not the commit.
     db.submit(Durability::Relaxed, insert(1), move |result| {
         result.unwrap();
         faults.fail_next_commits(1, FailureClass::Io);
     });
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), CommitNumber(1));
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), CommitNumber(1));
     assert_eq!(db.faults().counters().syncs, 1);
     // The sync used up the requested failure, so this write succeeds.
     db.write(Durability::Full, insert(2)).unwrap();
@@ -110,15 +112,15 @@ fn a_failed_sync_is_retried() {
 fn subscribers_run_after_results_and_a_panic_in_one_stops_no_other() {
     let place = Place::new();
     let db = place.open();
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     db.on_synced(Box::new(|_| panic!("on purpose")));
-    let heard = tell.clone();
+    let heard = sender.clone();
     db.on_synced(Box::new(move |number| heard.send(("synced", number)).unwrap()));
     db.submit(Durability::Full, insert(1), move |result| {
-        tell.send(("done", result.unwrap().number)).unwrap();
+        sender.send(("done", result.unwrap().number)).unwrap();
     });
-    let first = told.recv_timeout(PATIENCE).unwrap();
-    let second = told.recv_timeout(PATIENCE).unwrap();
+    let first = receiver.recv_timeout(PATIENCE).unwrap();
+    let second = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!([first, second], [("done", CommitNumber(1)), ("synced", CommitNumber(1))]);
 }
 

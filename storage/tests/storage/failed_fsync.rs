@@ -22,8 +22,8 @@ fn check_final(db: &Database, synced: u64) {
 fn after_a_failed_fsync_nothing_is_written_or_reported_durable() {
     let place = Place::new();
     let db = place.open();
-    let (tell, told) = mpsc::channel();
-    db.on_fsync_failed(Box::new(move |error| tell.send(error.class()).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |error| sender.send(error.class()).unwrap()));
     db.write(Durability::Full, insert(1)).unwrap();
     let relaxed = db.write(Durability::Relaxed, insert(2)).unwrap().number;
     assert!(db.fsync_failure().is_none());
@@ -31,11 +31,11 @@ fn after_a_failed_fsync_nothing_is_written_or_reported_durable() {
     db.faults().fail_next_commits(1, FailureClass::FsyncFailed);
     let failed = db.write(Durability::Full, insert(3)).unwrap_err();
     assert_eq!(failed.class(), FailureClass::FsyncFailed);
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), FailureClass::FsyncFailed);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), FailureClass::FsyncFailed);
     check_final(&db, relaxed.0 - 1);
     let unsynced = db.sync().unwrap_err();
     assert_eq!(unsynced.class(), FailureClass::FsyncFailed);
-    assert!(told.try_recv().is_err(), "the failure is announced once");
+    assert!(receiver.try_recv().is_err(), "the failure is announced once");
     // Reads continue, and closing reports the failure.
     assert_eq!(ids(&db), [1, 2]);
     let closed = db.close().unwrap_err();
@@ -51,14 +51,14 @@ fn after_a_failed_fsync_nothing_is_written_or_reported_durable() {
 fn a_failed_fsync_of_the_idle_writer_is_final_and_announced() {
     let place = Place::new();
     let db = place.open_with(Options { sync_idle: Duration::from_millis(5), ..patient() });
-    let (tell, told) = mpsc::channel();
-    db.on_fsync_failed(Box::new(move |_| tell.send(()).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |_| sender.send(()).unwrap()));
     let faults = db.faults();
     db.submit(Durability::Relaxed, insert(1), move |result| {
         result.unwrap();
         faults.fail_next_commits(1, FailureClass::FsyncFailed);
     });
-    told.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
     check_final(&db, 0);
     assert_eq!(db.faults().counters().syncs, 0);
 }
@@ -68,12 +68,12 @@ fn a_failed_fsync_of_the_idle_writer_is_final_and_announced() {
 fn a_failed_fsync_of_a_checkpoint_is_final_and_announced() {
     let place = Place::new();
     let db = place.open();
-    let (tell, told) = mpsc::channel();
-    db.on_fsync_failed(Box::new(move |_| tell.send(()).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    db.on_fsync_failed(Box::new(move |_| sender.send(()).unwrap()));
     db.faults().fail_next_checkpoint(FailureClass::FsyncFailed);
     // More pages than a checkpoint needs.
     let number = db.write(Durability::Relaxed, insert_bytes(1, 8 << 20)).unwrap().number;
-    told.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
     check_final(&db, number.0 - 1);
 }
 

@@ -86,14 +86,14 @@ fn a_commit_during_which_the_file_is_removed_fails() {
     let place = Place::new();
     let (file, db) = opened(&place, patient());
     assert_eq!(ids(&db), [1]);
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let job = move |tx: &rusqlite::Transaction<'_>| {
         insert(2)(tx)?;
         remove(&file, "");
         Ok::<_, rusqlite::Error>(())
     };
-    db.submit(Durability::Full, job, move |result| tell.send(result).unwrap());
-    let result = told.recv_timeout(PATIENCE).unwrap();
+    db.submit(Durability::Full, job, move |result| sender.send(result).unwrap());
+    let result = receiver.recv_timeout(PATIENCE).unwrap();
     assert_eq!(result.unwrap_err().class(), FailureClass::Gone);
     // Reads continue: they are the only way to save the data elsewhere.
     assert!(!ids(&db).is_empty());
@@ -104,17 +104,17 @@ fn an_idle_database_notices_gone_files_and_reports_them_once() {
     let place = Place::new();
     let look_at_files = Duration::from_millis(10);
     let (file, db) = opened(&place, Options { look_at_files, ..patient() });
-    let (tell, told) = mpsc::channel();
-    let again = tell.clone();
-    db.on_gone(Box::new(move |gone| tell.send(gone.how).unwrap()));
+    let (sender, receiver) = mpsc::channel();
+    let again = sender.clone();
+    db.on_gone(Box::new(move |gone| sender.send(gone.how).unwrap()));
     remove(&file, "");
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(Gone::Removed));
+    assert_eq!(receiver.recv_timeout(PATIENCE), Ok(Gone::Removed));
     // A later callback is called at once; the first is not called again.
     db.on_gone(Box::new(move |gone| again.send(gone.how).unwrap()));
-    assert_eq!(told.try_recv(), Ok(Gone::Removed));
+    assert_eq!(receiver.try_recv(), Ok(Gone::Removed));
     assert!(db.write(Durability::Full, insert(2)).is_err());
     drop(db);
-    assert!(told.recv_timeout(PATIENCE).is_err(), "reported twice");
+    assert!(receiver.recv_timeout(PATIENCE).is_err(), "reported twice");
 }
 
 /// Closing a database empties and removes its WAL by name.

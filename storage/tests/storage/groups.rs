@@ -38,20 +38,23 @@ fn jobs_queued_behind_a_commit_form_one_group_in_order() {
     let place = Place::new();
     let db = place.open();
     let (hold, _first) = stopped(&db);
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     for id in 0..100 {
-        let tell = tell.clone();
+        let sender = sender.clone();
         db.submit(Durability::Full, insert(id), move |result| {
-            tell.send((id, result.unwrap().number.0)).unwrap();
+            sender.send((id, result.unwrap().number.0)).unwrap();
         });
     }
-    drop((hold, tell));
-    let told: Vec<(i64, u64)> = told.iter().collect();
-    assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+    drop((hold, sender));
+    let committed: Vec<(i64, u64)> = receiver.iter().collect();
+    assert_eq!(
+        committed.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        (0..100).collect::<Vec<_>>()
+    );
     // One group, unless the machine was so slow that the group's time limit passed.
     assert!(db.faults().counters().commits <= 20, "{:?}", db.faults().counters());
-    assert!(told.is_sorted_by_key(|(_, number)| *number));
-    assert_eq!(told.last().unwrap().1, db.committed().0);
+    assert!(committed.is_sorted_by_key(|(_, number)| *number));
+    assert_eq!(committed.last().unwrap().1, db.committed().0);
 }
 
 #[test]
@@ -147,15 +150,15 @@ fn a_full_queue_blocks_its_submitters() {
     let db = place.open_with(Options { queue: 1, ..patient() });
     let (hold, _first) = stopped(&db);
     let _queued = submit(&db, Durability::Full, insert(1));
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let other = db.clone();
     let blocked = thread::spawn(move || {
         let outcome = submit(&other, Durability::Full, insert(2));
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         outcome.recv_timeout(PATIENCE).unwrap()
     });
     // That an event does not happen can only be observed for a limited time.
-    assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+    assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
     drop(hold);
     blocked.join().unwrap().unwrap();
     assert_eq!(ids(&db), [1, 2]);
@@ -165,7 +168,7 @@ fn a_full_queue_blocks_its_submitters() {
 fn a_callback_may_submit_read_and_panic_but_not_block() {
     let place = Place::new();
     let db = place.open_with(Options { queue: 1, ..patient() });
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let inner = db.clone();
     db.submit(Durability::Full, insert(1), move |result| {
         result.unwrap();
@@ -174,13 +177,13 @@ fn a_callback_may_submit_read_and_panic_but_not_block() {
         assert!(matches!(blocking, WriteError::WouldDeadlock), "{blocking:?}");
         // Beyond the queue's limit: the writer thread must not wait for itself.
         for id in 3..6 {
-            let tell = tell.clone();
-            inner.submit(Durability::Full, insert(id), move |result| tell.send(result).unwrap());
+            let sender = sender.clone();
+            inner.submit(Durability::Full, insert(id), move |result| sender.send(result).unwrap());
         }
         panic!("on purpose");
     });
     for _ in 3..6 {
-        told.recv_timeout(PATIENCE).unwrap().unwrap();
+        receiver.recv_timeout(PATIENCE).unwrap().unwrap();
     }
     assert_eq!(ids(&db), [1, 3, 4, 5]);
 }

@@ -56,20 +56,20 @@ fn reads_cannot_write_and_a_panic_in_one_costs_no_connection() {
 fn a_reader_beyond_the_pool_waits() {
     let place = Place::new();
     let db = place.open_with(Options { readers: 1, ..patient() });
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let second = db
         .read(|_| {
             let db = db.clone();
             let second = thread::spawn(move || {
                 let read = db.read(count).unwrap();
-                tell.send(read).unwrap();
+                sender.send(read).unwrap();
             });
             // That an event does not happen can only be observed for a limited time.
-            assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+            assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
             Ok::<_, rusqlite::Error>(second)
         })
         .unwrap();
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 0);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), 0);
     second.join().unwrap();
 }
 

@@ -77,9 +77,9 @@ pub(crate) fn submit(
     durability: Durability,
     job: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static,
 ) -> Receiver<Outcome> {
-    let (tell, told) = mpsc::channel();
-    db.submit(durability, job, move |result| tell.send(result).unwrap());
-    told
+    let (sender, receiver) = mpsc::channel();
+    db.submit(durability, job, move |result| sender.send(result).unwrap());
+    receiver
 }
 
 pub(crate) fn outcome(told: &Receiver<Outcome>) -> Outcome {

@@ -15,17 +15,17 @@ fn a_writer_panic_answers_every_write_and_releases_the_file() {
     let hold = db.faults().hold_commits();
     db.faults().panic_at_next_commit();
     // Some jobs are in the group that panics, some are queued after it.
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     for number in 2..200 {
-        let tell = tell.clone();
-        db.submit(Durability::Full, insert(number), move |result| tell.send(result).unwrap());
+        let sender = sender.clone();
+        db.submit(Durability::Full, insert(number), move |result| sender.send(result).unwrap());
     }
-    drop((hold, tell));
+    drop((hold, sender));
     for _ in 2..200 {
-        let failed = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        let failed = receiver.recv_timeout(PATIENCE).unwrap().unwrap_err();
         assert_eq!(failed.class(), FailureClass::Panicked, "{failed:?}");
     }
-    assert!(told.recv_timeout(PATIENCE).is_err(), "each write is answered once");
+    assert!(receiver.recv_timeout(PATIENCE).is_err(), "each write is answered once");
     let panic = db.writer_panic().unwrap();
     assert!(panic.to_string().contains("ordered by a test"), "{panic}");
     let later = db.write(Durability::Full, insert(300)).unwrap_err();

@@ -9,7 +9,7 @@ use super::tree::root;
 const SUBJECT_MAX: usize = 72;
 
 /// The first commit under the rule is the one after this.
-const SINCE: &str = "BASE";
+const SINCE: &str = "8115d38baaa0edfdd149c8e98c69a1c7d198ae75";
 
 const PARTS: &[&str] = &[
     "all",

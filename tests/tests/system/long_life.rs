@@ -1,4 +1,4 @@
-//! CompactionReport histories: at both ends, on the wire, cut in the middle, and with a document that makes
+//! Compacted histories: at both ends, on the wire, cut in the middle, and with a document that makes
 //! automerge panic.
 
 use landfall::automerge::transaction::Transactable;

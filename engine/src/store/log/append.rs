@@ -69,7 +69,7 @@ impl LocalLog {
         committed: impl FnOnce(&Committed<Appended>) + Send + 'static,
     ) -> Result<Committed<Appended>, WriteError<AppendError>> {
         let indexes = Arc::clone(&self.indexes);
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let done = move |result: Result<Committed<(AppendedRows, _)>, WriteError<AppendError>>| {
             let result = result.map(|Committed { value: (places, counts), number }| Committed {
                 value: Appended { places, counts },
@@ -79,11 +79,11 @@ impl LocalLog {
                 committed(appended);
             }
             // The receiver waits below, so sending cannot fail.
-            let _ = tell.send(result);
+            let _ = sender.send(result);
         };
         let job = move |tx: &rusqlite::Transaction<'_>| append(tx, &indexes, &changes, most_bytes);
         self.submit_reported(durability, job, done);
-        told.recv().unwrap_or(Err(WriteError::Closed))
+        receiver.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 

@@ -118,7 +118,7 @@ pub(in crate::store) fn is_space(conn: &Connection, space: SpaceRow) -> rusqlite
     conn.prepare_cached("SELECT 1 FROM space WHERE id = ?1")?.exists([space.0])
 }
 
-/// Entries of a space beside its log. Triggers count them (`schema_status.rs`).
+/// Entries of a space beside its log. Triggers count them (`schema/status.rs`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::store) struct SpaceWaiting {
     /// Deferred entries.

@@ -1,4 +1,4 @@
-//! CompactionReport histories: a document's snapshot. Beside it, only the rows of the tail are alive.
+//! Compacted histories: a document's snapshot. Beside it, only the rows of the tail are alive.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The migration to version 8: entries that a relay has and cannot read, for each space. A trigger
-//! counts them, as in `schema_status.rs`.
+//! counts them, as in `schema/status.rs`.
 
 /// The counter, its first value, and its triggers.
 pub(in crate::store) const VERSION_8: &str = "

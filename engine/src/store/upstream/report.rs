@@ -229,12 +229,12 @@ impl LocalLog {
         T: Send + 'static,
         E: Error + From<rusqlite::Error> + Send + 'static,
     {
-        let (tell, told) = mpsc::sync_channel(1);
+        let (sender, receiver) = mpsc::sync_channel(1);
         self.submit_in_space(durability, space, job, move |result| {
             // The receiver waits below, so sending cannot fail.
-            let _ = tell.send(result);
+            let _ = sender.send(result);
         });
-        told.recv().unwrap_or(Err(WriteError::Closed))
+        receiver.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 

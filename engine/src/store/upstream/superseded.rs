@@ -188,7 +188,7 @@ impl LocalLog {
         committed: impl FnOnce() + Send + 'static,
     ) -> Result<(), WriteError<ReplaceError>> {
         let (whose, indexes) = (self.whose, Arc::clone(&self.indexes));
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let upstream = whose.row(tx)?;
             let row = document_row(tx, space, &document)?.ok_or(ReplaceError::Changed)?;
@@ -199,10 +199,10 @@ impl LocalLog {
                 committed();
             }
             // The receiver waits below, so sending cannot fail.
-            let _ = tell.send(result.map(drop));
+            let _ = sender.send(result.map(drop));
         };
         self.submit_in_space(Durability::Full, space, job, done);
-        told.recv().unwrap_or(Err(WriteError::Closed))
+        receiver.recv().unwrap_or(Err(WriteError::Closed))
     }
 }
 

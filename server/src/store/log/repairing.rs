@@ -47,7 +47,7 @@ pub struct Examined {
 pub struct Replaced {
     /// How many replaced damaged bytes.
     pub count: u64,
-    /// Those of the given changes that the tail holds with intact bytes, repaired or not. CompactionReport changes
+    /// Those of the given changes that the tail holds with intact bytes, repaired or not. Compacted changes
     /// are not among them.
     pub whole: BTreeSet<ChangeHash>,
 }

@@ -82,10 +82,10 @@ fn the_hub_opens_spaces_while_all_pooled_readers_are_busy() {
     let (go, waits) = (go.0, std::sync::Mutex::new(go.1));
     std::thread::scope(|scope| {
         for _ in 0..crate::limits::PAGE_READS {
-            let (tell, waits, store) = (busy.0.clone(), &waits, &store);
+            let (sender, waits, store) = (busy.0.clone(), &waits, &store);
             scope.spawn(move || {
                 let read = store.database().read(|_| -> rusqlite::Result<()> {
-                    tell.send(()).unwrap();
+                    sender.send(()).unwrap();
                     let _ = waits.lock().unwrap().recv();
                     Ok(())
                 });
@@ -93,10 +93,10 @@ fn the_hub_opens_spaces_while_all_pooled_readers_are_busy() {
             });
         }
         (0..crate::limits::PAGE_READS).for_each(|_| busy.1.recv().unwrap());
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let store = &store;
-        scope.spawn(move || tell.send(store.open_space(&space()).unwrap().head()).unwrap());
-        let opened = told.recv_timeout(Duration::from_secs(20));
+        scope.spawn(move || sender.send(store.open_space(&space()).unwrap().head()).unwrap());
+        let opened = receiver.recv_timeout(Duration::from_secs(20));
         drop(go);
         assert_eq!(opened, Ok(Offset(1)));
     });
