@@ -212,9 +212,9 @@ pub(crate) fn confirm(
     }
     let mut answer = String::new();
     let question = term::harmless(question);
-    let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+    let prompted = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
     // A terminal that cannot be written or read has not confirmed.
-    let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));
+    let read = prompted.and_then(|()| io::stdin().lock().read_line(&mut answer));
     match read.is_ok() && is_yes(&answer) {
         true => Ok(()),
         false => {

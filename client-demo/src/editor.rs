@@ -280,8 +280,8 @@ mod tests {
 
     #[test]
     fn a_draft_with_a_blank_in_its_path_is_quoted() {
-        let said = kept_in(Path::new("/a b/it's.md"), "notes edit 1");
-        assert!(said.ends_with("--text - < '/a b/it'\\''s.md'`"), "{said}");
+        let message = kept_in(Path::new("/a b/it's.md"), "notes edit 1");
+        assert!(message.ends_with("--text - < '/a b/it'\\''s.md'`"), "{message}");
     }
 
     #[test]

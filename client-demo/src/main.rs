@@ -184,11 +184,12 @@ fn misused(error: &clap::Error) -> ExitCode {
         return ExitCode::from(Exit::Usage as u8);
     }
     let lines = text.lines().map(str::trim);
-    let said: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
-    let said = said.join(" ").trim().trim_start_matches("error: ").to_owned();
-    let said = said.split(" For more information").next().unwrap_or_default().trim().to_owned();
+    let message: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let message = message.join(" ").trim().trim_start_matches("error: ").to_owned();
+    let message =
+        message.split(" For more information").next().unwrap_or_default().trim().to_owned();
     let help = format!("see `{} --help`", format!("landfall-demo {of}").trim_end());
-    let failure = Failure::new(Exit::Usage, "wrong usage", said, help);
+    let failure = Failure::new(Exit::Usage, "wrong usage", message, help);
     term::note(failure.line());
     failure.code()
 }

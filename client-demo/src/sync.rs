@@ -1,4 +1,4 @@
-//! The command `sync`: sends what is pending, fetches what is new; selects the notes to sync; reconciles with
+//! The command `sync`: sends what is pending, fetches what is new; selects the notes to sync; compares with
 //! the relay.
 
 mod report;
@@ -202,7 +202,7 @@ impl From<SubscribeError> for Failure {
     }
 }
 
-/// Reconciles with the relay; returns the number of documents that differed, after the repair.
+/// Compares with the relay; returns the number of documents that differed, after the repair.
 fn check(store: &Store, limit: Duration) -> Result<u64, Failure> {
     let waiter = Waiter::new()?;
     let moved = || Moved::of(store);
@@ -247,15 +247,15 @@ fn sync(store: &Store, limit: Duration, quiet: bool) -> Result<(), Failure> {
 async fn fetched(store: &Store, quiet: bool) -> Result<(), Failure> {
     let (mut watch, mut trouble) = (store.watch(), store.watch());
     let settled = async {
-        let mut told = quiet;
+        let mut is_reported = quiet;
         loop {
             let status = watch.now();
             if is_settled(&status) {
                 return;
             }
-            if let (false, Some(error)) = (told, &status.last_error) {
+            if let (false, Some(error)) = (is_reported, &status.last_error) {
                 note(format!("waiting: {error}"));
-                told = true;
+                is_reported = true;
             }
             if watch.changed().await.is_none() {
                 return;

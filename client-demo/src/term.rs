@@ -299,9 +299,9 @@ mod tests {
 
     #[test]
     fn counts_use_singular_and_plural() {
-        let told = [(1, "entry"), (2, "entry"), (1, "day"), (0, "day"), (1_200, "change")];
-        let told = told.map(|(number, one)| count(number, one));
-        assert_eq!(told, ["1 entry", "2 entries", "1 day", "0 days", "1,200 changes"]);
+        let printed = [(1, "entry"), (2, "entry"), (1, "day"), (0, "day"), (1_200, "change")];
+        let printed = printed.map(|(number, one)| count(number, one));
+        assert_eq!(printed, ["1 entry", "2 entries", "1 day", "0 days", "1,200 changes"]);
     }
 
     #[test]
@@ -315,8 +315,8 @@ mod tests {
     fn lines_keep_only_colour_escapes() {
         let line =
             "\u{1b}[1;36mbold\u{1b}[0m \u{1b}[2J\u{1b}]52;c;x\u{7}\u{9b}1m\ta\nb\u{202e}\u{1b}[";
-        let told = "\u{1b}[1;36mbold\u{1b}[0m \\u001b[2J\\u001b]52;c;x\\u0007\\u009b1m\ta\nb\\u202e\\u001b[";
-        assert_eq!(harmless(line), told);
+        let safe = "\u{1b}[1;36mbold\u{1b}[0m \\u001b[2J\\u001b]52;c;x\\u0007\\u009b1m\ta\nb\\u202e\\u001b[";
+        assert_eq!(harmless(line), safe);
         let json = serde_json::json!({ "title": "\u{9b}2J\u{1b}[2J" }).to_string();
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&harmless(&json)).unwrap()["title"],

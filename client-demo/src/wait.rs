@@ -195,7 +195,7 @@ mod tests {
         };
         assert_eq!(waiter.while_moving(SHORT, moved, done.notified()), Some(()));
         assert_eq!(looks.get(), 20);
-        let stands = waiter.while_moving(SHORT, || 1, std::future::pending::<()>());
-        assert_eq!(stands, None);
+        let outcome = waiter.while_moving(SHORT, || 1, std::future::pending::<()>());
+        assert_eq!(outcome, None);
     }
 }

@@ -26,8 +26,8 @@ const OPERATION_WEIGHT: usize = 400;
 /// Compacts snapshots and changes of one document into one snapshot: all of them, or an error. Changes
 /// come with dependencies first (a change before its dependency is buffered); duplicates are ignored.
 ///
-/// The returned snapshot was loaded again, and contains exactly the given changes. A panic of automerge is returned
-/// as an error; unbounded memory use is not contained (for that there is the
+/// The returned snapshot was loaded again, and contains exactly the given changes. A panic of automerge is
+/// returned as an error; unbounded memory use is not contained (for that there is the
 /// [`Supervisor`](crate::Supervisor)).
 pub fn compact(
     snapshots: &[&[u8]],
@@ -250,7 +250,7 @@ pub(crate) fn compacted_changes(document: &Automerge) -> Vec<CompactedChange> {
     compacted.collect()
 }
 
-/// Loads a snapshot, unless it declares more operations than its size allows ([`measure`]). automerge
+/// Loads a snapshot, unless it declares more content than its bytes can encode ([`measure`]). automerge
 /// rebuilds every change from it, and compares the heads that follow from the changes' hashes with the
 /// heads that the snapshot states.
 pub(crate) fn load(snapshot: &[u8], position: usize) -> Result<Automerge, CompactionError> {

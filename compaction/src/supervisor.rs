@@ -254,7 +254,7 @@ impl Job {
                 (Tag::Change, change) => changes.push(change),
                 (Tag::Snapshot, bytes) => snapshot = Some(bytes),
                 (Tag::Index, bytes) => index = Some(bytes),
-                (Tag::LeftOut, told) => left_out.push(read_left_out(&told)?),
+                (Tag::LeftOut, content) => left_out.push(read_left_out(&content)?),
                 (Tag::End, count) => {
                     let count = <[u8; 8]>::try_from(count);
                     break u64::from_le_bytes(
@@ -353,8 +353,8 @@ impl Drop for Job {
     }
 }
 
-fn read_left_out(told: &[u8]) -> Result<LeftOut, WorkerError> {
-    let Some((part, reason)) = told.split_first_chunk() else {
+fn read_left_out(content: &[u8]) -> Result<LeftOut, WorkerError> {
+    let Some((part, reason)) = content.split_first_chunk() else {
         return Err(senseless("an omission does not name its part"));
     };
     let part = usize::try_from(u64::from_le_bytes(*part)).unwrap_or(usize::MAX);
@@ -368,10 +368,10 @@ fn senseless(what: impl ToString) -> WorkerError {
 /// Returns the beginning of the worker's standard error. Reads the rest so that the worker never
 /// blocks.
 fn first_words(mut errors: impl Read) -> String {
-    let mut said = Vec::new();
-    let _ = errors.by_ref().take(SAID_BYTES).read_to_end(&mut said);
+    let mut beginning = Vec::new();
+    let _ = errors.by_ref().take(SAID_BYTES).read_to_end(&mut beginning);
     let _ = io::copy(&mut errors, &mut io::sink());
-    String::from_utf8_lossy(&said).trim_end().to_owned()
+    String::from_utf8_lossy(&beginning).trim_end().to_owned()
 }
 
 #[cfg(unix)]

@@ -223,8 +223,8 @@ fn send_absorbed(output: &mut impl Write, absorbed: &Absorbed) -> io::Result<()>
     }
     for left_out in &absorbed.left_out {
         let part = (left_out.part as u64).to_le_bytes();
-        let told = [part.as_slice(), reason(&left_out.reason).as_bytes()].concat();
-        write_part(output, Tag::LeftOut, &told)?;
+        let content = [part.as_slice(), reason(&left_out.reason).as_bytes()].concat();
+        write_part(output, Tag::LeftOut, &content)?;
     }
     write_part(output, Tag::End, &absorbed.left_out_count.to_le_bytes())
 }

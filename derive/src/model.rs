@@ -214,8 +214,8 @@ mod tests {
             ("enum A { #[landfall(missing = \"a\")] B }", "`missing` has no meaning here"),
             ("#[landfall(rename = \"a\")] struct A { a: u8 }", "`rename` has no meaning here"),
         ] {
-            let said = refused(source);
-            assert!(said.contains(what), "{source}: {said:?}");
+            let error = refused(source);
+            assert!(error.contains(what), "{source}: {error:?}");
         }
         for source in ["struct A {}", "enum A {}", "#[landfall(with = \"a\")] struct A;"] {
             assert_eq!(refused(source), "", "{source}");

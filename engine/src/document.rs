@@ -241,9 +241,9 @@ impl OpenDocument {
     /// although an earlier one could not. Returns the event to send.
     fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
         let context = &self.context;
-        let told = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
-        let told = reason.filter(|_| !told);
-        let kind = told.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
+        let reported = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
+        let reported = reason.filter(|_| !reported);
+        let kind = reported.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
         let known = context.log.quarantine(self.row, &self.id)?;
         if known.as_ref().map(|known| known.reason.as_str()) != reason && !context.access.read_only
         {

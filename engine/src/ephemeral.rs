@@ -44,8 +44,8 @@ pub(crate) fn broadcast(
     if store.context.access.is_closed() {
         return Err(BroadcastError::Closed);
     }
-    let said = link.send_ephemeral(space, document, data, || sender.next());
-    said.map_err(|rejected| match rejected {
+    let sent = link.send_ephemeral(space, document, data, || sender.next());
+    sent.map_err(|rejected| match rejected {
         EphemeralRejection::NotSubscribed => unheard(store, space),
         EphemeralRejection::OutOfScope => BroadcastError::OutOfScope,
         EphemeralRejection::Congested => BroadcastError::Congested,

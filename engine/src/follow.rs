@@ -68,9 +68,9 @@ impl Follower {
     pub(crate) fn catch_up(&self) -> Result<(), StoreError> {
         let mut state = self.shared.state.lock();
         state.asked += 1;
-        let asked = state.asked;
+        let requested = state.asked;
         self.shared.wake.notify_one();
-        while state.answered < asked && !state.closed && state.ended.is_none() {
+        while state.answered < requested && !state.closed && state.ended.is_none() {
             self.shared.answer.wait(&mut state);
         }
         if let Some(what) = &state.ended {

@@ -3,10 +3,10 @@
 //!
 //! It lives from the first `connect` to the end of the store, so that one session always ends before
 //! the next begins, and all its state has one owner. Application threads never wait for it. They leave
-//! their wishes on the `commands`, as states (which relay, online or not, which spaces have changes to
+//! their commands in [`commands`], as states (which relay, online or not, which spaces have changes to
 //! push) and as `requests`, each of which is answered exactly once.
 //!
-//! `protocol::replica` makes the decisions; the link owns the socket, the clock and the effects. It
+//! `landfall_protocol::client` makes the decisions; the link owns the socket, the clock and the effects. It
 //! never touches a loaded document.
 
 mod arrivals;

@@ -201,7 +201,7 @@ impl Replica {
     /// The store has removed the cursor, as [`ReplicaEffect::Reset`] asked. `through` is its last
     /// local change.
     pub fn handle_reset(&mut self, now: Moment, space: &SpaceName, through: Local) {
-        let compares = self.features & features::RECONCILE != 0;
+        let compares = self.features & features::COMPARE != 0;
         if let Some(link) = self.spaces.get_mut(space) {
             if !link.receiver.handle_reset(compares) {
                 // The answer belongs to the previous subscription.

@@ -125,7 +125,7 @@ impl NackClass {
     /// Push again after the stated wait; the change is valid.
     pub const RETRY_AFTER: NackClass = NackClass(1);
     /// The relay lacks a dependency of the change: push the document's history again.
-    pub const RECONCILE: NackClass = NackClass(2);
+    pub const REPUSH: NackClass = NackClass(2);
     /// The change will never be accepted as it is: keep it, report it, and continue with other
     /// documents. A class of a later version is treated as this one.
     pub const REFUSED: NackClass = NackClass(3);

@@ -8,9 +8,9 @@
 
 mod codec;
 mod compacted;
+mod compare;
 mod documents;
 mod entry;
-mod reconcile;
 mod resend;
 
 use serde::{Deserialize, Serialize};
@@ -25,13 +25,13 @@ use crate::ids::{
 pub(crate) use codec::fit;
 pub use codec::{FrameError, Frames, decode, encode, encode_into, raw_frame};
 pub use compacted::{Part, PushEntry, PushSnapshot, UploadFrom};
+pub use compare::{
+    Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
+    SubscribeFrom, Want, features,
+};
 pub use documents::Documents;
 pub use entry::{
     DAMAGED_UNKNOWN, EncodedEntry, EntriesBuilder, Entry, encode_document, entry_flags, entry_kind,
-};
-pub use reconcile::{
-    Difference, DigestQuery, DocumentEntries, Features, Fetch, Holding, Partial, Refilter,
-    SubscribeFrom, Want, features,
 };
 pub use resend::{Repaired, Resend, Resent};
 
@@ -70,7 +70,7 @@ pub mod kind {
     pub const WANTED: u16 = 27;
     pub const SUBSCRIBE_FROM: u16 = 28;
     pub const DOCUMENT: u16 = 29;
-    pub const RECONCILED: u16 = 30;
+    pub const COMPARED: u16 = 30;
     pub const RESEND: u16 = 31;
     pub const RESENT: u16 = 32;
     pub const REPAIRED: u16 = 33;
@@ -328,7 +328,7 @@ pub enum Frame {
     Fetch(Fetch),
     Document(DocumentEntries),
     Refilter(Refilter),
-    Reconciled(SubscriptionId),
+    Compared(SubscriptionId),
     Ephemeral(Ephemeral),
     Resend(Resend),
     Resent(Resent),

@@ -42,14 +42,14 @@ pub fn misused(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<&str> = lines
+    let message: Vec<&str> = lines
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .collect();
-    let said = said.join(" ");
+    let message = message.join(" ");
     // clap also lists hidden subcommands, which only this program starts: remove them.
-    let hidden = |said: String, name: &str| said.replace(&format!(", {name}"), "");
-    let said = [COMPACT_WORKER, VERIFY_COPY].into_iter().fold(said, hidden);
-    let why = said.trim_start_matches("error: ");
+    let hidden = |message: String, name: &str| message.replace(&format!(", {name}"), "");
+    let message = [COMPACT_WORKER, VERIFY_COPY].into_iter().fold(message, hidden);
+    let why = message.trim_start_matches("error: ");
     Failure::new(USAGE, "wrong usage", why, "see `landfall-relay --help`").tell()
 }
 

@@ -42,8 +42,8 @@ pub(crate) use worker::Worker;
 /// Options of the relay's compaction.
 #[derive(Debug, Clone)]
 pub struct CompactionOptions {
-    /// The command line of the child process; it must call `landfall_compaction::worker::main`. `None`: the relay
-    /// does not compact, and accepts no snapshots from clients.
+    /// The command line of the child process; it must call `landfall_compaction::worker::main`. `None`: the
+    /// relay does not compact, and accepts no snapshots from clients.
     pub worker: Option<Vec<OsString>>,
     /// Memory limit of a child in bytes. Default 1 GiB. If it is too small, long documents stay uncompacted;
     /// they still sync.

@@ -1,6 +1,6 @@
-//! A client's connection, whichever protocol it speaks: the WebSocket and the task that writes it, the memory of
-//! its messages, the loop of its session, and the connection slots. `native` and `automerge_repo` are the two
-//! drivers of that loop.
+//! A client's connection, whichever protocol it speaks: the WebSocket and the task that writes it, the memory
+//! of its messages, the loop of its session, and the connection slots. `native` and `automerge_repo` are the
+//! two drivers of that loop.
 //!
 //! It must not know the messages of either protocol.
 

@@ -126,7 +126,7 @@ fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
     }
 }
 
-/// The paths that are answered even while all other places are taken.
+/// The paths that are answered even while all other connection slots are taken.
 const FOR_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Rejects requests that fail the guard's checks, before any handler runs.
@@ -251,8 +251,8 @@ async fn metrics(State(http_state): State<Arc<HttpState>>) -> Response<Body> {
     metrics.damaged_places.set(condition.damaged.len() as i64);
     metrics.ready.set(i64::from(http_state.health.not_ready(&condition).is_none()));
     // It calls the file system, which may block.
-    let asked = Arc::clone(&http_state.sessions.store);
-    match tokio::task::spawn_blocking(move || asked.gauges()).await {
+    let log_store = Arc::clone(&http_state.sessions.store);
+    match tokio::task::spawn_blocking(move || log_store.gauges()).await {
         Ok(Ok(store)) => metrics.show_store(&store),
         Ok(Err(error)) => warn!(error = error.chain(), "cannot read the figures of the store"),
         // The panic hook has logged it.

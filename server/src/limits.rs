@@ -124,11 +124,11 @@ pub const RESERVED_SLOTS: usize = 64;
 /// Those of one address.
 pub const RESERVED_SLOTS_OF_ADDRESS: usize = 8;
 
-/// Lifetime of a connection in a kept place: one request and its answer.
+/// Lifetime of a connection in a reserved slot: one request and its answer.
 pub const KEPT_LIFE: Duration = Duration::from_secs(10);
 
 /// Lifetime of a connection that does not become a session, regardless of its requests: a peer that does
-/// not read its answer must not occupy a place. The largest answer takes a fourth of it on the slowest
+/// not read its answer must not occupy a slot. The largest answer takes a fourth of it on the slowest
 /// link.
 pub const HTTP_LIFE: Duration = Duration::from_secs(120);
 
@@ -189,7 +189,7 @@ pub const MERGED_CHANGE_BYTES: usize = KIB;
 /// small. Above it, the relay stops handling the session's frames.
 pub const SMALL_PUSHES_BYTES: usize = 4 * SOCKET_BUFFER_BYTES;
 
-/// Bytes of a session's questions that wait without reserved memory, since their messages were small: two
+/// Bytes of a session's queries that wait without reserved memory, since their messages were small: two
 /// small messages. Above it, the relay stops handling the session's frames.
 pub const SMALL_QUERY_BYTES: usize = 2 * SOCKET_BUFFER_BYTES;
 
@@ -356,8 +356,8 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Bytes that a probe writes to the store: enough to make a file at its size limit grow.
 pub const PROBE_BYTES: usize = 64 * KIB;
 
-/// Concurrent children, each of at most [`COMPACTION_MEMORY_BYTES`]: with one, a slow document would delay all
-/// others.
+/// Concurrent children, each of at most [`COMPACTION_MEMORY_BYTES`]: with one, a slow document would delay
+/// all others.
 pub const CHILDREN: usize = 2;
 
 /// Compactions in a row that are aborted because a client's merge waits for their thread or document. The
@@ -476,15 +476,15 @@ pub const REPO_PUSH_QUEUE: usize = 256;
 /// See [`REPO_PUSH_QUEUE`].
 pub const REPO_PUSH_QUEUE_BYTES: usize = 4 * MIB;
 
-/// Bytes of an automerge-repo session's unanswered questions (heads and filters), before the relay stops
+/// Bytes of an automerge-repo session's unanswered queries (heads and filters), before the relay stops
 /// reading from it.
 pub const REPO_QUERY_BYTES: usize = 4 * MIB;
 
-/// Questions of an automerge-repo session that are answered in one read, if they ask for their documents'
+/// Queries of an automerge-repo session that are answered in one read, if they ask for their documents'
 /// heads only: handing them over one by one costs a thread wake-up each.
 pub const REPO_QUERIES: usize = 64;
 
-/// Bytes that a question counts beside its hashes and filters.
+/// Bytes that a query counts beside its hashes and filters.
 pub const REPO_QUERY_OVERHEAD_BYTES: usize = 256;
 
 /// Rejections of an automerge-repo session that are logged as warnings, one line each. The metrics count

@@ -342,8 +342,9 @@ impl NativeDriver {
         let (failed, (code, what)) = match page {
             Ok(Some(page)) => return self.feeds.handle_read(target, page, grant),
             Ok(None) => {
-                let told = (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
-                ("the log ends before its own head".to_owned(), told)
+                let refusal =
+                    (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
+                ("the log ends before its own head".to_owned(), refusal)
             }
             Err(error) => (error.chain(), error.told()),
         };

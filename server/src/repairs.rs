@@ -295,7 +295,7 @@ impl RepairContext {
     pub(crate) fn start(self) -> Arc<Repairs> {
         let repairs = Arc::new(Repairs::default());
         let (context, running) = (Arc::new(self), Arc::clone(&repairs));
-        tasks::keep("healing", move || {
+        tasks::keep("repairs", move || {
             let (repairs, context) = (Arc::clone(&running), Arc::clone(&context));
             async move { repairs.run(&context).await }
         });

@@ -494,7 +494,7 @@ fn give_way(rings: Arc<Rings>, partial_uploads: &Arc<PartialUploads>, kept: Dura
         let (rings, givers) = (Arc::clone(&rings), Arc::clone(&givers));
         async move { rings.give_way(&givers).await }
     });
-    tasks::keep("offers", move || {
+    tasks::keep("partial-uploads", move || {
         let left = Arc::clone(&left);
         async move { left.forget_old(kept).await }
     });

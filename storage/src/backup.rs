@@ -187,6 +187,6 @@ fn check(copy: &Connection, wanted: (i64, i64)) -> rusqlite::Result<Option<Strin
     if identity(copy)? != wanted {
         return Ok(Some("it lost its application id or version".to_owned()));
     }
-    let said: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    Ok((said != "ok").then_some(said))
+    let verdict: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok((verdict != "ok").then_some(verdict))
 }

@@ -138,8 +138,8 @@ impl FileWatch {
         if self.gone.set(gone.clone()).is_ok() {
             tracing::error!(file = %gone.path.display(), how = %gone.how,
                 "a file of the open database is gone; the database accepts no more writes");
-            let told = std::mem::take(&mut *self.on_gone.lock());
-            told.into_iter().for_each(|tell| call(tell, &gone));
+            let subscribers = std::mem::take(&mut *self.on_gone.lock());
+            subscribers.into_iter().for_each(|subscriber| call(subscriber, &gone));
         }
         Err(StorageError::Gone(gone))
     }

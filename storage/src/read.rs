@@ -126,12 +126,12 @@ impl Core {
     ) -> Result<T, ReadError<E>> {
         if self.in_memory() {
             let mut answer = None;
-            let told = self.with_writing_connection(|conn| {
+            let ran = self.with_writing_connection(|conn| {
                 let _guard = QueryOnly::set(conn)?;
                 answer = Some(in_snapshot(conn, query));
                 Ok(())
             });
-            return match (answer, told) {
+            return match (answer, ran) {
                 (Some(answer), _) => answer,
                 (None, Err(error)) => Err(ReadError::Connection(error)),
                 (None, Ok(())) => Err(ReadError::Connection(StorageError::Closed)),

@@ -179,7 +179,7 @@ fn the_socket_is_private_and_survives_bad_requests() {
     let metadata = std::fs::symlink_metadata(&path).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-    let said = |message: &[u8]| {
+    let reply_to = |message: &[u8]| {
         let mut stream = UnixStream::connect(&path).unwrap();
         // A server that rejects early closes its end.
         let _ = stream.write_all(message);
@@ -192,13 +192,14 @@ fn the_socket_is_private_and_survives_bad_requests() {
         let length = u32::try_from(text.len()).unwrap();
         [&length.to_le_bytes(), text.as_bytes()].concat()
     };
-    assert!(said(&u32::MAX.to_le_bytes()).contains("a message exceeds"));
-    assert!(said(b"\x10\0\0\0{").contains("refused"));
-    assert!(said(&framed("no JSON")).contains("refused"));
+    assert!(reply_to(&u32::MAX.to_le_bytes()).contains("a message exceeds"));
+    assert!(reply_to(b"\x10\0\0\0{").contains("refused"));
+    assert!(reply_to(&framed("no JSON")).contains("refused"));
     assert!(
-        said(&framed(r#"{"version":2,"said":{}}"#)).contains("its protocol has version 1, not 2")
+        reply_to(&framed(r#"{"version":2,"said":{}}"#))
+            .contains("its protocol has version 1, not 2")
     );
-    assert!(said(&framed(r#"{"version":1,"said":{"args":7}}"#)).contains("refused"));
+    assert!(reply_to(&framed(r#"{"version":1,"said":{"args":7}}"#)).contains("refused"));
     // More idle connections than the server answers at a time.
     let silent: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let new = ["--store", "ann", "notes", "new", "Late"];

@@ -57,9 +57,9 @@ fn a_file_whose_note_was_deleted_is_skipped_and_the_others_are_imported() {
     home.write("files/d.md", "four");
     let again = home.run(&[NOBODY, &["import", "files"]].concat());
     assert!(again.err().contains("skipped files/b.md: its note was deleted"), "{}", again.err());
-    let said = again.ok();
-    assert!(said.contains("created files/d.md"), "{said}");
-    assert!(said.contains("1 note created, 1 already there, 1 skipped"), "{said}");
+    let output = again.ok();
+    assert!(output.contains("created files/d.md"), "{output}");
+    assert!(output.contains("1 note created, 1 already there, 1 skipped"), "{output}");
     let listed = home.run(&["notes", "list"]).ok().lines().count();
     assert_eq!(listed, 2);
 }

@@ -1,4 +1,4 @@
-//! Syncing some notes only, and reconciling with the relay.
+//! Syncing some notes only, and comparing with the relay.
 
 use crate::harness::{Done, Home, Relay};
 
@@ -59,8 +59,8 @@ fn the_selection_is_reported_and_can_be_made_offline() {
     let json: serde_json::Value = serde_json::from_str(&ben(&["status", "--json"]).ok()).unwrap();
     assert_eq!(json["spaces"][0]["syncedOnly"].as_array().unwrap().len(), 1);
     let synced = ben(&["sync"]);
-    let told = "only 1 note of the space `default` fetched; 2 others here not updated";
-    assert!(synced.err().contains(told), "{}", synced.err());
+    let expected = "only 1 note of the space `default` fetched; 2 others here not updated";
+    assert!(synced.err().contains(expected), "{}", synced.err());
     assert!(synced.ok().contains("0 changes received"));
     ben(&["--offline", "sync", "--all"]).ok();
     assert!(!ben(&["status"]).ok().contains("fetched"));

@@ -67,9 +67,9 @@ fn a_store_in_use_can_be_inspected_verified_copied_and_exported() {
     home.at(&relay, &["notes", "new", "first", "--text", "hello"]).ok();
     let mut watch = home.start(&["--relay", &relay.url, "watch"]);
     watch.until("live");
-    let told = home.run(&["store", "inspect", "--json"]).ok();
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let space = &told["spaces"][0];
+    let output = home.run(&["store", "inspect", "--json"]).ok();
+    let output: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let space = &output["spaces"][0];
     assert_eq!(space["name"], "default");
     assert_eq!(space["documents"].as_array().unwrap().len(), 1);
     assert_eq!(space["upstreams"][0]["pending"]["changes"], 0);
@@ -104,9 +104,9 @@ fn restoring_a_backup_keeps_the_previous_store() {
     fill(&store, 1, 30);
     assert_eq!(numbers(&store), [19, 19, 29]);
     home.run(&["--store", "a", "store", "restore", "backup"]).failed(7, &["--replace"]);
-    let told = home.run(&["--store", "a", "store", "restore", "--replace", "backup"]).ok();
+    let output = home.run(&["--store", "a", "store", "restore", "--replace", "backup"]).ok();
     assert_eq!(numbers(&store), [19, 19]);
-    let kept = told.lines().last().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+    let kept = output.lines().last().unwrap().rsplit_once(' ').unwrap().1.to_owned();
     home.run(&["--store", "b", "store", "restore", &kept]).ok();
     assert_eq!(numbers(&home.path("b")), [19, 19, 29]);
     home.write("text", "no store");
@@ -123,8 +123,8 @@ fn compaction_shrinks_the_store_and_keeps_its_content() {
     let store = home.path("a");
     fill(&store, 3, 400);
     let before = std::fs::metadata(&store).unwrap().len();
-    let told = home.run(&["--store", "a", "store", "compact", "--all"]).ok();
-    assert!(told.contains("3 documents compacted, with 1,200 changes"), "{told}");
+    let output = home.run(&["--store", "a", "store", "compact", "--all"]).ok();
+    assert!(output.contains("3 documents compacted, with 1,200 changes"), "{output}");
     assert!(std::fs::metadata(&store).unwrap().len() * 2 < before);
     assert_eq!(numbers(&store), [399, 399, 399]);
     verified(&home, "a");
@@ -143,8 +143,8 @@ fn an_exported_space_is_imported_and_synced_to_a_relay() {
         "new here: 620 changes, 0 deletions; here already: 0 changes",
         "new here: 0 changes, 0 deletions; here already: 620 changes",
     ] {
-        let told = home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
-        assert_eq!(told, format!("space default: 3 documents in the file; {counts}\n"));
+        let output = home.run(&["--store", "b", "store", "import", "notes.space"]).ok();
+        assert_eq!(output, format!("space default: 3 documents in the file; {counts}\n"));
         assert_eq!(numbers(&home.path("b")), [19, 299, 299]);
         verified(&home, "b");
     }
@@ -268,13 +268,13 @@ fn a_flipped_bit_is_reported_and_healed_from_the_other_store() {
     relay.restart(&home);
     home.at(&relay, &["sync"]).ok();
     home.at(&relay, &["--store", "other", "sync"]).ok();
-    let told = |store: &str| {
+    let titles = |store: &str| {
         let list = home.run(&["--store", store, "--offline", "notes", "list"]).ok();
         let mut lines: Vec<String> = list.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
-    assert_eq!(told("other").len(), list.lines().count());
+    assert_eq!(titles("other").len(), list.lines().count());
     for text in ["a zebra", "an okapi", "a giraffe"] {
         let note = home.run(&["--store", "other", "--offline", "notes", "show", text]).ok();
         assert!(note.contains(text), "{note}");

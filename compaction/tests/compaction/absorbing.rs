@@ -161,7 +161,10 @@ fn a_missing_dependency_is_reported_and_nothing_is_absorbed() {
     let CompactionError::History { source, .. } = &error else { panic!("{error}") };
     assert_eq!(*source, HistoryError::MissingDependency { missing });
     let error = supervisor(&[]).absorb(&parts, &[], [], false).unwrap_err();
-    assert!(matches!(error, WorkerError::Missing { missing: told } if told == missing), "{error}");
+    assert!(
+        matches!(error, WorkerError::Missing { missing: named } if named == missing),
+        "{error}"
+    );
     // A bundle depends on changes outside it; together with those it is accepted.
     let document = session();
     let bundled = bundle(&document, &all[300..]);
@@ -205,8 +208,8 @@ fn changes_that_a_push_would_reject_are_rejected() {
 fn malformed_chunks_are_rejected() {
     let whole = session().save();
     let refused = |chunks: &[u8], at: usize| match absorb(&[chunks], vec![], [], false) {
-        Err(CompactionError::Chunk { part: 0, at: told, what }) => {
-            assert_eq!(told, at, "{what}");
+        Err(CompactionError::Chunk { part: 0, at: named, what }) => {
+            assert_eq!(named, at, "{what}");
         }
         other => panic!("{other:?}"),
     };

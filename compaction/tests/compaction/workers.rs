@@ -317,8 +317,8 @@ fn a_worker_rejects_a_snapshot_over_the_size_limit() {
     let actual = compact(&[], all.iter().cloned()).unwrap().snapshot.len();
     let supervisor = Supervisor { snapshot_bytes: actual as u64 - 1, ..supervisor(&[]) };
     match supervisor.compact(&[], all.iter().cloned()).unwrap_err() {
-        WorkerError::TooLarge { actual: told, limit } => {
-            assert_eq!((told, limit), (actual, actual - 1));
+        WorkerError::TooLarge { actual: stated, limit } => {
+            assert_eq!((stated, limit), (actual, actual - 1));
         }
         other => panic!("{other:?}"),
     }

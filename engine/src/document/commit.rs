@@ -76,7 +76,7 @@ pub(crate) fn commit(mut edits: Vec<Edit>) -> Result<(), ChangeError> {
 /// Builds the publication after the closure has ended. From here on, readers of an in-place edit wait for
 /// the commit.
 fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError> {
-    let (told, copy) = {
+    let (reported, copy) = {
         let mut slot = edit.document.slot.lock();
         let copy = slot.in_place(edit.number).and_then(|in_place| {
             in_place.committing = true;
@@ -109,18 +109,18 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
     };
     let mut patches: Vec<_> = made.into_iter().map(|made| made.patches).collect();
     let mut patches_from = edit.began_at.clone();
-    if let Some(told) = told.filter(|told| *told != patches_from) {
+    if let Some(reported) = reported.filter(|reported| *reported != patches_from) {
         // The changed state includes changes that no event has reported: the patches must start at the last
         // reported heads.
         let listening = edit.document.has_listeners();
         let document = Arc::clone(&edit.document);
         let automerge = &edit.loaded()?.automerge;
-        let whole = if listening { document.diff(automerge, &told) } else { None };
+        let whole = if listening { document.diff(automerge, &reported) } else { None };
         patches.iter_mut().for_each(|patches| *patches = None);
         if let Some(last) = patches.last_mut() {
             *last = whole;
         }
-        patches_from = told;
+        patches_from = reported;
     }
     let bytes = edit.loaded()?.bytes();
     let gone = || ChangeError::Closure("an earlier change of this document failed".into());
@@ -139,9 +139,9 @@ fn prepare(edit: &mut Edit, made: Vec<Made>) -> Result<Publication, ChangeError>
 }
 
 impl Publication {
-    /// Publishes after the commit; `place` is the local sequence number of its last change of the document.
+    /// Publishes after the commit; `last` is the local sequence number of its last change of the document.
     /// Runs on the store's writer thread, so it must not wait.
-    fn publish(self, place: u64) {
+    fn publish(self, last: u64) {
         let Self { document, mut loaded, edit, base, heads, patches_from, made, bytes, .. } = self;
         if let Some(own) = &loaded.own {
             document.context.actors.keep(&document.context.log, document.key(), own);
@@ -151,17 +151,18 @@ impl Publication {
             slot.publishing = false;
             let current =
                 slot.generation == self.generation && slot.is_unchanged_since(edit, base.as_ref());
-            let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
-            let compatibility = current && told.is_none_or(|told| told == patches_from);
+            let reported = slot.told.as_ref().map(|(_, heads)| heads.clone());
+            let patches_connect =
+                current && reported.is_none_or(|reported| reported == patches_from);
             // Not while earlier received changes are still to be applied: `applied` must not skip them.
             if slot.building.is_none() && !slot.arrived {
-                Arc::make_mut(&mut loaded).applied = loaded.applied.max(place);
+                Arc::make_mut(&mut loaded).applied = loaded.applied.max(last);
             }
             for (change, patches) in made {
                 if let Some(building) = &mut slot.building {
                     building.since.push(change);
                 }
-                let patches = patches.filter(|_| compatibility);
+                let patches = patches.filter(|_| patches_connect);
                 document.tell_changed(&mut slot, Origin::Local, heads.clone(), patches);
             }
             let replaced = current.then(|| {

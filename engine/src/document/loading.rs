@@ -59,10 +59,10 @@ impl OpenDocument {
             FoundDocument::Document { loaded, quarantined } => (Some(loaded), quarantined),
             FoundDocument::Deleted => (None, None),
         };
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         if let Some(loaded) = &state {
-            told.extend(self.note_quarantine(quarantined.as_deref())?);
-            told.extend(self.warn_of_actors(loaded));
+            events.extend(self.note_quarantine(quarantined.as_deref())?);
+            events.extend(self.warn_of_actors(loaded));
         }
         let bytes = state.as_ref().map(|loaded| loaded.bytes());
         {
@@ -75,7 +75,7 @@ impl OpenDocument {
                 self.context.status.set_unreadable(self.row, self.id, quarantined.clone());
                 slot.quarantined = quarantined;
             }
-            told.into_iter().for_each(|kind| self.tell(&slot, kind));
+            events.into_iter().for_each(|kind| self.tell(&slot, kind));
         }
         drop(unfinished);
         self.context.cache.make_room(self);

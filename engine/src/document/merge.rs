@@ -26,8 +26,8 @@ pub(super) fn chain(
     let mut changes = Vec::new();
     let mut rest = heads;
     while rest.len() + usize::from(last.is_some()) > 1 {
-        let room = limits::MERGED_HEADS - usize::from(last.is_some());
-        let (now, later) = rest.split_at(room.min(rest.len()));
+        let free_heads = limits::MERGED_HEADS - usize::from(last.is_some());
+        let (now, later) = rest.split_at(free_heads.min(rest.len()));
         for head in now {
             let meta = automerge.get_change_meta_by_hash(head);
             max_op = max_op.max(meta.map_or(0, |meta| meta.max_op));

@@ -72,12 +72,12 @@ pub(super) fn finish(right: &Right, built: Built) {
     let found = {
         let mut slot = document.slot.lock();
         slot.arrived |= more;
-        let (generation, told) = (slot.generation, slot.told.clone());
+        let (generation, reported) = (slot.generation, slot.told.clone());
         // No local change is published while this thread has the right.
         let since = slot.building(number).map(|building| std::mem::take(&mut building.since));
         match (&slot.state, since) {
             (State::Published(loaded), Some(since)) => {
-                Some((Arc::clone(loaded), generation, since, told))
+                Some((Arc::clone(loaded), generation, since, reported))
             }
             // It is loaded from the store, complete, and the applier sends the event.
             (_, Some(_)) => {
@@ -88,10 +88,10 @@ pub(super) fn finish(right: &Right, built: Built) {
             (_, None) => None,
         }
     };
-    if let Some((before, generation, since, told)) = found {
+    if let Some((before, generation, since, reported)) = found {
         // The state before may have been loaded from the store while this one was built.
         let state = state.filter(|state| state.last > before.applied);
-        match next_state(document, state, &before, since, told) {
+        match next_state(document, state, &before, since, reported) {
             Ok(Some(next)) => publish(document, generation, next),
             Ok(None) => {}
             Err(reason) => give_up(document, reason),
@@ -133,13 +133,15 @@ fn next_state(
     new: Option<NewState>,
     before: &Loaded,
     meanwhile: Vec<Change>,
-    told: Told,
+    reported: Told,
 ) -> Result<Option<Next>, String> {
     let seen = before.automerge.get_heads();
     let listening = document.has_listeners();
-    let since = told.as_ref().map(|(_, heads)| heads);
+    let since = reported.as_ref().map(|(_, heads)| heads);
     let Some(NewState { automerge, last, bytes, patches }) = new else {
-        if told.as_ref().is_some_and(|(origin, heads)| *origin == Origin::Remote && *heads == seen)
+        if reported
+            .as_ref()
+            .is_some_and(|(origin, heads)| *origin == Origin::Remote && *heads == seen)
         {
             return Ok(None);
         }
@@ -321,10 +323,10 @@ mod tests {
         space.delete(document.id()).unwrap();
         upload(document.open(), built);
         assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
-        let told: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+        let emitted: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
         assert!(
-            matches!(&told[..], [Ok(event)] if matches!(event.kind, EventKind::Deleted { .. })),
-            "{told:?}"
+            matches!(&emitted[..], [Ok(event)] if matches!(event.kind, EventKind::Deleted { .. })),
+            "{emitted:?}"
         );
     }
 

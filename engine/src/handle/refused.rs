@@ -71,11 +71,11 @@ impl Space {
     /// If the store cannot be read.
     pub fn orphaned_edits(&self) -> Result<Vec<OrphanedEdits>, StoreError> {
         let lost = self.open_store().context.log.lost(self.row()?)?;
-        let told = |lost: crate::store::OrphanedDocument| OrphanedEdits {
+        let edits = |lost: crate::store::OrphanedDocument| OrphanedEdits {
             document: lost.document,
             unsent: lost.unsent,
         };
-        Ok(lost.into_iter().map(told).collect())
+        Ok(lost.into_iter().map(edits).collect())
     }
 
     /// The documents of which the relay could not send something, because its own store is damaged;
@@ -143,9 +143,9 @@ impl Space {
     /// were made. Changes that were sent and not answered yet are left alone: the relay may have them.
     ///
     /// # Errors
-    /// [`RejectedChangesError::NothingRejected`]; [`RejectedChangesError::Unanswered`]; [`RejectedChangesError::Rebuild`] if a change
-    /// cannot be decoded; [`RejectedChangesError::Changed`] if the document was edited meanwhile: try again;
-    /// [`RejectedChangesError::DocumentFull`].
+    /// [`RejectedChangesError::NothingRejected`]; [`RejectedChangesError::Unanswered`];
+    /// [`RejectedChangesError::Rebuild`] if a change cannot be decoded; [`RejectedChangesError::Changed`] if
+    /// the document was edited meanwhile: try again; [`RejectedChangesError::DocumentFull`].
     pub fn reauthor(&self, document: DocumentId) -> Result<usize, RejectedChangesError> {
         let (store, row) = (self.open_store(), self.row()?);
         let (mut history, _) = self.refused(&document)?;

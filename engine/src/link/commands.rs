@@ -1,4 +1,4 @@
-//! The wishes of application threads for the link's thread: states, which any number of calls make no
+//! The commands of application threads for the link's thread: states, which any number of calls make no
 //! larger, and requests. No call waits for the link.
 
 use std::collections::BTreeSet;
@@ -34,15 +34,15 @@ impl RelayTarget {
     }
 }
 
-/// The wishes, with those that are new since the link's thread looked last.
+/// The commands in force, with those that are new since the link's thread looked last.
 #[derive(Default)]
 pub(super) struct PendingCommands {
     pub(super) target: Option<Arc<RelayTarget>>,
-    /// Increases with each `connect`: the same address is a new wish.
+    /// Increases with each `connect`: the same address is a new command.
     pub(super) connects: u64,
     pub(super) online: bool,
     pub(super) closing: bool,
-    /// The thread ended with a panic: no thread reads the wishes.
+    /// The thread ended with a panic: no thread reads the commands.
     ended: bool,
     /// The application wants a connection attempt at once.
     pub(super) hurry: bool,
@@ -68,10 +68,10 @@ pub(super) struct LinkCommands {
 }
 
 impl LinkCommands {
-    /// Returns the wishes, and takes the new ones.
+    /// Returns the commands in force, and takes the new ones.
     pub(super) fn take(&self) -> PendingCommands {
         let mut pending = self.pending.lock();
-        let standing = PendingCommands {
+        let remaining = PendingCommands {
             target: pending.target.clone(),
             connects: pending.connects,
             online: pending.online,
@@ -79,7 +79,7 @@ impl LinkCommands {
             ended: pending.ended,
             ..PendingCommands::default()
         };
-        std::mem::replace(&mut *pending, standing)
+        std::mem::replace(&mut *pending, remaining)
     }
 
     fn command(&self, change: impl FnOnce(&mut PendingCommands)) {
@@ -103,7 +103,7 @@ impl LinkCommands {
         Accepted::Yes
     }
 
-    /// The thread ends with a panic: all wishes end. `tell` updates the status and answers the
+    /// The thread ends with a panic: all commands end. `tell` updates the status and answers the
     /// requests; it runs under the lock, so that a `connect` or a request comes either before all this
     /// or after it.
     pub(super) fn end(&self, tell: impl FnOnce()) {

@@ -16,10 +16,10 @@ impl ToldOversized {
     /// starts again, so an event may be repeated.
     pub(super) fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
         const TOLD: usize = 4_096;
-        let mut told = self.0.lock();
-        if told.len() >= TOLD {
-            told.clear();
+        let mut reported = self.0.lock();
+        if reported.len() >= TOLD {
+            reported.clear();
         }
-        told.insert(key)
+        reported.insert(key)
     }
 }

@@ -51,7 +51,7 @@ enum Outcome {
     Resume(SpaceName, ResumePoint, UpstreamRow),
     Stored(SpaceName),
     Reset(SpaceName, Local),
-    Reconciled(SpaceName),
+    Compared(SpaceName),
     Requeued(SpaceName),
     /// The answer to a relay's resend request.
     Resendable(SpaceName, DocumentId, ResendAnswer),
@@ -260,7 +260,7 @@ impl Performer {
             }
             Outcome::Stored(space) => replica.handle_stored(now, &space, bytes),
             Outcome::Reset(space, through) => replica.handle_reset(now, &space, through),
-            Outcome::Reconciled(space) => replica.handle_reconciled(now, &space),
+            Outcome::Compared(space) => replica.handle_compared(now, &space),
             Outcome::Requeued(space) => replica.handle_requeued(now, &space),
             Outcome::Resendable(space, document, ResendAnswer { found, made, compacted }) => {
                 if let (Resendable::Snapshot { hash, .. }, Some(body)) = (&found, made) {
@@ -345,8 +345,8 @@ impl Performer {
                 }
             }
             ReplicaEffect::StoreDocument(batch) => self.store_document(batch),
-            ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
-                self.finish_reconcile(space, cursor, through, except);
+            ReplicaEffect::FinishComparison { space, cursor, through, except } => {
+                self.finish_comparison(space, cursor, through, except);
             }
             ReplicaEffect::Checked { space, ticket, drifted, more } => {
                 let count = self.checked(&space, drifted, more);

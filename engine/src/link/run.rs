@@ -48,7 +48,7 @@ pub(super) struct Runner {
 
 /// How a session ended.
 pub(super) enum Ended {
-    /// The wishes have changed: another relay, offline, or the end.
+    /// The commands have changed: another relay, offline, or the end.
     OnPurpose,
     /// The application asked for another attempt, and this connection does not answer.
     Retry,
@@ -158,7 +158,7 @@ impl Runner {
         self.unsettled = true;
     }
 
-    /// Connects, unless the wishes change meanwhile.
+    /// Connects, unless the commands change meanwhile.
     async fn connect(&mut self, target: &RelayTarget) -> Option<Result<Socket, SocketError>> {
         let connects = self.connects;
         let connecting = connect(&target.address, target.timings.patience.handshake);
@@ -180,7 +180,7 @@ impl Runner {
         }
     }
 
-    /// Without a connection: waits until the time is over, or the wishes change.
+    /// Without a connection: waits until the time is over, or the commands change.
     async fn rest(&mut self, wait: Option<Duration>) {
         let (connects, was_online) = (self.connects, self.online);
         let until = wait.map(|wait| Instant::now() + wait);
@@ -202,7 +202,7 @@ impl Runner {
         }
     }
 
-    /// Applies the wishes.
+    /// Applies the commands.
     pub(super) fn take_commands(&mut self) {
         self.store.threads.pass(StoreThread::Link);
         let pending = self.commands.take();
@@ -240,7 +240,7 @@ impl Runner {
         self.unsettled |= self.commands.requests.take_changed();
     }
 
-    /// Applies the new wishes for single spaces.
+    /// Applies the new commands for single spaces.
     fn take_news(&mut self, pending: PendingCommands) {
         let now = self.now();
         for space in self.performer.names(&pending.local) {

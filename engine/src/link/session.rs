@@ -123,11 +123,11 @@ impl Runner {
 
     /// Sends the ephemeral messages for which the socket has room.
     fn send_ephemeral(&mut self, out: &Out) {
-        let mut room = EPHEMERAL_BELOW_BYTES.saturating_sub(out.unsent());
-        while room > 0
+        let mut free_bytes = EPHEMERAL_BELOW_BYTES.saturating_sub(out.unsent());
+        while free_bytes > 0
             && let Some(ephemeral) = self.commands.ephemeral_queue.take()
         {
-            room = room.saturating_sub(ephemeral.weight());
+            free_bytes = free_bytes.saturating_sub(ephemeral.weight());
             let OutgoingEphemeral { space, document, count, data } = ephemeral;
             let session = self.ephemeral_session.clone();
             self.replica.handle_broadcast(&space, document, session, count, data);

@@ -132,10 +132,10 @@ fn serve_and_ask(mut socket: WebSocket<TcpStream>, asks: &Asks) {
     while !asks.ends.load(Ordering::SeqCst) {
         if let Some(subscription) = subscription.filter(|_| asks.wanted.load(Ordering::SeqCst)) {
             let document = DocumentId::from_bytes([1; 16]);
-            let asked = Resend { subscription, document, changes: vec![[1; 32]] };
+            let resend = Resend { subscription, document, changes: vec![[1; 32]] };
             asks.wanted.store(false, Ordering::SeqCst);
             // The reader detects the end.
-            let _ = socket.send(Message::Binary(encode(&Frame::Resend(asked)).into()));
+            let _ = socket.send(Message::Binary(encode(&Frame::Resend(resend)).into()));
         }
         let bytes = match socket.read() {
             Ok(Message::Binary(bytes)) => bytes,
@@ -146,7 +146,7 @@ fn serve_and_ask(mut socket: WebSocket<TcpStream>, asks: &Asks) {
         for frame in Frames::new(&bytes).unwrap() {
             let frame = frame.unwrap();
             match &frame {
-                Frame::Subscribe(asked) => subscription = Some(asked.subscription),
+                Frame::Subscribe(subscribe) => subscription = Some(subscribe.subscription),
                 Frame::Resent(resent) => asks.heard.send(Heard::Resent(resent.count)).unwrap(),
                 _ => {}
             }

@@ -45,7 +45,7 @@ impl OpenStore {
     }
 
     /// Keeps the bytes with which automerge saved a document that is not in memory, so that it can be
-    /// compacted at close without loading its log.
+    /// compacted at close without applying its changes again.
     pub(crate) fn compact_later(
         &self,
         key: (SpaceRow, DocumentId),
@@ -57,8 +57,8 @@ impl OpenStore {
         }
     }
 
-    /// Compacts kept and loaded documents that are due, within a budget: a program that opens a store, pastes
-    /// a long text and closes it leaves no time for it in the background.
+    /// Compacts the due documents whose saved bytes or loaded state is in memory, within a budget: a program
+    /// that opens a store, pastes a long text and closes it leaves no time for a background compaction.
     fn compact_at_close(&self, compactor: &Compactor) {
         let open: Vec<Arc<OpenDocument>> =
             self.documents.lock().values().filter_map(Weak::upgrade).collect();

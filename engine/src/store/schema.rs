@@ -303,7 +303,7 @@ const VERSION_4: &str = "
 ALTER TABLE document ADD COLUMN operations INTEGER NOT NULL DEFAULT 0;
 ";
 
-// A store of version 4 does not know `compacted_counter`: its long documents are compacted once more.
+// A store of version 4 does not know `folded_counter`: its long documents are compacted once more.
 const VERSION_5: &str = "
 -- `counter`: the last operation counter of the tail and of what is folded; `folded_counter`: of
 -- what is folded. Their difference is about how many operations the tail has.

@@ -102,16 +102,16 @@ fn unknown_heads_are_named_and_leave_no_trace() {
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let other = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let (heads, missing) = (document.heads().unwrap(), other.heads().unwrap()[0]);
-    let mut asked = heads.clone();
-    asked.push(missing);
-    let refused = document.change_at(&asked, |tx| Ok(tx.put(ROOT, "k", 1)?));
+    let mut with_unknown = heads.clone();
+    with_unknown.push(missing);
+    let refused = document.change_at(&with_unknown, |tx| Ok(tx.put(ROOT, "k", 1)?));
     assert!(
         matches!(&refused, Err(ChangeError::UnknownHeads { missing: m }) if *m == missing),
         "{refused:?}"
     );
     assert_eq!(document.heads().unwrap(), heads);
     let both = store.group(|group| {
-        group.change_at(&document, &asked, |tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap_err();
+        group.change_at(&document, &with_unknown, |tx| Ok(tx.put(ROOT, "k", 1)?)).unwrap_err();
         group.change_at(&document, &heads, |tx| Ok(tx.put(ROOT, "k", 2)?))?;
         group.change_at(&document, &heads, |tx| Ok(tx.put(ROOT, "k", 3)?))
     });

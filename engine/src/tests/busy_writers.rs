@@ -54,9 +54,9 @@ pub(super) fn arrive_last(store: &Store, document: &Document, theirs: &mut Autom
     let space = document.open().row;
     let change = LocalChange { space, document: document.id(), change, at_ms: 0 };
     let (engine, open) = (Arc::clone(store.open_store()), Arc::clone(document.open()));
-    let told = move |_: &_| engine.context.applier.notify(&open);
+    let committed = move |_: &_| engine.context.applier.notify(&open);
     let log = &store.open_store().context.log;
-    log.append(landfall_storage::Durability::Full, vec![change], told).unwrap();
+    log.append(landfall_storage::Durability::Full, vec![change], committed).unwrap();
 }
 
 fn theirs_of(document: &Document) -> Option<String> {
@@ -179,10 +179,10 @@ fn changes_that_a_reader_has_seen_stay_visible() {
         assert_eq!(text_of(&document), if how.is_ok() { "\"busy\"" } else { "" });
         // The applier runs later, and sends the event all the same.
         notify(&store, &document);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         until("no event is sent", || {
-            told.extend(changes(&mut events));
-            told.iter().any(|(_, origin, _)| *origin == Origin::Remote)
+            reported.extend(changes(&mut events));
+            reported.iter().any(|(_, origin, _)| *origin == Origin::Remote)
         });
         put(&document, "after").unwrap();
         let count = document.read(|doc| doc.get_changes(&[]).len()).unwrap();
@@ -203,9 +203,11 @@ fn a_remote_change_that_a_reader_loaded_sends_its_event() {
     arrive(&store, &document, &mut theirs, "1");
     assert_eq!(theirs_of(&document).as_deref(), Some("\"1\""));
     notify(&store, &document);
-    let told = events.next_blocking().unwrap().unwrap();
-    let EventKind::Changed { origin, heads: told, .. } = told.kind else { panic!("{told:?}") };
-    assert_eq!((origin, told), (Origin::Remote, heads(&document)));
+    let event = events.next_blocking().unwrap().unwrap();
+    let EventKind::Changed { origin, heads: reported, .. } = event.kind else {
+        panic!("{event:?}")
+    };
+    assert_eq!((origin, reported), (Origin::Remote, heads(&document)));
 }
 
 /// Patches lead from event to event, even if a load brought in a change without an event.
@@ -222,19 +224,19 @@ fn patches_include_changes_that_a_load_applied() {
     put(&document, "2").unwrap();
     let id = document.id();
     let local = (id, Origin::Local, Some(1));
-    let told = changes(&mut events);
+    let reported = changes(&mut events);
     assert_eq!(
-        told,
+        reported,
         [local, (id, Origin::Local, Some(2))],
         "the remote change, and the second local one"
     );
     notify(&store, &document);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     until("no event is sent", || {
-        told.extend(changes(&mut events));
-        !told.is_empty()
+        reported.extend(changes(&mut events));
+        !reported.is_empty()
     });
-    assert_eq!(told, [(id, Origin::Remote, Some(0))]);
+    assert_eq!(reported, [(id, Origin::Remote, Some(0))]);
 }
 
 #[test]
@@ -249,14 +251,14 @@ fn a_panic_while_computing_patches_has_no_effect() {
         panics.store(true, std::sync::atomic::Ordering::Relaxed);
         arrive(&store, document, &mut theirs, "1");
         notify(&store, document);
-        let told = events.next_blocking().unwrap().unwrap();
-        assert!(matches!(told.kind, EventKind::Changed { patches: None, .. }), "{told:?}");
+        let event = events.next_blocking().unwrap().unwrap();
+        assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
         assert_eq!(theirs_of(document).as_deref(), Some("\"1\""));
         // In a local change the closure is not at fault.
         panics.store(true, std::sync::atomic::Ordering::Relaxed);
         put(document, "mine").unwrap();
-        let told = events.next_blocking().unwrap().unwrap();
-        assert!(matches!(told.kind, EventKind::Changed { patches: None, .. }), "{told:?}");
+        let event = events.next_blocking().unwrap().unwrap();
+        assert!(matches!(event.kind, EventKind::Changed { patches: None, .. }), "{event:?}");
     }
     arrive(&store, &a, &mut theirs(&a), "2");
     notify(&store, &a);
@@ -312,7 +314,7 @@ fn a_deletion_is_final_under_concurrent_edits_and_arrivals() {
     for _ in 0..30 {
         let document = long_document(&space);
         let mut theirs = theirs(&document);
-        let (seen, told) = std::thread::scope(|scope| {
+        let (seen, reported) = std::thread::scope(|scope| {
             let mut events = store.events();
             scope.spawn(|| while put(&document, "mine").is_ok() {});
             let reader = scope.spawn(|| {
@@ -322,14 +324,14 @@ fn a_deletion_is_final_under_concurrent_edits_and_arrivals() {
             arrive_told(&store, &document, &mut theirs, "1");
             space.delete(document.id()).unwrap();
             let seen = reader.join().unwrap();
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             while let Some(event) = events.try_next() {
-                told.push(event.unwrap().kind);
+                reported.push(event.unwrap().kind);
             }
-            (seen, told)
+            (seen, reported)
         });
         assert_eq!(seen, 0, "shown again");
-        assert!(matches!(told.last(), Some(EventKind::Deleted { .. })), "{told:?}");
+        assert!(matches!(reported.last(), Some(EventKind::Deleted { .. })), "{reported:?}");
     }
 }
 

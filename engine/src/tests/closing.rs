@@ -339,20 +339,20 @@ fn a_document_with_too_many_actors_is_reported_once() {
     };
     (1..crate::MANY_ACTORS).for_each(&mut add);
     let mut events = store.events();
-    let mut told = || {
+    let mut reported = || {
         assert!(document.open().try_unload());
         document.heads().unwrap();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while let Some(event) = events.try_next() {
-            told.push(event.unwrap().kind);
+            reported.push(event.unwrap().kind);
         }
-        told
+        reported
     };
-    assert!(told().is_empty());
+    assert!(reported().is_empty());
     add(crate::MANY_ACTORS);
     let many = crate::MANY_ACTORS + 1;
-    assert!(matches!(told()[..], [crate::EventKind::ManyActors { actors }] if actors == many));
-    assert!(told().is_empty(), "once is enough");
+    assert!(matches!(reported()[..], [crate::EventKind::ManyActors { actors }] if actors == many));
+    assert!(reported().is_empty(), "once is enough");
     assert_eq!(document.status().unwrap().actors, many);
     assert!(document.open().try_unload());
     assert_eq!(document.status().unwrap().actors, many, "the store records it too");

@@ -160,19 +160,19 @@ fn the_status_lists_unreadable_documents_up_to_a_limit() {
     let row = store.open_store().space(space.name()).unwrap();
     let status = &store.open_store().context.status;
     let id = |n: usize| crate::DocumentId::from_bytes((n as u128).to_be_bytes());
-    let told = || {
+    let listed = || {
         let space = store.status().spaces["default"].clone();
         (space.unreadable.len(), space.unreadable_more)
     };
     let why = || Some("no".to_owned());
     (0..crate::UNREADABLE_LISTED).for_each(|n| status.set_unreadable(row, id(n), why()));
     status.set_unreadable(row, id(0), why());
-    assert_eq!(told(), (crate::UNREADABLE_LISTED, false));
+    assert_eq!(listed(), (crate::UNREADABLE_LISTED, false));
     status.set_unreadable(row, id(crate::UNREADABLE_LISTED), why());
-    assert_eq!(told(), (crate::UNREADABLE_LISTED, true));
+    assert_eq!(listed(), (crate::UNREADABLE_LISTED, true));
     status.set_unreadable(row, id(7), None);
     status.set_unreadable(row, id(8), Some("again".to_owned()));
-    assert_eq!(told(), (crate::UNREADABLE_LISTED - 1, true), "the omitted document is unknown");
+    assert_eq!(listed(), (crate::UNREADABLE_LISTED - 1, true), "the omitted document is unknown");
 }
 
 /// An earlier version of this software could not read it, this one can.

@@ -8,7 +8,7 @@ use crate::{ChangeError, OpenDocumentError, Options, RemoveSpaceError, Store, St
 fn with_two_spaces() -> Store {
     let store = Store::in_memory(Options::default()).unwrap();
     for name in ["gone", "stays"] {
-        store.space(name).unwrap().create(|tx| Ok(tx.put(ROOT, "of", name)?)).unwrap().0;
+        store.space(name).unwrap().create(|tx| Ok(tx.put(ROOT, "of", name)?)).unwrap();
     }
     store
 }
@@ -49,7 +49,7 @@ fn handles_of_a_removed_space_fail_and_a_new_space_is_empty() {
     let again = store.space("gone").unwrap();
     assert_eq!(again.documents().unwrap(), []);
     assert!(document.change(|tx| Ok(tx.put(ROOT, "k", 1)?)).is_err(), "an old handle became valid");
-    again.create(|_| Ok(())).unwrap().0;
+    again.create(|_| Ok(())).unwrap();
     assert_eq!(again.documents().unwrap().len(), 1);
     store.close().unwrap();
 }

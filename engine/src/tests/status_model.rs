@@ -158,9 +158,9 @@ impl Relay {
             entries: Vec::new(),
             bytes: 0,
         };
-        let (done, told) = self.done();
+        let (done, receiver) = self.done();
         self.open.context.log.submit_prepared(self.row, batch, ready, done);
-        if told.recv().unwrap() {
+        if receiver.recv().unwrap() {
             self.at = up_to;
         }
     }
@@ -186,9 +186,9 @@ impl Relay {
             damaged: false,
             bytes: 0,
         };
-        let (done, told) = self.done();
+        let (done, receiver) = self.done();
         self.open.context.log.submit_document(self.row, batch, ready, done);
-        told.recv().unwrap();
+        receiver.recv().unwrap();
     }
 
     fn acknowledge(&mut self) {
@@ -234,7 +234,7 @@ impl Relay {
         let cursor = Some(Bench::cursor(self.at + 10));
         let row = self.row;
         wait(|done| {
-            self.open.context.log.submit_finish_reconcile(row, cursor, through, except, done)
+            self.open.context.log.submit_finish_comparison(row, cursor, through, except, done)
         });
         self.at += 10;
     }

@@ -209,9 +209,9 @@ fn a_snapshots_operations_add_to_the_documents_count() {
     let mut theirs = author.fork(2);
     let own = author.puts(9);
     bench.append_all(id(1), &own);
-    let brought = theirs.puts(7);
+    let in_snapshot = theirs.puts(7);
     bench.receive(vec![theirs.snapshot()]);
-    assert_eq!(counted(&bench), base.stored_operations + sum(&own) + sum(&brought));
+    assert_eq!(counted(&bench), base.stored_operations + sum(&own) + sum(&in_snapshot));
     bench.check();
 }
 
@@ -268,8 +268,8 @@ fn re_authored_changes_have_the_limits_of_local_changes() {
         "{full}"
     );
     assert_eq!((hashes().len(), bench.heads(id(1))), (1, author.heads()), "nothing was done");
-    let told = crate::RejectedChangesError::from(full);
-    assert!(matches!(told, crate::RejectedChangesError::DocumentFull(_)), "{told}");
+    let error = crate::RejectedChangesError::from(full);
+    assert!(matches!(error, crate::RejectedChangesError::DocumentFull(_)), "{error}");
     pretend(&bench, before);
     replace().unwrap();
     assert_eq!(bench.heads(id(1)), again.heads());

@@ -38,8 +38,8 @@ fn walk(bench: &Bench, prefix: Prefix, documents: &[DocumentId]) -> Digest {
         .filter(|id| first <= *id.as_bytes() && *id.as_bytes() <= last)
         .copied()
         .collect();
-    let asked = [(prefix, false), (prefix, true)];
-    let branches = bench.log.branches(bench.space, &asked).unwrap();
+    let prefixes = [(prefix, false), (prefix, true)];
+    let branches = bench.log.branches(bench.space, &prefixes).unwrap();
     let mut whole = Digest::default();
     let Node::DigestEntries(digest_entries) = &branches[1].node else {
         panic!("no digest entries")
@@ -71,8 +71,8 @@ fn an_upstreams_heads_imply_their_ancestors() {
     bench.append_all(id(1), &author.puts(4));
     bench.acknowledge(1..=10);
     // It has lost the last four, and has two that are missing here.
-    let news = theirs.puts(2);
-    let received = bench.receive_apart(id(1), present(&theirs), theirs.incomings(news));
+    let new_changes = theirs.puts(2);
+    let received = bench.receive_apart(id(1), present(&theirs), theirs.incomings(new_changes));
     assert_eq!(received.touched.len(), 1);
     bench.check();
     let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
@@ -135,13 +135,13 @@ fn a_comparison_acks_every_document_that_did_not_differ() {
     bench.append_all(id(2), &authors[1].puts(1));
     let third = Author::new(3, 3);
     bench.receive_apart(id(3), present(&third), vec![]);
-    let count = bench.finish_reconcile(20, vec![id(1), id(3)]);
+    let count = bench.finish_comparison(20, vec![id(1), id(3)]);
     bench.check();
     assert_eq!(bench.outbox_kinds(), "scccccc");
     assert_eq!(count.pending.changes, 5 + 5 + 1);
     bench.reset();
     bench.check();
-    bench.finish_reconcile(21, vec![]);
+    bench.finish_comparison(21, vec![]);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("", 0));
 }
@@ -276,23 +276,23 @@ fn damaged_entries_are_counted_for_their_upstream_only() {
     let mut bench = Bench::new();
     bench.meet(1);
     bench.receive(vec![damaged(3, Some(id(1))), damaged(4, Some(id(2)))]);
-    let told = |bench: &Bench| {
+    let reported = |bench: &Bench| {
         let count = bench.count();
         (count.deferred, count.damaged, bench.log.damaged_at_relay(bench.space).unwrap())
     };
-    assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
+    assert_eq!(reported(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
     bench.meet(2);
-    assert_eq!(told(&bench), (0, 0, vec![]), "the other upstream has reported no damage");
+    assert_eq!(reported(&bench), (0, 0, vec![]), "the other upstream has reported no damage");
     bench.receive(vec![damaged(3, Some(id(3)))]);
-    assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
+    assert_eq!(reported(&bench), (1, 1, vec![Some(id(3))]));
     bench.check();
     bench.meet(1);
-    assert_eq!(told(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
+    assert_eq!(reported(&bench), (2, 2, vec![Some(id(1)), Some(id(2))]));
     bench.reset();
-    assert_eq!(told(&bench), (0, 0, vec![]));
+    assert_eq!(reported(&bench), (0, 0, vec![]));
     bench.meet(2);
     assert_eq!(
-        told(&bench),
+        reported(&bench),
         (1, 1, vec![Some(id(3))]),
         "a reset of one forgets nothing of another"
     );
@@ -301,7 +301,7 @@ fn damaged_entries_are_counted_for_their_upstream_only() {
     let database = bench.log.database();
     database.write(landfall_storage::Durability::Full, |tx| tx.execute(wrong, [])).unwrap();
     assert_eq!(bench.log.repair().unwrap().left, []);
-    assert_eq!(told(&bench), (1, 1, vec![Some(id(3))]));
+    assert_eq!(reported(&bench), (1, 1, vec![Some(id(3))]));
 }
 
 /// So many damaged entries that no more are recorded: those of other relays are removed.

@@ -122,7 +122,7 @@ fn a_flipped_bit_is_found_or_harmless() {
                 for (document, shown) in &shows {
                     let dropped = after.dropped.iter().any(|(_, dropped, _)| dropped == document);
                     if let Some(now) = read(&log, &bench, *document).filter(|_| !dropped) {
-                        assert_eq!(now, *shown, "bit {bit} after healing: {findings:#?}");
+                        assert_eq!(now, *shown, "bit {bit} after the repair: {findings:#?}");
                     }
                 }
             }
@@ -130,7 +130,7 @@ fn a_flipped_bit_is_found_or_harmless() {
         compact(&log, &CompactionOptions::EVERYTHING).ok();
         log.database().close().ok();
     }
-    println!("refused {refused}, found {found} ({repaired} healed), harmless {harmless}");
+    println!("refused {refused}, found {found} ({repaired} repaired), harmless {harmless}");
     // Most of a small file is free space on pages.
     assert!(found >= flips / 20, "refused {refused}, found {found}, harmless {harmless}");
 }

@@ -224,11 +224,11 @@ fn a_sweep_mark_that_reaches_too_far_is_repaired_without_loss() {
     assert_eq!(faults, [Fault::SweepMark]);
     assert_eq!(bench.log.repair().unwrap().left, []);
     sweep(&bench);
-    check_kept(&bench, &author, "healed");
+    check_kept(&bench, &author, "repaired");
     // Damaged bytes of a deleted document are never received again; its orphaned edits must stay.
     damage("UPDATE document SET document = zeroblob(16)");
     bench.log.repair().unwrap();
     damage("UPDATE document SET document = x'01010101010101010101010101010101'");
     bench.log.repair().unwrap();
-    check_kept(&bench, &author, "healed again");
+    check_kept(&bench, &author, "repaired again");
 }

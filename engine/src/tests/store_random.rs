@@ -145,8 +145,8 @@ impl World {
 
     /// The relay's changes of others arrive, sometimes out of order.
     fn pull(&mut self) {
-        let news = std::mem::take(&mut self.relays[self.at].news);
-        let mut entries: Vec<Incoming> = news
+        let new_changes = std::mem::take(&mut self.relays[self.at].news);
+        let mut entries: Vec<Incoming> = new_changes
             .into_iter()
             .map(|(document, change)| {
                 let deleted = self.bench.log.deleted(self.bench.space, &document).unwrap();
@@ -220,7 +220,7 @@ impl World {
             self.bench.receive_apart(document, holding, entries);
             self.bench.check();
         }
-        self.bench.finish_reconcile(through.0, except);
+        self.bench.finish_comparison(through.0, except);
     }
 
     fn switch(&mut self) {

@@ -128,15 +128,19 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     let body = body.unwrap();
     let mut changed = body.clone();
     changed[40] ^= 1;
-    let told = |hash, heads, body| Incoming::Snapshot { offset, document, hash, heads, body };
+    let snapshot_of =
+        |hash, heads, body| Incoming::Snapshot { offset, document, hash, heads, body };
     // A few bytes that claim a document for which automerge would take gigabytes.
     let claims = claiming(300_000);
     let bad = [
-        (told([1; 32], heads.clone(), Some(body.clone())), "SHA-256"),
-        (told(hash, heads[..0].to_vec(), Some(body)), "heads"),
-        (told(landfall_compaction::hash_of(&changed), heads.clone(), Some(changed)), "automerge"),
+        (snapshot_of([1; 32], heads.clone(), Some(body.clone())), "SHA-256"),
+        (snapshot_of(hash, heads[..0].to_vec(), Some(body)), "heads"),
         (
-            told(landfall_compaction::hash_of(&claims), heads.clone(), Some(claims)),
+            snapshot_of(landfall_compaction::hash_of(&changed), heads.clone(), Some(changed)),
+            "automerge",
+        ),
+        (
+            snapshot_of(landfall_compaction::hash_of(&claims), heads.clone(), Some(claims)),
             "300000 changes",
         ),
     ];
@@ -153,7 +157,7 @@ fn a_bad_snapshot_rejects_its_document_alone() {
     bench.check();
     assert_eq!(bench.count().deferred, 4, "they are kept, with the reason");
     // A snapshot with missing parts may arrive again.
-    let received = bench.receive(vec![told([2; 32], heads, None)]);
+    let received = bench.receive(vec![snapshot_of([2; 32], heads, None)]);
     assert!(received.deferred[0].1.contains("parts"), "{:?}", received.deferred);
     assert_eq!(bench.count().totals.changes, 4);
     bench.receive(vec![author.snapshot()]);

@@ -37,7 +37,7 @@ fn reject(bench: &Bench, document: DocumentId) {
     receiver.recv().unwrap().unwrap();
 }
 
-/// The upstream answers that it does not have these changes.
+/// The upstream rejects these changes: it does not have them.
 fn refuse(bench: &Bench, document: DocumentId, locals: impl IntoIterator<Item = u64>) {
     let (sender, receiver) = mpsc::channel();
     let done = Box::new(move |done| sender.send(done).unwrap());
@@ -73,7 +73,7 @@ fn a_received_change_supersedes_an_unacknowledged_one() {
     assert_eq!(received.deferred, []);
     bench.check();
     assert_eq!(bench.heads(id(1)), copy.heads());
-    // They are on no relay, and only the application can resolve that.
+    // The superseded changes are on no relay; only the application can decide what to do with them.
     assert_eq!((bench.count().totals.changes, bench.count().pending.changes), (7, 5));
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().first_unacked), ("", None));
     assert_eq!(bench.log.rejected(bench.space).unwrap()[0].document, id(1));
@@ -84,7 +84,7 @@ fn a_received_change_supersedes_an_unacknowledged_one() {
     // An echo of a change that was being pushed is no error.
     let echo = Incoming::Echo { document: id(1), hash: unsent[0].hash };
     bench.receive(vec![echo]);
-    // They are made again.
+    // They are re-authored.
     let mut again = copy.fork(3);
     let new = again.puts(2).into_iter().map(|change| local(&bench, change)).collect();
     let old = unsent.iter().map(|unsent| unsent.hash).collect();
@@ -144,8 +144,8 @@ fn rejected_changes_are_retried_or_replaced() {
     assert_eq!(bench.compact().changes, 6);
 }
 
-/// The relay has accepted a change, and its answer is still on the way. Made again, the content would
-/// be duplicated.
+/// The relay has accepted a change, and its answer is still on the way. If the change were re-authored,
+/// its content would be duplicated.
 #[test]
 fn sent_and_unanswered_changes_are_never_re_authored() {
     let (mut bench, mut author) = met();
@@ -204,19 +204,19 @@ fn a_locally_deleted_document_stays_deleted() {
         bench.check();
     }
     assert_eq!(bench.rows(), 2);
-    // None of it is admitted again, neither from here nor from the relay.
+    // No change of it is admitted any more, neither a local nor a received one.
     let change = author.put("more", "edits");
     let appended = bench.log.append(Durability::Full, vec![local(&bench, change.clone())], |_| ());
     assert!(matches!(appended, Err(WriteError::Job(AppendError::History(HistoryError::Deleted)))));
     let received = bench.receive(vec![author.incoming(change), author.snapshot()]);
     assert_eq!((received.deferred.len(), received.touched.len()), (0, 0));
     bench.check();
-    // The upstream deletes it, too: it holds the local tombstone.
+    // The upstream's tombstone acknowledges the local one.
     let received = bench.receive(vec![tombstone(id(1))]);
     assert_eq!(received.deleted, []);
     bench.check();
     assert_eq!((bench.outbox_kinds().as_str(), bench.count().pending.changes), ("cc", 2));
-    // Another one still has it.
+    // Another upstream still has it.
     bench.meet(2);
     bench.receive_apart(id(1), Holding::Present(vec![author.heads()[0].0]), vec![]);
     bench.check();
@@ -333,16 +333,16 @@ fn a_snapshot_supersedes_unsent_changes() {
     assert_eq!(bench.outbox_kinds(), "cc");
     // If the relay holds the conflicting change, the snapshot is deferred, and nothing blocks.
     let mut acked = copy.fork(1);
-    let mut way = copy.fork(1);
-    bench.append_all(id(1), &[acked.put("held", "there")]);
+    let mut conflicting = copy.fork(1);
+    bench.append_all(id(1), &[acked.put("one", "acknowledged")]);
     let locals: Vec<u64> = bench.outbox().iter().map(|change| change.local.0).collect();
     bench.acknowledge(locals);
-    way.put("way", "in the");
-    let received = bench.receive(vec![way.snapshot()]);
+    conflicting.put("other", "conflicting");
+    let received = bench.receive(vec![conflicting.snapshot()]);
     assert_eq!((received.superseded.len(), received.deferred.len()), (0, 1));
     bench.check();
     bench.compact();
-    let received = bench.receive(vec![way.snapshot()]);
+    let received = bench.receive(vec![conflicting.snapshot()]);
     assert_eq!((received.touched.len(), bench.count().deferred), (0, 1));
     bench.check();
 }

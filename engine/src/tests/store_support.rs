@@ -143,11 +143,15 @@ impl Bench {
         receiver.recv().unwrap().unwrap().value
     }
 
-    pub(super) fn finish_reconcile(&mut self, through: u64, except: Vec<DocumentId>) -> SpaceCount {
+    pub(super) fn finish_comparison(
+        &mut self,
+        through: u64,
+        except: Vec<DocumentId>,
+    ) -> SpaceCount {
         let (sender, receiver) = mpsc::channel();
         let done = Box::new(move |done| sender.send(done).unwrap());
         let cursor = Some(Self::cursor(1_000));
-        self.log.submit_finish_reconcile(self.space, cursor, Local(through), except, done);
+        self.log.submit_finish_comparison(self.space, cursor, Local(through), except, done);
         self.at = 1_000;
         receiver.recv().unwrap().unwrap().value.0
     }

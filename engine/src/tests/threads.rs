@@ -99,7 +99,7 @@ fn after_a_panic_of_the_link_waiters_fail_and_connect_restarts_it() {
     assert!(matches!(store.check_blocking(), Err(CheckError::Offline { .. })));
     store.go_online();
     assert_eq!(store.status().link, LinkStatus::Offline);
-    // A new thread reads the wishes again.
+    // A new thread reads the commands again.
     store.connect(UNREACHABLE).unwrap();
     let timed_out = store.flush_blocking(Duration::from_millis(50)).unwrap_err();
     assert!(matches!(timed_out, FlushError::TimedOut { .. }), "{timed_out:?}");

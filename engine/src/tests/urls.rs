@@ -49,11 +49,11 @@ fn a_server_that_is_not_a_relay_is_reported_as_such() {
         ("is not a Landfall relay", true),
         ("the handshake with", false),
     ] {
-        let said = |status: &Status| {
+        let is_reported = |status: &Status| {
             let why = status.last_error.as_deref().unwrap_or_default();
             why.contains(says) && status.wrong_url == wrong
         };
-        store.watch().until_blocking(said).unwrap();
+        store.watch().until_blocking(is_reported).unwrap();
     }
     // A finding about one URL does not apply to another.
     let wrong = |status: &Status| status.wrong_url;

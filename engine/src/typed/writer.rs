@@ -56,7 +56,7 @@ impl<'a, 'tx> Writer<'a, 'tx> {
     /// Writes a plain value.
     fn write(&mut self, obj: &ObjId, prop: Prop, value: ScalarValue) -> Result<(), AutomergeError> {
         self.seen.at(obj, &prop, None);
-        let standing = match self.tx.get(obj, prop.clone())? {
+        let existing = match self.tx.get(obj, prop.clone())? {
             None if matches!(prop, Prop::Map(_)) && value == ScalarValue::Null => return Ok(()),
             Some((Value::Object(ObjType::Text), text)) => match value {
                 ScalarValue::Str(value) => return self.edit_text(&text, &value),
@@ -65,12 +65,12 @@ impl<'a, 'tx> Writer<'a, 'tx> {
             None | Some((Value::Object(_), _)) => {
                 return self.tx.put(obj, prop, compatibility::signed(value));
             }
-            Some((Value::Scalar(standing), _)) => standing.into_owned(),
+            Some((Value::Scalar(existing), _)) => existing.into_owned(),
         };
-        if says_the_same(&standing, &value) {
+        if says_the_same(&existing, &value) {
             return Ok(());
         }
-        match (standing, value) {
+        match (existing, value) {
             (ScalarValue::Counter(counter), ScalarValue::Int(value)) => {
                 let by = value.wrapping_sub(i64::from(&counter));
                 self.tx.increment(obj, prop, by)

@@ -49,7 +49,7 @@ fn each_call_sees_all_earlier_commits() {
         assert_eq!(read.status().unwrap().changes, n as u64 + 1);
     }
     assert!(matches!(reader.space("later"), Err(SpaceError::Unknown(_))));
-    writer.space("later").unwrap().create(|_| Ok(())).unwrap().0;
+    writer.space("later").unwrap().create(|_| Ok(())).unwrap();
     assert_eq!(reader.space("later").unwrap().documents().unwrap().len(), 1);
     assert_eq!(reader.status().spaces.len(), 2);
     assert_eq!(reader.spaces().len(), 2);
@@ -109,7 +109,7 @@ fn a_space_that_the_writer_removes_disappears_from_the_reader() {
     assert!(read.read(|_| ()).is_err(), "its documents are not shown");
     assert!(matches!(reader.space("s"), Err(SpaceError::Unknown(_))));
     // Another space of the same name is another space.
-    writer.space("s").unwrap().create(|_| Ok(())).unwrap().0;
+    writer.space("s").unwrap().create(|_| Ok(())).unwrap();
     assert_eq!(reader.space("s").unwrap().documents().unwrap().len(), 1);
     assert!(space.documents().is_err(), "an old handle became valid");
 }

@@ -92,7 +92,7 @@ fn invalid_names_and_urls_are_refused() {
 fn flush_offline_reports_the_pending_changes() {
     let store = Store::in_memory(Options::default()).unwrap();
     store.flush_blocking(Duration::from_secs(60)).unwrap();
-    store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
+    store.space("default").unwrap().create(|_| Ok(())).unwrap();
     let error = store.flush_blocking(Duration::from_secs(60)).unwrap_err();
     let FlushError::Offline { pending, .. } = &error else { panic!("{error}") };
     assert_eq!(pending.changes, 1);

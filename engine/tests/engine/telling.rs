@@ -39,7 +39,7 @@ fn the_status_can_be_awaited_on_any_executor() {
         let store = store.clone();
         std::thread::spawn(move || {
             let space = store.space("default").unwrap();
-            space.create(|_| Ok(())).unwrap().0;
+            space.create(|_| Ok(())).unwrap();
         })
     };
     let status = watch.until_blocking(|status| status.pending().changes == 1).unwrap();

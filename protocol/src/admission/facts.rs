@@ -23,10 +23,10 @@ pub struct Named {
 impl Named {
     /// Collects the names from `changes`.
     pub fn by(changes: &[CheckedChange]) -> Self {
-        let brought: BTreeSet<&ChangeHash> = changes.iter().map(|change| &change.hash).collect();
+        let included: BTreeSet<&ChangeHash> = changes.iter().map(|change| &change.hash).collect();
         let dependencies = changes.iter().flat_map(|change| &change.dependencies);
         let named: BTreeSet<&ChangeHash> =
-            dependencies.filter(|hash| !brought.contains(hash)).collect();
+            dependencies.filter(|hash| !included.contains(hash)).collect();
         let actors: BTreeSet<&ActorId> =
             changes.iter().flat_map(|change| &change.other_actors).collect();
         let (changes, actors) =

@@ -184,9 +184,9 @@ impl HistoryError {
     /// The code and class of the nack.
     pub fn nack(&self) -> (Code, NackClass) {
         match self {
-            Self::MissingDependency { .. } => (Code::MISSING_DEPENDENCY, NackClass::RECONCILE),
-            Self::SequenceGap { .. } => (Code::SEQUENCE_GAP, NackClass::RECONCILE),
-            Self::UnknownActor { .. } => (Code::UNKNOWN_ACTOR, NackClass::RECONCILE),
+            Self::MissingDependency { .. } => (Code::MISSING_DEPENDENCY, NackClass::REPUSH),
+            Self::SequenceGap { .. } => (Code::SEQUENCE_GAP, NackClass::REPUSH),
+            Self::UnknownActor { .. } => (Code::UNKNOWN_ACTOR, NackClass::REPUSH),
             Self::ConflictingSequence { .. } => (Code::CONFLICTING_SEQUENCE, NackClass::REFUSED),
             Self::Counter { .. } | Self::CounterHole { .. } => (Code::COUNTER, NackClass::REFUSED),
             Self::OverBudget(_) => (Code::DOCUMENT_FULL, NackClass::REFUSED),

@@ -159,8 +159,9 @@ impl Reply<'_> {
     }
 
     fn written(&self) -> Vec<u8> {
-        let room: usize = self.chunks.iter().map(|chunk| chunk.len() + 10).sum();
-        let mut out = Vec::with_capacity(256 + 32 * (self.heads.len() + self.need.len()) + room);
+        let capacity: usize = self.chunks.iter().map(|chunk| chunk.len() + 10).sum();
+        let mut out =
+            Vec::with_capacity(256 + 32 * (self.heads.len() + self.need.len()) + capacity);
         out.push(0x42);
         write_hashes(&mut out, self.heads);
         write_hashes(&mut out, self.need);
@@ -295,8 +296,8 @@ fn filter(bytes: &[u8]) -> Result<(BloomFilter, u32), SyncError> {
         return Ok((BloomFilter::default(), 0));
     }
     let there = bytes_left as u64 * 8;
-    let asked = entries.checked_mul(bits).ok_or_else(|| bad.clone())?;
-    if !(1..=there).contains(&asked) || !(1..=limits::SYNC_PROBES).contains(&probes) {
+    let stated_bits = entries.checked_mul(bits).ok_or_else(|| bad.clone())?;
+    if !(1..=there).contains(&stated_bits) || !(1..=limits::SYNC_PROBES).contains(&probes) {
         return Err(bad);
     }
     let entries = u32::try_from(entries).map_err(|_| bad.clone())?;

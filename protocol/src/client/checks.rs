@@ -85,7 +85,7 @@ impl Replica {
         if matches!(link.reported, SpacePhase::Refused { .. }) {
             return self.give_up_check(space);
         }
-        if self.features & features::RECONCILE == 0 {
+        if self.features & features::COMPARE == 0 {
             link.check = CheckState::default();
             return self.unchecked(space.clone(), ticket, Unchecked::Unsupported);
         }

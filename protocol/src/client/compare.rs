@@ -1,4 +1,4 @@
-//! Reconciliation: compares the documents of the two ends after the relay's log turned out to be
+//! Comparison: compares the documents of the two ends after the relay's log turned out to be
 //! another one, after the application changed its filter, and periodically to find drift.
 //!
 //! The walk descends from the root of the digests, only where they differ. Each document that

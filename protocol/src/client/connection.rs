@@ -277,7 +277,7 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Fetch(_) => "fetch",
         Frame::Document(_) => "document",
         Frame::Refilter(_) => "refilter",
-        Frame::Reconciled(_) => "reconciled",
+        Frame::Compared(_) => "compared",
         Frame::Ephemeral(_) => "ephemeral",
         Frame::Resend(_) => "resend",
         Frame::Resent(_) => "resent",

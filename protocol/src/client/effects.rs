@@ -74,8 +74,8 @@ pub enum ReplicaEffect {
     StoreDocument(DocumentBatch),
     /// The comparison is complete. In one transaction, set the cursor, and record everything up to
     /// `through` as acked, except `except`. Answer with
-    /// [`handle_reconciled`](super::Replica::handle_reconciled).
-    FinishReconcile {
+    /// [`handle_compared`](super::Replica::handle_compared).
+    FinishComparison {
         /// The space.
         space: SpaceName,
         /// The new end of the copy of the log; `None` for an empty log.

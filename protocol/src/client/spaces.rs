@@ -86,7 +86,7 @@ impl Replica {
         let (subscription, space) = (link.subscription, space.clone());
         let ResumePoint { cursor, acknowledged, holds, filter, partial } = point;
         link.filter = filter.clone();
-        let knows = features::SNAPSHOTS | features::RECONCILE;
+        let knows = features::SNAPSHOTS | features::COMPARE;
         if self.features & knows == knows {
             link.receiver.begin(cursor, partial);
             let subscribe =
@@ -110,7 +110,7 @@ impl Replica {
 
     /// The application changed a space's filter. The store has recorded it.
     pub fn handle_filter(&mut self, space: &SpaceName, filter: Filter) {
-        let can = features::FILTERS | features::RECONCILE;
+        let can = features::FILTERS | features::COMPARE;
         let can = self.is_ready() && self.features & can == can;
         let Some(link) = self.spaces.get_mut(space).filter(|_| can) else {
             return self.subscribe_again(space);

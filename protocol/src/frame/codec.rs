@@ -132,7 +132,7 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
         Frame::Fetch(body) => write(message, kind::FETCH, body),
         Frame::Document(body) => write(message, kind::DOCUMENT, body),
         Frame::Refilter(body) => write(message, kind::REFILTER, body),
-        Frame::Reconciled(body) => write(message, kind::RECONCILED, body),
+        Frame::Compared(body) => write(message, kind::COMPARED, body),
         _ => debug_assert!(false, "a frame that `encode_into` cannot encode"),
     }
 }
@@ -285,7 +285,7 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::FETCH => Frame::Fetch(read(kind, body)?),
         kind::DOCUMENT => Frame::Document(read(kind, body)?),
         kind::REFILTER => Frame::Refilter(read(kind, body)?),
-        kind::RECONCILED => Frame::Reconciled(read(kind, body)?),
+        kind::COMPARED => Frame::Compared(read(kind, body)?),
         kind::RESEND => Frame::Resend(read(kind, body)?),
         kind::RESENT => Frame::Resent(read(kind, body)?),
         kind::REPAIRED => Frame::Repaired(read(kind, body)?),
@@ -364,7 +364,7 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
         | Frame::Part(_)
         | Frame::UploadFrom(_)
         | Frame::PushEntry(_)
-        | Frame::Reconciled(_)
+        | Frame::Compared(_)
         | Frame::Resent(_)
         | Frame::Repaired(_) => Ok(()),
     }

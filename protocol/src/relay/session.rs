@@ -236,7 +236,7 @@ impl Session {
                 }
             }
             Frame::Refilter(refilter) => self.handle_refilter(refilter),
-            Frame::Reconciled(subscription) => self.handle_reconciled(subscription),
+            Frame::Compared(subscription) => self.handle_compared(subscription),
             Frame::Digest(query) => self.handle_digest(query),
             Frame::Fetch(fetch) => self.handle_fetch(fetch),
             Frame::PushEntry(entry) => self.handle_push_entry(entry, rights),

@@ -108,10 +108,10 @@ fn only_a_document_of_too_many_heads_is_unavailable() {
         world.settle_relay();
     }
     assert_eq!(ended(&mut world), None);
-    let told = world.session(1).sent.drain(..).collect::<Vec<_>>();
+    let messages = world.session(1).sent.drain(..).collect::<Vec<_>>();
     let is_unavailable =
         |bytes: &Vec<u8>| matches!(Message::decode(bytes), Ok(Message::Unavailable { .. }));
-    assert!(!told.is_empty() && told.iter().all(is_unavailable), "{}", told.len());
+    assert!(!messages.is_empty() && messages.iter().all(is_unavailable), "{}", messages.len());
     // The session continues, and so does the document once a message is readable.
     assert!(say(&mut world, document, &Reply::default()) > 0);
     assert_eq!(ended(&mut world), None);
@@ -127,7 +127,7 @@ fn a_query_from_before_a_second_join_is_not_answered_after_it() {
     transaction.put(ROOT, "more", 1).unwrap();
     transaction.commit();
     let (bytes, heads) = (more.get_changes(&head)[0].raw_bytes().to_vec(), more.get_heads());
-    // A question, a check and a push are in flight, all unanswered.
+    // A query, a check and a push are in flight, all unanswered.
     let name = world.clients[1].name.clone();
     let join = Message::Join { sender: &name, metadata: PeerMetadata::default(), versions: None };
     let say = |world: &mut World, reply: &Reply<'_>| {
@@ -138,9 +138,9 @@ fn a_query_from_before_a_second_join_is_not_answered_after_it() {
     raw_only(&mut world, &join.encode());
     say(&mut world, &Reply::default());
     world.settle_relay();
-    let told: Vec<_> = world.session(1).sent.drain(1..).collect();
-    assert_eq!(told.len(), 1, "the earlier query was answered too");
-    let Ok(Message::Sync(sync)) = Message::decode(&told[0]) else { panic!("no sync") };
+    let messages: Vec<_> = world.session(1).sent.drain(1..).collect();
+    assert_eq!(messages.len(), 1, "the earlier query was answered too");
+    let Ok(Message::Sync(sync)) = Message::decode(&messages[0]) else { panic!("no sync") };
     let sync = landfall_protocol::automerge_repo::sync::SyncMessage::decode(sync.data).unwrap();
     assert_eq!((&sync.heads[..], sync.chunks.len()), (&head[..], 5));
     // Changes from a check that began before are dropped; the peer sends them again.
@@ -174,12 +174,12 @@ fn a_peer_that_forgot_its_answer_gets_it_again_a_few_times() {
     let filter = automerge::sync::BloomFilter::from_hashes(heads.iter());
     let first = [Have { filter, entries: 1, ..Have::default() }];
     let first = Reply { heads: &heads, have: &first, ..Reply::default() };
-    let mut told = 0;
+    let mut answers = 0;
     for _ in 0..3 * limits::REPO_ASKS {
-        told += say(&mut world, document, &first);
+        answers += say(&mut world, document, &first);
         assert!(world.session(1).sent.drain(..).count() <= 1);
     }
-    assert_eq!(told, 1 + usize::from(limits::REPO_ASKS));
+    assert_eq!(answers, 1 + usize::from(limits::REPO_ASKS));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! When messages are sent, and what may happen between a question and its answer.
+//! When messages are sent, and what may happen between a query and its answer.
 
 use std::time::Duration;
 
@@ -265,13 +265,13 @@ fn dependents_of_a_too_large_change_are_refused_and_others_accepted() {
     while world.carry(0) {}
     world.relay.commit_all_past(id);
     world.settle_but(1);
-    let mut told = 0;
+    let mut changes_sent = 0;
     while let Some(message) = world.session(1).sent.pop_front() {
         let Message::Sync(sync) = Message::decode(&message).unwrap() else { continue };
         let message = SyncMessage::decode(sync.data).unwrap();
         assert_eq!(message.need, []);
-        told += message.chunks.len();
+        changes_sent += message.chunks.len();
     }
-    assert_eq!(told, 3);
+    assert_eq!(changes_sent, 3);
     assert_eq!(world.heads(0, document), world.relay.log.heads(&document));
 }

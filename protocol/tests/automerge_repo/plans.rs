@@ -108,7 +108,7 @@ impl Graph {
     }
 }
 
-/// A peer with a part of a graph, and its question.
+/// A peer with a part of a graph, and its query.
 struct Case {
     graph: Graph,
     has: Set,
@@ -269,8 +269,8 @@ proptest! {
                 prop_assert_eq!(&without.unknown, &plan.unknown);
             }
         }
-        let asked: Vec<ChangeHash> = graph.all().into_iter().chain([ChangeHash([0xee; 32])]).collect();
-        let found = known(&graph.index(true), &asked).unwrap();
+        let hashes: Vec<ChangeHash> = graph.all().into_iter().chain([ChangeHash([0xee; 32])]).collect();
+        let found = known(&graph.index(true), &hashes).unwrap();
         prop_assert_eq!(found, graph.all().into_iter().collect::<Vec<_>>());
     }
 
@@ -287,8 +287,8 @@ proptest! {
         }
         write(&mut ours, &mut rng, 20);
         write(&mut theirs, &mut rng, apart);
-        let asked = theirs.generate_sync_message(&mut state).unwrap();
-        let bytes = asked.clone().encode();
+        let message = theirs.generate_sync_message(&mut state).unwrap();
+        let bytes = message.clone().encode();
         let question = SyncRequest::of(SyncMessage::decode(&bytes).unwrap(), Offset(0));
         let index = index_of(&ours);
         let plan = Plan::of(&index, &question).unwrap();
@@ -296,7 +296,7 @@ proptest! {
         let planned: Set = plan.offsets.iter().map(at).collect();
         // As the relay sends it: without flags.
         let mut state = State::new();
-        ours.receive_sync_message(&mut state, asked).unwrap();
+        ours.receive_sync_message(&mut state, message).unwrap();
         state.their_capabilities = None;
         let answer = ours.generate_sync_message(&mut state).unwrap();
         let sent = answer.changes.iter().map(|chunk| Change::from_bytes(chunk.to_vec()).unwrap().hash());

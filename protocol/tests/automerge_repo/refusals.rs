@@ -69,16 +69,16 @@ fn missing_dependencies_are_requested() {
     let changes = bytes_of(&written(1, 0, 3));
     send(&mut world, document, &[changes[2].0], &[&changes[2].1]);
     world.settle_relay();
-    let asked = world.last_sync(1);
-    assert_eq!((asked.need, asked.have), (vec![changes[1].0], vec![Have::default()]));
-    assert_eq!(asked.heads, []);
+    let request = world.last_sync(1);
+    assert_eq!((request.need, request.have), (vec![changes[1].0], vec![Have::default()]));
+    assert_eq!(request.heads, []);
     send(&mut world, document, &[changes[2].0], &[&changes[1].1]);
     world.settle_relay();
     assert_eq!(world.last_sync(1).need, [changes[0].0]);
     send(&mut world, document, &[changes[2].0], &[&changes[0].1]);
     world.settle_relay();
-    let told = world.last_sync(1);
-    assert_eq!((told.heads, told.need), (vec![changes[2].0], vec![]));
+    let answer = world.last_sync(1);
+    assert_eq!((answer.heads, answer.need), (vec![changes[2].0], vec![]));
 }
 
 #[test]

@@ -263,7 +263,7 @@ impl Relay {
                 let next = || chunks.take_next().map(preflight);
                 let checked: Result<Vec<_>, _> = std::iter::from_fn(next).take(3).collect();
                 let more = !chunks.is_empty();
-                let asked = match &checked {
+                let unknown = match &checked {
                     Ok(changes) => self.session(id).peer.unfamiliar(ticket, changes),
                     Err(_) => Vec::new(),
                 };
@@ -271,8 +271,8 @@ impl Relay {
                     self.session(id).jobs.push_front(Job::Check(ticket, chunks));
                 }
                 match checked {
-                    Ok(changes) if !asked.is_empty() => {
-                        let next = Job::LookUp(ticket, changes, asked, more);
+                    Ok(changes) if !unknown.is_empty() => {
+                        let next = Job::LookUp(ticket, changes, unknown, more);
                         self.session(id).jobs.push_front(next);
                     }
                     checked => {
@@ -280,9 +280,9 @@ impl Relay {
                     }
                 }
             }
-            Job::LookUp(ticket, changes, asked, more) => {
+            Job::LookUp(ticket, changes, unknown, more) => {
                 let index = self.log.index(&ticket.document, true);
-                let known = index.map_or(Vec::new(), |index| known(&index, &asked).unwrap());
+                let known = index.map_or(Vec::new(), |index| known(&index, &unknown).unwrap());
                 self.with(id, |peer| peer.handle_checked(ticket, Ok(changes), &known, more));
             }
             Job::Push(pending_push) => self.push(*pending_push),
@@ -327,7 +327,7 @@ impl Relay {
         let push_verdict = match opened {
             Err(_) => Err(refusal(Code::SNAPSHOT, NackClass::REFUSED)),
             Ok(_) if !automerge.get_missing_deps(&[]).is_empty() => {
-                Err(refusal(Code::MISSING_DEPENDENCY, NackClass::RECONCILE))
+                Err(refusal(Code::MISSING_DEPENDENCY, NackClass::REPUSH))
             }
             Ok(_) if automerge.get_heads() == before => {
                 Ok(self.space.handle_duplicate_snapshot::<()>(&entry))
@@ -389,7 +389,7 @@ impl Relay {
         }
     }
 
-    /// Reads the answer to a session's oldest question, or delivers the one that was read.
+    /// Reads the answer to a session's oldest query, or delivers the one that was read.
     fn plan(&mut self, id: SessionId) {
         if let Some((ticket, planned)) = self.session(id).planned.take() {
             return self.with(id, |peer| peer.handle_planned(ticket, planned));
@@ -399,7 +399,7 @@ impl Relay {
         self.session(id).planned = Some((ticket, planned));
     }
 
-    /// Reads the answer to a session's question from the log in its present state. It is delivered
+    /// Reads the answer to a session's query from the log in its present state. It is delivered
     /// later.
     pub fn read_plan(&mut self, id: SessionId) {
         assert!(self.session(id).planned.is_none() && !self.session(id).plans.is_empty());

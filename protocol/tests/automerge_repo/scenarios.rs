@@ -230,7 +230,7 @@ fn changes_beyond_the_sessions_memory_are_read_from_the_store() {
     world.open(1, document);
     world.connect(1);
     world.settle();
-    // Each has a third of the bytes that are kept for a document with an open question.
+    // Each has a third of the bytes that are kept for a document with an open query.
     let large = "x".repeat(limits::REPO_CHANGES_BYTES / 3);
     let answers = world.relay.log.answers;
     for (number, key) in ["a", "b", "c", "d"].iter().enumerate() {

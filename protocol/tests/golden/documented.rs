@@ -43,7 +43,7 @@ fn every_code_is_in_the_page_with_its_number_and_name() {
 fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
     for (name, class) in [
         ("retry after", NackClass::RETRY_AFTER),
-        ("reconcile", NackClass::RECONCILE),
+        ("repush", NackClass::REPUSH),
         ("refused", NackClass::REFUSED),
     ] {
         assert_row(&[&class.0.to_string(), name]);
@@ -64,7 +64,7 @@ fn classes_kinds_and_flags_are_in_the_page_with_their_numbers() {
     assert_row(&[&entry_flags::SECOND_ROOT.to_string(), "second root"]);
     for (name, bit) in [
         ("snapshots", features::SNAPSHOTS),
-        ("reconcile", features::RECONCILE),
+        ("compare", features::COMPARE),
         ("filters", features::FILTERS),
         ("entries", features::ENTRIES),
         ("ephemeral", features::EPHEMERAL),
@@ -166,7 +166,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("MERGED_HEADS", limits::MERGED_HEADS as u64),
         ("HEADS_PAGE", limits::HEADS_PAGE as u64),
         ("HEADS_TOLD", limits::HEADS_TOLD as u64),
-        ("SESSION_OFFERED_HEADS", limits::SESSION_UPLOAD_HEADS as u64),
+        ("SESSION_UPLOAD_HEADS", limits::SESSION_UPLOAD_HEADS as u64),
         ("FETCH_HASHES", limits::FETCH_HASHES as u64),
         ("DOCUMENT_CLOCK_ENTRIES", limits::DOCUMENT_CLOCK_ENTRIES),
         ("SEQUENCE", limits::SEQUENCE),
@@ -183,7 +183,7 @@ fn every_count_of_the_wire_is_in_the_page() {
         ("ENTRIES_COUNT", limits::ENTRIES_COUNT as u64),
         ("OWN_RANGES", limits::OWN_RANGES as u64),
         ("BRANCHES", limits::BRANCHES as u64),
-        ("BRANCH_LEAVES", limits::BRANCH_ENTRIES as u64),
+        ("BRANCH_ENTRIES", limits::BRANCH_ENTRIES as u64),
         ("FETCH_DOCUMENTS", limits::FETCH_DOCUMENTS as u64),
         ("FILTER_DOCUMENTS", limits::FILTER_DOCUMENTS as u64),
         ("QUERIES", limits::QUERIES as u64),

@@ -44,14 +44,14 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Refilter(_) => "Refilter",
         Frame::PushEntry(_) => "PushEntry",
         Frame::Fetch(_) => "Fetch",
-        Frame::UploadFrom(_) => "Wanted",
+        Frame::UploadFrom(_) => "UploadFrom",
         Frame::SubscribeFrom(_) => "SubscribeFrom",
         Frame::Document(_) => "Document",
-        Frame::Reconciled(_) => "Reconciled",
+        Frame::Compared(_) => "Compared",
         Frame::Ephemeral(_) => "Ephemeral",
         Frame::Resend(_) => "Resend",
         Frame::Resent(_) => "Resent",
-        Frame::Repaired(_) => "Mended",
+        Frame::Repaired(_) => "Repaired",
     }
 }
 
@@ -64,7 +64,7 @@ pub fn all() -> Vec<(&'static str, Frame)> {
     examples.extend(subscriptions());
     examples.extend(changes());
     examples.extend(compacted());
-    examples.extend(reconciliation());
+    examples.extend(comparison());
     examples.extend(documents());
     examples.extend(resends());
     examples.extend([
@@ -213,7 +213,7 @@ fn compacted() -> Vec<(&'static str, Frame)> {
     ]
 }
 
-fn reconciliation() -> Vec<(&'static str, Frame)> {
+fn comparison() -> Vec<(&'static str, Frame)> {
     let cursor = Cursor { epoch: EPOCH, offset: Offset(41), scope: Scope::WHOLE_SPACE };
     let from = SubscribeFrom {
         subscription: 3,
@@ -242,7 +242,7 @@ fn reconciliation() -> Vec<(&'static str, Frame)> {
         Branch { prefix: Prefix::ROOT, node: Node::Children(children) },
         Branch { prefix: below_d, node: Node::DigestEntries(digest_entries) },
     ];
-    let bits = features::SNAPSHOTS | features::RECONCILE | features::FILTERS | features::ENTRIES;
+    let bits = features::SNAPSHOTS | features::COMPARE | features::FILTERS | features::ENTRIES;
     vec![
         ("features", Frame::Features(Features { bits })),
         ("subscribe-from", Frame::SubscribeFrom(from)),
@@ -253,7 +253,7 @@ fn reconciliation() -> Vec<(&'static str, Frame)> {
             Frame::Difference(Difference { subscription: 3, head: Offset(44), branches }),
         ),
         ("refilter", Frame::Refilter(Refilter { subscription: 3, filter })),
-        ("reconciled", Frame::Reconciled(3)),
+        ("reconciled", Frame::Compared(3)),
     ]
 }
 

@@ -92,8 +92,8 @@ impl Client {
             .documents
             .entry(document)
             .or_insert_with(|| (Automerge::new().with_actor(self.actor.clone()), 0));
-        let news = self.store.rows(&document).filter(|(local, _)| *local > *seen);
-        let changes = news
+        let new_rows = self.store.rows(&document).filter(|(local, _)| *local > *seen);
+        let changes = new_rows
             .map(|(_, change)| automerge::Change::from_bytes(change.bytes.clone()).unwrap())
             .collect::<Vec<_>>();
         automerge.apply_changes(changes).unwrap();
@@ -154,7 +154,7 @@ impl Client {
                 ReplicaEffect::SendsEphemeral { .. } | ReplicaEffect::Ephemeral { .. } => {}
                 ReplicaEffect::End(reason) => self.ended = Some(reason.to_string()),
                 job => {
-                    let finishes = matches!(job, ReplicaEffect::FinishReconcile { .. });
+                    let finishes = matches!(job, ReplicaEffect::FinishComparison { .. });
                     let writes = self.jobs.iter().any(is_arrival);
                     assert!(!finishes || !writes, "the end depends on a commit that may fail");
                     self.jobs.push_back(job);
@@ -212,9 +212,9 @@ impl Client {
             ReplicaEffect::LoadHeads { space, documents } => {
                 replica.handle_heads(&space, store.heads(&documents));
             }
-            ReplicaEffect::FinishReconcile { space, cursor, through, except } => {
-                store.finish_reconcile(upstream, cursor, through, &except);
-                replica.handle_reconciled(now, &space);
+            ReplicaEffect::FinishComparison { space, cursor, through, except } => {
+                store.finish_comparison(upstream, cursor, through, &except);
+                replica.handle_compared(now, &space);
             }
             ReplicaEffect::Checked { ticket, drifted, .. } => {
                 self.answered.push(ticket);

@@ -58,7 +58,9 @@ impl Pair {
     /// The message without the hidden features.
     fn on_the_wire(&self, frame: Frame) -> Vec<u8> {
         encode(&match frame {
-            Frame::Features(told) => Frame::Features(Features { bits: told.bits & !self.hidden }),
+            Frame::Features(features) => {
+                Frame::Features(Features { bits: features.bits & !self.hidden })
+            }
             other => other,
         })
     }
@@ -184,8 +186,8 @@ fn an_ephemeral_message_carries_its_replicas_own_name() {
     session.handle_message(NOW, &encode(&Frame::Ephemeral(nowhere)), &Everything);
     pair.run();
     let name = format!("landfall-{}", "0a".repeat(16));
-    let said: Vec<_> = pair.said.iter().map(|said| (said.count, said.sender.as_str())).collect();
-    assert_eq!(said, [(1, name.as_str()), (3, name.as_str())]);
+    let received: Vec<_> = pair.said.iter().map(|one| (one.count, one.sender.as_str())).collect();
+    assert_eq!(received, [(1, name.as_str()), (3, name.as_str())]);
     assert!(!pair.session.has_ended());
 }
 

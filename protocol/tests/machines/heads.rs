@@ -80,8 +80,8 @@ fn heads_in_several_frames_form_one_list() {
         let batch = stored(&mut link);
         assert_eq!(batch.last, number + 1 == pages);
         if batch.last {
-            let told: Vec<_> = all.iter().map(|head| head.0).collect();
-            assert!(batch.holding == Holding::Present(told), "heads are missing");
+            let expected: Vec<_> = all.iter().map(|head| head.0).collect();
+            assert!(batch.holding == Holding::Present(expected), "heads are missing");
         }
     }
     assert_eq!(link.ended, None);
@@ -91,13 +91,13 @@ fn heads_in_several_frames_form_one_list() {
 fn a_relay_that_reports_endless_heads_is_disconnected() {
     let (mut link, name) = comparing(&[document(1)]);
     give_heads(&mut link, &name, 1, 3);
-    let mut told = 0;
+    let mut sent = 0;
     while link.ended.is_none() {
-        tell(&mut link, document(1), &hashes(told, limits::HEADS_PAGE), true);
-        told += limits::HEADS_PAGE as u64;
-        assert!(told <= 2 * limits::HEADS_TOLD as u64, "{told} heads are kept");
+        tell(&mut link, document(1), &hashes(sent, limits::HEADS_PAGE), true);
+        sent += limits::HEADS_PAGE as u64;
+        assert!(sent <= 2 * limits::HEADS_TOLD as u64, "{sent} heads are kept");
     }
-    assert!(told > limits::HEADS_TOLD as u64);
+    assert!(sent > limits::HEADS_TOLD as u64);
 }
 
 #[test]

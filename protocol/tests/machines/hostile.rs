@@ -86,16 +86,19 @@ fn documents_that_are_reported_and_not_sent_end_the_session() {
     for holding in [Holding::Absent, Holding::Present(vec![[5; 32]])] {
         let (mut link, name) = checking();
         let mut rng = Rng::new(2);
-        let mut told = 0;
+        let mut listed = 0;
         let fetch = loop {
             match link.next_sent() {
                 Some(Frame::Digest(query)) => {
-                    assert!(told < limits::FETCH_DOCUMENTS, "it continues with {told} documents");
+                    assert!(
+                        listed < limits::FETCH_DOCUMENTS,
+                        "it continues with {listed} documents"
+                    );
                     tell(&mut link, &name, &query, |prefix| match prefix.depth {
                         0 | 1 => Node::Children((0..16).map(|_| digest(&mut rng)).collect()),
                         _ => {
                             let document = below(prefix, &mut rng);
-                            told += 1;
+                            listed += 1;
                             Node::DigestEntries(vec![(
                                 document,
                                 DigestEntry::of_tombstone(&document),

@@ -81,22 +81,22 @@ fn a_check_of_a_constantly_changing_space_ends_as_busy() {
     let mut link = Scripted::new(std::slice::from_ref(&name));
     link.connect();
     link.check(&name, 1);
-    let mut asked = 0;
+    let mut queries = 0;
     while let Some(Frame::Digest(query)) = link.next_sent() {
-        asked += 1;
+        queries += 1;
         let prefixes = query.prefixes.iter();
         let branches = prefixes
             .map(|prefix| Branch { prefix: *prefix, node: Node::DigestEntries(vec![]) })
             .collect();
         // The relay's log has grown meanwhile.
-        let (subscription, head) = (query.subscription, Offset(asked));
+        let (subscription, head) = (query.subscription, Offset(queries));
         link.say(&Frame::Difference(Difference { subscription, head, branches }));
         link.now = link.replica.poll_timeout();
         link.replica.handle_timeout(link.now);
         link.drain();
         link.sent.retain(|frame| matches!(frame, Frame::Digest(_)));
     }
-    assert_eq!(asked, u64::from(limits::CHECK_TRIES));
+    assert_eq!(queries, u64::from(limits::CHECK_TRIES));
     assert_eq!(link.unchecked, [(name, 1, Unchecked::Busy)]);
 }
 

@@ -115,8 +115,8 @@ fn a_client_restored_from_its_own_backup_catches_up() {
                 || backup.holds().contains(made)
         };
         let thrown: Vec<_> = thrown.into_iter().filter(|made| !kept(made)).collect();
-        let mut told = world.clients[0].store.told.clone();
-        told.extend(world.clients[0].store.holds().into_iter().map(|(_, hash)| hash));
+        let mut reported = world.clients[0].store.told.clone();
+        reported.extend(world.clients[0].store.holds().into_iter().map(|(_, hash)| hash));
         for made in &thrown {
             world.returned.remove(made);
         }
@@ -136,7 +136,7 @@ fn a_client_restored_from_its_own_backup_catches_up() {
             world.returned.retain(|made| made.0 != document || relay.contains(made));
         }
         world.reopen(0, backup);
-        world.clients[0].store.told.extend(told);
+        world.clients[0].store.told.extend(reported);
         run(&mut world, 1_000);
         settle_and_check(&mut world);
     }
@@ -197,8 +197,8 @@ fn an_offline_editors_orphaned_edits_are_reported() {
         world.disconnect(1);
     }
     settle_and_check(&mut world);
-    let told = &world.clients[1].store.told;
-    assert!(told.len() >= 4, "only {} were reported", told.len());
+    let reported = &world.clients[1].store.told;
+    assert!(reported.len() >= 4, "only {} were reported", reported.len());
     assert!(world.clients[0].store.told.is_empty(), "no acknowledged change is lost");
 }
 

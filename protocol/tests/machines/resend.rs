@@ -121,7 +121,7 @@ fn an_empty_resend_is_answered_and_a_nack_rejects_nothing() {
     assert_eq!(loads(&mut link), Some(1));
     give(&mut link, &name, Resendable::Changes(Vec::new()));
     assert_eq!(link.next_sent(), resent(0));
-    for class in [NackClass::REFUSED, NackClass::RECONCILE, NackClass::RETRY_AFTER] {
+    for class in [NackClass::REFUSED, NackClass::REPUSH, NackClass::RETRY_AFTER] {
         ask(&mut link, DOCUMENT, 2);
         loads(&mut link).unwrap();
         give(&mut link, &name, Resendable::Changes(vec![vec![1], vec![2]]));
@@ -173,8 +173,8 @@ fn a_resend_waits_for_a_running_upload_of_its_document() {
     let mut link = Scripted::new(std::slice::from_ref(&name));
     let (hash, total, heads) = ([6; 32], 3, Vec::new());
     let what = OutboxKind::Snapshot { hash, total, heads };
-    let owed = OutboxChange { local: Local(1), document: DOCUMENT, what };
-    link.outbox.insert(name.clone(), vec![owed]);
+    let unacked = OutboxChange { local: Local(1), document: DOCUMENT, what };
+    link.outbox.insert(name.clone(), vec![unacked]);
     link.connect();
     let Some(Frame::PushSnapshot(upload)) = link.next_sent() else { panic!("no offer") };
     ask(&mut link, DOCUMENT, 1);
@@ -338,8 +338,10 @@ fn a_repaired_frame_is_reported_to_the_store() {
         link.say(&Frame::Repaired(Repaired { subscription: 0, document }));
     };
     repaired(&mut link, DOCUMENT);
-    let told = link.effects.pop_front();
-    let Some(ReplicaEffect::Repaired { space, document }) = told else { panic!("{told:?}") };
+    let reported = link.effects.pop_front();
+    let Some(ReplicaEffect::Repaired { space, document }) = reported else {
+        panic!("{reported:?}")
+    };
     assert_eq!((space, document), (name, DOCUMENT));
     // Bounded: each notification costs a read. Those beyond the rate come later, and once.
     (0..10_000).for_each(|_| repaired(&mut link, DOCUMENT));
@@ -347,15 +349,15 @@ fn a_repaired_frame_is_reported_to_the_store() {
     link.effects.clear();
     repaired(&mut link, OTHER);
     assert!(link.effects.is_empty(), "{:?}", link.effects);
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    let mut reported = Vec::new();
+    while reported.len() < 2 {
         wait(&mut link);
-        told.extend(link.effects.drain(..).map(|effect| match effect {
+        reported.extend(link.effects.drain(..).map(|effect| match effect {
             ReplicaEffect::Repaired { document, .. } => document,
             other => panic!("{other:?}"),
         }));
     }
-    assert_eq!(told, [DOCUMENT, OTHER]);
+    assert_eq!(reported, [DOCUMENT, OTHER]);
     // No more are remembered than a relay may have damaged.
     let many = 2 * limits::REPAIRED_WAITING as u128;
     (0..many).for_each(|n| repaired(&mut link, DocumentId::from_bytes(n.to_be_bytes())));
@@ -394,8 +396,8 @@ fn a_resend_is_requested_only_from_capable_sessions() {
     let mut session_that_knows = session(features::ALL);
     assert!(session_that_knows.handle_lost(4, DOCUMENT, &lost));
     let sent = session_that_knows.poll_effect();
-    let asked = Resend { subscription: 4, document: DOCUMENT, changes: vec![[7; 32]] };
-    assert_eq!(sent, Some(SessionEffect::Send(Frame::Resend(asked))));
+    let resend = Resend { subscription: 4, document: DOCUMENT, changes: vec![[7; 32]] };
+    assert_eq!(sent, Some(SessionEffect::Send(Frame::Resend(resend))));
     assert!(!session_that_knows.handle_lost(4, OTHER, &lost), "outside the filter");
     assert!(!session_that_knows.handle_lost(5, DOCUMENT, &lost), "no such subscription");
     let mut older = session(features::ALL & !features::RESEND);
@@ -403,16 +405,16 @@ fn a_resend_is_requested_only_from_capable_sessions() {
     older.handle_repaired(4, DOCUMENT);
     assert_eq!(older.poll_effect(), None);
     // The answer carries its space; one over no subscription has no effect.
-    for (subscription, told) in [(5, None), (4, Some(()))] {
+    for (subscription, reported) in [(5, None), (4, Some(()))] {
         let resent = Resent { subscription, document: DOCUMENT, count: 3 };
         let message = encode(&Frame::Resent(resent));
         session_that_knows.handle_message(Moment::default(), &message, &Everything);
         let expected = SessionEffect::Resent { space: space("s"), document: DOCUMENT, count: 3 };
-        assert_eq!(session_that_knows.poll_effect(), told.map(|()| expected));
+        assert_eq!(session_that_knows.poll_effect(), reported.map(|()| expected));
     }
     // Only a relay sends requests.
-    let asked = Frame::Resend(Resend { subscription: 4, document: DOCUMENT, changes: vec![] });
-    session_that_knows.handle_message(Moment::default(), &encode(&asked), &Everything);
+    let resend = Frame::Resend(Resend { subscription: 4, document: DOCUMENT, changes: vec![] });
+    session_that_knows.handle_message(Moment::default(), &encode(&resend), &Everything);
     assert!(session_that_knows.has_ended());
 }
 
@@ -435,8 +437,8 @@ fn a_client_is_notified_of_a_document_that_it_healed() {
         assert_eq!(link.next_sent(), resent(1));
         link.now = Moment(link.now.0 + Duration::from_secs(1));
         link.say(&Frame::Repaired(Repaired { subscription: 0, document: DOCUMENT }));
-        let told = link.effects.pop_front();
-        assert!(matches!(told, Some(ReplicaEffect::Repaired { .. })), "{told:?}");
+        let effect = link.effects.pop_front();
+        assert!(matches!(effect, Some(ReplicaEffect::Repaired { .. })), "{effect:?}");
     }
 }
 
@@ -454,9 +456,9 @@ fn a_resend_request_during_a_comparison_is_answered_after_it() {
     link.effects.clear();
     ask(&mut link, DOCUMENT, 1);
     assert_eq!((loads(&mut link), link.next_sent()), (None, None));
-    link.replica.handle_reconciled(link.now, &name);
+    link.replica.handle_compared(link.now, &name);
     link.drain();
-    assert_eq!(link.next_sent(), Some(Frame::Reconciled(0)));
+    assert_eq!(link.next_sent(), Some(Frame::Compared(0)));
     assert_eq!(loads(&mut link), Some(1));
     give(&mut link, &name, Resendable::Changes(Vec::new()));
     assert_eq!(link.next_sent(), resent(0));
@@ -498,9 +500,9 @@ fn every_resend_request_is_answered() {
     // The space goes away: every request is answered.
     link.replica.handle_space_removed(link.now, &name);
     link.drain();
-    let mut told = 0;
+    let mut answers = 0;
     while let Some(Frame::Resent(Resent { count: 0, .. })) = link.next_sent() {
-        told += 1;
+        answers += 1;
     }
-    assert_eq!(told, limits::RESEND_WAITING + 1);
+    assert_eq!(answers, limits::RESEND_WAITING + 1);
 }

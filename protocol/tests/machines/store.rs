@@ -372,7 +372,7 @@ impl ModelStore {
         locals.into_iter().for_each(|local| self.hold(upstream, local));
     }
 
-    pub fn finish_reconcile(
+    pub fn finish_comparison(
         &mut self,
         upstream: Upstream,
         cursor: Option<Cursor>,

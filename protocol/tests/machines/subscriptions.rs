@@ -88,10 +88,10 @@ fn a_relay_without_room_refuses_a_subscription_and_drops_it() {
     let mut peer = Peer::new();
     assert_eq!(peer.subscribe(1, Filter::Everything), None);
     peer.session.handle_subscription_refused(1, 1);
-    let told: Vec<SessionEffect> = std::iter::from_fn(|| peer.session.poll_effect()).collect();
-    let [SessionEffect::Send(Frame::Unsubscribed(ended)), SessionEffect::Detach(1)] = &told[..]
+    let effects: Vec<SessionEffect> = std::iter::from_fn(|| peer.session.poll_effect()).collect();
+    let [SessionEffect::Send(Frame::Unsubscribed(ended)), SessionEffect::Detach(1)] = &effects[..]
     else {
-        panic!("{told:?}")
+        panic!("{effects:?}")
     };
     assert_eq!(ended.code, Code::TOO_MANY_SUBSCRIPTIONS);
 }

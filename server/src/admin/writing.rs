@@ -162,14 +162,14 @@ impl SpaceWriter {
     ) -> Result<T, StoreError> {
         let Self { store, machine, space, .. } = self;
         let (mut ask, mut answer) = (Some(ask), None);
-        let asked = store.with_history(space, &mut |view| {
+        let viewed = store.with_history(space, &mut |view| {
             answer = ask.take().map(|ask| {
                 ask(machine, &Durable { view, doubted: &std::collections::BTreeSet::new() })
             });
         });
         match answer {
             Some(answer) => Ok(answer),
-            None => Err(asked.err().unwrap_or_else(StoreError::unsupported)),
+            None => Err(viewed.err().unwrap_or_else(StoreError::unsupported)),
         }
     }
 

@@ -52,11 +52,11 @@ impl RepoDriver {
                 }
                 let more = !rest.is_empty();
                 self.push_queue.check_rest(ticket, rest);
-                let asked = self.machine.unfamiliar(ticket, &changes);
-                if asked.is_empty() {
+                let unknown = self.machine.unfamiliar(ticket, &changes);
+                if unknown.is_empty() {
                     self.machine.handle_checked(ticket, Ok(changes), &[], more);
                 } else {
-                    self.push_queue.look_up(Checked { ticket, changes, more }, asked);
+                    self.push_queue.look_up(Checked { ticket, changes, more }, unknown);
                 }
             }
             ItemResult::Checked(ticket, Err(error), _) => {

@@ -14,8 +14,8 @@ use crate::limits;
 use crate::memory::Class;
 
 impl RepoDriver {
-    /// The machine's next effect. Delivery becomes messages only while the peer reads, and only with memory for
-    /// it.
+    /// The machine's next effect. Deliveries become messages only while the peer reads, and only if there is
+    /// memory for them.
     pub(super) fn next_effect(&mut self) -> Option<PeerEffect> {
         let (peer_reads, account, grant) =
             (self.peer_reads(), &self.connection.account, &mut self.answer_grant);

@@ -66,7 +66,7 @@ pub(super) struct RemoteHeadsTable {
     state: Mutex<State>,
     /// The budgets of addresses, each shared by all sessions of its address: bytes, charged once for each
     /// recipient.
-    ephemeral_limits: Mutex<Budgets>,
+    budgets: Mutex<Budgets>,
     /// The zero of the budgets' clock.
     start: Instant,
 }
@@ -74,8 +74,8 @@ pub(super) struct RemoteHeadsTable {
 impl Default for RemoteHeadsTable {
     fn default() -> Self {
         let (rate, burst) = (limits::SHARE_EPHEMERAL_RATE, limits::SHARE_EPHEMERAL_BURST);
-        let ephemeral_limits = Mutex::new(Budgets::new(rate, burst));
-        Self { state: Mutex::default(), ephemeral_limits, start: Instant::now() }
+        let budgets = Mutex::new(Budgets::new(rate, burst));
+        Self { state: Mutex::default(), budgets, start: Instant::now() }
     }
 }
 
@@ -138,7 +138,7 @@ impl RemoteHeadsTable {
         let moment = Moment(self.start.elapsed());
         // Checked before any look-up, so that a dropped report costs no more than its read.
         if weight > limits::REPO_REMOTE_HEADS_EACH_BYTES
-            || !self.ephemeral_limits.lock().wait(share, moment).is_zero()
+            || !self.budgets.lock().wait(share, moment).is_zero()
         {
             return;
         }
@@ -154,7 +154,7 @@ impl RemoteHeadsTable {
         // newer.
         if known.is_some_and(|known| known >= timestamp && known <= now) {
             drop(state);
-            return self.ephemeral_limits.lock().spend(share, moment, weight as u64);
+            return self.budgets.lock().spend(share, moment, weight as u64);
         }
         let update = Arc::new(update);
         let mut count = 1;
@@ -166,7 +166,7 @@ impl RemoteHeadsTable {
         }
         state.keep(key, update, weight);
         drop(state);
-        self.ephemeral_limits.lock().spend(share, moment, (count * weight) as u64);
+        self.budgets.lock().spend(share, moment, (count * weight) as u64);
     }
 
     /// Ends all subscriptions of a session.

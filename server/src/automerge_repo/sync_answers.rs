@@ -71,13 +71,13 @@ impl SyncAnswers {
 
     fn begin(&mut self) -> Option<Reading> {
         let count = self.waiting.len().min(limits::REPO_QUERIES);
-        let asked: Vec<AskedSync> = self.waiting.drain(..count).collect();
-        if asked.is_empty() {
+        let queries: Vec<AskedSync> = self.waiting.drain(..count).collect();
+        if queries.is_empty() {
             return None;
         }
-        self.bytes -= asked.iter().map(|(_, request)| query_bytes(request)).sum::<usize>();
+        self.bytes -= queries.iter().map(|(_, request)| query_bytes(request)).sum::<usize>();
         let reader = self.reader.clone();
-        Some(Box::pin(async move { reader.answer_some(asked).await }))
+        Some(Box::pin(async move { reader.answer_some(queries).await }))
     }
 
     /// Waits for the next answer; pends forever if no query waits. Cancel-safe: the next call resumes
@@ -124,7 +124,7 @@ impl Outline {
     /// Whether its memory may have to be waited for.
     fn needs_room(&self, request: &SyncRequest) -> bool {
         match self {
-            Self::Done(planned) => ephemeral_bytes(planned, request) > limits::SOCKET_BUFFER_BYTES,
+            Self::Done(planned) => answer_bytes(planned, request) > limits::SOCKET_BUFFER_BYTES,
             Self::Read(_) => true,
         }
     }
@@ -142,25 +142,26 @@ impl SyncReader {
     }
 
     /// Answers queries up to the first one that needs more than its document's heads.
-    async fn answer_some(&self, asked: Vec<AskedSync>) -> Answered {
-        let asked = Arc::new(asked);
-        let outlines = match asked.first() {
+    async fn answer_some(&self, queries: Vec<AskedSync>) -> Answered {
+        let queries = Arc::new(queries);
+        let outlines = match queries.first() {
             Some((ticket, _)) => {
-                let asked = Arc::clone(&asked);
-                self.ask(ticket.document, move |store, space| outlines(store, space, &asked)).await
+                let queries = Arc::clone(&queries);
+                self.ask(ticket.document, move |store, space| outlines(store, space, &queries))
+                    .await
             }
             None => Ok(Vec::new()),
         };
-        let mut asked = Arc::unwrap_or_clone(asked);
+        let mut queries = Arc::unwrap_or_clone(queries);
         let outlines = outlines.unwrap_or_else(|failure| vec![Outline::Done(unread(failure))]);
-        let mut rest = asked.split_off(outlines.len().min(asked.len()));
-        let mut replies = VecDeque::with_capacity(asked.len());
-        let mut outlined = asked.into_iter().zip(outlines);
+        let mut rest = queries.split_off(outlines.len().min(queries.len()));
+        let mut replies = VecDeque::with_capacity(queries.len());
+        let mut outlined = queries.into_iter().zip(outlines);
         while let Some(((ticket, request), outline)) = outlined.next() {
             let holds = replies.iter().any(|reply: &SyncAnswer| reply.grant.is_some());
             if holds && outline.needs_room(&request) {
                 // Defer this query to a read of its own: no task waits for memory while it holds some.
-                let others = outlined.map(|(asked, _)| asked);
+                let others = outlined.map(|(query, _)| query);
                 let again: Vec<AskedSync> =
                     std::iter::once((ticket, request)).chain(others).collect();
                 drop(rest.splice(..0, again));
@@ -185,16 +186,16 @@ impl SyncReader {
             let outline = match first.take() {
                 Some(first) => Ok(first),
                 None => {
-                    let asked = Arc::clone(&request);
+                    let query = Arc::clone(&request);
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
-                        outline(store, space, &document, &asked)
+                        outline(store, space, &document, &query)
                     };
                     self.ask(document, plan).await
                 }
             };
             let (index, plan) = match outline {
                 Ok(Outline::Done(planned)) => {
-                    let grant = self.room_for(ephemeral_bytes(&planned, &request)).await;
+                    let grant = self.room_for(answer_bytes(&planned, &request)).await;
                     return (planned, grant);
                 }
                 Ok(Outline::Read(read)) => *read,
@@ -205,7 +206,7 @@ impl SyncReader {
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
                 Ok(Some(planned)) => {
-                    let (needs, has) = (ephemeral_bytes(&planned, &request), grant.as_ref());
+                    let (needs, has) = (answer_bytes(&planned, &request), grant.as_ref());
                     let is_little = needs <= limits::SOCKET_BUFFER_BYTES;
                     if is_little || has.is_some_and(|grant| grant.bytes() >= needs) || is_last {
                         return (planned, grant);
@@ -239,8 +240,8 @@ impl SyncReader {
         ask: impl Fn(&dyn LogStore, &SpaceName) -> Result<T, StoreError> + Send + Sync + 'static,
     ) -> Result<T, StoreFailure> {
         let ask = Arc::new(ask);
-        let mut asked = self.ask_once(&ask).await;
-        if asked.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
+        let mut outcome = self.ask_once(&ask).await;
+        if outcome.as_ref().is_err_and(|error| error.damaged_index().is_some()) {
             tracing::error!(%document, "a packed index is damaged; rebuilding it");
             let (done, made) = oneshot::channel();
             let done = Box::new(move |ok| {
@@ -249,7 +250,7 @@ impl SyncReader {
             });
             self.compactor.rebuild(self.space.clone(), document, done);
             if made.await.unwrap_or(false) {
-                asked = self.ask_once(&ask).await;
+                outcome = self.ask_once(&ask).await;
             }
         }
         let failed = |error: &StoreError| {
@@ -260,7 +261,7 @@ impl SyncReader {
             Some(_) => StoreFailure::Damaged,
             None => error.failure,
         };
-        asked.inspect_err(failed).map_err(failure)
+        outcome.inspect_err(failed).map_err(failure)
     }
 
     async fn ask_once<T, F>(&self, ask: &Arc<F>) -> Result<T, StoreError>
@@ -270,12 +271,12 @@ impl SyncReader {
     {
         let turn = self.page_reads.take(self.account.key()).await;
         let (store, space, ask) = (Arc::clone(&self.store), self.space.clone(), Arc::clone(ask));
-        let asked = tokio::task::spawn_blocking(move || {
-            let asked = ask(&*store, &space);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = ask(&*store, &space);
             drop(turn);
-            asked
+            outcome
         });
-        asked.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
+        outcome.await.unwrap_or_else(|error| Err(StoreError::of_panic(error)))
     }
 }
 
@@ -296,7 +297,7 @@ fn query_bytes(request: &SyncRequest) -> usize {
 
 /// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
 /// also as the common heads; and the peer's heads that it requests.
-fn ephemeral_bytes(planned: &Planned, request: &SyncRequest) -> usize {
+fn answer_bytes(planned: &Planned, request: &SyncRequest) -> usize {
     let message = match planned {
         Planned::LogState(LogState::Present { heads, .. }) => 2 * 32 * heads.len(),
         Planned::LogState(LogState::Absent) => 32 * request.heads.len(),

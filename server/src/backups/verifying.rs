@@ -75,9 +75,9 @@ fn run(command: &[OsString], copy: &Path) -> Result<(u64, String), String> {
     // Held until the child has ended: the child exits when this pipe closes, so also when this process dies.
     let _input = child.stdin.take();
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let said = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let errors = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let value: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|_| format!("the child ended with {}: {}", output.status, said()))?;
+        .map_err(|_| format!("the child ended with {}: {}", output.status, errors()))?;
     let damage =
         value["damage"].as_u64().ok_or("the child's answer lacks the number of damaged places")?;
     Ok((damage, value["first"].as_str().unwrap_or_default().to_owned()))

@@ -35,14 +35,14 @@ impl CompactionMemory {
     /// `bytes` bytes, if the request has been granted by now; else `None`: the request stays queued, and the
     /// next look asks again.
     pub(super) fn take(&self, bytes: usize) -> Option<Granted> {
-        let mut asked = self.asked.lock();
+        let mut request = self.asked.lock();
         // The candidate may be another document than at the last look.
-        let before = asked.take().filter(|before| before.bytes == bytes);
+        let before = request.take().filter(|before| before.bytes == bytes);
         let mut this = before.unwrap_or_else(|| self.ask(bytes));
         match this.pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(granted) => Some(granted),
             Poll::Pending => {
-                *asked = Some(this);
+                *request = Some(this);
                 None
             }
         }

@@ -54,7 +54,7 @@ impl MessageMemory {
         self.0.as_mut().map(|(message, _)| message.split(Class::Push, 2 * bytes))
     }
 
-    /// The memory of a question of `bytes` bytes until it is answered. It counts as intake, since a task
+    /// The memory of a query of `bytes` bytes until it is answered. It counts as intake, since a task
     /// that waits for answer memory must not hold any. `None` if the message was small.
     pub(crate) fn of_query(&mut self, bytes: usize) -> Option<Grant> {
         self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))
@@ -235,11 +235,11 @@ mod tests {
         let mut waits = pin!(other.reserve(Class::Intake, 1 << 20));
         assert!(waits.as_mut().poll(&mut cx).is_pending());
         assert!(pin!(paid(&checker, &holds, reservation.since())).poll(&mut cx).is_pending());
-        let told = tokio::time::timeout(
+        let outcome = tokio::time::timeout(
             Duration::from_secs(20),
             paid(&checker, &holds, old(&reservation)),
         );
-        let Ok(Err(wait)) = told.await else { panic!("it waits while it holds the memory") };
+        let Ok(Err(wait)) = outcome.await else { panic!("it waits while it holds the memory") };
         assert!(wait > Duration::from_secs(3_000));
         // Without memory it waits without a time limit.
         let reservation = MessageMemory::default().of_push(1_000);

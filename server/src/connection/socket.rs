@@ -76,8 +76,8 @@ fn is_misused(error: &Error) -> bool {
     }
 }
 
-/// Opens a WebSocket over an upgraded HTTP connection. Returns with it the number of bytes that the system has
-/// accepted so far.
+/// Opens a WebSocket over an upgraded HTTP connection. Returns with it the number of bytes that the system
+/// has accepted so far.
 pub(super) async fn open(
     upgraded: Upgraded,
     metrics: Arc<Metrics>,

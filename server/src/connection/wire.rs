@@ -583,8 +583,8 @@ mod tests {
             let (found, other) = read(&out);
             assert!(found == expected, "seed {seed}, size {size}");
             // Invalid text is detected earlier: its session ends in either case.
-            let told = ["UTF-8", "without closing", "Space limit"];
-            let either = |end: &str| told.iter().any(|what| end.contains(what));
+            let reasons = ["UTF-8", "without closing", "Space limit"];
+            let either = |end: &str| reasons.iter().any(|what| end.contains(what));
             let is_same = other[..12] == end[..12] || either(&other) && either(&end);
             assert!(is_same, "seed {seed}: {other}, {end}");
             seen += found.len();

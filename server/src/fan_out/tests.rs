@@ -41,12 +41,12 @@ fn message(document: DocumentId, count: u64) -> Broadcast {
 }
 
 fn offsets(mailbox: &Mailbox) -> (Vec<u64>, bool) {
-    let (news, behind) = mailbox.take();
-    let offset = |news| match news {
+    let (deliveries, behind) = mailbox.take();
+    let offset = |delivery| match delivery {
         Delivery::Entry(commit, at) => commit.entries[at].entry.offset.0,
         other => panic!("{other:?}"),
     };
-    (news.into_iter().map(offset).collect(), behind)
+    (deliveries.into_iter().map(offset).collect(), behind)
 }
 
 fn counts(mailbox: &Mailbox) -> Vec<u64> {
@@ -174,11 +174,11 @@ fn a_full_mailbox_drops_the_oldest_messages_and_keeps_entries() {
             Broadcast { data, ..message(document(1), count) }
         ));
     }
-    let (news, behind) = mailbox.take();
-    assert!(!behind && matches!(news[0], Delivery::Entry(_, 0)));
-    let kept: Vec<u64> = news[1..]
+    let (deliveries, behind) = mailbox.take();
+    assert!(!behind && matches!(deliveries[0], Delivery::Entry(_, 0)));
+    let kept: Vec<u64> = deliveries[1..]
         .iter()
-        .map(|news| match news {
+        .map(|delivery| match delivery {
             Delivery::Ephemeral(message) => message.count,
             other => panic!("{other:?}"),
         })
@@ -327,8 +327,9 @@ fn queued_messages_take_reserved_memory() {
     assert!(kept > 0 && kept < 100, "{kept} of 100 mailboxes keep the entry");
     assert!(used >= kept * (half - limits::MAILBOX_FREE_BYTES) && used <= memory.limit() / 2);
     // The other sessions read the store, and receive later entries.
-    let told = mailboxes.iter().map(|mailbox| offsets(mailbox).1).filter(|behind| *behind).count();
-    assert_eq!((told, memory.used(Class::Answer)), (100 - kept, 0));
+    let notified =
+        mailboxes.iter().map(|mailbox| offsets(mailbox).1).filter(|behind| *behind).count();
+    assert_eq!((notified, memory.used(Class::Answer)), (100 - kept, 0));
     // The same for ephemeral messages, but only the oldest are dropped.
     let _all = memory.account(ShareKey::Relay).take(Class::Answer, memory.limit());
     let data = vec![0; limits::MAILBOX_FREE_BYTES / 4];

@@ -20,24 +20,24 @@ pub(super) struct Asked {
 /// Parses `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error text is for the client.
 pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
     let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
-    let mut asked = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
+    let mut parameters = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            "space" => asked.space = value.parse().map_err(|error| format!("{error}"))?,
-            "since" => asked.since = offset(name, value)?,
-            "before" => asked.before = Some(offset(name, value)?),
+            "space" => parameters.space = value.parse().map_err(|error| format!("{error}"))?,
+            "since" => parameters.since = offset(name, value)?,
+            "before" => parameters.before = Some(offset(name, value)?),
             "limit" => {
                 let limit = value.parse().ok();
                 let allowed = |limit: &usize| (1..=limits::LISTED_DOCUMENTS).contains(limit);
-                asked.limit = limit.filter(allowed).ok_or_else(|| {
+                parameters.limit = limit.filter(allowed).ok_or_else(|| {
                     format!("`limit` is a number from 1 to {}", limits::LISTED_DOCUMENTS)
                 })?;
             }
             _ => return Err("the parameters are `space`, `since`, `before` and `limit`".to_owned()),
         }
     }
-    Ok(asked)
+    Ok(parameters)
 }
 
 fn offset(name: &str, value: &str) -> Result<Offset, String> {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_invalid_query_parameter_is_named() {
-        for (query, told) in [
+        for (query, expected) in [
             ("limit=0", "1 to 1000"),
             ("limit=1001", "1 to 1000"),
             ("limit=many", "1 to 1000"),
@@ -85,7 +85,7 @@ mod tests {
             ("offset=3", "`space`, `since`, `before` and `limit`"),
         ] {
             let error = asked(Some(query)).unwrap_err();
-            assert!(error.contains(told), "{query}: {error}");
+            assert!(error.contains(expected), "{query}: {error}");
         }
         assert!(asked_space(Some("limit=3")).unwrap_err().contains("`space`"));
     }

@@ -323,7 +323,7 @@ fn refusal_of(error: &MergeError) -> Refusal {
             refused(Code::SNAPSHOT, what)
         }
         MergeError::Worker(error @ WorkerError::Missing { .. }) => {
-            let class = NackClass::RECONCILE;
+            let class = NackClass::REPUSH;
             Refusal::new(Code::MISSING_DEPENDENCY, class, error.to_string())
         }
         // Neither error is about the upload.

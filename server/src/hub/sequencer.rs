@@ -299,7 +299,7 @@ impl Sequencer {
     ) -> Result<PushVerdict<StoreError>, Option<StoreError>> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(None) };
         let (mut ask, mut push_verdict) = (Some(ask), None);
-        let asked = self.parts.store.with_history(space, &mut |view| {
+        let viewed = self.parts.store.with_history(space, &mut |view| {
             if let Some(ask) = ask.take() {
                 push_verdict = Some(ask(&mut slot.machine, &Durable { view, doubted }));
             }
@@ -307,7 +307,7 @@ impl Sequencer {
         // A verdict counts, even if closing the view failed.
         match push_verdict {
             Some(push_verdict) => push_verdict.map_err(Some),
-            None => Err(asked.err()),
+            None => Err(viewed.err()),
         }
     }
 
@@ -319,10 +319,10 @@ impl Sequencer {
     ) -> Result<bool, StoreFailure> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(StoreFailure::Failed) };
         let (mut deleted, doubted) = (None, &BTreeSet::new());
-        let asked = self.parts.store.with_history(space, &mut |view| {
+        let viewed = self.parts.store.with_history(space, &mut |view| {
             deleted = Some(slot.machine.is_deleted(&Durable { view, doubted }, document));
         });
-        match (asked, deleted) {
+        match (viewed, deleted) {
             (_, Some(Ok(deleted))) => Ok(deleted),
             (_, Some(Err(error))) | (Err(error), None) => {
                 tracing::error!(%space, error = error.chain(), "cannot admit a snapshot upload");

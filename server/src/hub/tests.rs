@@ -244,7 +244,7 @@ async fn an_invalid_upload_is_rejected_and_leaves_nothing() {
     let missing = preflight(&all[20]).unwrap().hash.to_string();
     let lacking = bench.chunks([all[..20].concat(), all[21..].concat()].concat()).await;
     let refusal = lacking.refusal.unwrap();
-    assert_eq!((refusal.code, refusal.class), (Code::MISSING_DEPENDENCY, NackClass::RECONCILE));
+    assert_eq!((refusal.code, refusal.class), (Code::MISSING_DEPENDENCY, NackClass::REPUSH));
     assert!(refusal.what.contains(&missing), "{}", refusal.what);
     assert_eq!((lacking.count, bench.held()), (0, 0));
     let mut damaged = whole(&all);

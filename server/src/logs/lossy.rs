@@ -266,8 +266,8 @@ mod tests {
 
         /// Expects the next write, and sets its result.
         fn meets(&self, wanted: &[u8], outcome: io::Result<usize>) {
-            let asked = self.asks.recv_timeout(Duration::from_secs(20)).unwrap();
-            assert_eq!(String::from_utf8_lossy(&asked), String::from_utf8_lossy(wanted));
+            let written = self.asks.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(wanted));
             self.outcomes.send(outcome).unwrap();
         }
     }
@@ -281,8 +281,8 @@ mod tests {
         let mut setup = Setup::new(|_| ());
         setup.lossy.write_all(b"first\n").unwrap();
         // The thread blocks in its first write from here on.
-        let asked = setup.asks.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert_eq!(asked, b"first\n");
+        let written = setup.asks.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(written, b"first\n");
         let line = vec![b'x'; 1024];
         for _ in 0..limits::LOG_QUEUE_BYTES / line.len() {
             setup.lossy.write_all(&line).unwrap();

@@ -125,9 +125,9 @@ fn a_cancelled_wait_leaves_nothing_behind() {
 #[test]
 fn caches_shrink_for_reservations() {
     let memory = memory();
-    let room = memory.cache_room();
-    assert_eq!(room, 64 * MIB);
-    memory.set_cached(0, room);
+    let free_bytes = memory.cache_room();
+    assert_eq!(free_bytes, 64 * MIB);
+    memory.set_cached(0, free_bytes);
     let one = session(&memory, 1);
     let held = one.try_reserve(Class::Intake, 150 * MIB).unwrap();
     let two = session(&memory, 2);
@@ -136,7 +136,7 @@ fn caches_shrink_for_reservations() {
     assert!(poll(pin!(memory.pressed()).as_mut()).is_some(), "the caches are asked to shrink");
     let less = memory.cache_room();
     assert_eq!(less, 14 * MIB);
-    memory.set_cached(room, less);
+    memory.set_cached(free_bytes, less);
     assert!(poll(waits.as_mut()).is_some());
     drop(held);
 }
@@ -171,8 +171,8 @@ fn the_session_with_the_most_state_is_evicted() {
     assert!([&one, &two].iter().all(|account| poll(pin!(account.evicted()).as_mut()).is_none()));
     let share = modest.reserve_state(whole / 8);
     assert!(share.is_some());
-    let told = [&one, &two].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
-    assert_eq!(told.iter().filter(|told| **told).count(), 1);
+    let notified = [&one, &two].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
+    assert_eq!(notified.iter().filter(|notified| **notified).count(), 1);
     drop((first, second, little, share));
     // Accounts that hold the same do not evict each other.
     let each = |number| session(&memory, number).reserve_state(whole / 8);

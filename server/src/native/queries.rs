@@ -41,14 +41,14 @@ pub(super) enum Query {
 impl Query {
     /// Bytes that it holds until it is answered: as received, and as a copy in the read that answers it.
     pub(super) fn bytes(&self) -> usize {
-        let asked = match self {
+        let received = match self {
             Self::Digest(.., prefixes) => size_of_val(&prefixes[..]),
             Self::Fetch(.., wants) => {
                 let have = wants.iter().map(|want| size_of_val(&want.have[..])).sum::<usize>();
                 size_of_val(&wants[..]) + have
             }
         };
-        2 * asked
+        2 * received
     }
 }
 

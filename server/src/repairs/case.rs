@@ -308,14 +308,14 @@ mod tests {
         let mut now = Instant::now();
         let mut case = Case::new(now);
         case.examined(damaged(3), KNOWN, now);
-        let mut asked = BTreeSet::new();
+        let mut requested = BTreeSet::new();
         for _ in 0..100 {
-            asked.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
+            requested.extend(chosen(&mut case, &[1, 2, 3], &NOBODY, now));
             now += limits::REPAIR_ANSWER;
         }
         assert!(
-            asked.contains(&3),
-            "in {:?} only {asked:?} were asked",
+            requested.contains(&3),
+            "in {:?} only {requested:?} were asked",
             100 * limits::REPAIR_ANSWER
         );
     }

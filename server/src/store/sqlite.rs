@@ -127,11 +127,11 @@ impl SqliteStore {
     /// Records documents that were skipped because they cannot be read.
     fn note_passed(&self, what: &'static str, passed: Vec<Passed>) {
         for (space, document, error) in passed {
-            let asked = match (&space, &document) {
+            let operation = match (&space, &document) {
                 (Some(space), Some(document)) => Operation::of_document(what, space, document),
                 _ => what.into(),
             };
-            self.found.note(asked, StoreError::of_read(what, ReadError::Query(error)));
+            self.found.note(operation, StoreError::of_read(what, ReadError::Query(error)));
         }
     }
 
@@ -162,8 +162,8 @@ impl SqliteStore {
             let closed: ReadError<rusqlite::Error> = ReadError::Connection(StorageError::Closed);
             return Err(StoreError::of_read(what, closed));
         };
-        let asked = Operation::of_space(what, space);
-        let failed = |error| self.found.note(asked, StoreError::of_read(what, error));
+        let operation = Operation::of_space(what, space);
+        let failed = |error| self.found.note(operation, StoreError::of_read(what, error));
         reader.with(query).map_err(failed)
     }
 

@@ -140,7 +140,7 @@ fn history_is_limited_to_its_space_and_document() {
     let (_folder, store) = open();
     append(&store, opens(1, 1), vec![entry(1, 1), entry(2, 1)]).unwrap();
     let (document, actor) = (DocumentId::from_bytes([1; 16]), ActorId::from([2; 16]));
-    let mut asked = 0;
+    let mut calls = 0;
     let mut ask = |name: &str, document: DocumentId, found: bool| {
         let mut look = |view: &dyn landfall_protocol::admission::History<Error = StoreError>| {
             let known = KnownChange { hash: hash(2), position: Offset(2) };
@@ -150,14 +150,14 @@ fn history_is_limited_to_its_space_and_document() {
             assert_eq!(view.max_op(&document, &hash(2)).unwrap(), found.then_some(20));
             assert_eq!(view.max_op(&document, &hash(7)).unwrap(), None);
             assert_eq!(view.at_sequence(&document, &actor, 9).unwrap(), None);
-            asked += 1;
+            calls += 1;
         };
         store.with_history(&name.parse().unwrap(), &mut look).unwrap();
     };
     ask("notes", document, true);
     ask("notes", DocumentId::from_bytes([8; 16]), false);
     ask("other", document, false);
-    assert_eq!(asked, 3);
+    assert_eq!(calls, 3);
 }
 
 #[test]

@@ -200,21 +200,21 @@ fn damaged_files_are_reported_and_everything_else_is_imported() {
     fs::write(repo.join("notes.txt"), "hello").unwrap();
     fs::create_dir_all(repo.join("ab").join("cdef")).unwrap();
     let done = run(&data, &["import-repo", text(&repo), "--json"]);
-    let told = done.out();
+    let output = done.out();
     done.failed(1, &["not imported: ", "everything else was imported"]);
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let problems = told["problemList"].as_array().unwrap();
+    let output: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let problems = output["problemList"].as_array().unwrap();
     for path in [&cut, &bad, &empty] {
-        assert!(problems.iter().any(|problem| problem["path"] == text(path)), "{told}");
+        assert!(problems.iter().any(|problem| problem["path"] == text(path)), "{output}");
     }
-    assert_eq!(told["passedOver"], 2);
+    assert_eq!(output["passedOver"], 2);
     let held = held_of(&data, "default");
     assert_eq!(held[&id_of("many")].len(), 6);
     assert!(!held.contains_key(&id_of("small")));
     // Dependents of the truncated change are left out too, and reported.
     let taken = held[&id_of("long")].len();
     assert!((1..6).contains(&taken), "{taken}");
-    assert_eq!(problems.len(), 3 + (6 - taken - 1), "{told}");
+    assert_eq!(problems.len(), 3 + (6 - taken - 1), "{output}");
     run(&data, &["verify"]).ok();
     // After the repair of the file everything is imported.
     fs::write(&cut, whole).unwrap();

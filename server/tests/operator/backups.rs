@@ -20,8 +20,8 @@ fn a_backup_under_load_has_everything_acknowledged_before_it() {
         load.until(30 * (number + 1));
         let before = load.acked();
         let file = place.path(&format!("backup-{number}"));
-        let told = run(&data, &["backup", "--json", text(&file)]).json();
-        assert_eq!(told["bytes"], file.metadata().unwrap().len());
+        let report = run(&data, &["backup", "--json", text(&file)]).json();
+        assert_eq!(report["bytes"], file.metadata().unwrap().len());
         let restored = place.path(&format!("restored-{number}"));
         run(&restored, &["restore", text(&file)]).ok();
         check(&restored, &before);
@@ -102,9 +102,9 @@ fn a_restore_replaces_only_with_the_flag_and_keeps_the_old_store() {
     let relay = Served::start(&data, &[]);
     run(&data, &["restore", "--replace", text(&backup)]).failed(5, &["in use", "landfall-relay"]);
     relay.stop();
-    let told = run(&data, &["restore", "--replace", "--json", text(&backup)]).json();
+    let report = run(&data, &["restore", "--replace", "--json", text(&backup)]).json();
     assert_eq!(check(&data, &older), older);
-    let kept = Path::new(told["kept"].as_str().unwrap()).to_owned();
+    let kept = Path::new(report["kept"].as_str().unwrap()).to_owned();
     let again = place.path("again");
     run(&again, &["restore", text(&kept)]).ok();
     assert_eq!(check(&again, &newer), newer);

@@ -80,10 +80,10 @@ fn a_flipped_bit_is_reported_and_repaired() {
     conn.execute(flip, []).unwrap();
     drop(conn);
     let found = run(&data, &["verify"]);
-    let told = found.out();
+    let output = found.out();
     assert!(
-        told.contains("space notes, document automerge:") && told.contains("offset 30"),
-        "{told}"
+        output.contains("space notes, document automerge:") && output.contains("offset 30"),
+        "{output}"
     );
     found.failed(6, &["--repair"]);
     run(&data, &["verify", "--space", "notes"]).failed(6, &["--repair"]);
@@ -131,10 +131,10 @@ fn an_unreadable_page_is_reported_with_the_remedy() {
     drop(file);
     for args in [&["verify"][..], &["verify", "--repair"]] {
         let found = run(&data, args);
-        let told = found.out();
+        let output = found.out();
         let unread =
             |line: &&str| line.contains("document automerge:") && line.contains("cannot be read");
-        assert!(told.lines().filter(unread).count() >= 3, "{told}");
+        assert!(output.lines().filter(unread).count() >= 3, "{output}");
         found.failed(6, &["restore a backup", "empty data folder"]);
     }
     run(&data, &["export", "notes", "file"]).failed(6, &["restore a backup"]);
@@ -151,8 +151,8 @@ fn output_that_cannot_be_written_is_a_failure() {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let mut command = crate::support::command(&data, args);
         let done = command.stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
-        let said = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(7), "{args:?}: {said}");
-        assert!(said.contains("the output could not be written; No space left"), "{said}");
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(7), "{args:?}: {error}");
+        assert!(error.contains("the output could not be written; No space left"), "{error}");
     }
 }

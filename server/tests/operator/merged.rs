@@ -108,8 +108,8 @@ fn documents_of_merged_histories_move_completely() {
                 file = place.path(&format!("{:?} to {:?}.space", name(from), name(to)));
                 run(from, &["export", "notes", text(&file)]).ok();
             }
-            let told = run(to, &["import", text(&file), "--json"]).json();
-            assert_eq!(told["refused"], 0, "{told}");
+            let report = run(to, &["import", text(&file), "--json"]).json();
+            assert_eq!(report["refused"], 0, "{report}");
             assert_eq!(held(to), before);
             run(to, &["verify"]).ok();
         };

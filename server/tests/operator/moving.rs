@@ -24,23 +24,23 @@ fn a_space_moves_from_a_relay_under_load_to_another() {
     load.until(60);
     let before = load.acked();
     let file = place.path("notes.space");
-    let told = run(&data, &["export", "notes", text(&file), "--json"]).json();
-    assert_eq!((told["documents"].as_u64(), told["snapshots"].as_u64()), (Some(11), Some(3)));
-    assert!(told["changes"].as_u64().unwrap() >= count(&before) as u64);
+    let report = run(&data, &["export", "notes", text(&file), "--json"]).json();
+    assert_eq!((report["documents"].as_u64(), report["snapshots"].as_u64()), (Some(11), Some(3)));
+    assert!(report["changes"].as_u64().unwrap() >= count(&before) as u64);
     run(&data, &["export", "notes", text(&file)]).failed(7, &["already"]);
     run(&data, &["export", "nobody", text(&place.path("x"))]).failed(2, &["nobody"]);
     assert!(!place.path("x").exists());
     load.end();
     relay.stop();
 
-    let told = run(&other, &["import", text(&file), "--json"]).json();
-    assert_eq!((told["space"].as_str(), told["snapshots"].as_u64()), (Some("notes"), Some(3)));
-    assert_eq!(told["refused"], 0);
+    let report = run(&other, &["import", text(&file), "--json"]).json();
+    assert_eq!((report["space"].as_str(), report["snapshots"].as_u64()), (Some("notes"), Some(3)));
+    assert_eq!(report["refused"], 0);
     let there = check(&other, &first);
     check(&other, &before);
     let again = run(&other, &["import", text(&file), "--json"]).json();
     assert_eq!((again["changes"].as_u64(), again["snapshots"].as_u64()), (Some(0), Some(0)));
-    assert_eq!(again["known"], told["changes"].as_u64().unwrap() + 3);
+    assert_eq!(again["known"], report["changes"].as_u64().unwrap() + 3);
     run(&other, &["import", text(&file), "--space", "second"]).ok();
     assert_eq!(held_of(&other, "second"), there);
     // Later changes at the source are added to the target.
@@ -94,15 +94,15 @@ fn deletions_move_too_and_are_final() {
     encoder.finish(&mut file).unwrap();
     let path = place.path("deletion.space");
     std::fs::write(&path, file).unwrap();
-    let told = run(&data, &["import", text(&path), "--json"]).json();
-    assert_eq!(told["tombstones"], 1);
+    let report = run(&data, &["import", text(&path), "--json"]).json();
+    assert_eq!(report["tombstones"], 1);
     assert_eq!(held(&data).keys().collect::<Vec<_>>(), [&DocumentId::from_bytes([2; 16])]);
     let back = run(&data, &["import", text(&home), "--json"]).json();
     assert_eq!((back["deletedHere"].as_u64(), back["known"].as_u64()), (Some(10), Some(10)));
     assert_eq!(count(&held(&data)) + 10, count(&before));
     let again = place.path("again.space");
-    let told = run(&data, &["export", "notes", text(&again), "--json"]).json();
-    assert_eq!((told["documents"].as_u64(), told["tombstones"].as_u64()), (Some(2), Some(1)));
+    let report = run(&data, &["export", "notes", text(&again), "--json"]).json();
+    assert_eq!((report["documents"].as_u64(), report["tombstones"].as_u64()), (Some(2), Some(1)));
     run(&data, &["verify"]).ok();
 }
 
@@ -151,10 +151,10 @@ fn documents_are_deleted_by_command() {
     let delete = |args: &[&str]| run(&data, &[&["delete", SPACE], args].concat());
     delete(&[&ids[0], &absent]).failed(2, &["no document", &absent]);
     assert_eq!(held.len(), documents_in(&data), "nothing was deleted");
-    let told = delete(&[&ids[0], "--json"]).json();
-    assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &0.into()));
-    let told = delete(&[&ids[0], &ids[1], "--json"]).json();
-    assert_eq!((&told["deleted"], &told["deletedBefore"]), (&1.into(), &1.into()));
+    let report = delete(&[&ids[0], "--json"]).json();
+    assert_eq!((&report["deleted"], &report["deletedBefore"]), (&1.into(), &0.into()));
+    let report = delete(&[&ids[0], &ids[1], "--json"]).json();
+    assert_eq!((&report["deleted"], &report["deletedBefore"]), (&1.into(), &1.into()));
     assert_eq!(documents_in(&data), 2);
     delete(&[]).failed(2, &["no document is named", "--all"]);
     run(&data, &["delete", "absent", "--all"]).failed(2, &["no space `absent`"]);
@@ -168,6 +168,6 @@ fn documents_are_deleted_by_command() {
 
 /// Number of documents that are not deleted.
 fn documents_in(data: &Path) -> usize {
-    let told = run(data, &["inspect", "--json"]).json();
-    told["spaces"][0]["documents"].as_u64().unwrap() as usize
+    let report = run(data, &["inspect", "--json"]).json();
+    report["spaces"][0]["documents"].as_u64().unwrap() as usize
 }

@@ -413,7 +413,7 @@ async fn ephemeral_messages_reach_every_other_client_once() {
     bob.until(&mut his, &hers.heads()).await;
     let (document, server) = (shown(hers.id), alice.server.clone());
     let data = b"\xa1\x61a\x01";
-    let said = |count| Ephemeral {
+    let ephemeral = |count| Ephemeral {
         document: &document,
         sender: "alice",
         target: &server,
@@ -421,10 +421,10 @@ async fn ephemeral_messages_reach_every_other_client_once() {
         count,
         data,
     };
-    alice.say(&Repo::Ephemeral(said(1))).await;
+    alice.say(&Repo::Ephemeral(ephemeral(1))).await;
     // As returned by a peer that forwards everything it receives.
-    bob.say(&Repo::Ephemeral(said(1))).await;
-    alice.say(&Repo::Ephemeral(said(2))).await;
+    bob.say(&Repo::Ephemeral(ephemeral(1))).await;
+    alice.say(&Repo::Ephemeral(ephemeral(2))).await;
     for count in [1, 2] {
         let (sender, session) = ("alice".to_owned(), "s1".to_owned());
         let heard = Heard::Ephemeral { sender, session, count, data: data.to_vec() };
@@ -486,8 +486,8 @@ async fn large_messages_wait_for_memory_and_small_ones_do_not() {
     let mut alice = RepoClient::join(&relay, "/", "alice").await;
     alice.send(&mut hers).await;
     // She is asked for her changes; her message is large.
-    let told = alice.receive(&mut hers).await;
-    assert_eq!(told, []);
+    let received = alice.receive(&mut hers).await;
+    assert_eq!(received, []);
     let mut small = Replica::made(2, 2);
     let mut bob = RepoClient::join(&relay, "/", "bob").await;
     bob.send(&mut small).await;

@@ -21,9 +21,9 @@ async fn a_failed_fsync_is_reported_and_ends_the_relay() {
         let push = client.push(document.document, &change).await;
         assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
     }
-    let (status, told) = relay.get("/readyz").await;
+    let (status, body) = relay.get("/readyz").await;
     assert_eq!(status, 503);
-    assert!(told.contains("an fsync failed"), "{told}");
+    assert!(body.contains("an fsync failed"), "{body}");
     assert!(matches!(relay.ended().await, Err(ServeError::Fsync(_))));
 }
 
@@ -157,11 +157,11 @@ async fn a_graceful_stop_answers_accepted_pushes_and_states_the_reason() {
     drop(hold);
     assert_eq!(author.acked(push).await.count, 2);
     let (frames, close) = author.until_end().await;
-    let told = frames.iter().find_map(|frame| match frame {
+    let close_code = frames.iter().find_map(|frame| match frame {
         landfall_protocol::frame::Frame::Error(error) => Some(error.code),
         _ => None,
     });
-    assert_eq!(told, Some(Code::SHUTTING_DOWN));
+    assert_eq!(close_code, Some(Code::SHUTTING_DOWN));
     assert_eq!(close, Some(4_000 + Code::SHUTTING_DOWN.0));
     relay.ended().await.unwrap();
     let again = Relay::start(&folder).await;

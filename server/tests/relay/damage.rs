@@ -64,11 +64,11 @@ async fn a_damaged_document_is_named_and_the_others_are_served() {
     while other.get("text").is_none() {
         alice.receive(&mut other).await;
     }
-    let (status, told) = relay.get("/readyz").await;
+    let (status, text) = relay.get("/readyz").await;
     assert_eq!(status, 503);
     let name = shown(authors[1].document);
-    assert!(told.contains(&name) && told.contains("restore a backup"), "{told}");
-    assert!(!told.contains(&shown(authors[0].document)), "{told}");
+    assert!(text.contains(&name) && text.contains("restore a backup"), "{text}");
+    assert!(!text.contains(&shown(authors[0].document)), "{text}");
     assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
     // An engine that is behind receives the whole entries, and damage entries for the others. Pushes to the
     // damaged document are rejected permanently.
@@ -124,8 +124,8 @@ async fn a_damaged_index_or_table_page_does_not_block_intact_data() {
                 .all(|entry| authors.iter().any(|author| author.document == entry.document));
             assert!(named, "the index lists the documents");
         }
-        let (status, told) = relay.get("/readyz").await;
-        assert!(status == 503 && told.contains("is damaged"), "{of}: {told}");
+        let (status, body) = relay.get("/readyz").await;
+        assert!(status == 503 && body.contains("is damaged"), "{of}: {body}");
         relay.stop().await.unwrap();
     }
 }
@@ -150,9 +150,9 @@ async fn a_change_with_a_flipped_bit_is_never_sent() {
             _ => assert_eq!(entry.kind, entry_kind::CHANGE),
         }
     }
-    let (status, told) = relay.get("/readyz").await;
-    assert!(status == 503 && told.contains(&shown(document)), "{told}");
-    assert!(!told.contains("the log of"), "{told}");
+    let (status, body) = relay.get("/readyz").await;
+    assert!(status == 503 && body.contains(&shown(document)), "{body}");
+    assert!(!body.contains("the log of"), "{body}");
     assert_eq!(relay.metric("landfall_relay_damaged_places").await, 1.0);
     // A client of the other protocol receives `unavailable` for the document, and the other documents.
     let mut alice = RepoClient::join(&relay, "/spaces/notes", "alice").await;
@@ -195,8 +195,8 @@ async fn a_damaged_write_ahead_log_is_reported_at_the_start() {
     let finding = Inspection::wal_finding(copy.path()).unwrap();
     assert!(finding.damage.is_of_file() && finding.to_string().contains("write-ahead log"));
     let relay = Relay::start(&copy).await;
-    let (status, told) = relay.get("/readyz").await;
-    assert!(status == 503 && told.contains("header of the write-ahead log"), "{told}");
+    let (status, body) = relay.get("/readyz").await;
+    assert!(status == 503 && body.contains("header of the write-ahead log"), "{body}");
     assert_eq!(fs::read(copy.path().join("relay.db-wal.damaged")).unwrap(), bytes);
     // The relay continues, and the lost changes are pushed again.
     let mut client = Client::at_start(&relay).await;
@@ -229,9 +229,9 @@ async fn a_damaged_table_ends_subscriptions_with_a_reason() {
         };
         assert_eq!((ended.subscription, ended.code), (1, Code::DAMAGED), "{table}");
         assert!(ended.what.contains("operator"), "{table}: {}", ended.what);
-        let (status, told) = relay.get("/readyz").await;
+        let (status, body) = relay.get("/readyz").await;
         assert_eq!(status, 503, "{table}");
-        assert!(told.contains("damaged") && told.contains("restore a backup"), "{table}: {told}");
+        assert!(body.contains("damaged") && body.contains("restore a backup"), "{table}: {body}");
         relay.stop().await.unwrap();
     }
 }

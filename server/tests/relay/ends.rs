@@ -55,12 +55,12 @@ async fn changes_damaged_later_are_not_acknowledged_as_stored() {
     let (cursor, acknowledged) = (None, None);
     let subscribe = Subscribe { subscription: 1, space, filter, cursor, acknowledged };
     silent.send(&Frame::Subscribe(subscribe)).await;
-    let asked = until(&mut silent, |frame| match frame {
-        Frame::Resend(asked) => Some(asked),
+    let resend = until(&mut silent, |frame| match frame {
+        Frame::Resend(resend) => Some(resend),
         _ => None,
     })
     .await;
-    let Resend { changes, .. } = asked;
+    let Resend { changes, .. } = resend;
     assert_eq!(changes.len(), 1, "examined: a change is lost, its snapshot is intact");
     // Later, under the running relay.
     assert!(damage(folder.path(), ("snapshot_piece", "bytes"), 91, "true") > 0);

@@ -68,9 +68,9 @@ async fn push_after((case, file, deed): Deed) {
     let nack = client.nacked(second).await;
     assert_eq!(nack.code, Code::STORAGE_FAILED, "{case}");
     assert!(nack.what.contains("removed or replaced"), "{case}: {}", nack.what);
-    let (status, told) = get_of(relay.address, "/readyz").await;
+    let (status, body) = get_of(relay.address, "/readyz").await;
     assert_eq!(status, 503, "{case}");
-    assert!(told.contains("gone") && told.contains(file), "{case}: {told}");
+    assert!(body.contains("gone") && body.contains(file), "{case}: {body}");
     // Without a request, and its clients receive the reason.
     let (frames, _) = client.until_end().await;
     let Some(Frame::Error(error)) = frames.last() else { panic!("{case}: {frames:?}") };

@@ -95,8 +95,9 @@ async fn a_report_of_many_heads_does_not_end_the_session() {
         timestamp_ms: 1.0,
     }];
     let document = shown(hers.id);
-    let told = Repo::RemoteHeads { sender: &sender, target: &target, document: &document, heads };
-    alice.say(&told).await;
+    let message =
+        Repo::RemoteHeads { sender: &sender, target: &target, document: &document, heads };
+    alice.say(&message).await;
     hers.put("goes", "on");
     alice.send(&mut hers).await;
     alice.settle(&mut hers).await;

@@ -193,8 +193,8 @@ async fn a_peer_that_does_not_read_its_answers_loses_its_slot() {
     let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(4_000);
     // Until its answers fill the socket, and then its requests do.
     let asking = tokio::spawn(async move {
-        let asked = tokio::io::AsyncWriteExt::write_all(&mut deaf, ask.as_bytes()).await;
-        (asked, deaf)
+        let written = tokio::io::AsyncWriteExt::write_all(&mut deaf, ask.as_bytes()).await;
+        (written, deaf)
     });
     until_let_in(&relay).await;
     let _ = soon(asking).await.unwrap();

@@ -191,8 +191,8 @@ async fn documents_are_listed_newest_first_in_pages() {
     assert_eq!((&first.documents[..], first.next), (&all[..3], Some(6)));
     let rest = list(&relay, &query("&limit=3&before=6")).await;
     assert_eq!((&rest.documents[..], rest.next), (&all[3..], None));
-    let news = list(&relay, &query("&since=10")).await;
-    assert_eq!((news.documents, news.next), (vec![(name(3), -12), (name(1), 11)], None));
+    let changed = list(&relay, &query("&since=10")).await;
+    assert_eq!((changed.documents, changed.next), (vec![(name(3), -12), (name(1), 11)], None));
     assert_eq!(list(&relay, "").await.documents, [], "the space `default` is empty");
     relay.stop().await.unwrap();
 }
@@ -274,7 +274,7 @@ async fn a_page_is_notified_when_the_log_grows() {
 async fn an_invalid_request_is_answered_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder).await;
-    for (query, told) in [
+    for (query, expected) in [
         ("limit=0".to_owned(), "1 to 1000"),
         ("limit=1001".to_owned(), "1 to 1000"),
         ("limit=-1".to_owned(), "1 to 1000"),
@@ -285,7 +285,7 @@ async fn an_invalid_request_is_answered_with_the_reason() {
     ] {
         let (status, body) = relay.get(&format!("/playground/documents?{query}")).await;
         assert_eq!(status, 400, "{query}");
-        assert!(body.contains(told), "{query}: {body}");
+        assert!(body.contains(expected), "{query}: {body}");
     }
     let foreign = "GET /playground/documents HTTP/1.1\r\nhost: localhost\r\n\
                    origin: https://evil.example\r\nconnection: close\r\n\r\n";

@@ -157,10 +157,13 @@ fn a_port_in_use_and_a_foreign_address_are_named() {
     assert_eq!(code, 2);
     let usage = command(&data).arg("--no-such-flag").output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
-    let told = String::from_utf8(usage.stderr).unwrap();
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.starts_with("error: wrong usage; ") && told.contains("--no-such-flag"), "{told}");
-    assert!(told.ends_with("; see `landfall-relay --help`\n"), "{told}");
+    let usage_error = String::from_utf8(usage.stderr).unwrap();
+    assert_eq!(usage_error.lines().count(), 1, "{usage_error}");
+    assert!(
+        usage_error.starts_with("error: wrong usage; ") && usage_error.contains("--no-such-flag"),
+        "{usage_error}"
+    );
+    assert!(usage_error.ends_with("; see `landfall-relay --help`\n"), "{usage_error}");
     assert!(!data.exists(), "a relay that does not start creates nothing");
 }
 

@@ -176,8 +176,8 @@ async fn a_client_without_the_data_is_not_asked_again() {
     let mut third = knowing(&relay, Filter::Everything).await;
     asked(&mut third).await;
     assert!(hears_nothing(&mut first).await && hears_nothing(&mut second).await);
-    let (status, told) = relay.get("/readyz").await;
-    assert!(status == 503 && told.contains("asks clients for the data"), "{told}");
+    let (status, body) = relay.get("/readyz").await;
+    assert!(status == 503 && body.contains("asks clients for the data"), "{body}");
     let damage = sent(&relay).await.into_iter().filter(|entry| entry.kind == entry_kind::DAMAGED);
     assert_eq!(damage.count(), 1);
     relay.stop().await.unwrap();

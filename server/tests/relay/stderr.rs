@@ -21,8 +21,8 @@ async fn use_it(relay: &Process) -> f64 {
     let mut author = Author::new(1);
     let push = client.push(author.document, &author.changes(1)).await;
     client.acked(push).await;
-    let (status, told) = get_of(relay.address, "/readyz").await;
-    assert_eq!((status, told.trim()), (200, "ready"));
+    let (status, body) = get_of(relay.address, "/readyz").await;
+    assert_eq!((status, body.trim()), (200, "ready"));
     let (_, metrics) = get_of(relay.address, "/metrics").await;
     let lost = metrics.lines().find_map(|l| l.strip_prefix("landfall_relay_log_lines_lost_total "));
     lost.unwrap().parse().unwrap()

@@ -21,11 +21,11 @@ async fn hooked(folder: &tempfile::TempDir) -> (Relay, Arc<Double>) {
 /// Checks that the client was notified of the relay's end, and of the reason if that is the store.
 async fn is_told(client: &mut Client) {
     let (frames, _) = client.until_end().await;
-    let told = frames.last();
+    let last_frame = frames.last();
     assert!(
-        matches!(told, Some(Frame::Error(error)) if error.code == Code::SHUTTING_DOWN
+        matches!(last_frame, Some(Frame::Error(error)) if error.code == Code::SHUTTING_DOWN
             || error.code == Code::STORAGE_FAILED && error.what.ends_with("the relay ends")),
-        "{told:?}"
+        "{last_frame:?}"
     );
 }
 
@@ -49,8 +49,8 @@ async fn the_end_of_the_store_s_writer_ends_the_relay_and_pushes_are_answered() 
         let push = client.push(author.document, &changes[1..]).await;
         assert_eq!(client.nacked(push).await.code, Code::STORAGE_FAILED);
     }
-    let (status, told) = relay.get("/readyz").await;
-    assert!(status == 503 && told.contains("thread ended"), "{status} {told}");
+    let (status, body) = relay.get("/readyz").await;
+    assert!(status == 503 && body.contains("thread ended"), "{status} {body}");
     is_told(&mut client).await;
     ends_with(relay, Essential::Writer).await;
     let again = Relay::start(&folder).await;
@@ -116,8 +116,8 @@ async fn a_hub_that_does_not_advance_is_not_ready() {
 async fn until_ready(relay: &Relay, status: u16, words: &str) {
     soon(async {
         loop {
-            let (found, told) = get_of(relay.address, "/readyz").await;
-            if found == status && told.contains(words) {
+            let (found, body) = get_of(relay.address, "/readyz").await;
+            if found == status && body.contains(words) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

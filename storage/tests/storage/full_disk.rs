@@ -49,8 +49,8 @@ fn no_job_of_a_failed_group_is_reported_as_committed() {
         db.faults().limit_pages(None).unwrap();
 
         let there = ids(&db);
-        for (told, id) in [(&before, 1), (&greedy, 2), (&after, 3)] {
-            assert_eq!(told.is_ok(), there.contains(&(round * 10 + id)), "{told:?}");
+        for (result, id) in [(&before, 1), (&greedy, 2), (&after, 3)] {
+            assert_eq!(result.is_ok(), there.contains(&(round * 10 + id)), "{result:?}");
         }
         assert_eq!(greedy.unwrap_err().class(), FailureClass::DiskFull);
         if let Err(WriteError::Commit(error)) = &before {

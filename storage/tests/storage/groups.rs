@@ -133,14 +133,14 @@ fn a_held_commit_is_invisible_and_unreported() {
     let place = Place::new();
     let db = place.open();
     let hold = db.faults().hold_commits();
-    let told = submit(&db, Durability::Full, insert(1));
+    let receiver = submit(&db, Durability::Full, insert(1));
     assert!(hold.wait_reached(PATIENCE));
     assert_eq!(db.faults().counters().jobs, 1, "the job has run");
     assert!(ids(&db).is_empty());
-    assert!(told.try_recv().is_err());
+    assert!(receiver.try_recv().is_err());
     assert_eq!(db.committed().0, 0);
     drop(hold);
-    assert_eq!(outcome(&told).unwrap().number, db.committed());
+    assert_eq!(outcome(&receiver).unwrap().number, db.committed());
     assert_eq!(ids(&db), [1]);
 }
 

@@ -234,8 +234,8 @@ fn a_file_with_another_name_is_not_opened_for_writing() {
     db.write(Durability::Full, insert(2)).unwrap();
     db.close().unwrap();
     for name in [&other, &place.file()] {
-        let said = refusal(name, &SCHEMA).to_string();
-        assert!(said.contains("2 names") && said.contains("remove the others"), "{said}");
+        let error = refusal(name, &SCHEMA).to_string();
+        assert!(error.contains("2 names") && error.contains("remove the others"), "{error}");
     }
     // Opening it read-only is harmless.
     let reader = Database::open_read_only(place.file(), &SCHEMA, patient()).unwrap();

@@ -70,7 +70,7 @@ fn fill(store: &Store, url: &str) {
     for _ in 0..VALUES {
         let noise: Vec<u8> =
             (0..VALUE_BYTES / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
-        space.create(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?)).unwrap().0;
+        space.create(|tx| Ok(tx.put(ROOT, "noise", ScalarValue::Bytes(noise))?)).unwrap();
     }
     store.connect(url).unwrap();
     flush(store);

@@ -99,12 +99,12 @@ pub fn look_ups() {
         let mut samples = Samples::new(name);
         let (used, began) = (relay.processor(), Instant::now());
         for from in (0..DOCUMENTS).step_by(window) {
-            let asked = from..(from + window).min(DOCUMENTS);
-            let (count, began) = (asked.len() as u32, Instant::now());
-            asked
+            let range = from..(from + window).min(DOCUMENTS);
+            let (count, began) = (range.len() as u32, Instant::now());
+            range
                 .clone()
                 .for_each(|number| client.say(document(number), heads[number], Vec::new()));
-            asked.for_each(|_| assert_eq!(client.hear().len(), 1));
+            range.for_each(|_| assert_eq!(client.hear().len(), 1));
             samples.add(began.elapsed() / count);
         }
         let took = began.elapsed();

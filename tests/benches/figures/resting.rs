@@ -14,7 +14,7 @@ fn filled(path: &Path, documents: usize) -> Store {
     let store = Store::open(path, options(Durability::Normal)).unwrap();
     let space = store.space("default").unwrap();
     for n in 0..documents {
-        space.create(|tx| Ok(tx.put(ROOT, "n", n as i64)?)).unwrap().0;
+        space.create(|tx| Ok(tx.put(ROOT, "n", n as i64)?)).unwrap();
     }
     store
 }

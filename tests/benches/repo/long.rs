@@ -60,10 +60,10 @@ pub fn first_load(kind: Kind, changes: usize, times: u32) -> Result<Vec<Metric>,
 async fn load(server: &Server, document: &str, heads: &[ChangeHash]) -> Result<Duration, String> {
     let mut link = Link::join(server.port, "newcomer", None).await?;
     let mut replica = Replica::empty(document);
-    let asked = Instant::now();
+    let began = Instant::now();
     replica.sync(&mut link, |replica| replica.doc.get_heads() == heads).await?;
     link.close().await;
-    Ok(replica.heard.map_or(Duration::ZERO, |heard| heard - asked))
+    Ok(replica.heard.map_or(Duration::ZERO, |heard| heard - began))
 }
 
 /// Two clients that share a document return at the same time, each with so many changes.

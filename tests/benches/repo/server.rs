@@ -189,8 +189,8 @@ impl Server {
     /// SIGTERM, and after ten seconds SIGKILL.
     pub fn stop(&mut self) {
         signal(self.pid());
-        let asked = Instant::now();
-        while asked.elapsed() < Duration::from_secs(10) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(10) {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
             }

@@ -91,11 +91,11 @@ pub(crate) fn attack_on(
     let (budget, peak) = (limits::MEMORY_BYTES as u64, resident(relay.pid(), "VmHWM"));
     assert!(peak <= budget, "{name}: {} MiB at its peak", peak >> 20);
     let metrics = get(port, "/metrics").1;
-    let told = |name: &str| {
+    let value = |name: &str| {
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         lines.map(|line| line.trim_start_matches(name)).collect::<Vec<_>>().join(", ")
     };
-    let ended = told("landfall_relay_sessions_ended_total");
+    let ended = value("landfall_relay_sessions_ended_total");
     assert!(!ended.contains("malformed"), "{name}: sessions ended as malformed: {ended}");
     // The attacker is gone: the relay must free its memory.
     let back = before + LEFT_BYTES;
@@ -107,7 +107,7 @@ pub(crate) fn attack_on(
     let stopping = Instant::now();
     let status = relay.terminate();
     assert!(status.success(), "{name}: SIGTERM ended it with {status}");
-    println!("{name}: sessions ended {ended}; rejects {}", told("landfall_relay_rejects_total"));
+    println!("{name}: sessions ended {ended}; rejects {}", value("landfall_relay_rejects_total"));
     println!(
         "{name}: p99 of honest rounds {} idle, {} under attack; relay's CPU {:.1} s in {:.1} s; \
          resident {} MiB before, {} at its peak, {} after; SIGTERM took {:.1} s",

@@ -128,12 +128,12 @@ fn fresh(port: u16, over: &AtomicBool, rounds: &Rounds) {
 
 fn repo(port: u16, over: &AtomicBool, rounds: &Rounds) {
     let mut peer = Peer::new("canary", DocumentId::from_bytes([0xcc; 16]));
-    let told = Mutex::default();
+    let reported = Mutex::default();
     peer.type_one();
     let mut began = Instant::now();
-    peer.sync(port, &told, |peer| {
+    peer.sync(port, &reported, |peer| {
         let heads = peer.doc.get_heads();
-        if told.lock().unwrap().contains(&heads[0]) {
+        if reported.lock().unwrap().contains(&heads[0]) {
             rounds.add(began);
             pause();
             peer.type_one();

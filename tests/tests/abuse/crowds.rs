@@ -47,14 +47,14 @@ fn ephemeral_messages_to_a_hundred_sessions() {
         let mut listeners: Vec<_> = (0..100).map(|_| reader(attack.port, "heard")).collect();
         let mut speaker = reader(attack.port, "heard");
         let document = DocumentId::from_bytes([0xe4; 16]);
-        let said = |count| {
+        let ephemeral = |count| {
             let (sender, session) = ("bob".to_owned(), "1".to_owned());
             let (subscription, data) = (1, vec![7; 100].into());
             Frame::Ephemeral(Ephemeral { subscription, document, sender, session, count, data })
         };
         let mut count = 0;
         while attack.goes_on() {
-            let many: Vec<Frame> = (1..=1_000).map(|number| said(count + number)).collect();
+            let many: Vec<Frame> = (1..=1_000).map(|number| ephemeral(count + number)).collect();
             count += 1_000;
             if !say(&mut speaker, &many) {
                 speaker = reader(attack.port, "heard");

@@ -170,7 +170,7 @@ fn ephemeral_messages_of_very_many_session_names() {
                 Frame::Ephemeral(Ephemeral { subscription, document, sender, session, count, data })
             })
         };
-        let said: Vec<Vec<Frame>> = (1..=2).map(|number| names(number).collect()).collect();
+        let batches: Vec<Vec<Frame>> = (1..=2).map(|number| names(number).collect()).collect();
         let mut sessions = Vec::new();
         for number in 0..120 {
             let mut session = reader(attack.port, &format!("names-{number}"));
@@ -179,7 +179,7 @@ fn ephemeral_messages_of_very_many_session_names() {
             let more = subscribe(2, &format!("more-{number}"), filter);
             say(&mut session, &[more]);
             until(&mut session, |frame| matches!(frame, Frame::Subscribed(_)));
-            for some in &said {
+            for some in &batches {
                 assert!(say(&mut session, some));
             }
             sessions.push(session);

@@ -1,5 +1,5 @@
-//! The subjects of commits: `part: what changes`, in the imperative and within 72 characters. Merge commits and
-//! everything before the rule are exempt.
+//! The subjects of commits: `part: what changes`, in the imperative and within 72 characters. Merge commits
+//! and everything before the rule are exempt.
 
 use std::process::Command;
 

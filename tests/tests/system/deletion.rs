@@ -50,12 +50,12 @@ fn a_deletion_wins_over_concurrent_edits() {
         let lost = c.space.orphaned_edits().unwrap();
         assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, shared.id(), 2));
         // The store is ahead of its events, which another thread sends.
-        let mut told = deletions(&mut events, &shared);
+        let mut counts = deletions(&mut events, &shared);
         wait_until(&c.store, "for the event", || {
-            told.extend(deletions(&mut events, &shared));
-            !told.is_empty()
+            counts.extend(deletions(&mut events, &shared));
+            !counts.is_empty()
         });
-        assert_eq!(told, [2], "the orphaned edits exist");
+        assert_eq!(counts, [2], "the orphaned edits exist");
         let export = c.space.export_orphaned(&shared.id()).unwrap().unwrap();
         let rescued = Automerge::load(&export).unwrap();
         let value = rescued.get(ROOT, "text").unwrap().unwrap().0.to_string();

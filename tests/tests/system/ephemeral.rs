@@ -156,8 +156,9 @@ fn repeated_and_forged_ephemeral_messages_are_dropped() {
         bob.say(document, session, count, session.as_bytes());
     }
     let heard: Vec<Heard> = (0..4).map(|_| hear(&mut at_a)).collect();
-    let told: Vec<_> = heard.iter().map(|heard| (heard.session.as_str(), heard.count)).collect();
-    assert_eq!(told, [("s", 1), ("s", 2), ("t", 1), ("s", 3)]);
+    let received: Vec<_> =
+        heard.iter().map(|heard| (heard.session.as_str(), heard.count)).collect();
+    assert_eq!(received, [("s", 1), ("s", 2), ("t", 1), ("s", 3)]);
     let name = sender_of(&ReplicaId::from_bytes([7; 16]));
     assert!(heard.iter().all(|heard| heard.sender == name), "{heard:?}");
     // The answer has its sender's name too.

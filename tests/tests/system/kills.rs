@@ -176,17 +176,17 @@ impl Typist {
 
     /// Kills it some time after it started to type, and returns everything that it printed.
     fn kill_after(mut self, wait: Duration) -> Told {
-        let mut told = Told::default();
-        while told.changes.is_empty() {
+        let mut output = Told::default();
+        while output.changes.is_empty() {
             let line = self.lines.recv_timeout(PATIENCE).expect("the typist types");
-            told.hear(&line);
+            output.hear(&line);
         }
         // sleep: the kill must come at a moment independent of the system's events
         std::thread::sleep(wait);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.lines.iter().for_each(|line| told.hear(&line));
-        told
+        self.lines.iter().for_each(|line| output.hear(&line));
+        output
     }
 }
 
@@ -299,12 +299,12 @@ fn a_killed_engine_loses_no_committed_change() {
         scope.spawn(|| chatter(&chat, &stop));
         for kill in 0..ENGINE_KILLS {
             let typist = Typist::start(&path, &relay.url);
-            let told = typist.kill_after(Duration::from_micros(rng.below(300_000)));
-            changing += usize::from(told.was_changing());
-            pushing += usize::from(told.unacknowledged());
-            either += usize::from(told.was_changing() || told.unacknowledged());
+            let output = typist.kill_after(Duration::from_micros(rng.below(300_000)));
+            changing += usize::from(output.was_changing());
+            pushing += usize::from(output.unacknowledged());
+            either += usize::from(output.was_changing() || output.unacknowledged());
             let store = open(&path);
-            account.check(kill, &told, &store.space(SPACE).unwrap());
+            account.check(kill, &output, &store.space(SPACE).unwrap());
             store.close().unwrap();
         }
     });

@@ -34,7 +34,7 @@ fn flush_and_status_report_on_the_current_relay() {
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = ["r1", "r2"].map(|name| Relay::start(&folder.path().join(name), 0));
     let store = open(&folder.path().join("store"));
-    store.space("s").unwrap().create(|_| Ok(())).unwrap().0;
+    store.space("s").unwrap().create(|_| Ok(())).unwrap();
     store.connect(link(&first.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();
     for _ in 0..3 {
@@ -69,7 +69,7 @@ fn a_store_may_have_hundreds_of_spaces() {
     let store = Store::in_memory(Options::default().compaction(false)).unwrap();
     for number in 0..300 {
         let space = store.space(&format!("s{number:03}")).unwrap();
-        space.create(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap().0;
+        space.create(|tx| Ok(tx.put(ROOT, "number", number)?)).unwrap();
     }
     store.connect(link(&relay.url)).unwrap();
     store.flush_blocking(PATIENCE).unwrap();

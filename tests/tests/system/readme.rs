@@ -26,11 +26,14 @@ fn the_quickstart_saves_without_a_relay() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(said.contains(": Hello, Landfall 🏝️\n") && said.starts_with("automerge:"), "{said}");
+    assert!(
+        printed.contains(": Hello, Landfall 🏝️\n") && printed.starts_with("automerge:"),
+        "{printed}"
+    );
     // If a relay runs on the default port, the relay has the document too.
-    assert!(said.contains("saved here") || said.contains("on the relay"), "{said}");
+    assert!(printed.contains("saved here") || printed.contains("on the relay"), "{printed}");
     assert!(folder.path().join("hello.landfall").exists());
 }
 
@@ -39,8 +42,8 @@ fn the_example_without_a_runtime_runs() {
     let relay = landfall_tests::process::binary("landfall-relay");
     let example = relay.with_file_name("examples").join("without_tokio");
     let output = Command::new(example).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("saved here; offline"), "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("saved here; offline"), "{output:?}");
 }
 
 #[test]

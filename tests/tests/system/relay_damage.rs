@@ -26,8 +26,8 @@ fn damaged_entries_are_reported_and_sent_after_the_repair() {
     let damaged = fresh.store.space(SPACE).unwrap().damaged_at_relay().unwrap();
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     let named = damaged[0].expect("the document is known").to_string();
-    let (status, told) = http::get(site.port, "/readyz");
-    assert!(status == 503 && told.contains(&named), "{told}");
+    let (status, body) = http::get(site.port, "/readyz");
+    assert!(status == 503 && body.contains(&named), "{body}");
     // That status outlives a reconnect to the damaged relay.
     fresh.store.go_offline();
     fresh.store.go_online();

@@ -18,8 +18,8 @@ fn fresh(site: &Site) -> Replica {
         let space = &status.spaces[&space];
         space.damaged_at_relay > 0 && space.sync == SyncStatus::Live
     });
-    let (status, told) = http::get(site.port, "/readyz");
-    assert!(status == 503 && told.contains("is damaged"), "{told}");
+    let (status, body) = http::get(site.port, "/readyz");
+    assert!(status == 503 && body.contains("is damaged"), "{body}");
     fresh
 }
 
@@ -100,8 +100,8 @@ fn damage_that_no_client_can_heal_is_reported_until_a_repair() {
     [&a, &fresh].iter().for_each(|replica| replica.store.go_offline());
     site.stop();
     site.restart();
-    let (status, told) = http::get(site.port, "/readyz");
-    assert!(status == 503 && told.contains(&named[0].unwrap().to_string()), "{told}");
+    let (status, body) = http::get(site.port, "/readyz");
+    assert!(status == 503 && body.contains(&named[0].unwrap().to_string()), "{body}");
     // A repair recomputes the hash from the bytes, and the relay is ready.
     site.stop();
     assert_eq!(repair(&site), Some(0));
@@ -126,9 +126,9 @@ fn unreadable_pages_are_reported_to_need_a_backup() {
     zero_a_digest_entry(&site);
     site.restart();
     let needs_a_backup = |site: &Site| {
-        let (status, told) = http::get(site.port, "/readyz");
-        let names = told.contains("restore a backup") && !told.contains("verify --repair");
-        assert!(status == 503 && names, "{told}");
+        let (status, body) = http::get(site.port, "/readyz");
+        let names = body.contains("restore a backup") && !body.contains("verify --repair");
+        assert!(status == 503 && names, "{body}");
     };
     let fresh = fresh(&site);
     needs_a_backup(&site);

@@ -201,8 +201,8 @@ fn samod_and_an_engine_exchange_ephemeral_messages() {
 
     document.broadcast(*b"\x65hello").unwrap();
     let next = async { tokio::time::timeout(PATIENCE, heard.next()).await };
-    let said = sam.runtime.block_on(next).expect("samod receives the engine's message");
-    assert_eq!(said.as_deref(), Some(&b"\x65hello"[..]));
+    let received = sam.runtime.block_on(next).expect("samod receives the engine's message");
+    assert_eq!(received.as_deref(), Some(&b"\x65hello"[..]));
 
     handle.broadcast(b"\x66answer".to_vec());
     let answer = async {

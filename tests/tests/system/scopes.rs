@@ -93,8 +93,8 @@ fn unrelated_histories_of_one_id_merge_only_on_request() {
                 && space.deferred == 1
         })
     });
-    let told = std::iter::from_fn(|| events.try_next()).flatten();
-    assert!(told.into_iter().any(|event| matches!(event.kind, EventKind::Unrelated)));
+    let emitted = std::iter::from_fn(|| events.try_next()).flatten();
+    assert!(emitted.into_iter().any(|event| matches!(event.kind, EventKind::Unrelated)));
     assert_eq!(hashes(&ours).len(), 1, "the other history was merged");
     space.merge_unrelated(ours.id()).unwrap();
     wait_synced(&store);

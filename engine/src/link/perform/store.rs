@@ -80,7 +80,7 @@ impl Performer {
         });
     }
 
-    pub(super) fn finish_reconcile(
+    pub(super) fn finish_comparison(
         &self,
         space: SpaceName,
         cursor: Option<Cursor>,
@@ -91,7 +91,7 @@ impl Performer {
         let (store, owed) = (Arc::clone(&self.store), self.owed(row, 0));
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
-                Ok(_) => Outcome::Reconciled(space),
+                Ok(_) => Outcome::Compared(space),
                 Err(error) => failed(&store, &error),
             };
             owed.give(outcome);
@@ -99,7 +99,7 @@ impl Performer {
         let (log, gate) = (self.log.clone(), self.arrivals.gate(self.connection));
         self.arrivals.run(self.connection, true, move || {
             gate.pass(|| {
-                log.submit_finish_reconcile(row, cursor, through, except, Box::new(done));
+                log.submit_finish_comparison(row, cursor, through, except, Box::new(done));
             });
         });
     }

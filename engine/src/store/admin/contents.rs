@@ -131,7 +131,7 @@ fn document(
         return Ok(ControlFlow::Continue(()));
     }
     let mut flow = sink(Record::Document(found.id));
-    let author = |told: Option<Vec<u8>>| told.unwrap_or_else(|| own.to_vec());
+    let author = |stored: Option<Vec<u8>>| stored.unwrap_or_else(|| own.to_vec());
     if found.deleted {
         let tombstone = conn
             .prepare_cached("SELECT at_ms, author FROM deleted WHERE document = ?1")?

@@ -54,7 +54,7 @@ impl LocalLog {
 
     /// Completes a comparison: sets the cursor, and records that the upstream holds everything up to
     /// `through` that it was not found to lack. Nothing is recorded of the documents in `except`.
-    pub(crate) fn submit_finish_reconcile(
+    pub(crate) fn submit_finish_comparison(
         &self,
         space: SpaceRow,
         cursor: Option<Cursor>,

@@ -345,9 +345,9 @@ fn open_snapshot(
         Ok(index) => index,
         Err(error) => return Err((body, Box::new(error.into()))),
     };
-    let mut told = heads.to_vec();
-    told.sort_unstable();
-    match index.heads() == told {
+    let mut stated = heads.to_vec();
+    stated.sort_unstable();
+    match index.heads() == stated {
         true => Ok(Opened::new(hash, body, index)),
         false => Err((body, Box::new(BadSnapshot::Heads))),
     }

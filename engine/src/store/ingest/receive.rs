@@ -1,4 +1,5 @@
-//! Writes a received batch, and moves the cursor in the same transaction. Parsing and opening is done before, in `prepare`.
+//! Writes a received batch, and moves the cursor in the same transaction. Parsing and opening is done before,
+//! in `prepare`.
 
 use std::sync::Arc;
 

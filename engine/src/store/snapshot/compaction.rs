@@ -287,7 +287,7 @@ fn task(
         ),
         (acked, CompactionRule::is_heavy),
     ] {
-        let through = compatibility(conn, row, &parts, through, options.limits)?;
+        let through = fitting_a_snapshot(conn, row, &parts, through, options.limits)?;
         let tail = weigh(conn, row, &parts, through)?;
         if is_due(&rule, &compacted, &tail) {
             due = Some((through, tail));
@@ -342,7 +342,7 @@ fn young_from(
 /// The last local number, up to `through`, at which a compaction still fits the limit of a snapshot. It
 /// counts the uncompacted bytes, which are more than their share of the snapshot will be; the next
 /// round considers the rest with the real size.
-fn compatibility(
+fn fitting_a_snapshot(
     conn: &Connection,
     row: DocumentRow,
     parts: &DocumentCounts,

@@ -42,11 +42,11 @@ impl LocalLog {
             let found = named(conn, row, parts.base, changes)?;
             let has_all = found.len() == changes.len() || parts.compacted_changes == 0;
             if !changes.is_empty() && has_all {
-                return Ok(Resendable::Changes(compatibility(found)));
+                return Ok(Resendable::Changes(fitting_a_window(found)));
             }
             if parts.document_bytes() > limits::DOCUMENT_BYTES {
                 // No snapshot may hold all of it.
-                return Ok(Resendable::Changes(compatibility(found)));
+                return Ok(Resendable::Changes(fitting_a_window(found)));
             }
             let tail = conn
                 .prepare_cached(
@@ -91,7 +91,7 @@ fn named(
 }
 
 /// As many changes as fit a push window, at least one.
-fn compatibility(found: Vec<(u64, Vec<u8>)>) -> Vec<Vec<u8>> {
+fn fitting_a_window(found: Vec<(u64, Vec<u8>)>) -> Vec<Vec<u8>> {
     let mut bytes = 0;
     let fits = |(at, (_, body)): &(usize, (u64, Vec<u8>))| {
         bytes += body.len();

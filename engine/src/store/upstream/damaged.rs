@@ -84,11 +84,14 @@ impl LocalLog {
                 WHERE space = ?1 AND kind = 7 AND upstream = ?2";
             let mut find = tx.prepare_cached(sql)?;
             let id = |row: &rusqlite::Row<'_>| row.get(0).map(DocumentId::from_bytes);
-            let told = find.query_map(params![space.0, upstream.0], id)?;
-            let told = told.collect::<rusqlite::Result<Vec<DocumentId>>>()?;
+            let reported = find.query_map(params![space.0, upstream.0], id)?;
+            let reported = reported.collect::<rusqlite::Result<Vec<DocumentId>>>()?;
             // Damage without a document may belong to any of the documents that differ.
             let is_equal = |of: &&DocumentId| !but.contains(of) && **of != DAMAGED_UNKNOWN;
-            told.iter().filter(is_equal).try_for_each(|of| forget_document(tx, upstream, space, of))
+            reported
+                .iter()
+                .filter(is_equal)
+                .try_for_each(|of| forget_document(tx, upstream, space, of))
         });
     }
 

@@ -162,7 +162,7 @@ pub(in crate::store) fn rejected(
 
 /// The refusal under which a document with superseded changes is reported.
 pub(super) fn refusal(document: DocumentId) -> Rejected {
-    let what = "another change has the place of changes made here; make them anew".to_owned();
+    let what = "changes of another copy of this store superseded these; re-author them".to_owned();
     Rejected { document, code: Code::CONFLICTING_SEQUENCE, what }
 }
 

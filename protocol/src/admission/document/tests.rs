@@ -46,8 +46,8 @@ fn session() -> Automerge {
 fn measuring_a_saved_document_equals_counting_its_changes() {
     let document = session();
     let changes = document.get_changes(&[]);
-    let brought = |change: &automerge::Change| preflight(change.raw_bytes()).unwrap();
-    let operations: u64 = changes.iter().map(|change| brought(change).stored_operations).sum();
+    let checked = |change: &automerge::Change| preflight(change.raw_bytes()).unwrap();
+    let operations: u64 = changes.iter().map(|change| checked(change).stored_operations).sum();
     for deflate in [true, false] {
         let saved = document.save_with_options(SaveOptions { deflate, retain_orphans: false });
         let size = measure(&saved).unwrap();

@@ -84,8 +84,8 @@ fn a_full_document_refuses_changes_and_names_the_budget() {
     history.size.operations = limits::DOCUMENT_OPERATIONS;
     let error = push_verdict(&history, &next).unwrap_err();
     assert_eq!(error.nack(), (Code::DOCUMENT_FULL, NackClass::REFUSED));
-    let told = "operations, the limit for one of its bytes is 8388608";
-    assert!(error.to_string().contains(told), "{error}");
+    let expected = "operations, the limit for one of its bytes is 8388608";
+    assert!(error.to_string().contains(expected), "{error}");
     history.size = DocumentSize { changes: limits::DOCUMENT_CHANGES, ..DocumentSize::default() };
     assert!(matches!(push_verdict(&history, &next), Err(HistoryError::OverBudget(_))));
 }
@@ -200,9 +200,9 @@ fn looked_up_changes_are_cached() {
         ..next
     };
     // Changes inside the push are not looked up.
-    let brought = [next, last];
-    let mut named = Named::by(&brought);
-    let [next, _] = brought;
+    let push = [next, last];
+    let mut named = Named::by(&push);
+    let [next, _] = push;
     assert_eq!(named.changes, [history.root.hash]);
     assert_eq!(named.actors, std::slice::from_ref(&history.root.actor));
     let mut facts = Facts::default();

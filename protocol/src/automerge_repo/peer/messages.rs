@@ -84,11 +84,11 @@ impl Peer {
         if !self.open(id, sync.document) {
             return;
         }
-        let brought = match &carried {
+        let has_changes = match &carried {
             Carried::Changes(chunks) => !chunks.is_empty(),
             Carried::Whole(_) => true,
         };
-        self.note_resent(id, brought);
+        self.note_resent(id, has_changes);
         self.carry(id, carried);
         let Some(document) = self.documents.get_mut(&id) else { return };
         if document.apply_message(message, is_request) {

@@ -23,15 +23,15 @@ impl Peer {
         let Some(document) = document else { return Vec::new() };
         let mut own: Vec<ChangeHash> = changes.iter().map(|change| change.hash).collect();
         own.sort_unstable();
-        let mut asked: Vec<ChangeHash> = changes
+        let mut unknown: Vec<ChangeHash> = changes
             .iter()
             .flat_map(|change| &change.dependencies)
             .filter(|hash| own.binary_search(hash).is_err() && !document.is_familiar(hash))
             .copied()
             .collect();
-        asked.sort_unstable();
-        asked.dedup();
-        asked
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
     }
 
     /// Rejects a valid change that exceeds the size limits, and with it its descendants. Called

@@ -203,7 +203,7 @@ impl Peer {
         self.count_live(id);
     }
 
-    /// Handles the store's answer to a question.
+    /// Handles the store's answer to a query.
     pub fn handle_planned(&mut self, ticket: Ticket, planned: Planned) {
         let Some(id) = self.of(ticket) else { return };
         let Some(document) = self.documents.get_mut(&id) else { return };

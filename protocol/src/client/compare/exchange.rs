@@ -59,7 +59,7 @@ impl Replica {
             Purpose::Lineage(through) => through,
             Purpose::Scope | Purpose::Drift => Local(0),
         };
-        self.effects.push_back(ReplicaEffect::FinishReconcile {
+        self.effects.push_back(ReplicaEffect::FinishComparison {
             space: space.clone(),
             cursor: link.receiver.compared_cursor(),
             through,
@@ -263,8 +263,8 @@ impl Replica {
         self.report_phase(&space);
     }
 
-    /// The store has written the cursor of [`ReplicaEffect::FinishReconcile`].
-    pub fn handle_reconciled(&mut self, now: Moment, space: &SpaceName) {
+    /// The store has written the cursor of [`ReplicaEffect::FinishComparison`].
+    pub fn handle_compared(&mut self, now: Moment, space: &SpaceName) {
         let Some(link) = self.spaces.get_mut(space) else { return };
         if link.compare.take().is_none() {
             return;
@@ -274,7 +274,7 @@ impl Replica {
         // the relay was found to hold.
         link.receiver.handle_compared();
         link.outbox.begin_again();
-        self.send(Frame::Reconciled(subscription));
+        self.send(Frame::Compared(subscription));
         self.progress(now, space);
     }
 }

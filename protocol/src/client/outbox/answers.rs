@@ -87,10 +87,10 @@ impl Replica {
                 }
             }
             // The missing dependency was just requeued: the restart pushes both.
-            NackClass::RECONCILE if repeats => {}
+            NackClass::REPUSH if repeats => {}
             // The relay lacks something that counts as acked. Push the whole document again, once per
             // subscription.
-            NackClass::RECONCILE if outbox.requeued.insert(document) => {
+            NackClass::REPUSH if outbox.requeued.insert(document) => {
                 outbox.requeueing += 1;
                 outbox.restart = true;
                 self.effects.push_back(ReplicaEffect::Requeue { space, document });

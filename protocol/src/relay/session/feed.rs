@@ -157,7 +157,7 @@ impl Session {
         self.listen(subscription);
     }
 
-    pub(super) fn handle_reconciled(&mut self, subscription: SubscriptionId) {
+    pub(super) fn handle_compared(&mut self, subscription: SubscriptionId) {
         let Some(entry) = self.subscriptions.get_mut(&subscription) else {
             return self.fail_unknown(subscription);
         };

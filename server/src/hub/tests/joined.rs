@@ -54,8 +54,8 @@ async fn a_pushs_entries_are_published_before_its_answer() {
     assert!(hub.push(space.clone(), deletion(1), bytes).await);
     let Some(Event::Answered(answer)) = answers.recv().await else { panic!("no answer") };
     assert_eq!((answer.push, answer.count), (1, 1));
-    let (news, behind) = mailbox.take();
-    let [Delivery::Entry(commit, 0)] = &news[..] else { panic!("{news:?}") };
+    let (deliveries, behind) = mailbox.take();
+    let [Delivery::Entry(commit, 0)] = &deliveries[..] else { panic!("{deliveries:?}") };
     assert!(!behind);
     assert_eq!((commit.entries[0].entry.document, &commit.space), (DOCUMENT, &space));
     // After it has left it gets no answer; the mailbox is dropped.

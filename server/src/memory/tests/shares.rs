@@ -178,8 +178,9 @@ fn within_a_share_the_largest_state_is_evicted() {
     let other = session(&memory, 1);
     let second = other.reserve_state(whole / 2).unwrap();
     assert!(modest.reserve_state(whole / 8).is_some());
-    let told = [&greedy, &other].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
-    assert_eq!(told.iter().filter(|told| **told).count(), 1);
+    let notified =
+        [&greedy, &other].map(|account| poll(pin!(account.evicted()).as_mut()).is_some());
+    assert_eq!(notified.iter().filter(|notified| **notified).count(), 1);
     drop((most, second));
 }
 

@@ -366,11 +366,11 @@ mod tests {
         let id = |number: usize| DocumentId::from_bytes((number as u128).to_be_bytes());
         let note = |number| {
             let document = id(number);
-            let asked = Operation::of_document("read", &space, &document);
+            let operation = Operation::of_document("read", &space, &document);
             let source = Box::new(crate::store::damage::damaged(Some(document), None, "a change"));
             let failure = StoreFailure::Damaged;
             let error = StoreError { what: "read", failure, needs_index: None, source };
-            recorder.note(asked, error);
+            recorder.note(operation, error);
         };
         let repair = |number| {
             let known = recorder.known(&space, &id(number));

@@ -212,17 +212,17 @@ pub(in crate::store) fn tell_damage(
             found => found?.and_then(|found| found.digest_entry),
         };
         let Some(digest_entry) = digest_entry else { continue };
-        let told = DigestEntry::of_damage(id);
+        let damaged_entry = DigestEntry::of_damage(id);
         for branch in above {
             match &mut branch.node {
                 Node::Children(children) => {
                     let child = &mut children[usize::from(branch.prefix.child_of(id))];
                     child.remove(digest_entry);
-                    child.add(told);
+                    child.add(damaged_entry);
                 }
                 Node::DigestEntries(digest_entries) => {
                     let its = digest_entries.iter_mut().find(|(of, _)| of == id);
-                    its.into_iter().for_each(|its| its.1 = told);
+                    its.into_iter().for_each(|its| its.1 = damaged_entry);
                 }
             }
         }

@@ -119,8 +119,8 @@ impl<'a> SpaceView<'a> {
         document: &'b DocumentId,
     ) -> impl Fn(rusqlite::Error) -> StoreError + 'b {
         let what = "look up a document's history";
-        let asked = Operation::of_document(what, self.name, document);
-        move |error| self.found.note(asked, StoreError::of_sqlite(what, error))
+        let operation = Operation::of_document(what, self.name, document);
+        move |error| self.found.note(operation, StoreError::of_sqlite(what, error))
     }
 
     fn index(

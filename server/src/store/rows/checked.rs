@@ -73,13 +73,13 @@ pub(in crate::store) fn document(conn: &Connection, document: &Document) -> rusq
     }
     let sql = "SELECT \"offset\" FROM tombstone WHERE document = ?1";
     let offset = |row: &rusqlite::Row<'_>| number(row, 0);
-    let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
-    if stands != document.tombstone {
+    let stored = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
+    if stored != document.tombstone {
         return tell("a tombstone that does not match the row");
     }
     let sql = "SELECT \"offset\" FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
-    let stands = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
-    if document.tombstone.is_none() && stands.unwrap_or(0) != document.compacted {
+    let stored = conn.prepare_cached(sql)?.query_row([document.row], offset).optional()?;
+    if document.tombstone.is_none() && stored.unwrap_or(0) != document.compacted {
         return tell("a snapshot at another offset than in the row");
     }
     Ok(())

@@ -59,7 +59,8 @@ pub(in crate::store) struct Added {
     pub(in crate::store) max_op: u64,
 }
 
-/// The columns that a change alone does not modify: compacted, compacted_changes, tombstone, compact_at, due, dead.
+/// The columns that a change alone does not modify: `folded`, `folded_changes`, `tombstone`, `fold_at`,
+/// `due`, `dead`.
 type StableColumns = (u64, u64, Option<u64>, u64, Option<u64>, bool);
 
 impl Document {

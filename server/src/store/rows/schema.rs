@@ -79,7 +79,7 @@ CREATE TABLE probe (filler BLOB NOT NULL) STRICT;
 /// Version 2: snapshots, deletion, digests.
 ///
 /// A document's state (heads, digest entry, length of the tail) is in its row, so that nothing has to be
-/// counted; the step after this migration computes it (`fill`). An entry at or below `compacted` (the offset of
+/// counted; the step after this migration computes it (`fill`). An entry at or below `folded` (the offset of
 /// the document's snapshot), and every entry of a deleted document, is dead: no read returns it, and it is
 /// deleted in slices.
 ///

@@ -21,8 +21,8 @@ use crate::store::{BranchPage, RecentPage, StoreError, StoredDocument, SumCursor
 impl Documents for SqliteStore {
     fn load_index(&self, space: &SpaceName, document: &DocumentId) -> Result<(), StoreError> {
         let what = "load the index of compacted history";
-        let asked = Operation::of_document(what, space, document);
-        let found = self.read(asked, |conn| {
+        let operation = Operation::of_document(what, space, document);
+        let found = self.read(operation, |conn| {
             let Some((_, found)) = documents::find(conn, space, document)? else { return Ok(None) };
             let Some(stored) = snapshots::current(conn, found.row)? else { return Ok(None) };
             // A missing index is treated as a damaged one: empty bytes do not parse.
@@ -71,11 +71,11 @@ impl Documents for SqliteStore {
         document: &DocumentId,
         offsets: &[Offset],
     ) -> Result<Vec<EncodedEntry>, StoreError> {
-        let asked = Operation::of_document("read entries of a document", space, document);
+        let operation = Operation::of_document("read entries of a document", space, document);
         let mut damage = Vec::new();
         let entries =
-            self.read(asked, |conn| plan::entries(conn, space, document, offsets, &mut damage));
-        self.note_damage(asked, damage);
+            self.read(operation, |conn| plan::entries(conn, space, document, offsets, &mut damage));
+        self.note_damage(operation, damage);
         entries
     }
 

@@ -82,8 +82,8 @@ impl SqliteStore {
         self.recorder().set(documents, !others.is_empty());
         for space in others.into_iter().filter_map(|(place, _)| place.space) {
             // An error is recorded.
-            let asked = Operation::of_space("check a log that was damaged", &space);
-            let _ = self.read(asked, |conn| {
+            let operation = Operation::of_space("check a log that was damaged", &space);
+            let _ = self.read(operation, |conn| {
                 read::lineage(conn, &space)?;
                 space_row(conn, &space)?.map_or(Ok(()), |row| checked::log(conn, row))
             });

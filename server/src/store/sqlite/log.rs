@@ -62,17 +62,17 @@ impl Log for SqliteStore {
         filter: &Filter,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
-        let asked = Operation::of_space("read a page of a log", space);
+        let operation = Operation::of_space("read a page of a log", space);
         // Checked once per log, whatever the outcome: an error is recorded, and readable entries are served.
-        let _ = self.read(asked, |conn| match documents::space_row(conn, space)? {
+        let _ = self.read(operation, |conn| match documents::space_row(conn, space)? {
             Some(row) if self.logs.is_first((row, 0)) => checked::log(conn, row),
             _ => Ok(()),
         });
         let mut damage = Vec::new();
-        let chunk = self.read(asked, |conn| {
+        let chunk = self.read(operation, |conn| {
             read::next(conn, space, after, filter, partial, (&self.sums, &mut damage))
         });
-        self.note_damage(asked, damage);
+        self.note_damage(operation, damage);
         chunk
     }
 
@@ -82,7 +82,7 @@ impl Log for SqliteStore {
         let failed_at = Arc::new(Mutex::new(None));
         let (note_at, found, space) =
             (Arc::clone(&failed_at), Arc::clone(&self.found), commit.space.clone());
-        let told = move |result: Result<_, WriteError<rusqlite::Error>>| {
+        let on_commit = move |result: Result<_, WriteError<rusqlite::Error>>| {
             let failed = |error| {
                 let error = StoreError::of_write(what, error);
                 let at = *failed_at.lock();
@@ -100,7 +100,7 @@ impl Log for SqliteStore {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             append::append(tx, &commit, &mut |document| *note_at.lock() = Some(document))
         };
-        self.db.submit(Durability::Full, job, told);
+        self.db.submit(Durability::Full, job, on_commit);
     }
 
     fn probe(&self, done: Done) {
@@ -110,10 +110,10 @@ impl Log for SqliteStore {
             tx.prepare_cached("DELETE FROM probe")?.execute([])?;
             Ok(())
         };
-        let told = |result: Result<_, WriteError<rusqlite::Error>>| {
+        let on_commit = |result: Result<_, WriteError<rusqlite::Error>>| {
             done(result.map(drop).map_err(|error| StoreError::of_write("write a probe", error)));
         };
-        self.db.submit(Durability::Full, job, told);
+        self.db.submit(Durability::Full, job, on_commit);
     }
 
     fn close(&self) -> Result<(), StoreError> {

@@ -1,5 +1,5 @@
-//! Fault: every byte that matters is covered by a check, findings name it, and a repair leaves a whole store
-//! and makes replicas reconcile.
+//! Damage: every byte that matters is covered by a check, findings name the damaged place, and a repair
+//! leaves a whole store and makes replicas reconcile.
 
 use std::path::Path;
 

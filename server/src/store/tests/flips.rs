@@ -190,9 +190,9 @@ fn flip_everywhere(whole: &SqliteStore, bytes: &[u8], documents: &[DocumentId], 
             }
         }
     }
-    let told =
+    let summary =
         format!("seed {seed}: refused {refused}, damaged {damaged} of {}", bytes.len() / 2048);
-    println!("{told}");
-    assert!(silent.is_empty(), "{told}: {silent:#?}");
-    assert!(damaged > 20, "{told}");
+    println!("{summary}");
+    assert!(silent.is_empty(), "{summary}: {silent:#?}");
+    assert!(damaged > 20, "{summary}");
 }

@@ -151,23 +151,23 @@ impl World {
 
     /// The rows of the log after a position.
     pub(super) fn standing(&self, after: u64, filter: &Filter) -> Vec<StoredDocument> {
-        let mut standing = Vec::new();
+        let mut live = Vec::new();
         for (id, model) in self.documents.iter().filter(|(id, _)| filter.wants(id)) {
             let id = landfall_protocol::digest::tombstone_id(id);
-            standing.extend(model.tombstone.map(|at| (at, entry_kind::TOMBSTONE, id, vec![])));
+            live.extend(model.tombstone.map(|at| (at, entry_kind::TOMBSTONE, id, vec![])));
             let snapshot = model.snapshot.as_ref();
-            standing.extend(
+            live.extend(
                 snapshot
                     .map(|(at, made)| (*at, entry_kind::SNAPSHOT, made.hash, made.body.clone())),
             );
             let change = |made: &Made| {
                 (made.offset, entry_kind::CHANGE, made.change.hash.0, made.body.clone())
             };
-            standing.extend(model.tail.iter().map(change));
+            live.extend(model.tail.iter().map(change));
         }
-        standing.retain(|(offset, ..)| *offset > after);
-        standing.sort();
-        standing
+        live.retain(|(offset, ..)| *offset > after);
+        live.sort();
+        live
     }
 
     /// Reads the log from a position to its end, as a session does; `meanwhile` may change it.
@@ -243,7 +243,7 @@ fn entries(page: &Page, arriving: &mut Option<([u8; 32], Vec<u8>)>) -> Vec<Store
     let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
     page.entries.iter().for_each(|entry| frame.add(entry, false));
     let Ok(Frame::Entries(frame)) = decode(&frame.finish()) else { panic!("not a page") };
-    let mut standing = Vec::new();
+    let mut live = Vec::new();
     for entry in frame.entries {
         assert!(entry.offset > page.after && entry.offset <= page.up_to);
         let mut body = entry.body.into_vec();
@@ -252,7 +252,7 @@ fn entries(page: &Page, arriving: &mut Option<([u8; 32], Vec<u8>)>) -> Vec<Store
             assert_eq!((arrived, hash(&got)), (entry.id, entry.id));
             body = got;
         }
-        standing.push((entry.offset.0, entry.kind, entry.id, body));
+        live.push((entry.offset.0, entry.kind, entry.id, body));
     }
-    standing
+    live
 }

@@ -37,7 +37,7 @@ fn flipped(column: &str, at: usize) -> String {
     )
 }
 
-/// Selects the rows of the document of several authors.
+/// Selects the rows of the document that several authors edited.
 const OF_SEVERAL: &str = "document = (SELECT d.id FROM document d JOIN space s ON s.id = d.space \
     WHERE s.name = 'notes' AND hex(d.document) LIKE '11%')";
 
@@ -107,7 +107,7 @@ fn damaged_changes_are_listed_and_replaced_in_their_rows() {
     assert_eq!(
         store.repair_changes(&space(), &document, changes).unwrap().count,
         0,
-        "it is undamaged"
+        "it is repaired already"
     );
     assert_eq!(examined(&store, &document), Examined::default());
     assert_eq!(verify(&store).1, []);
@@ -128,12 +128,12 @@ fn a_compaction_that_damage_stopped_is_due_after_the_repair() {
     let due = || store.compaction_candidate(u64::MAX / 2, CompactionWindow::NONE).unwrap();
     store.compaction_failed(&due().unwrap(), "damaged", "it cannot be read").unwrap();
     assert_eq!(due(), None);
-    let bring = |bytes: &[u8]| {
-        let brought = vec![(hashes[6], bytes.to_vec())];
-        store.repair_changes(&space(), &document, brought).unwrap().count
+    let repair = |bytes: &[u8]| {
+        let copies = vec![(hashes[6], bytes.to_vec())];
+        store.repair_changes(&space(), &document, copies).unwrap().count
     };
-    assert_eq!((bring(&changes[5]), due()), (0, None), "nothing was repaired");
-    assert_eq!(bring(&changes[6]), 1);
+    assert_eq!((repair(&changes[5]), due()), (0, None), "nothing was repaired");
+    assert_eq!(repair(&changes[6]), 1);
     assert!(due().is_some());
 }
 
@@ -141,8 +141,8 @@ fn a_compaction_that_damage_stopped_is_due_after_the_repair() {
 fn a_change_may_be_replaced_by_its_other_encoding() {
     let (_folder, store, document, hash, deflated) = damaged_long();
     assert_eq!(examined(&store, &document).changes, [hash]);
-    let brought = vec![(hash, deflated)];
-    assert_eq!(store.repair_changes(&space(), &document, brought).unwrap().count, 1);
+    let copies = vec![(hash, deflated)];
+    assert_eq!(store.repair_changes(&space(), &document, copies).unwrap().count, 1);
     // The document's counters match its rows.
     assert_eq!(verify(&store).1, []);
 }
@@ -152,7 +152,7 @@ fn a_row_that_contradicts_its_index_is_not_left_to_clients() {
     let (folder, store, document, _, other) = damaged();
     let named = examined(&store, &document).changes.len();
     assert_eq!(named, 2);
-    // A row in another log than its index says, and a document with a row too few.
+    // A row of another space than its index says; then a document whose count does not match its rows.
     let elsewhere =
         format!("UPDATE entry SET space = 99 WHERE {OF_SEVERAL} AND \"offset\" = {other}");
     damage(folder.path(), &elsewhere);
@@ -191,7 +191,7 @@ fn a_damaged_snapshot_is_replaced_by_one_of_the_same_changes_only() {
     assert_eq!(after.compacted.map(|compacted| compacted.offset), Some(before.offset));
 }
 
-/// A document is deleted while a client pushes its lost change, in the other form.
+/// A document is deleted while a client pushes its damaged change, in the other encoding.
 #[test]
 fn a_repair_of_a_deleted_document_changes_nothing() {
     let (_folder, store, document, hash, deflated) = damaged_long();
@@ -272,7 +272,7 @@ fn an_unreadable_document_row_does_not_stop_other_compactions() {
     assert!(matches!(found, Ok(Some(id)) if id == ids[1]), "{found:?}");
 }
 
-/// The same for a document with rows to prune.
+/// The same, with rows to prune: two documents have them.
 #[test]
 fn an_unreadable_document_row_does_not_stop_pruning() {
     let (folder, store, _) = two_due();

@@ -156,8 +156,8 @@ fn set_row(tx: &Connection, row: i64, change: &CheckedChange) -> rusqlite::Resul
     Ok(set == 1)
 }
 
-/// Drops changes whose dependencies are missing, or that do not follow their actor's last change. `compacted` is
-/// the index of the snapshot, if that is known. Returns how many were dropped.
+/// Drops changes whose dependencies are missing, or that do not follow their actor's last change. `compacted`
+/// is the index of the snapshot, if that is known. Returns how many were dropped.
 fn drop_unsupported(
     tx: &Connection,
     document: &Document,

@@ -109,8 +109,8 @@ impl Verifier<'_> {
             return Ok(document.digest_entry_now());
         }
         let stored = snapshots::current(self.conn, row)?;
-        let stands = stored.as_ref().map_or(0, |stored| stored.offset);
-        self.field(space, &document, "snapshot", stands == document.compacted);
+        let snapshot_offset = stored.as_ref().map_or(0, |stored| stored.offset);
+        self.field(space, &document, "snapshot", snapshot_offset == document.compacted);
         let index = match &stored {
             Some(stored) => self.snapshot(space, document.id, stored)?,
             None => None,

@@ -18,8 +18,8 @@ pub struct Features {
 pub mod features {
     /// Snapshots in the log, in parts; `SubscribeFrom`; `PushSnapshot`.
     pub const SNAPSHOTS: u64 = 1;
-    /// `Digest`, `Difference`, `Fetch`, `Document`, `Reconciled`.
-    pub const RECONCILE: u64 = 2;
+    /// `Digest`, `Difference`, `Fetch`, `Document`, `Compared`.
+    pub const COMPARE: u64 = 2;
     /// Filters that name documents, and `Refilter`.
     pub const FILTERS: u64 = 4;
     /// `PushEntry`: deletion, and roots beside a document's first one.
@@ -29,7 +29,7 @@ pub mod features {
     /// `Resend`, `Resent`, `Repaired`.
     pub const RESEND: u64 = 32;
     /// All features of this version.
-    pub const ALL: u64 = SNAPSHOTS | RECONCILE | FILTERS | ENTRIES | EPHEMERAL | RESEND;
+    pub const ALL: u64 = SNAPSHOTS | COMPARE | FILTERS | ENTRIES | EPHEMERAL | RESEND;
 }
 
 /// A partially received snapshot.
@@ -128,7 +128,7 @@ pub struct DocumentEntries {
 
 /// A new filter for a subscription. The relay stops feeding it and answers `Subscribed` with the
 /// new scope and `resumed: false`. The client fetches the documents that came into scope, then
-/// sends `Reconciled`.
+/// sends `Compared`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refilter {
     /// The subscription.
