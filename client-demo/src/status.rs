@@ -78,8 +78,8 @@ fn json_of(place: &NotebookPlace, notebook: &Notebook, status: &Status, rows: &[
             "changes": row.status.changes,
             "bytes": row.status.bytes,
             "pending": pending(row.status.pending),
-            "parked": rejected.collect::<Vec<_>>(),
-            "setAside": row.status.deferred,
+            "rejected": rejected.collect::<Vec<_>>(),
+            "deferred": row.status.deferred,
             "damagedAtRelay": row.status.damaged_at_relay,
             "deletedUnsent": lost.collect::<Vec<_>>(),
         })

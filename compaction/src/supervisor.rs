@@ -204,12 +204,12 @@ impl Job {
         let sent = self.input.flush();
         self.sent(sent)?;
         match self.receive()? {
-            (Tag::Sound, count) => {
-                let count = <[u8; 8]>::try_from(count)
-                    .map_err(|_| senseless("the count is not 8 bytes"))?;
+            (Tag::Valid, count) => {
+                let count =
+                    <[u8; 8]>::try_from(count).map_err(|_| invalid("the count is not 8 bytes"))?;
                 Ok(u64::from_le_bytes(count))
             }
-            _ => Err(senseless("neither a verdict on the snapshot nor a refusal")),
+            _ => Err(invalid("neither a verdict on the snapshot nor a refusal")),
         }
     }
 
@@ -222,13 +222,13 @@ impl Job {
                 (Tag::Snapshot, bytes) => snapshot = Some(bytes),
                 (Tag::Index, bytes) => index = Some(bytes),
                 (Tag::End, _) => break,
-                _ => return Err(senseless("an unexpected part in the result of a compaction")),
+                _ => return Err(invalid("an unexpected part in the result of a compaction")),
             }
         }
         let (Some(snapshot), Some(index)) = (snapshot, index) else {
-            return Err(senseless("the result of a compaction lacks its snapshot or its index"));
+            return Err(invalid("the result of a compaction lacks its snapshot or its index"));
         };
-        Compacted::from_parts(snapshot, index).map_err(senseless)
+        Compacted::from_parts(snapshot, index).map_err(invalid)
     }
 
     /// Waits for the result of a [`JobKind::ChangesSince`] job, change by change. The changes before an
@@ -239,7 +239,7 @@ impl Job {
             match self.receive()? {
                 (Tag::Change, change) => take(change),
                 (Tag::End, _) => return Ok(()),
-                _ => return Err(senseless("an unexpected part in a list of changes")),
+                _ => return Err(invalid("an unexpected part in a list of changes")),
             }
         }
     }
@@ -258,22 +258,21 @@ impl Job {
                 (Tag::End, count) => {
                     let count = <[u8; 8]>::try_from(count);
                     break u64::from_le_bytes(
-                        count
-                            .map_err(|_| senseless("the count in the end marker is not 8 bytes"))?,
+                        count.map_err(|_| invalid("the count in the end marker is not 8 bytes"))?,
                     );
                 }
-                _ => return Err(senseless("an unexpected part in the result of an absorption")),
+                _ => return Err(invalid("an unexpected part in the result of an absorption")),
             }
         };
         let news = match (snapshot, index) {
             (None, None) if changes.is_empty() => NewContent::Nothing,
             (None, None) => NewContent::Changes(changes),
             (Some(snapshot), Some(index)) if changes.is_empty() => {
-                let compacted = Compacted::from_parts(snapshot, index).map_err(senseless)?;
+                let compacted = Compacted::from_parts(snapshot, index).map_err(invalid)?;
                 NewContent::Snapshot(Box::new(compacted))
             }
             _ => {
-                return Err(senseless(
+                return Err(invalid(
                     "an absorption's result lacks its snapshot or its index, or also has changes",
                 ));
             }
@@ -304,15 +303,15 @@ impl Job {
         // A part cannot be larger than the worker's memory.
         match read_part(&mut self.output, self.limits.0) {
             Ok((Tag::Missing, hash)) => {
-                let hash = <[u8; 32]>::try_from(hash)
-                    .map_err(|_| senseless("the hash is not 32 bytes"))?;
+                let hash =
+                    <[u8; 32]>::try_from(hash).map_err(|_| invalid("the hash is not 32 bytes"))?;
                 Err(WorkerError::Missing { missing: ChangeHash(hash) })
             }
             Ok((Tag::TooLarge, numbers)) => {
                 let [actual, limit] = match numbers.as_chunks().0 {
                     [actual, limit] => [actual, limit]
                         .map(|n| usize::try_from(u64::from_le_bytes(*n)).unwrap_or(usize::MAX)),
-                    _ => return Err(senseless("the size and the limit are not two numbers")),
+                    _ => return Err(invalid("the size and the limit are not two numbers")),
                 };
                 Err(WorkerError::TooLarge { actual, limit })
             }
@@ -320,7 +319,7 @@ impl Job {
                 Err(WorkerError::Refused { reason: String::from_utf8_lossy(&reason).into_owned() })
             }
             Ok(part) => Ok(part),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(senseless(error)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(invalid(error)),
             Err(_) => Err(self.death()),
         }
     }
@@ -355,13 +354,13 @@ impl Drop for Job {
 
 fn read_left_out(content: &[u8]) -> Result<LeftOut, WorkerError> {
     let Some((part, reason)) = content.split_first_chunk() else {
-        return Err(senseless("an omission does not name its part"));
+        return Err(invalid("an omission does not name its part"));
     };
     let part = usize::try_from(u64::from_le_bytes(*part)).unwrap_or(usize::MAX);
     Ok(LeftOut { part, reason: String::from_utf8_lossy(reason).into_owned() })
 }
 
-fn senseless(what: impl ToString) -> WorkerError {
+fn invalid(what: impl ToString) -> WorkerError {
     WorkerError::Answer { what: what.to_string() }
 }
 

@@ -45,13 +45,13 @@ pub(crate) enum Tag {
     TooLarge = 9,
     /// From the worker: the uploaded snapshot is valid and has so many changes. The merged result
     /// follows.
-    Sound = 10,
+    Valid = 10,
 }
 
 impl Tag {
     fn of(byte: u8) -> Option<Self> {
-        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot, Sound, TooLarge};
-        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut, TooLarge, Sound]
+        use Tag::{Change, End, Index, LeftOut, Missing, Part, Refused, Snapshot, TooLarge, Valid};
+        [Snapshot, Change, Index, Refused, End, Part, Missing, LeftOut, TooLarge, Valid]
             .into_iter()
             .find(|tag| *tag as u8 == byte)
     }
@@ -95,7 +95,7 @@ impl JobHeader {
     pub(crate) fn read(from: &mut impl Read) -> io::Result<Self> {
         let begin: [u8; 8] = array(from)?;
         if begin[..7] != JOB_HEADER[..7] {
-            return Err(senseless("this subcommand is reserved for the program itself"));
+            return Err(invalid("this subcommand is reserved for the program itself"));
         }
         if begin != JOB_HEADER {
             return Err(other_release("another release"));
@@ -112,7 +112,7 @@ impl JobHeader {
         let [kind] = array(from)?;
         let count = u64::from_le_bytes(array(from)?);
         if count > HAVE_COUNT as u64 {
-            return Err(senseless("the job names too many hashes"));
+            return Err(invalid("the job names too many hashes"));
         }
         let hashes: Vec<[u8; 32]> = (0..count).map(|_| array(from)).collect::<io::Result<_>>()?;
         let kind = match (kind, &hashes[..]) {
@@ -128,7 +128,7 @@ impl JobHeader {
                 JobKind::Merge { hash: *hash, heads: Some(heads) }
             }
             (6, &[hash]) => JobKind::Merge { hash, heads: None },
-            _ => return Err(senseless("the job's kind is unknown")),
+            _ => return Err(invalid("the job's kind is unknown")),
         };
         Ok(Self { memory_bytes, time, snapshot_bytes, kind })
     }
@@ -151,10 +151,10 @@ pub(crate) fn write_part(to: &mut impl Write, tag: Tag, bytes: &[u8]) -> io::Res
 /// length that is claimed.
 pub(crate) fn read_part(from: &mut impl Read, limit: u64) -> io::Result<(Tag, Vec<u8>)> {
     let [tag] = array(from)?;
-    let tag = Tag::of(tag).ok_or_else(|| senseless("the part's kind is unknown"))?;
+    let tag = Tag::of(tag).ok_or_else(|| invalid("the part's kind is unknown"))?;
     let length = u64::from_le_bytes(array(from)?);
     if length > limit {
-        return Err(senseless("the part is too long"));
+        return Err(invalid("the part is too long"));
     }
     let mut bytes = Vec::new();
     from.take(length).read_to_end(&mut bytes)?;
@@ -164,7 +164,7 @@ pub(crate) fn read_part(from: &mut impl Read, limit: u64) -> io::Result<(Tag, Ve
     Ok((tag, bytes))
 }
 
-pub(crate) fn senseless(what: &'static str) -> io::Error {
+pub(crate) fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 

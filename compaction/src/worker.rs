@@ -14,7 +14,7 @@ use landfall_protocol::admission::HistoryError;
 
 use crate::absorb::Absorbing;
 use crate::inspect::inspect_within;
-use crate::wire::{JobHeader, Tag, read_part, senseless, write_part};
+use crate::wire::{JobHeader, Tag, invalid, read_part, write_part};
 use crate::{
     Absorbed, Compacted, CompactionError, CompactionLimits, JobKind, NewContent, changes_since,
     compact_within,
@@ -86,7 +86,7 @@ fn merge_parts(
     limits: &CompactionLimits,
 ) -> io::Result<Result<Box<Compacted>, CompactionError>> {
     let (Tag::Part, offered) = input.next()? else {
-        return Err(senseless("a merge job without the uploaded snapshot"));
+        return Err(invalid("a merge job without the uploaded snapshot"));
     };
     let theirs = match inspect_within(&offered, hash, limits) {
         Ok(theirs) => theirs,
@@ -98,7 +98,7 @@ fn merge_parts(
         return Ok(Err(CompactionError::Heads));
     }
     let mut output = io::stdout().lock();
-    write_part(&mut output, Tag::Sound, &theirs.changes.to_le_bytes())?;
+    write_part(&mut output, Tag::Valid, &theirs.changes.to_le_bytes())?;
     output.flush()?;
     compact_parts(input, Some((offered, theirs)), limits)
 }
@@ -116,7 +116,7 @@ fn compact_parts(
             (Tag::Snapshot, snapshot) => snapshots.push(snapshot),
             (Tag::Change, change) => break Some(change),
             (Tag::End, _) => break None,
-            _ => return Err(senseless("an unexpected part in the worker's input")),
+            _ => return Err(invalid("an unexpected part in the worker's input")),
         }
     };
     match offered {
@@ -135,7 +135,7 @@ fn compact_parts(
         let outcome = match input.next() {
             Ok((Tag::Change, change)) => return Some(change),
             Ok((Tag::End, _)) => Ok(()),
-            Ok(_) => Err(senseless("a snapshot comes after a change")),
+            Ok(_) => Err(invalid("a snapshot comes after a change")),
             Err(error) => Err(error),
         };
         // The input failed, so the result will be discarded: empty bytes are not a valid change, and stop the
@@ -163,7 +163,7 @@ fn absorb_parts(
             }
             (Tag::Change, bytes) => absorbing.change(bytes),
             (Tag::End, _) => return Ok(absorbing.finish()),
-            _ => return Err(senseless("an unexpected part in the worker's input")),
+            _ => return Err(invalid("an unexpected part in the worker's input")),
         };
         if let Err(error) = taken {
             return Ok(Err(error));
@@ -252,11 +252,11 @@ impl Parts {
 
     fn only_snapshot(mut self) -> io::Result<Vec<u8>> {
         let (Tag::Snapshot, snapshot) = self.next()? else {
-            return Err(senseless("the job lacks its snapshot"));
+            return Err(invalid("the job lacks its snapshot"));
         };
         match self.next()? {
             (Tag::End, _) => Ok(snapshot),
-            _ => Err(senseless("the job has a part too many")),
+            _ => Err(invalid("the job has a part too many")),
         }
     }
 }
@@ -301,7 +301,7 @@ fn confine_to(memory_bytes: u64, time: Option<Duration>) -> io::Result<()> {
         // Other systems lack some of these limits; the parent's timeout still applies.
         if let (Err(error), true) = (set, cfg!(target_os = "linux")) {
             let _ = writeln!(io::stderr(), "cannot limit {resource:?}: {error}");
-            return Err(senseless("cannot set a resource limit"));
+            return Err(invalid("cannot set a resource limit"));
         }
     }
     // About a third of the relay's share of a busy processor on Linux; a failure is harmless.

@@ -74,9 +74,9 @@ pub(crate) struct OpenDocument {
     /// The application's handles. Without any, arriving changes are not applied.
     handles: AtomicUsize,
     /// Whether the event about very many actors was sent.
-    told_actors: AtomicBool,
+    reported_actors: AtomicBool,
     /// Whether the event about its quarantine was sent.
-    told_quarantine: AtomicBool,
+    reported_quarantine: AtomicBool,
     /// Makes the next computation of patches panic, as automerge might.
     #[cfg(test)]
     pub(crate) panic_in_patches: AtomicBool,
@@ -159,8 +159,8 @@ impl OpenDocument {
             changed: Condvar::new(),
             rests_until: Mutex::new(None),
             handles: AtomicUsize::new(0),
-            told_actors: AtomicBool::new(false),
-            told_quarantine: AtomicBool::new(false),
+            reported_actors: AtomicBool::new(false),
+            reported_quarantine: AtomicBool::new(false),
             #[cfg(test)]
             panic_in_patches: AtomicBool::new(false),
         }
@@ -241,7 +241,7 @@ impl OpenDocument {
     /// although an earlier one could not. Returns the event to send.
     fn note_quarantine(&self, reason: Option<&str>) -> Result<Option<EventKind>, StoreError> {
         let context = &self.context;
-        let reported = self.told_quarantine.swap(reason.is_some(), Ordering::Relaxed);
+        let reported = self.reported_quarantine.swap(reason.is_some(), Ordering::Relaxed);
         let reported = reason.filter(|_| !reported);
         let kind = reported.map(|reason| EventKind::Quarantined { reason: reason.to_owned() });
         let known = context.log.quarantine(self.row, &self.id)?;
@@ -255,8 +255,8 @@ impl OpenDocument {
     /// The event, sent once, that the document has too many actors.
     fn warn_of_actors(&self, loaded: &Loaded) -> Option<EventKind> {
         let actors = loaded.automerge.stats().num_actors;
-        let warn =
-            actors > crate::limits::MANY_ACTORS && !self.told_actors.swap(true, Ordering::Relaxed);
+        let warn = actors > crate::limits::MANY_ACTORS
+            && !self.reported_actors.swap(true, Ordering::Relaxed);
         warn.then(|| {
             tracing::warn!(document = %self.id, actors, "the document has too many actors");
             EventKind::ManyActors { actors }

@@ -46,7 +46,7 @@ pub(crate) use ingest::prepare::Ready;
 #[cfg(test)]
 pub(crate) use ingest::received::{Deleted, Superseded};
 pub(crate) use ingest::received::{ReceiveError, Received};
-pub(crate) use ingest::resume::Met;
+pub(crate) use ingest::resume::AttachedUpstream;
 pub(crate) use log::append::{AppendError, Appended, LocalChange};
 pub(crate) use log::rows::{DocumentRow, SpaceRow, SpaceTotals, UpstreamRow};
 pub(crate) use log::snapshots::Opened;

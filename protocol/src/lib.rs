@@ -10,7 +10,7 @@
 //! each drive one connection, in the same way. Every input is a call of a `handle_*` method; one
 //! that depends on time takes `now`. After each input the caller drains `poll_effect` and performs
 //! the effects in their order; an effect names the `handle_*` method for its outcome, also for a
-//! failure. `poll_timeout` returns when to call `handle_timeout` at the latest. `handle_alive`
+//! failure. `poll_timeout` returns when to call `handle_timeout` at the latest. `handle_sign_of_life`
 //! reports that bytes of any kind arrived. `End` is the last effect of a connection: the caller
 //! closes it and drops a `Session` or `Peer`; a `Replica` gets `handle_disconnected`, and serves the
 //! next connection. [`Space`](relay::Space) serves many connections and knows no time: its

@@ -166,7 +166,7 @@ impl Metrics {
         let help = "Bytes of live entries cached in memory, of all spaces";
         r.register("ring_bytes", help, self.ring_bytes.clone());
         let help = "Bytes of incomplete snapshot uploads";
-        r.register("offer_bytes", help, self.upload_bytes.clone());
+        r.register("upload_bytes", help, self.upload_bytes.clone());
         let help = "Bytes of packed indexes in memory";
         r.register("index_bytes", help, self.index_bytes.clone());
         let help = "Packed indexes read from the disk since the start";
@@ -178,7 +178,7 @@ impl Metrics {
         let help = "Damaged documents that were repaired with data from clients";
         r.register("repaired_documents", help, self.repaired.clone());
         let help = "Accepted snapshot uploads";
-        r.register("snapshots_offered", help, self.snapshots_uploaded.clone());
+        r.register("snapshots_uploaded", help, self.snapshots_uploaded.clone());
         let help = "Time of the newest scheduled backup, 0 for none";
         r.register_with_unit(
             "last_backup_timestamp",

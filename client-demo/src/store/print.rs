@@ -96,7 +96,7 @@ fn space_json(space: &InspectedSpace) -> Value {
         "name": space.name.to_string(),
         "last": space.last,
         "deleted": space.deleted,
-        "setAside": space.deferred,
+        "deferred": space.deferred,
         "upstreams": upstreams.collect::<Vec<_>>(),
         "documents": space.documents.iter().map(document).collect::<Vec<_>>(),
     })

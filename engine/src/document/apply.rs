@@ -164,7 +164,7 @@ fn step(document: &Arc<OpenDocument>) -> Step {
             document.note_unloaded();
             true
         }
-        Job::Swap => swap::upload_again(document),
+        Job::Swap => swap::swap_in_rest(document),
         Job::Build(base) => match build(document, base) {
             Ok(Ok(built)) => swap::upload(document, built),
             Ok(Err(reason)) => {

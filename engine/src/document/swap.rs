@@ -38,7 +38,7 @@ pub(super) fn upload(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
 }
 
 /// Swaps in the state that was left in the slot, if it is still there and no writer is busy.
-pub(super) fn upload_again(document: &Arc<OpenDocument>) -> bool {
+pub(super) fn swap_in_rest(document: &Arc<OpenDocument>) -> bool {
     let (right, built) = {
         let mut slot = document.slot.lock();
         let Some(built) = slot.built.take() else { return true };
@@ -125,7 +125,7 @@ struct Next {
     patches: Option<Arc<[Patch]>>,
 }
 
-type Told = Option<(Origin, Vec<ChangeHash>)>;
+type ReportedHeads = Option<(Origin, Vec<ChangeHash>)>;
 
 /// Computes the next state and its event; `None` if there is no event to send.
 fn next_state(
@@ -133,7 +133,7 @@ fn next_state(
     new: Option<NewState>,
     before: &Loaded,
     meanwhile: Vec<Change>,
-    reported: Told,
+    reported: ReportedHeads,
 ) -> Result<Option<Next>, String> {
     let seen = before.automerge.get_heads();
     let listening = document.has_listeners();
@@ -268,7 +268,7 @@ pub(super) fn quarantine(document: &OpenDocument, reason: String) {
         slot.built.take()
     };
     drop(gone);
-    document.told_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
+    document.reported_quarantine.store(true, std::sync::atomic::Ordering::Relaxed);
     document.context.log.submit_quarantine(document.row, document.id, Some(reason));
 }
 

@@ -98,7 +98,8 @@ impl Space {
         &self,
         document: &DocumentId,
     ) -> Result<Option<Vec<u8>>, RejectedChangesError> {
-        let Some(lost) = self.open_store().context.log.lost_bytes(self.row()?, document)? else {
+        let Some(lost) = self.open_store().context.log.orphaned_bytes(self.row()?, document)?
+        else {
             return Ok(None);
         };
         let history = expand(lost.snapshot.as_deref(), lost.changes)?;

@@ -14,7 +14,7 @@ pub(super) struct ToldOversized(Mutex<BTreeSet<(SpaceRow, DocumentId, DocumentLi
 impl ToldOversized {
     /// Whether no event about this document and limit was sent yet. After 4,096 of them the record
     /// starts again, so an event may be repeated.
-    pub(super) fn is_news(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
+    pub(super) fn is_new(&self, key: (SpaceRow, DocumentId, DocumentLimit)) -> bool {
         const TOLD: usize = 4_096;
         let mut reported = self.0.lock();
         if reported.len() >= TOLD {

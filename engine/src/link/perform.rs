@@ -29,7 +29,8 @@ use crate::events::EventKind;
 use crate::open_store::OpenStore;
 use crate::status::LinkStatus;
 use crate::store::{
-    Done, LocalLog, Met, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow, WriteFailure,
+    AttachedUpstream, Done, LocalLog, Refused, SnapshotPart, SpaceCount, SpaceRow, UpstreamRow,
+    WriteFailure,
 };
 
 /// Bytes that wait for the socket, above which pings and requests with an empty answer are not
@@ -440,9 +441,9 @@ impl Performer {
         let Some(row) = self.spaces.get(&space).copied() else { return };
         let (owed, store) = (self.owed(row, 0), Arc::clone(&self.store));
         let commands = Arc::clone(&self.commands);
-        let done = move |result: Result<Committed<Met>, WriteFailure>| {
+        let done = move |result: Result<Committed<AttachedUpstream>, WriteFailure>| {
             let outcome = match result {
-                Ok(Committed { value: Met { upstream, point, damaged }, .. }) => {
+                Ok(Committed { value: AttachedUpstream { upstream, point, damaged }, .. }) => {
                     if damaged {
                         // The relay may have been repaired since.
                         commands.check(row);
@@ -453,7 +454,7 @@ impl Performer {
             };
             owed.give(outcome);
         };
-        self.log.submit_meet(upstream, row, Box::new(done));
+        self.log.submit_attach(upstream, row, Box::new(done));
     }
 
     fn reset(&self, space: SpaceName) {

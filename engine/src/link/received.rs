@@ -41,7 +41,7 @@ impl Publisher {
             context.events.send(space, document, EventKind::Unrelated);
         }
         for (document, excess) in received.oversized {
-            if !self.commands.oversized.is_news((row, document, excess.of)) {
+            if !self.commands.oversized.is_new((row, document, excess.of)) {
                 continue;
             }
             let ExceededLimit { of, actual, limit } = excess;

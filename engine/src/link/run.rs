@@ -227,7 +227,7 @@ impl Runner {
         if pending.spaces_changed {
             self.sync_spaces();
         }
-        self.take_news(pending);
+        self.take_new_commands(pending);
         for (ticket, spaces) in self.commands.requests.take_fresh() {
             let now = self.now();
             for space in spaces {
@@ -241,7 +241,7 @@ impl Runner {
     }
 
     /// Applies the new commands for single spaces.
-    fn take_news(&mut self, pending: PendingCommands) {
+    fn take_new_commands(&mut self, pending: PendingCommands) {
         let now = self.now();
         for space in self.performer.names(&pending.local) {
             self.replica.handle_local(now, &space);

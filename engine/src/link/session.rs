@@ -138,7 +138,7 @@ impl Runner {
         let now = self.now();
         match message {
             Some(Ok(Message::Binary(bytes))) => self.replica.handle_message(now, &bytes),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.replica.handle_alive(now),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.replica.handle_sign_of_life(now),
             Some(Ok(Message::Close(frame))) => {
                 let why = frame.map_or_else(String::new, |frame| format!(": {frame}"));
                 return Some(Ended::Lost(format!("the relay closed the connection{why}")));

@@ -60,7 +60,7 @@ impl Follow {
             if before == Some(version) {
                 return Ok(None);
             }
-            let met = links::last_met(conn)?;
+            let met = links::last_attached(conn)?;
             let spaces = spaces(conn, met.map(|(row, _)| row), before.map(|_| seen))?;
             Ok::<_, rusqlite::Error>(Some((version, met, spaces)))
         })?;

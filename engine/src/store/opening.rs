@@ -37,7 +37,7 @@ impl LocalLog {
 }
 
 fn opened(conn: &Connection) -> rusqlite::Result<OpenedStore> {
-    let met = links::last_met(conn)?;
+    let met = links::last_attached(conn)?;
     let row = met.map(|(row, _)| row);
     let mut statement = conn.prepare("SELECT id, name FROM space ORDER BY name")?;
     let mut found = statement.query([])?;

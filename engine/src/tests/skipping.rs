@@ -5,7 +5,7 @@ use landfall_protocol::{Cursor, Epoch, Offset, Scope, Upstream};
 use landfall_storage::{FailureClass, WriteError};
 
 use super::store;
-use crate::store::{Met, ReceiveError};
+use crate::store::{AttachedUpstream, ReceiveError};
 
 #[test]
 fn a_batch_behind_one_that_failed_is_refused() {
@@ -16,8 +16,8 @@ fn a_batch_behind_one_that_failed_is_refused() {
     let meet = || {
         let (sender, receiver) = std::sync::mpsc::channel();
         let done = move |met| sender.send(met).unwrap();
-        log.submit_meet(Upstream::from_bytes([1; 16]), space, Box::new(done));
-        let Met { point, .. } = receiver.recv().unwrap().unwrap().value;
+        log.submit_attach(Upstream::from_bytes([1; 16]), space, Box::new(done));
+        let AttachedUpstream { point, .. } = receiver.recv().unwrap().unwrap().value;
         point
     };
     assert_eq!(meet(), ResumePoint::default());

@@ -41,7 +41,7 @@ fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
 }
 
 fn meet(log: &LocalLog, upstream: u8, row: SpaceRow) {
-    wait(|done| log.submit_meet(Upstream::from_bytes([upstream; 16]), row, done));
+    wait(|done| log.submit_attach(Upstream::from_bytes([upstream; 16]), row, done));
 }
 
 /// The writer thread reports a commit before its caller continues, so that the last commit in the store
@@ -123,7 +123,7 @@ fn the_counts_describe_the_most_recent_relay() {
     assert_eq!(store.status().pending().changes, 0);
     let hold = open.context.log.database().faults().hold_commits();
     let (sender, receiver) = mpsc::channel();
-    open.context.log.submit_meet(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
+    open.context.log.submit_attach(Upstream::from_bytes([2; 16]), row, Box::new(|_| ()));
     // Submitted while the first relay is still the one in use.
     let retried = Box::new(move |result: Result<_, _>| sender.send(result.map(drop)).unwrap());
     open.context.log.submit_retry(row, document.id(), retried);

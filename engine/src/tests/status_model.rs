@@ -96,7 +96,7 @@ fn wait<T: Send + 'static>(submit: impl FnOnce(crate::store::Done<T>)) -> T {
 impl Relay {
     fn meet(&mut self) {
         let upstream = Upstream::from_bytes([1 + self.rng.below(2) as u8; 16]);
-        let met = wait(|done| self.open.context.log.submit_meet(upstream, self.row, done));
+        let met = wait(|done| self.open.context.log.submit_attach(upstream, self.row, done));
         self.at = met.point.cursor.map_or(0, |cursor| cursor.offset.0);
     }
 

@@ -92,7 +92,7 @@ fn many_spaces_and_relays_do_not_slow_a_commit() {
         for n in 0..count {
             let row = bench.log.ensure_space(&format!("s{n}").parse().unwrap()).unwrap();
             let upstream = landfall_protocol::Upstream::from_bytes([1; 16]);
-            wait(|done| bench.log.submit_meet(upstream, row, done));
+            wait(|done| bench.log.submit_attach(upstream, row, done));
         }
     });
 }

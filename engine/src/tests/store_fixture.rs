@@ -97,7 +97,7 @@ impl Author {
 fn meet(log: &LocalLog, upstream: u8, space: SpaceRow) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let done = move |met| sender.send(met).unwrap();
-    log.submit_meet(Upstream::from_bytes([upstream; 16]), space, Box::new(done));
+    log.submit_attach(Upstream::from_bytes([upstream; 16]), space, Box::new(done));
     receiver.recv().unwrap().unwrap();
 }
 

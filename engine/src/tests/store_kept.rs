@@ -89,7 +89,7 @@ fn check_kept(bench: &Bench, author: &Author, when: &str) {
     bench.check();
     let lost = bench.log.lost(bench.space).unwrap();
     assert_eq!((lost.len(), lost.first().map(|lost| lost.unsent)), (1, Some(5)), "{when}");
-    let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().expect(when);
+    let bytes = bench.log.orphaned_bytes(bench.space, &id(1)).unwrap().expect(when);
     let mut doc = automerge::Automerge::new();
     for body in bytes.snapshot.iter().chain(&bytes.changes) {
         doc.load_incremental(body).unwrap();

@@ -256,7 +256,7 @@ fn an_imported_deletion_keeps_edits_that_no_relay_has() {
     bench.check();
     let lost = bench.log.lost(bench.space).unwrap();
     assert_eq!((lost.len(), lost[0].unsent), (1, 1));
-    let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().unwrap();
+    let bytes = bench.log.orphaned_bytes(bench.space, &id(1)).unwrap().unwrap();
     assert_eq!(bytes.changes.len(), 3);
     bench.log.database().close().unwrap();
     // A file does not contain them, and the result lists them.

@@ -244,7 +244,7 @@ fn unsent_edits_of_a_deleted_document_are_kept_until_discarded() {
     while bench.log.sweep(100).unwrap() {}
     let lost = bench.log.lost(bench.space).unwrap();
     assert_eq!((lost.len(), lost[0].document, lost[0].unsent), (1, id(1), 1));
-    let bytes = bench.log.lost_bytes(bench.space, &id(1)).unwrap().unwrap();
+    let bytes = bench.log.orphaned_bytes(bench.space, &id(1)).unwrap().unwrap();
     let mut doc = automerge::Automerge::load(&bytes.snapshot.unwrap()).unwrap();
     bytes.changes.iter().for_each(|change| {
         doc.load_incremental(change).unwrap();
@@ -257,7 +257,7 @@ fn unsent_edits_of_a_deleted_document_are_kept_until_discarded() {
     while bench.log.sweep(100).unwrap() {}
     bench.check();
     assert_eq!((bench.rows(), bench.log.lost(bench.space).unwrap().len()), (0, 0));
-    assert_eq!(bench.log.lost_bytes(bench.space, &id(1)).unwrap(), None);
+    assert_eq!(bench.log.orphaned_bytes(bench.space, &id(1)).unwrap(), None);
 }
 
 #[test]

@@ -68,7 +68,11 @@ impl Bench {
     pub(super) fn meet(&mut self, upstream: u8) -> ResumePoint {
         let (sender, receiver) = mpsc::channel();
         let upstream = Upstream::from_bytes([upstream; 16]);
-        self.log.submit_meet(upstream, self.space, Box::new(move |met| sender.send(met).unwrap()));
+        self.log.submit_attach(
+            upstream,
+            self.space,
+            Box::new(move |met| sender.send(met).unwrap()),
+        );
         let point = receiver.recv().unwrap().unwrap().value.point;
         self.at = point.cursor.map_or(0, |cursor| cursor.offset.0);
         point

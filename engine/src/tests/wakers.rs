@@ -83,7 +83,7 @@ impl World {
         let (row, name) = (open.space(self.space.name()).unwrap(), self.space.name().clone());
         let (sender, receiver) = mpsc::channel();
         let met = Box::new(move |met: Result<_, _>| sender.send(met.is_ok()).unwrap());
-        open.context.log.submit_meet(Upstream::from_bytes([1; 16]), row, met);
+        open.context.log.submit_attach(Upstream::from_bytes([1; 16]), row, met);
         assert!(receiver.recv().unwrap());
         let (after, cursor) = (Offset(0), Bench::cursor(100));
         let batch = Batch { space: name.clone(), after, cursor, entries, bytes: 0 };

@@ -69,7 +69,7 @@ impl Replica {
 
     /// A binary message arrived.
     pub fn handle_message(&mut self, now: Moment, message: &[u8]) {
-        self.handle_alive(now);
+        self.handle_sign_of_life(now);
         let frames = match Frames::new(message) {
             Ok(frames) => frames,
             Err(error) => return self.end(EndReason::Malformed(error)),
@@ -84,7 +84,7 @@ impl Replica {
     }
 
     /// A sign of life that is not a message, such as a WebSocket ping.
-    pub fn handle_alive(&mut self, now: Moment) {
+    pub fn handle_sign_of_life(&mut self, now: Moment) {
         self.last_received = now;
         self.pinged = false;
         self.extend_probe(now);

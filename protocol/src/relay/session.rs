@@ -149,9 +149,9 @@ impl Session {
     }
 
     /// A binary message arrived: handles all of its frames. A caller that bounds the effects of one
-    /// message calls [`Session::handle_alive`] and [`Session::handle_next`] instead.
+    /// message calls [`Session::handle_sign_of_life`] and [`Session::handle_next`] instead.
     pub fn handle_message(&mut self, now: Moment, message: &[u8], rights: &dyn Rights) {
-        self.handle_alive(now);
+        self.handle_sign_of_life(now);
         let mut at = Some(0);
         while let Some(from) = at {
             at = self.handle_next(message, from, rights);
@@ -181,7 +181,7 @@ impl Session {
     }
 
     /// A sign of life that is not a message, such as a WebSocket pong.
-    pub fn handle_alive(&mut self, now: Moment) {
+    pub fn handle_sign_of_life(&mut self, now: Moment) {
         self.last_received = now;
         self.pinged = false;
     }

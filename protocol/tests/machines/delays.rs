@@ -61,7 +61,7 @@ fn wait(link: &mut Scripted) -> Duration {
         link.drain();
         // The relay is alive, and answers pings.
         link.sent.retain(|frame| !matches!(frame, Frame::Ping(_)));
-        link.replica.handle_alive(link.now);
+        link.replica.handle_sign_of_life(link.now);
     }
     link.now.since(began)
 }

@@ -241,7 +241,7 @@ fn a_probe_waits_while_something_arrives() {
     for _ in 0..5 {
         // Frames sent before the pong take their time on a slow connection.
         link.now = link.now.after(limits::PROBE / 4 * 3);
-        link.replica.handle_alive(link.now);
+        link.replica.handle_sign_of_life(link.now);
         link.replica.handle_timeout(link.now);
         link.drain();
         assert_eq!(link.ended, None);

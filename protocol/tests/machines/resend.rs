@@ -272,7 +272,7 @@ fn a_compaction_counts_with_the_weight_of_its_input() {
             let mut compactions = 0;
             for second in 0..10_000 {
                 link.now = Moment(Duration::from_secs(second));
-                link.replica.handle_alive(link.now);
+                link.replica.handle_sign_of_life(link.now);
                 ask(&mut link, DOCUMENT, 0);
                 if !link.effects.is_empty() {
                     assert_eq!(loads(&mut link), Some(0));
@@ -362,7 +362,7 @@ fn a_repaired_frame_is_reported_to_the_store() {
     let many = 2 * limits::REPAIRED_WAITING as u128;
     (0..many).for_each(|n| repaired(&mut link, DocumentId::from_bytes(n.to_be_bytes())));
     link.now = Moment(link.now.0 + Duration::from_secs(1_000));
-    link.replica.handle_alive(link.now);
+    link.replica.handle_sign_of_life(link.now);
     link.replica.handle_timeout(link.now);
     link.drain();
     assert_eq!(link.effects.len(), limits::REPAIRED_WAITING);

@@ -70,7 +70,7 @@ pub(crate) fn repair(
 ) -> Result<RepairResult, AdminError> {
     must_have_store(data)?;
     let store = Arc::new(SqliteStore::open(data)?);
-    let repaired = mend(&store, space, compactions);
+    let repaired = repair_document(&store, space, compactions);
     // The first error takes precedence.
     let closed = store.close();
     let repaired = repaired?;
@@ -81,7 +81,7 @@ pub(crate) fn repair(
     Ok(repaired)
 }
 
-fn mend(
+fn repair_document(
     store: &Arc<SqliteStore>,
     space: Option<&SpaceName>,
     compactions: CompactionOptions,

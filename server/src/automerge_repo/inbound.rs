@@ -22,7 +22,7 @@ impl RepoDriver {
                 self.push_queue.end_message();
             }
             SocketRead::Text => self.machine.handle_text(),
-            SocketRead::Control => self.machine.handle_alive(now),
+            SocketRead::Control => self.machine.handle_sign_of_life(now),
             SocketRead::Close => {
                 self.outbox.clear();
                 let reason = format!("{}: ", Code::GOODBYE);
@@ -116,7 +116,7 @@ impl RepoDriver {
         // A peer counts as alive while a large message arrives, and while the relay does not read from it.
         let waits = self.connection.meter.is_waiting() || !self.takes_messages();
         if bytes != self.bytes_before || waits {
-            self.machine.handle_alive(now);
+            self.machine.handle_sign_of_life(now);
         }
         self.bytes_before = bytes;
         self.machine.handle_delivered(self.connection.delivered());

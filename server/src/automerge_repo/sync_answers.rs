@@ -32,14 +32,14 @@ pub(super) struct SyncAnswer {
 /// A session's queries.
 pub(super) struct SyncAnswers {
     reader: SyncReader,
-    waiting: VecDeque<AskedSync>,
+    waiting: VecDeque<WaitingQuery>,
     /// Bytes of the waiting queries.
     bytes: usize,
     reading: Option<Reading>,
     ready: VecDeque<SyncAnswer>,
 }
 
-type AskedSync = (Ticket, SyncRequest);
+type WaitingQuery = (Ticket, SyncRequest);
 
 type Reading = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
@@ -48,7 +48,7 @@ struct Answered {
     /// The answers to the first of them.
     replies: VecDeque<SyncAnswer>,
     /// The queries still to be answered.
-    rest: Vec<AskedSync>,
+    rest: Vec<WaitingQuery>,
 }
 
 impl SyncAnswers {
@@ -71,7 +71,7 @@ impl SyncAnswers {
 
     fn begin(&mut self) -> Option<Reading> {
         let count = self.waiting.len().min(limits::REPO_QUERIES);
-        let queries: Vec<AskedSync> = self.waiting.drain(..count).collect();
+        let queries: Vec<WaitingQuery> = self.waiting.drain(..count).collect();
         if queries.is_empty() {
             return None;
         }
@@ -142,7 +142,7 @@ impl SyncReader {
     }
 
     /// Answers queries up to the first one that needs more than its document's heads.
-    async fn answer_some(&self, queries: Vec<AskedSync>) -> Answered {
+    async fn answer_some(&self, queries: Vec<WaitingQuery>) -> Answered {
         let queries = Arc::new(queries);
         let outlines = match queries.first() {
             Some((ticket, _)) => {
@@ -162,7 +162,7 @@ impl SyncReader {
             if holds && outline.needs_room(&request) {
                 // Defer this query to a read of its own: no task waits for memory while it holds some.
                 let others = outlined.map(|(query, _)| query);
-                let again: Vec<AskedSync> =
+                let again: Vec<WaitingQuery> =
                     std::iter::once((ticket, request)).chain(others).collect();
                 drop(rest.splice(..0, again));
                 break;
@@ -326,7 +326,7 @@ fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
 fn outlines(
     store: &dyn LogStore,
     space: &SpaceName,
-    asked: &[AskedSync],
+    asked: &[WaitingQuery],
 ) -> Result<Vec<Outline>, StoreError> {
     let mut outlines = Vec::with_capacity(asked.len());
     for (ticket, request) in asked {

@@ -315,8 +315,8 @@ impl Output {
                 "deletedHere": imported.deleted_here,
                 "problems": imported.problems.count + written.refused,
                 "problemList": findings(&imported.problems),
-                "passedOver": imported.others.count,
-                "passedOverList": findings(&imported.others),
+                "skipped": imported.others.count,
+                "skippedList": findings(&imported.others),
             })
         };
         self.print(value, || repo_lines(imported));

@@ -23,12 +23,12 @@ impl NativeDriver {
         let now = self.connection.now();
         match read {
             SocketRead::Message(bytes) => {
-                self.machine.handle_alive(now);
+                self.machine.handle_sign_of_life(now);
                 let memory = MessageMemory::new(self.connection.meter.whole());
                 self.inbound = Some(Inbound { bytes, at: 0, memory });
             }
             SocketRead::Text => self.machine.handle_unsupported("a text message"),
-            SocketRead::Control => self.machine.handle_alive(now),
+            SocketRead::Control => self.machine.handle_sign_of_life(now),
             SocketRead::Close => {
                 // The WebSocket's close may be followed only by the reply to it.
                 self.outbox.clear();
@@ -90,7 +90,7 @@ impl NativeDriver {
         // ping only after it. Neither is silence: the writer checks whether such a peer reads.
         let takes = self.takes_frames();
         if !takes || self.connection.meter.is_waiting() || now < self.connection.delivered() {
-            self.machine.handle_alive(now);
+            self.machine.handle_sign_of_life(now);
         }
         self.check_pace(takes);
         for id in self.uploads.overdue(takes) {

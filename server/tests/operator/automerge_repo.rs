@@ -112,7 +112,7 @@ fn importing_a_real_folder_twice_equals_once() {
     let done = run(&data, &["import-repo", text(&repo), "--json"]).json();
     assert_eq!((done["documents"].as_u64(), done["added"].as_u64()), (Some(3), Some(3)));
     assert_eq!((done["space"].as_str(), done["changes"].as_u64()), (Some("default"), Some(13)));
-    assert_eq!((done["problems"].as_u64(), done["passedOver"].as_u64()), (Some(0), Some(0)));
+    assert_eq!((done["problems"].as_u64(), done["skipped"].as_u64()), (Some(0), Some(0)));
     let held = check_real(&data, "default");
     let again = run(&data, &["import-repo", text(&repo), "--json"]).json();
     assert_eq!((again["added"].as_u64(), again["changes"].as_u64()), (Some(0), Some(0)));
@@ -170,7 +170,7 @@ fn overlapping_files_of_any_chunk_type_import_in_any_order() {
     put(&repo, id, "sync-state", "e", b"whatever");
     let done = run(&data, &["import-repo", text(&repo), "--json"]).json();
     assert_eq!((done["snapshots"].as_u64(), done["changes"].as_u64()), (Some(1), Some(0)));
-    assert_eq!((done["problems"].as_u64(), done["passedOver"].as_u64()), (Some(0), Some(0)));
+    assert_eq!((done["problems"].as_u64(), done["skipped"].as_u64()), (Some(0), Some(0)));
     let expected: Vec<String> = document.get_heads().iter().map(ToString::to_string).collect();
     assert_eq!(heads(&data, "default", id), expected);
     let again = run(&data, &["import-repo", text(&repo), "--json"]).json();
@@ -207,7 +207,7 @@ fn damaged_files_are_reported_and_everything_else_is_imported() {
     for path in [&cut, &bad, &empty] {
         assert!(problems.iter().any(|problem| problem["path"] == text(path)), "{output}");
     }
-    assert_eq!(output["passedOver"], 2);
+    assert_eq!(output["skipped"], 2);
     let held = held_of(&data, "default");
     assert_eq!(held[&id_of("many")].len(), 6);
     assert!(!held.contains_key(&id_of("small")));

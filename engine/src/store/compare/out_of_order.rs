@@ -177,6 +177,6 @@ fn note_heads(
     let compacted = compacted_heads(conn, row)?;
     match compacted.iter().all(|(head, _)| outside.contains(head)) {
         true => acked::settle(conn, upstream, space, row),
-        false => acked::owe(conn, upstream, space, row),
+        false => acked::add_unacked(conn, upstream, space, row),
     }
 }

@@ -235,7 +235,7 @@ impl LocalLog {
     }
 
     /// The bytes of a deleted document that are kept; `None` if none are.
-    pub(crate) fn lost_bytes(
+    pub(crate) fn orphaned_bytes(
         &self,
         space: SpaceRow,
         document: &DocumentId,

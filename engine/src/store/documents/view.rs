@@ -78,7 +78,7 @@ impl LocalLog {
     #[cfg(test)]
     pub(crate) fn known_upstream(&self) -> Result<Option<landfall_protocol::Upstream>, ViewError> {
         self.view(|conn| {
-            Ok(crate::store::upstream::links::last_met(conn)?.map(|(_, upstream)| upstream))
+            Ok(crate::store::upstream::links::last_attached(conn)?.map(|(_, upstream)| upstream))
         })
     }
 

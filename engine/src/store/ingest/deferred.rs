@@ -65,7 +65,7 @@ pub(in crate::store) fn put(
     }
     let is_mark = entry.kind == entry_kind::DAMAGED;
     if is_mark
-        && !(damaged::is_news(conn, upstream, space, entry)?
+        && !(damaged::is_new(conn, upstream, space, entry)?
             && damaged::make_room(conn, upstream, space)?)
     {
         return Ok(false);

@@ -13,7 +13,7 @@ use crate::store::{Done, LocalLog, SpaceCount, ViewError, WriteFailure};
 
 /// The state of a space's sync with an upstream.
 #[derive(Debug)]
-pub(crate) struct Met {
+pub(crate) struct AttachedUpstream {
     pub(crate) upstream: UpstreamRow,
     pub(crate) point: ResumePoint,
     /// Whether the relay has an entry there that it could not read.
@@ -43,15 +43,23 @@ pub(in crate::store) fn filter(conn: &Connection, space: SpaceRow) -> rusqlite::
 
 impl LocalLog {
     /// Records that this upstream is the one in use, and returns the space's sync state with it.
-    pub(crate) fn submit_meet(&self, upstream: Upstream, space: SpaceRow, done: Done<Met>) {
+    pub(crate) fn submit_attach(
+        &self,
+        upstream: Upstream,
+        space: SpaceRow,
+        done: Done<AttachedUpstream>,
+    ) {
         let job = move |tx: &rusqlite::Transaction<'_>| {
             let row = links::meet(tx, &upstream)?;
             links::ensure_link(tx, row, space)?;
             let point = resume_point(tx, row, space)?;
             let damaged = links::damaged(tx, row, space)? > 0;
-            Ok::<_, rusqlite::Error>(Met { upstream: row, point, damaged })
+            Ok::<_, rusqlite::Error>(AttachedUpstream { upstream: row, point, damaged })
         };
-        let done = move |result: Result<Committed<(SpaceCount, Met)>, WriteFailure>| {
+        let done = move |result: Result<
+            Committed<(SpaceCount, AttachedUpstream)>,
+            WriteFailure,
+        >| {
             done(result.map(|Committed { value: (_, value), number }| Committed { value, number }));
         };
         self.submit_in_space(Durability::Relaxed, space, job, done);

@@ -89,7 +89,7 @@ pub(super) fn release_document(
     document: DocumentRow,
 ) -> rusqlite::Result<()> {
     release(conn, upstream, space, &locals(conn, document)?)?;
-    owe(conn, upstream, space, document)
+    add_unacked(conn, upstream, space, document)
 }
 
 /// Removes changes from the acked ranges.
@@ -126,7 +126,7 @@ pub(in crate::store) fn release(
 }
 
 /// Records that the upstream lacks part of a document's snapshot.
-pub(in crate::store) fn owe(
+pub(in crate::store) fn add_unacked(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,

@@ -27,7 +27,7 @@ pub(in crate::store) fn forget_document(
 
 /// Whether a damaged entry is not recorded yet. Offset 0 means that the relay named only the document:
 /// such a record is redundant beside one with an offset, which replaces it.
-pub(in crate::store) fn is_news(
+pub(in crate::store) fn is_new(
     conn: &Connection,
     upstream: UpstreamRow,
     space: SpaceRow,

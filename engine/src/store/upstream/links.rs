@@ -13,7 +13,7 @@ use crate::store::log::rows::{self, SpaceRow, UpstreamRow, space_totals};
 use crate::store::{Done, LocalLog, SpaceCount};
 
 /// The upstream that was connected last, if any.
-pub(in crate::store) fn last_met(
+pub(in crate::store) fn last_attached(
     conn: &Connection,
 ) -> rusqlite::Result<Option<(UpstreamRow, Upstream)>> {
     conn.prepare_cached("SELECT id, identity FROM upstream ORDER BY met DESC LIMIT 1")?
@@ -42,7 +42,7 @@ impl Whose {
     /// Its row, if it was ever connected.
     pub(in crate::store) fn row(self, conn: &Connection) -> rusqlite::Result<Option<UpstreamRow>> {
         match self {
-            Self::LastMet => Ok(last_met(conn)?.map(|(row, _)| row)),
+            Self::LastMet => Ok(last_attached(conn)?.map(|(row, _)| row)),
             Self::Of(upstream) => upstream_row(conn, &upstream),
         }
     }
@@ -54,7 +54,7 @@ pub(in crate::store) fn meet(
     conn: &Connection,
     identity: &Upstream,
 ) -> rusqlite::Result<UpstreamRow> {
-    if let Some((row, last)) = last_met(conn)?
+    if let Some((row, last)) = last_attached(conn)?
         && last == *identity
     {
         return Ok(row);
@@ -79,7 +79,7 @@ pub(in crate::store) fn ensure_link(
         .prepare_cached("INSERT OR IGNORE INTO link (upstream, space) VALUES (?1, ?2)")?
         .execute(params![upstream.0, space.0])?;
     if new > 0 {
-        owe_everything(conn, upstream, space)?;
+        unack_all(conn, upstream, space)?;
     }
     let vacant = conn
         .prepare_cached(
@@ -104,11 +104,7 @@ pub(in crate::store) fn note_vacant(
     Ok(())
 }
 
-fn owe_everything(
-    conn: &Connection,
-    upstream: UpstreamRow,
-    space: SpaceRow,
-) -> rusqlite::Result<()> {
+fn unack_all(conn: &Connection, upstream: UpstreamRow, space: SpaceRow) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT OR IGNORE INTO owed (upstream, space, local, document)
          SELECT ?1, space, base, id FROM document WHERE space = ?2 AND folded_changes > 0",
@@ -217,7 +213,7 @@ pub(in crate::store) fn reset(
         .execute(params![upstream.0, space.0])?;
     // Its log is another one by now: it reports again which entries are still damaged.
     forget_damage(conn, upstream, space)?;
-    owe_everything(conn, upstream, space)?;
+    unack_all(conn, upstream, space)?;
     cover_vacant(conn, upstream, space)
 }
 

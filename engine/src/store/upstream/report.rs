@@ -86,7 +86,7 @@ impl Reports {
     fn draft(&self, conn: &Connection, space: SpaceRow) -> rusqlite::Result<Draft> {
         // Not the upstream that was in use when the job was submitted: another may have been connected
         // since, and reports after that must refer to the same one.
-        let upstream = links::last_met(conn)?.map(|(row, _)| row);
+        let upstream = links::last_attached(conn)?.map(|(row, _)| row);
         let count = count(conn, upstream, space)?;
         if let Some(upstream) = upstream {
             pending::note_unacked_from(conn, upstream, space, &count)?;

@@ -49,7 +49,7 @@ impl Peer {
     }
 
     /// Some bytes arrived from the peer, of any kind.
-    pub fn handle_alive(&mut self, now: Moment) {
+    pub fn handle_sign_of_life(&mut self, now: Moment) {
         self.handle_clock(now);
         self.last_received = self.last_received.max(now);
         self.pinged = false;

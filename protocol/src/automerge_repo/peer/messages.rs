@@ -16,7 +16,7 @@ impl Peer {
         if self.ended {
             return;
         }
-        self.handle_alive(now);
+        self.handle_sign_of_life(now);
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(error) => return self.fail(error.code(), error.to_string()),

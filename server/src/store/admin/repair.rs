@@ -75,7 +75,7 @@ impl SqliteStore {
         }
         for (space, documents) in spaces {
             for (document, damaged) in documents {
-                self.mend(&space, document, damaged, &mut repaired)?;
+                self.repair_document(&space, document, damaged, &mut repaired)?;
             }
             let name = space.clone();
             self.repairing(move |tx| sums(tx, &name))?;
@@ -83,7 +83,7 @@ impl SqliteStore {
         Ok(repaired)
     }
 
-    fn mend(
+    fn repair_document(
         &self,
         space: &SpaceName,
         document: DocumentId,
@@ -96,7 +96,7 @@ impl SqliteStore {
         })?;
         let name = space.clone();
         let outcome = self.repairing(move |tx| {
-            let outcome = document::mend(tx, &name, &document, &damaged)?;
+            let outcome = document::repair_document(tx, &name, &document, &damaged)?;
             if outcome.dropped_changes + outcome.dropped_snapshots > 0 {
                 break_lineage(tx, &name, Epoch::from_bytes(fresh))?;
             }

@@ -20,7 +20,7 @@ const TAIL: &str = "SELECT id, \"offset\", hash, actor, seq, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
 
 /// Rebuilds a document from its whole bytes.
-pub(super) fn mend(
+pub(super) fn repair_document(
     tx: &Connection,
     name: &SpaceName,
     document: &DocumentId,
