@@ -161,7 +161,7 @@ fn a_document_that_is_not_a_note_is_reported_and_unchanged() {
     let home = Home::new();
     let store = Store::open(home.path("notes.landfall"), Options::default()).unwrap();
     let space = store.space("default").unwrap();
-    space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap().0;
+    space.create(|tx| Ok(tx.put(ROOT, "recipe", "soup")?)).unwrap();
     store.close().unwrap();
     assert!(home.run(&["notes", "list"]).ok().contains("(not a note)"));
     home.run(&["notes", "check", "1"]).failed(6, &["malformed", "`landfallNotebook` is missing"]);
