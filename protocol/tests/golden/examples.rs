@@ -44,14 +44,14 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Refilter(_) => "Refilter",
         Frame::PushEntry(_) => "PushEntry",
         Frame::Fetch(_) => "Fetch",
-        Frame::UploadFrom(_) => "Wanted",
+        Frame::UploadFrom(_) => "UploadFrom",
         Frame::SubscribeFrom(_) => "SubscribeFrom",
         Frame::Document(_) => "Document",
         Frame::Reconciled(_) => "Reconciled",
         Frame::Ephemeral(_) => "Ephemeral",
         Frame::Resend(_) => "Resend",
         Frame::Resent(_) => "Resent",
-        Frame::Repaired(_) => "Mended",
+        Frame::Repaired(_) => "Repaired",
     }
 }
 
