@@ -1,34 +1,35 @@
 //! Deleting notes: `notes rm`; and orphaned edits, made here before the deletion by another replica and not
 //! yet on the relay: `notes deleted`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use landfall::automerge::Automerge;
 use landfall::{DocumentId, RejectedChangesError, Space};
 
-use crate::cli::NotebookPlace;
-use crate::export;
+use crate::exported;
 use crate::failure::{Exit, Failure};
 use crate::find::{self, FindError, Named, find};
+use crate::lookup;
 use crate::note::{self, Note};
 use crate::notebook::Notebook;
-use crate::notes;
+use crate::place::NotebookPlace;
+use crate::prompt;
+use crate::render;
 use crate::term::{self, count, faint, first_line, fit, say, strong};
 
 /// The command `notes rm`.
 pub(crate) fn rm(place: &NotebookPlace, id: &str, yes: bool) -> Result<(), Failure> {
-    let notebook = notes::open(place, id)?;
-    let listed = notes::found(&notebook, id)?;
+    let notebook = lookup::open(place, id)?;
+    let listed = lookup::found(&notebook, id)?;
     let document = listed.document.id();
-    let name = notes::name_of(&listed);
+    let name = render::name_of(&listed);
     let pending = listed.document.status()?.pending.changes;
     let only_here = match pending {
         0 => String::new(),
         n => format!("; {} not sent to any relay yet", count(n, "change")),
     };
     let question = format!("delete {name} permanently, here and on every replica{only_here}?");
-    confirm(place, &question, yes, "nothing was deleted")?;
+    prompt::confirm(place, &question, yes, "nothing was deleted")?;
     drop(listed);
     notebook.space.delete(document)?;
     if !place.quiet {
@@ -98,7 +99,7 @@ pub(crate) fn list(place: &NotebookPlace) -> Result<(), Failure> {
     let width = term::width().saturating_sub(4 + 2 + 10);
     for (lost, number) in lost.iter().zip(1..) {
         let (title, line) = match &lost.note {
-            Ok(note) => (notes::title_of(note), first_line(&note.body, width)),
+            Ok(note) => (render::title_of(note), first_line(&note.body, width)),
             Err(problem) => ("(not a note)".to_owned(), first_line(problem, width)),
         };
         let edits = format!("{} only here", count(lost.unsent, "change"));
@@ -136,10 +137,10 @@ pub(crate) fn export_if_lost(notebook: &Notebook, id: &str, file: &Path) -> Resu
     };
     let bytes = notebook.space.export_orphaned(&lost.document)?;
     let Some(bytes) = bytes else { return Err(unknown(id, "no edits of it are left")) };
-    export::write(file, &bytes)?;
+    exported::write(file, &bytes)?;
     let edits = count(lost.unsent, "change");
     let what = format!("the deleted note {}, with {edits} that no other replica has", lost.name());
-    notebook.remark(export::said(&what, file, bytes.len()));
+    notebook.remark(exported::said(&what, file, bytes.len()));
     Ok(true)
 }
 
@@ -152,11 +153,11 @@ pub(crate) fn show_if_lost(notebook: &Notebook, id: &str) -> Result<bool, Failur
         Err(error) => return Err(error.into()),
     };
     let Ok(note) = &lost.note else { return Ok(false) };
-    say(strong(notes::title_of(note)));
+    say(strong(render::title_of(note)));
     let edits = count(lost.unsent, "change");
     notebook
         .remark(faint(format!("{} · deleted; {edits} that no other replica has", lost.document)));
-    notes::print(note);
+    render::print(note);
     Ok(true)
 }
 
@@ -175,7 +176,7 @@ pub(crate) fn discard(place: &NotebookPlace, id: &str, yes: bool) -> Result<(), 
     };
     let (name, edits) = (lost.name(), count(lost.unsent, "change"));
     let question = format!("discard {name} permanently, with {edits} that no other replica has?");
-    confirm(place, &question, yes, "nothing was discarded")?;
+    prompt::confirm(place, &question, yes, "nothing was discarded")?;
     notebook.space.discard_orphaned(lost.document)?;
     notebook.close()?;
     if !place.quiet {
@@ -185,55 +186,10 @@ pub(crate) fn discard(place: &NotebookPlace, id: &str, yes: bool) -> Result<(), 
 }
 
 fn open_to_read(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
-    Notebook::open_to_read(place)?.ok_or_else(|| notes::nothing_there(place, id))
+    Notebook::open_to_read(place)?.ok_or_else(|| lookup::nothing_there(place, id))
 }
 
 fn unknown(id: &str, why: &str) -> Failure {
     let remedy = "see `landfall-demo notes deleted`";
     Failure::new(Exit::Note, format!("no deleted note `{id}`"), why, remedy)
-}
-
-/// Asks the user at the terminal. Without a terminal, only `--yes` confirms.
-pub(crate) fn confirm(
-    place: &NotebookPlace,
-    question: &str,
-    yes: bool,
-    otherwise: &str,
-) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if let Some(hosted) = &place.hosted {
-        return if hosted.is_confirmed() { Ok(()) } else { Err(Failure::ask(question)) };
-    }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let why = "this is permanent, and there is no terminal for the prompt";
-        return Err(Failure::new(Exit::Usage, otherwise, why, "give --yes to confirm"));
-    }
-    let mut answer = String::new();
-    let question = term::harmless(question);
-    let prompted = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
-    // A terminal that cannot be written or read has not confirmed.
-    let read = prompted.and_then(|()| io::stdin().lock().read_line(&mut answer));
-    match read.is_ok() && is_yes(&answer) {
-        true => Ok(()),
-        false => {
-            Err(Failure::new(Exit::Other, otherwise, "the answer was no", "answer `y` to confirm"))
-        }
-    }
-}
-
-fn is_yes(answer: &str) -> bool {
-    ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_y_and_yes_confirm() {
-        assert!(["y\n", "Y", " yes ", "YES\r\n"].into_iter().all(is_yes));
-        assert!(["", "\n", "n", "yep", "no, yes"].into_iter().all(|answer| !is_yes(answer)));
-    }
 }

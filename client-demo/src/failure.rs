@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use landfall::error_chain;
 use landfall::{
     ChangeError, CheckError, ConnectError, FlushError, OpenDocumentError, OpenError, ReadError,
-    SpaceError, StoreError, StoreFailure,
+    RejectedChangesError, SpaceError, StoreError, StoreFailure,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::notes;
 use crate::term::count;
 
 /// The exit codes. `docs/notebook.md` lists them too.
@@ -221,7 +220,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Store(error) => error.into(),
-            ReadError::Deleted => notes::deleted_meanwhile("the note was not changed"),
+            ReadError::Deleted => deleted_meanwhile("the note was not changed"),
             other => Self::new(Exit::Other, "cannot read the note", error_chain(&other), REPORT),
         }
     }
@@ -244,7 +243,7 @@ impl From<ChangeError> for Failure {
                 let why = format!("the change has {actual} operations, the limit is {limit}");
                 Self::new(Exit::Other, what, why, "split the edit into smaller ones")
             }
-            ChangeError::Deleted => notes::deleted_meanwhile(what),
+            ChangeError::Deleted => deleted_meanwhile(what),
             ChangeError::DocumentFull(why) => {
                 Self::new(Exit::Note, what, error_chain(&*why), "continue in another note")
             }
@@ -301,6 +300,43 @@ impl From<CheckError> for Failure {
     fn from(error: CheckError) -> Self {
         Self::new(Exit::Relay, "not compared with the relay", error_chain(&error), "try again")
     }
+}
+
+impl From<RejectedChangesError> for Failure {
+    fn from(error: RejectedChangesError) -> Self {
+        let what = "the edits were not changed";
+        match error {
+            RejectedChangesError::Store(error) => error.into(),
+            RejectedChangesError::NothingRejected => {
+                let why = "the relay has refused no change of the note";
+                Self::new(Exit::Note, "nothing was done", why, "see `landfall-demo notes refused`")
+            }
+            RejectedChangesError::Unanswered => {
+                let remedy = "push them again with `landfall-demo notes retry`, or save them with \
+                    `landfall-demo notes export`";
+                Self::new(Exit::Other, what, error, remedy)
+            }
+            RejectedChangesError::Changed => Self::new(Exit::Other, what, error, "try again"),
+            RejectedChangesError::Form(_)
+            | RejectedChangesError::Rebuild(_)
+            | RejectedChangesError::DocumentFull(_) => {
+                let remedy = "they are kept; save them with `landfall-demo notes export`";
+                Self::new(Exit::Other, what, error_chain(&error), remedy)
+            }
+            other => Self::new(Exit::Other, what, error_chain(&other), REPORT),
+        }
+    }
+}
+
+/// The error for a note that was deleted while it was being edited.
+pub(crate) fn deleted_meanwhile(what: &str) -> Failure {
+    let why = "the note was permanently deleted in the meantime";
+    Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or create a new note")
+}
+
+/// The error for a command that the process with the store open does not perform.
+pub(crate) fn rejected(why: &str) -> Failure {
+    Failure::new(Exit::Store, "the command was rejected", why, "end that process first")
 }
 
 /// Some changes did not reach the relay, or the relay's changes may be missing here.

@@ -1,8 +1,6 @@
 //! Synthetic authors who type like people: mostly forwards, sometimes elsewhere, sometimes deleting; with
 //! text that breaks careless code. Deterministic for a seed.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use landfall::BoxError;
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{ObjId, ReadDoc};
@@ -37,45 +35,23 @@ const PIECES: &[&str] = &[
     "\r\n",
 ];
 
-/// A small random number generator (SplitMix64): sufficient for choices, and the same on all platforms.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`, or 0.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % (end as u64).max(1)) as usize
-    }
-}
-
 /// A random seed.
 pub(crate) fn seed() -> u64 {
     // Short enough for a user to type.
-    RandomState::new().build_hasher().finish() % 1_000_000
+    fastrand::u64(..1_000_000)
 }
 
 /// A synthetic author.
 #[derive(Debug, Clone)]
 pub(crate) struct Author {
-    random: Random,
+    random: fastrand::Rng,
     cursor: usize,
 }
 
 impl Author {
     pub(crate) fn new(seed: u64, number: u64) -> Self {
-        Self { random: Random::new(seed.wrapping_mul(31).wrapping_add(number)), cursor: 0 }
+        let random = fastrand::Rng::with_seed(seed.wrapping_mul(31).wrapping_add(number));
+        Self { random, cursor: 0 }
     }
 
     /// The next edit, in a text that other authors change too.
@@ -85,16 +61,16 @@ impl Author {
         text: &ObjId,
     ) -> Result<(), BoxError> {
         let length = tx.length(text);
-        if self.random.below(12) == 0 {
-            self.cursor = self.random.below(length + 1);
+        if self.random.usize(..12) == 0 {
+            self.cursor = self.random.usize(..length + 1);
         }
         self.cursor = self.cursor.min(length);
-        if self.random.below(6) == 0 && self.cursor > 0 {
-            let back = 1 + self.random.below(3.min(self.cursor));
+        if self.random.usize(..6) == 0 && self.cursor > 0 {
+            let back = 1 + self.random.usize(..3.min(self.cursor));
             self.cursor -= back;
             tx.splice_text(text, self.cursor, isize::try_from(back)?, "")?;
         } else {
-            let piece = PIECES[self.random.below(PIECES.len())];
+            let piece = PIECES[self.random.usize(..PIECES.len())];
             tx.splice_text(text, self.cursor, 0, piece)?;
             self.cursor += piece.chars().count();
         }

@@ -3,53 +3,25 @@
 //! that needs the user: prompts, the editor and standard input. This module must not know the socket.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use landfall::Store;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::cli::{Cli, NotebookPlace};
+use crate::cli::Cli;
 use crate::control::{self, AskError, Control};
 use crate::editor;
-use crate::failure::{Exit, Failure};
+use crate::failure::{self, Exit, Failure};
 use crate::find;
+use crate::lookup;
 use crate::note::BODY;
 use crate::notebook::Notebook;
-use crate::notes;
+use crate::place::NotebookPlace;
+use crate::prompt;
+use crate::request::{Draft, Hosted, Request};
 use crate::term;
 use crate::text::BaseText;
-
-/// A command as sent over the control socket.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Request {
-    /// The command line, beginning with the program's name.
-    args: Vec<String>,
-    /// The folder to which its relative paths refer.
-    folder: PathBuf,
-    space: String,
-    quiet: bool,
-    offline: bool,
-    /// The relay's URL, if the user gave one.
-    relay: Option<String>,
-    /// The content of standard input, if the command reads it.
-    input: Option<String>,
-    /// The user has confirmed.
-    is_confirmed: bool,
-    /// The user's edit of a note's text in an editor.
-    draft: Option<Draft>,
-}
-
-/// A text before and after its editing.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Draft {
-    /// The document's heads at the beginning of the editing.
-    pub(crate) heads: Vec<String>,
-    pub(crate) before: String,
-    pub(crate) after: String,
-}
 
 /// The outcome of a command.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,57 +31,6 @@ enum Answer {
     Ended { out: String, err: String, failure: Option<Failure> },
     /// The user must confirm; then the command is sent again.
     Confirm { question: String },
-}
-
-/// Marks a command that is performed for another process.
-#[derive(Clone)]
-pub(crate) struct Hosted {
-    pub(crate) store: Store,
-    request: Arc<Request>,
-}
-
-impl std::fmt::Debug for Hosted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hosted").field("request", &self.request).finish_non_exhaustive()
-    }
-}
-
-impl Hosted {
-    pub(crate) fn is_confirmed(&self) -> bool {
-        self.request.is_confirmed
-    }
-
-    pub(crate) fn draft(&self) -> Option<&Draft> {
-        self.request.draft.as_ref()
-    }
-
-    /// Resolves a path of the command line.
-    pub(crate) fn path(&self, given: &std::path::Path) -> PathBuf {
-        self.request.folder.join(given)
-    }
-}
-
-/// The standard input that this process has read.
-static INPUT: OnceLock<String> = OnceLock::new();
-
-/// Reads standard input once, in the process that the user started.
-pub(crate) fn input(
-    place: &NotebookPlace,
-    read: impl FnOnce() -> Result<String, Failure>,
-) -> Result<String, Failure> {
-    if let Some(hosted) = &place.hosted {
-        let input = hosted.request.input.clone();
-        return input.ok_or_else(|| refused("the request contains no standard input"));
-    }
-    if INPUT.get().is_none() {
-        // Commands run one after the other, so no other thread sets it.
-        let _ = INPUT.set(read()?);
-    }
-    Ok(INPUT.get().cloned().unwrap_or_default())
-}
-
-fn refused(why: &str) -> Failure {
-    Failure::new(Exit::Store, "the command was rejected", why, "end that process first")
 }
 
 /// Performs the commands of other processes until it is dropped. If the socket cannot be served, prints the
@@ -150,10 +71,11 @@ fn run(store: &Store, relay: Option<&str>, request: Request) -> Result<(), Failu
         return Err(Failure::new(Exit::Usage, "nothing was done", why, remedy));
     }
     let cli = Cli::of(request.args.iter().map(Into::into));
-    let cli =
-        cli.map_err(|_| refused("the process that has the store open has another version"))?;
+    let cli = cli.map_err(|_| {
+        failure::rejected("the process that has the store open has another version")
+    })?;
     if !cli.command.may_be_handed_over() {
-        return Err(refused("it needs exclusive access to the store"));
+        return Err(failure::rejected("it needs exclusive access to the store"));
     }
     let (space, quiet) = (request.space.clone(), request.quiet);
     let hosted = Some(Hosted { store: store.clone(), request: Arc::new(request) });
@@ -200,7 +122,8 @@ pub(crate) fn hand_over(
     let done = match ask(place, &mut request, in_use) {
         // The other process ended while the editor was open: the store is free.
         Err(failure) if failure.is_store_in_use() => {
-            let cli = Cli::of(std::env::args_os()).map_err(|error| refused(&error.to_string()))?;
+            let cli = Cli::of(std::env::args_os())
+                .map_err(|error| failure::rejected(&error.to_string()))?;
             crate::dispatch(&NotebookPlace { draft: Some(draft), ..place.clone() }, cli.command)
         }
         done => done,
@@ -220,8 +143,8 @@ pub(crate) fn hand_over(
 fn request(place: &NotebookPlace) -> Result<Request, Failure> {
     let args = std::env::args_os().map(|arg| arg.into_string());
     let args = args.collect::<Result<Vec<String>, _>>();
-    let args = args.map_err(|_| refused("its arguments are not UTF-8"))?;
-    let folder = std::env::current_dir().map_err(|error| refused(&error.to_string()))?;
+    let args = args.map_err(|_| failure::rejected("its arguments are not UTF-8"))?;
+    let folder = std::env::current_dir().map_err(|error| failure::rejected(&error.to_string()))?;
     Ok(Request {
         args,
         folder,
@@ -229,15 +152,15 @@ fn request(place: &NotebookPlace) -> Result<Request, Failure> {
         quiet: place.quiet,
         offline: place.offline,
         relay: place.given_relay(),
-        input: INPUT.get().cloned(),
+        input: prompt::input_read(),
         ..Request::default()
     })
 }
 
 /// Runs the editor, and returns the edited text with its file; `None` if nothing changed.
 fn draft(place: &NotebookPlace, note: &str) -> Result<Option<(Draft, PathBuf)>, Failure> {
-    let notebook = notes::open_to_read(place, note)?;
-    let document = notes::found(&notebook, note)?.document;
+    let notebook = lookup::open_to_read(place, note)?;
+    let document = lookup::found(&notebook, note)?.document;
     let base = BaseText::take(&document, BODY)?;
     let id = find::short(&document.id());
     let edited = editor::edit(base.text()).map_err(|error| error.failure(&id))?;
@@ -256,7 +179,7 @@ fn ask(place: &NotebookPlace, request: &mut Request, in_use: Failure) -> Result<
         };
         match answer {
             Answer::Confirm { question } => {
-                crate::deleted::confirm(place, &question, false, "nothing was done")?;
+                prompt::confirm(place, &question, false, "nothing was done")?;
                 request.is_confirmed = true;
             }
             Answer::Ended { out, err, failure } => {

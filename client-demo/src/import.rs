@@ -13,12 +13,12 @@ use landfall::error_chain;
 use landfall::{CHANGE_OPERATIONS, ChangeError, DocumentId};
 use thiserror::Error;
 
-use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::lines::lines;
 use crate::name::composed;
 use crate::note;
 use crate::notebook::Notebook;
+use crate::place::NotebookPlace;
 use crate::term::{count, note as remark, say, tame};
 use crate::text::{TooLong, fits};
 

@@ -5,14 +5,16 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `cli`, `failure` | the command line; errors and exit codes |
+//! | `cli`, `args`, `place` | the command line: commands, their options, the options of all |
+//! | `failure` | errors and exit codes; below all others |
 //! | `note`, `text`, `find` | a note's shape; edits that merge; look-up of notes by name |
 //! | `lines`, `name` | line endings of texts; normalisation of names |
-//! | `notebook` | a store, its space, its relay |
-//! | `control`, `handover` | a local socket beside the store; commands performed by the process that has it
-//! open |
+//! | `notebook`, `lookup`, `render` | a store, its space, its relay; a note in it; a note as printed |
+//! | `control`, `request`, `handover` | a local socket beside the store; what is sent over it; commands performed
+//! by the process that has it open |
+//! | `prompt` | standard input and confirmations |
 //! | `notes`, `editor`, `import`, `sync`, `status`, `watch` | the commands of those names |
-//! | `deleted`, `refused`, `export` | orphaned edits, rejected changes, and saving them |
+//! | `deleted`, `refused`, `export`, `exported` | orphaned edits, rejected changes, and saving them to files |
 //! | `tour` | the guided scenario |
 //! | `replay`, `trace`, `generate` | recorded and generated editing sessions |
 //! | `replica`, `relay`, `scratch` | the building blocks of tour and replay |
@@ -30,26 +32,33 @@
     )
 )]
 
+mod args;
 mod cli;
 mod control;
 mod deleted;
 mod editor;
 mod export;
+mod exported;
 mod failure;
 mod find;
 mod generate;
 mod handover;
 mod import;
 mod lines;
+mod lookup;
 mod name;
 mod note;
 mod notebook;
 mod notes;
+mod place;
 mod progress;
+mod prompt;
 mod refused;
 mod relay;
+mod render;
 mod replay;
 mod replica;
+mod request;
 mod scratch;
 mod status;
 mod store;
@@ -65,8 +74,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command, NotebookPlace};
+use cli::{Cli, Command};
 use failure::{Exit, Failure};
+use place::NotebookPlace;
 
 fn main() -> ExitCode {
     let cli = match Cli::of(std::env::args_os()) {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use landfall::{Document, Options, Space, SpaceError, Store};
 
-use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
-use crate::sync::is_settled;
+use crate::place::NotebookPlace;
 use crate::term::{note, say};
-use crate::wait::Waiter;
+use crate::wait::{Waiter, is_settled};
 
 /// How long an editing command tries to reach the relay before it leaves syncing to a later command.
 const SYNC_AFTER_EDIT: Duration = Duration::from_secs(2);

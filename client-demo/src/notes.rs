@@ -8,22 +8,24 @@ use landfall::automerge::ReadDoc;
 use landfall::automerge::transaction::Transactable;
 use landfall::{CHANGE_OPERATIONS, ChangeError, Document, ReadError};
 
-use crate::cli::{NotebookPlace, NotesCommand};
+use crate::args::NotesCommand;
 use crate::deleted;
 use crate::editor;
 use crate::export;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, deleted_meanwhile};
 use crate::find::{self, FindError, Finder, Listed, listed};
-use crate::handover::{self, Draft, Hosted};
+use crate::handover;
 use crate::lines;
-use crate::note::{self, BODY, Note, ShapeError, TITLE};
+use crate::lookup::{found, not_found, open, open_to_read};
+use crate::note::{self, BODY, ShapeError, TITLE};
 use crate::notebook::{self, Notebook};
+use crate::place::NotebookPlace;
+use crate::prompt;
 use crate::refused;
+use crate::render::{TITLE_CHARS, print, title_of};
+use crate::request::{Draft, Hosted};
 use crate::term::{self, faint, first_line, fit, say, strong};
 use crate::text::{BaseText, EditError, TooLong, fits};
-
-/// The most characters of a text's first line that become the title; a longer line is a paragraph.
-const TITLE_CHARS: usize = 80;
 
 /// The most bytes of a text from standard input that replaces a note's text. A document can hardly be longer.
 const COMPARED_BYTES: u64 = 64 * 1024 * 1024;
@@ -100,19 +102,6 @@ fn row(listed: &Listed, number: usize, width: usize) -> Result<String, Failure> 
     Ok(format!("{number:>3} {mark}{title}  {line}  {id}"))
 }
 
-pub(crate) fn title_of(note: &Note) -> String {
-    let title = first_line(&note.title, TITLE_CHARS);
-    if title.is_empty() { "(untitled)".to_owned() } else { title }
-}
-
-/// A note's title in quotes, or its id if it has no title.
-pub(crate) fn name_of(listed: &Listed) -> String {
-    match &listed.note {
-        Ok(note) => format!("“{}”", title_of(note)),
-        Err(_) => listed.document.id().to_string(),
-    }
-}
-
 fn show(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     let notebook = open_to_read(place, id)?;
     let listed = match Finder::new(&notebook.space).find(id)? {
@@ -138,19 +127,6 @@ fn show(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
     notebook.remark(faint(facts.join(" · ")));
     print(note);
     Ok(())
-}
-
-/// Prints a note's contents below its title.
-pub(crate) fn print(note: &Note) {
-    // Also without a terminal: the reader of a pipe may print to one.
-    let body = term::tame_text(note.body.strip_prefix('\u{feff}').unwrap_or(&note.body));
-    match body.ends_with('\n') {
-        true => term::say_lines(&body),
-        false => say(body),
-    }
-    for item in note.items.iter().flatten() {
-        say(format!("- {}", first_line(item, term::width())));
-    }
 }
 
 fn check(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
@@ -250,12 +226,6 @@ fn saved(notebook: Notebook, document: &Document) -> Result<(), Failure> {
     })
 }
 
-/// The error for a note that was deleted while it was being edited.
-pub(crate) fn deleted_meanwhile(what: &str) -> Failure {
-    let why = "the note was permanently deleted in the meantime";
-    Failure::new(Exit::Note, what, why, "see `landfall-demo notes deleted`, or create a new note")
-}
-
 fn replace(document: &Document, key: &'static str, text: &str) -> Result<usize, Failure> {
     Ok(BaseText::take(document, key)?.edit(document, text)?)
 }
@@ -341,47 +311,10 @@ fn malformed(id: &str, problem: &ShapeError) -> Failure {
     Failure::new(Exit::Differs, what, problem, "docs/notebook.md specifies the format")
 }
 
-/// Finds a note by name.
-pub(crate) fn found(notebook: &Notebook, id: &str) -> Result<Listed, Failure> {
-    let found = Finder::new(&notebook.space).find(id)?;
-    found.or_else(|error| Err(not_found(notebook, error)?))
-}
-
-/// The error for a note that was not found: it may be known as deleted.
-pub(crate) fn not_found(notebook: &Notebook, error: FindError) -> Result<Failure, Failure> {
-    if let FindError::Unknown { asked, .. } = &error
-        && let Some(document) = find::id(asked)
-        && notebook.space.is_deleted(&document)?
-    {
-        let why = "it was permanently deleted";
-        let remedy = "see `landfall-demo notes deleted` for orphaned edits";
-        return Ok(Failure::new(Exit::Note, format!("no note `{asked}`"), why, remedy));
-    }
-    Ok(error.into())
-}
-
-/// Opens the notebook to edit an existing note.
-pub(crate) fn open(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
-    match place.store.exists() {
-        true => Notebook::open(place),
-        false => Err(nothing_there(place, id)),
-    }
-}
-
-/// Opens the notebook to read an existing note.
-pub(crate) fn open_to_read(place: &NotebookPlace, id: &str) -> Result<Notebook, Failure> {
-    Notebook::open_to_read(place)?.ok_or_else(|| nothing_there(place, id))
-}
-
-pub(crate) fn nothing_there(place: &NotebookPlace, id: &str) -> Failure {
-    let why = notebook::absent(place);
-    Failure::new(Exit::Note, format!("no note `{id}`"), why, "create a note, or sync first")
-}
-
 /// A text from the command line; `-` reads at most `most` bytes of standard input.
 fn given(place: &NotebookPlace, text: String, most: u64) -> Result<String, Failure> {
     match text.as_str() {
-        "-" => handover::input(place, || standard_input(most)),
+        "-" => prompt::input(place, || standard_input(most)),
         _ => Ok(text),
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use landfall::{Code, Document, RejectedDocument};
 
-use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::find::{self, Listed, listed};
+use crate::lookup;
 use crate::notebook::Notebook;
-use crate::notes;
+use crate::place::NotebookPlace;
+use crate::render;
 use crate::term::{self, count, faint, first_line, fit, say, strong, tame};
 
 /// How long a command that pushes changes again tries to reach the relay.
@@ -42,7 +43,7 @@ fn entry(number: usize, listed: &Listed, rejected: &RejectedDocument, pending: u
     let id = &id[..id.len().min(8)];
     let width = term::width().saturating_sub(4 + 2 + id.len());
     let title = match &listed.note {
-        Ok(note) => notes::title_of(note),
+        Ok(note) => render::title_of(note),
         Err(_) => "(not a note)".to_owned(),
     };
     let title = strong(fit(&title, width));
@@ -102,11 +103,11 @@ pub(crate) fn merge(place: &NotebookPlace, id: &str) -> Result<(), Failure> {
 /// Opens the notebook, and a note in it with rejected changes.
 fn open(place: &NotebookPlace, id: &str) -> Result<(Notebook, Document), Failure> {
     if !place.store.exists() {
-        return Err(notes::nothing_there(place, id));
+        return Err(lookup::nothing_there(place, id));
     }
     // Unconnected: a restored relay might otherwise accept the changes before the command runs.
     let notebook = Notebook::open_unconnected(place)?;
-    let document = notes::found(&notebook, id)?.document;
+    let document = lookup::found(&notebook, id)?.document;
     if document.status()?.rejected.is_none() {
         let why = format!("the relay has refused no change of `{}`", first_line(id, 40));
         let remedy = "see `landfall-demo notes refused`";

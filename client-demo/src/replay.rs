@@ -9,10 +9,11 @@ use landfall::automerge::ObjId;
 use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::{BoxError, Document, Durability};
 
-use crate::cli::{NotebookPlace, ReplayArgs};
+use crate::args::ReplayArgs;
 use crate::failure::{self, Exit, Failure};
 use crate::generate::{self, Author};
 use crate::note;
+use crate::place::NotebookPlace;
 use crate::progress::Bars;
 use crate::replica::{self, Replica, until_same};
 use crate::scratch::{self, Scratch};

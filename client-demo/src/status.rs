@@ -4,9 +4,9 @@
 use landfall::{DocumentId, OrphanedEdits, SpaceStatus, Status};
 use serde_json::{Value, json};
 
-use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
 use crate::notebook::{self, Notebook};
+use crate::place::NotebookPlace;
 use crate::term::{count, faint, say, strong};
 
 /// One space, its number of documents, and its deleted documents with orphaned edits.

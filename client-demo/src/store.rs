@@ -10,8 +10,8 @@ use clap::Subcommand;
 use landfall::admin::AdminError;
 use landfall::{SpaceName, admin};
 
-use crate::cli::NotebookPlace;
 use crate::failure::{Exit, Failure};
+use crate::place::NotebookPlace;
 use crate::term::{count, say};
 use print::size;
 

@@ -11,13 +11,14 @@ use landfall::{
     SyncStatus,
 };
 
-use crate::cli::{NotebookPlace, SyncArgs};
+use crate::args::SyncArgs;
 use crate::failure::{Exit, Failure, REPORT, unsynced, unsynced_until};
 use crate::find::{self, FindError, Finder};
+use crate::lookup;
 use crate::notebook::Notebook;
-use crate::notes;
+use crate::place::NotebookPlace;
 use crate::term::{count, note, say};
-use crate::wait::{self, Moved, Waiter};
+use crate::wait::{self, Moved, Waiter, is_settled};
 use report::Report;
 
 /// Most documents listed in a message.
@@ -181,7 +182,7 @@ fn named(notebook: &Notebook, names: &[String]) -> Result<Vec<DocumentId>, Failu
         wanted.push(match (finder.find(name)?, find::id(name)) {
             (Ok(listed), _) => listed.document.id(),
             (Err(FindError::Unknown { .. }), Some(id)) if !notebook.space.is_deleted(&id)? => id,
-            (Err(error), _) => return Err(notes::not_found(notebook, error)?),
+            (Err(error), _) => return Err(lookup::not_found(notebook, error)?),
         });
     }
     wanted.sort_unstable();
@@ -308,14 +309,6 @@ fn of_the_store(status: &Status) -> Option<Failure> {
     let failed = status.store_failed.as_ref().or(status.store_trouble.as_ref())?;
     let failure = Failure::from(StoreError::new(failed.class, failed.what.clone()));
     Some(failure.and("the relay keeps its copy; then sync again"))
-}
-
-/// Whether everything that the relay had is here, or the relay has refused it.
-pub(crate) fn is_settled(status: &Status) -> bool {
-    status
-        .spaces
-        .values()
-        .all(|space| matches!(space.sync, SyncStatus::Live | SyncStatus::Refused { .. }))
 }
 
 fn refusal(status: &Status) -> Option<String> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use landfall::{Document, Durability, LinkStatus, SyncStatus};
 
-use crate::cli::TourArgs;
+use crate::args::TourArgs;
 use crate::failure::Failure;
 use crate::note::{self, Note};
 use crate::replica::{self, Check, Replica, until_same};

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use landfall::{FlushError, Pending, Store, SyncStatus};
+use landfall::{FlushError, Pending, Status, Store, SyncStatus};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::{Exit, Failure};
@@ -169,6 +169,14 @@ fn signal() -> io::Result<impl Future<Output = ()>> {
             std::future::pending::<()>().await;
         }
     })
+}
+
+/// Whether everything that the relay had is here, or the relay has refused it.
+pub(crate) fn is_settled(status: &Status) -> bool {
+    status
+        .spaces
+        .values()
+        .all(|space| matches!(space.sync, SyncStatus::Live | SyncStatus::Refused { .. }))
 }
 
 #[cfg(test)]

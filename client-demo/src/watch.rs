@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall::automerge::{Patch, PatchAction};
 use landfall::{Document, DocumentId, Event, EventKind, LinkStatus, Origin, Status, SyncStatus};
 
-use crate::cli::NotebookPlace;
 use crate::failure::Failure;
 use crate::handover;
 use crate::note;
 use crate::notebook::Notebook;
+use crate::place::NotebookPlace;
 use crate::term::{self, count, faint, first_line, strong};
 use crate::wait::Waiter;
 

@@ -31,8 +31,6 @@ mod random;
 mod refusals;
 #[path = "automerge_repo/relay.rs"]
 mod relay;
-#[path = "machines/rng.rs"]
-mod rng;
 #[path = "automerge_repo/scenarios.rs"]
 mod scenarios;
 #[path = "automerge_repo/syncs.rs"]

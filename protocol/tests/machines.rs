@@ -43,8 +43,6 @@ mod oversized;
 mod relay;
 #[path = "machines/resend.rs"]
 mod resend;
-#[path = "machines/rng.rs"]
-mod rng;
 #[path = "machines/scenarios.rs"]
 mod scenarios;
 #[path = "machines/scripted.rs"]

@@ -13,12 +13,12 @@ use rusqlite::Connection;
 use thiserror::Error;
 
 use crate::connect;
-use crate::database::{Core, Place};
 use crate::error::{FailureClass, OpenError, StorageError};
 use crate::files::{self, Found};
 use crate::new_file::{NewFile, NewFileError};
 use crate::options::Options;
 use crate::schema::{self, Schema, State, pragma_i64};
+use crate::shared::{Core, Place};
 
 /// Interval between fsyncs of a copy that is being written.
 const FLUSH_EVERY: Duration = Duration::from_millis(50);

@@ -1,28 +1,27 @@
-//! The database handle, and the state that handles share with the writer thread.
+//! The database handle.
 
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction};
 
 use crate::backup::{self, BackupError};
 use crate::connect::{self, Pragmas};
-use crate::durability::{CommitNumber, Committed, Durability, Progress};
-use crate::error::{FailureClass, OpenError, ReadError, StorageError, WriteError};
-use crate::faults::{FaultState, Faults};
+use crate::durability::{CommitNumber, Committed, Durability};
+use crate::error::{OpenError, ReadError, StorageError, WriteError};
+use crate::faults::Faults;
 use crate::files;
-use crate::identity::{FileWatch, GoneFile};
+use crate::gone::GoneFile;
 use crate::lock::Lock;
 use crate::open::{self, Opened};
 use crate::options::Options;
-use crate::queue::{Fate, Queue, Typed};
-use crate::read::{Pool, Reader};
+use crate::queue::Typed;
+use crate::read::Reader;
 use crate::schema::{Schema, pragma_i64};
+use crate::shared::{Core, Place};
 use crate::wal::WalDamage;
 use crate::writer::Writer;
 
@@ -36,41 +35,6 @@ pub struct Database {
 struct Inner {
     core: Arc<Core>,
     thread: Mutex<Option<JoinHandle<Result<(), StorageError>>>>,
-}
-
-type OnWriterPanic = Box<dyn FnOnce(&StorageError) + Send>;
-
-/// Where the database is stored.
-pub(crate) enum Place {
-    File(PathBuf),
-    Memory,
-}
-
-/// State shared by the handles, the readers and the writer thread.
-pub(crate) struct Core {
-    pub(crate) place: Place,
-    pub(crate) options: Options,
-    pub(crate) queue: Queue,
-    pub(crate) pool: Pool,
-    pub(crate) progress: Progress,
-    pub(crate) faults: FaultState,
-    /// The current `synchronous` setting of the writing connection.
-    pub(crate) current_durability: Mutex<Durability>,
-    writable: bool,
-    /// The writing connection, locked while a group runs. `None` once closed.
-    conn: Mutex<Option<Connection>>,
-    writer_thread: OnceLock<ThreadId>,
-    /// The first fsync that failed. After it the database refuses every write.
-    fsync_failure: OnceLock<Arc<StorageError>>,
-    /// Set if the writer thread panicked.
-    writer_panic: OnceLock<Arc<StorageError>>,
-    on_writer_panic: Mutex<Vec<OnWriterPanic>>,
-    /// Whether the writer thread holds the lock on `conn`. Calls that need it fail on that thread
-    /// instead of deadlocking.
-    in_group: AtomicBool,
-    closed: AtomicBool,
-    pub(crate) watch: FileWatch,
-    wal: Option<WalDamage>,
 }
 
 impl Database {
@@ -123,9 +87,7 @@ impl Database {
         let shared = Arc::clone(&core);
         let run = move || {
             let writer = Writer::new(Arc::clone(&shared), lock);
-            writer.run(|id| {
-                let _ = shared.writer_thread.set(id);
-            })
+            writer.run(|id| shared.writer_started(id))
         };
         let thread = thread::Builder::new()
             .name("storage-writer".to_owned())
@@ -270,20 +232,13 @@ impl Database {
     /// opened again. Reads continue to work.
     #[must_use]
     pub fn writer_panic(&self) -> Option<Arc<StorageError>> {
-        self.core().writer_panic.get().cloned()
+        self.core().writer_panic().cloned()
     }
 
     /// Registers `callback`. It is called on the writer thread if that thread panics, before the
     /// pending writes fail; or at once if the thread has panicked already.
     pub fn on_writer_panicked(&self, callback: Box<dyn FnOnce(&StorageError) + Send>) {
-        let mut waiting = self.core().on_writer_panic.lock();
-        match self.core().writer_panic.get() {
-            Some(error) => {
-                drop(waiting);
-                callback(error);
-            }
-            None => waiting.push(callback),
-        }
+        self.core().on_writer_panicked(callback);
     }
 
     /// Runs `query` in one snapshot on a pooled connection. Waits while all connections are in use.
@@ -409,10 +364,10 @@ impl std::fmt::Debug for Database {
 impl Inner {
     fn close(&self) -> Result<(), StorageError> {
         let core = &self.core;
-        core.closed.store(true, Ordering::Release);
+        core.mark_closed();
         core.queue.close();
         // Otherwise the writer thread closes it.
-        if !core.writable || core.writer_panic.get().is_some() {
+        if !core.writable || core.writer_panic().is_some() {
             core.pool.close();
         }
         // The thread cannot join itself: it ends after the callback that is running returns.
@@ -437,110 +392,5 @@ impl Drop for Inner {
         if let Err(error) = self.close() {
             tracing::warn!(%error, class = ?error.class(), "closed without a final fsync");
         }
-    }
-}
-
-impl Core {
-    fn new(place: Place, options: Options, conn: Option<Connection>, watch: FileWatch) -> Self {
-        Self {
-            place,
-            queue: Queue::new(options.queue),
-            pool: Pool::new(options.readers),
-            progress: Progress::default(),
-            watch,
-            wal: None,
-            faults: FaultState::default(),
-            current_durability: Mutex::new(Durability::Full),
-            writable: conn.is_some(),
-            conn: Mutex::new(conn),
-            writer_thread: OnceLock::new(),
-            fsync_failure: OnceLock::new(),
-            writer_panic: OnceLock::new(),
-            on_writer_panic: Mutex::default(),
-            in_group: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            options,
-        }
-    }
-
-    pub(crate) fn in_memory(&self) -> bool {
-        matches!(self.place, Place::Memory)
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn fsync_failure(&self) -> Option<&Arc<StorageError>> {
-        self.fsync_failure.get()
-    }
-
-    /// Records that the writer thread panicked. Called on that thread.
-    pub(crate) fn writer_panicked(&self, error: StorageError) {
-        let error = Arc::new(error);
-        // The thread ends only once, so the cell is still empty.
-        let _ = self.writer_panic.set(Arc::clone(&error));
-        self.in_group.store(false, Ordering::Relaxed);
-        let waiting = std::mem::take(&mut *self.on_writer_panic.lock());
-        for tell in waiting {
-            if catch_unwind(AssertUnwindSafe(|| tell(&error))).is_err() {
-                tracing::error!("a callback for the writer thread's end panicked");
-            }
-        }
-    }
-
-    /// The result for a job that the closed queue rejects.
-    fn fate_of_refused(&self) -> Fate {
-        match self.writer_panic.get().filter(|_| !self.is_closed()) {
-            Some(error) => Fate::Lost(Arc::clone(error)),
-            None => Fate::Closed,
-        }
-    }
-
-    /// Records `error` if it is a failed fsync; only the first one is kept.
-    pub(crate) fn note_failure(&self, error: &Arc<StorageError>) {
-        let is_new = error.class() == FailureClass::FsyncFailed
-            && self.fsync_failure.set(Arc::clone(error)).is_ok();
-        if is_new {
-            tracing::error!(
-                %error,
-                "an fsync failed; the database accepts no more writes until it is opened again"
-            );
-            self.progress.announce_failure(error);
-        }
-    }
-
-    fn on_writer_thread(&self) -> bool {
-        self.writer_thread.get() == Some(&thread::current().id())
-    }
-
-    /// Runs `run` on the writing connection between two groups, on the calling thread.
-    pub(crate) fn with_writing_connection<T>(
-        &self,
-        run: impl FnOnce(&Connection) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        if !self.writable {
-            return Err(StorageError::ReadOnly);
-        }
-        if self.on_writer_thread() && self.in_group.load(Ordering::Relaxed) {
-            return Err(StorageError::WouldDeadlock);
-        }
-        run(self.conn.lock().as_ref().ok_or(StorageError::Closed)?)
-    }
-
-    pub(crate) fn enter_group(&self) -> MutexGuard<'_, Option<Connection>> {
-        let conn = self.conn.lock();
-        self.in_group.store(true, Ordering::Relaxed);
-        conn
-    }
-
-    pub(crate) fn leave_group(&self, conn: MutexGuard<'_, Option<Connection>>) {
-        self.in_group.store(false, Ordering::Relaxed);
-        // Fair, so that in memory waiting readers get their turn between the groups of a busy writer.
-        MutexGuard::unlock_fair(conn);
-    }
-
-    pub(crate) fn take_writing_connection(&self) -> Option<Connection> {
-        self.conn.lock().take()
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use rusqlite::ffi;
 use thiserror::Error as ThisError;
 
-use crate::identity::{Gone, GoneFile};
-use crate::lock::Holder;
+use crate::gone::{Gone, GoneFile};
+use crate::holder::Holder;
 
 /// The kind of a failure: enough for a caller to decide whether to retry, to ask for space, or to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

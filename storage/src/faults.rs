@@ -4,14 +4,13 @@
 //! relaxed atomic load per commit.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::database::Core;
 use crate::error::{FailureClass, StorageError};
+use crate::fault_state::FaultState;
 use crate::schema::pragma_i64;
+use crate::shared::Core;
 
 /// SQLite's default limit.
 const NO_PAGE_LIMIT: u32 = 0xffff_fffe;
@@ -27,80 +26,6 @@ pub struct Counters {
     pub full_commits: u64,
     /// Small transactions that the database made only to sync. Not included in `commits`.
     pub syncs: u64,
-}
-
-/// The state behind [`Faults`], which the writer thread reads.
-#[derive(Default)]
-pub(crate) struct FaultState {
-    /// Whether `plan` requests anything: spares every commit the mutex.
-    armed: AtomicBool,
-    plan: Mutex<Plan>,
-    changed: Condvar,
-    pub(crate) jobs: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    pub(crate) full_commits: AtomicU64,
-    pub(crate) syncs: AtomicU64,
-}
-
-#[derive(Default)]
-struct Plan {
-    holds: usize,
-    /// Whether the writer is waiting before a COMMIT.
-    waiting: bool,
-    failures: Option<(u32, FailureClass)>,
-    /// Whether the writer thread panics before its next COMMIT.
-    panics: bool,
-    /// The class of the error with which the next checkpoint fails.
-    checkpoint: Option<FailureClass>,
-}
-
-impl FaultState {
-    /// Called before every COMMIT: waits while commits are held, then fails or panics if a test
-    /// requested it.
-    pub(crate) fn before_commit(&self) -> Result<(), StorageError> {
-        if !self.armed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut plan = self.plan.lock();
-        while plan.holds > 0 {
-            plan.waiting = true;
-            self.changed.notify_all();
-            self.changed.wait(&mut plan);
-        }
-        plan.waiting = false;
-        if std::mem::take(&mut plan.panics) {
-            self.rearm(&plan);
-            drop(plan);
-            // Without the panic hook, because this panic is intended.
-            std::panic::resume_unwind(Box::new("ordered by a test"));
-        }
-        let error = plan.failures.map(|(left, class)| {
-            plan.failures = left.checked_sub(1).filter(|left| *left > 0).map(|left| (left, class));
-            class.injected()
-        });
-        self.rearm(&plan);
-        error.map_or(Ok(()), Err)
-    }
-
-    /// Called before every checkpoint: fails if a test requested it.
-    pub(crate) fn before_checkpoint(&self) -> Result<(), StorageError> {
-        match self.plan.lock().checkpoint.take() {
-            Some(class) => Err(class.injected()),
-            None => Ok(()),
-        }
-    }
-
-    fn rearm(&self, plan: &Plan) {
-        let is_armed = plan.holds > 0 || plan.failures.is_some() || plan.panics;
-        self.armed.store(is_armed, Ordering::Relaxed);
-    }
-
-    fn hold(&self, change: impl FnOnce(usize) -> usize) {
-        let mut plan = self.plan.lock();
-        plan.holds = change(plan.holds);
-        self.rearm(&plan);
-        self.changed.notify_all();
-    }
 }
 
 /// Injects faults into a database, for tests. From [`Database::faults`](crate::Database::faults).

@@ -17,38 +17,13 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use thiserror::Error;
 
 use crate::error::StorageError;
 use crate::files;
+use crate::gone::{Gone, GoneFile};
 
 /// Suffixes of the files beside the database that must stay the same files while it is open.
 const BESIDE: [&str; 3] = ["-wal", "-shm", ".lock"];
-
-/// A file of an open database that is no longer at its path.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{path} {how}", path = path.display())]
-pub struct GoneFile {
-    /// The file.
-    pub path: PathBuf,
-    /// What happened to it.
-    pub how: Gone,
-}
-
-/// What happened to a file of an open database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Gone {
-    /// The path does not exist: the file, or a folder above it, was removed or renamed.
-    #[error("was removed or renamed")]
-    Removed,
-    /// The path refers to another file.
-    #[error("was replaced by another file")]
-    Replaced,
-    /// Another program wrote the file.
-    #[error("was overwritten by another program")]
-    Overwritten,
-}
 
 type OnGone = Box<dyn FnOnce(&GoneFile) + Send>;
 

@@ -1,4 +1,4 @@
-//! Reads: a pool of connections that cannot write, and dedicated connections.
+//! Reads, on a connection of the pool or on a dedicated one.
 //!
 //! One read is one snapshot: its closure runs inside a read transaction and sees no later commit. In
 //! memory there is only one connection, so a read runs between two groups and still sees only committed
@@ -6,83 +6,11 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use crate::connect;
-use crate::database::{Core, Place};
 use crate::error::{ReadError, StorageError};
-
-/// A pool of read connections.
-pub(crate) struct Pool {
-    limit: usize,
-    state: Mutex<State>,
-    returned: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    idle: Vec<Connection>,
-    /// The number of connections, idle and in use.
-    open: usize,
-    closed: bool,
-}
-
-impl Pool {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), state: Mutex::default(), returned: Condvar::new() }
-    }
-
-    fn take<'a>(&'a self, core: &Core) -> Result<Lease<'a>, StorageError> {
-        let mut state = self.state.lock();
-        loop {
-            if state.closed {
-                return Err(StorageError::Closed);
-            }
-            if let Some(conn) = state.idle.pop() {
-                return Ok(Lease { pool: self, conn: Some(conn) });
-            }
-            if state.open < self.limit {
-                break;
-            }
-            self.returned.wait(&mut state);
-        }
-        state.open += 1;
-        drop(state);
-        // The lease exists before the connection: if opening fails, dropping the lease frees its slot.
-        let mut lease = Lease { pool: self, conn: None };
-        lease.conn = Some(core.connect_reader()?);
-        Ok(lease)
-    }
-
-    /// Closes idle connections; a connection in use is closed when it is returned.
-    pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.open -= state.idle.len();
-        state.idle.clear();
-        self.returned.notify_all();
-    }
-}
-
-/// A connection of the pool in use.
-struct Lease<'a> {
-    pool: &'a Pool,
-    conn: Option<Connection>,
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        // A connection that is stuck in its transaction would show an old snapshot for ever.
-        let usable = self.conn.take().filter(Connection::is_autocommit);
-        let mut state = self.pool.state.lock();
-        match usable {
-            Some(conn) if !state.closed => state.idle.push(conn),
-            _ => state.open -= 1,
-        }
-        self.pool.returned.notify_one();
-    }
-}
+use crate::shared::{Core, Place};
 
 /// A dedicated read connection, for a thread that reads often or for long. Dropping it closes it. It
 /// gives `Closed` once the database is closed.
@@ -137,8 +65,8 @@ impl Core {
                 (None, Ok(())) => Err(ReadError::Connection(StorageError::Closed)),
             };
         }
-        let lease = self.pool.take(self).map_err(ReadError::Connection)?;
-        match &lease.conn {
+        let lease = self.pool.take(|| self.connect_reader()).map_err(ReadError::Connection)?;
+        match lease.conn() {
             Some(conn) => in_snapshot(conn, query),
             None => Err(ReadError::Connection(StorageError::Closed)),
         }

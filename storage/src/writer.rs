@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::connect;
-use crate::database::Core;
 use crate::durability::Durability;
 use crate::error::{FailureClass, StorageError};
 use crate::lock::Lock;
 use crate::options::{CHECKPOINT_PAGES, GROUP_JOBS, GROUP_TIME};
 use crate::queue::{Fate, Job, Next, Ran, message};
 use crate::schema;
+use crate::shared::Core;
 
 /// The thread's own state.
 pub(crate) struct Writer {

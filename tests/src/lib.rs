@@ -17,7 +17,6 @@ pub mod process;
 pub mod raw;
 pub mod replica;
 pub mod repo;
-pub mod rng;
 pub mod site;
 pub mod traces;
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use automerge::{ROOT, transaction::Transactable};
 use landfall_protocol::admission::preflight;
+use landfall_test_rng::Rng;
 
 use super::{put, store};
 use crate::store::LocalChange;
@@ -15,15 +16,11 @@ fn a_writer_does_not_skip_unapplied_changes() {
     let store = store();
     let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
     let mut other = document.read(|doc| doc.fork()).unwrap();
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) as u8
-    };
+    let mut rng = Rng::new(1);
     let arrived = (0..30).map(|n| {
         let mut tx = other.transaction();
-        tx.put(ROOT, format!("key{n}"), (0..700_000).map(|_| noise()).collect::<Vec<u8>>())
-            .unwrap();
+        let bytes: Vec<u8> = (0..700_000).map(|_| rng.next_u64() as u8).collect();
+        tx.put(ROOT, format!("key{n}"), bytes).unwrap();
         tx.commit();
         let change = preflight(other.get_last_local_change().unwrap().raw_bytes()).unwrap();
         LocalChange { space: document.open().row, document: document.id(), change, at_ms: 0 }

@@ -6,8 +6,9 @@ use automerge::PatchAction::Mark;
 use automerge::hydrate::Value;
 use automerge::{ActorId, Automerge, ChangeHash, ObjType, PatchLog, ROOT, ReadDoc};
 use automerge::{TextEncoding, transaction::Transactable};
+use landfall_test_rng::Rng;
 
-use super::random::{Noise, edit, visible};
+use super::random::{edit, visible};
 use super::{put, store, text_of};
 use crate::{ChangeError, Document, EventKind};
 
@@ -181,20 +182,20 @@ fn two_branches_use_two_actors() {
 #[test]
 fn random_edits_at_random_heads_match_another_replicas_document() {
     for seed in 0..60 {
-        let noise = &mut Noise::new(seed);
+        let rng = &mut Rng::new(seed);
         let store = store();
         let document = store.space("default").unwrap().create(|_| Ok(())).unwrap().0;
         let mut states = vec![document.heads().unwrap()];
         let mut events = store.events();
         let mut shown = document.read(|doc| doc.hydrate(None)).unwrap();
         for step in 0..25 {
-            let at = states[noise.below(states.len())].clone();
+            let at = states[rng.below(states.len())].clone();
             let expected = document.read(|doc| visible(&doc.fork_at(&at).unwrap())).unwrap();
             let before = document.read(visible).unwrap();
-            let fails = noise.below(4) == 0;
+            let fails = rng.below(4) == 0;
             let outcome = document.change_at(&at, |tx| {
                 assert_eq!(visible(tx), expected, "seed {seed} step {step}");
-                edit(tx, noise);
+                edit(tx, rng);
                 if fails { Err("no".into()) } else { Ok(()) }
             });
             assert_eq!(outcome.is_err(), fails);

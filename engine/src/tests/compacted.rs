@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use automerge::transaction::{Transactable, Transaction};
 use automerge::{ObjType, ROOT, ReadDoc};
+use landfall_test_rng::Rng;
 
 use super::poisoned::{append, poison};
-use super::random::{Noise, edit, visible};
+use super::random::{edit, visible};
 use super::{put, store, text_of};
 use crate::compactor::compact;
 use crate::store::CompactionOptions;
@@ -128,14 +129,14 @@ fn concurrent_edits_compactions_and_arrivals_agree() {
     let busy = AtomicUsize::new(3);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let noise = &mut Noise::new(1);
+            let rng = &mut Rng::new(1);
             let mut past: Vec<_> = documents.iter().map(|d| vec![d.heads().unwrap()]).collect();
             for _ in 0..300 {
-                let which = noise.below(3);
+                let which = rng.below(3);
                 let (document, past) = (&documents[which], &mut past[which]);
-                let at = past[past.len() - 1 - noise.below(past.len().min(3))].clone();
+                let at = past[past.len() - 1 - rng.below(past.len().min(3))].clone();
                 let edit = |tx: &mut Transaction<'_>| {
-                    edit(tx, noise);
+                    edit(tx, rng);
                     Ok(())
                 };
                 document.change_at(&at, edit).unwrap();

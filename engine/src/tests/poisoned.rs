@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_protocol::admission::preflight;
+use landfall_test_rng::Rng;
 
 use super::{put, text_of};
 use crate::store::LocalChange;
@@ -117,12 +118,8 @@ fn a_document_that_sqlite_cannot_read_is_reported_and_affects_no_other() {
     let store = Store::open(&path, crate::Options::default()).unwrap();
     let space = store.space("default").unwrap();
     let other = space.create(|_| Ok(())).unwrap().0.id();
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) as u8
-    };
-    let bytes: Vec<u8> = (0..100_000).map(|_| noise()).collect();
+    let mut rng = Rng::new(1);
+    let bytes: Vec<u8> = (0..100_000).map(|_| rng.next_u64() as u8).collect();
     let long = space.create(|tx| Ok(tx.put(ROOT, "long", bytes.clone())?)).unwrap().0.id();
     drop(space);
     store.close().unwrap();

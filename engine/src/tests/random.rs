@@ -5,35 +5,20 @@ use std::fmt::Write;
 use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::Transactable;
 use automerge::{ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value};
-
-/// A small generator: the same numbers for the same seed.
-pub(super) struct Noise(u64);
-
-impl Noise {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 20).unwrap() % limit.max(1)
-    }
-}
+use landfall_test_rng::Rng;
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// A few edits of any kind, anywhere in the visible state.
-pub(super) fn edit<T: Transactable + ReadDoc>(tx: &mut T, noise: &mut Noise) {
-    for _ in 0..=noise.below(4) {
+pub(super) fn edit<T: Transactable + ReadDoc>(tx: &mut T, rng: &mut Rng) {
+    for _ in 0..=rng.below(4) {
         let mut objects = vec![(ROOT, ObjType::Map)];
         collect(tx, &ROOT, &mut objects);
-        let (object, kind) = objects.swap_remove(noise.below(objects.len()));
+        let (object, kind) = objects.swap_remove(rng.below(objects.len()));
         match kind {
-            ObjType::Text => text(tx, &object, noise),
-            ObjType::List => list(tx, &object, noise),
-            ObjType::Map | ObjType::Table => map(tx, &object, noise),
+            ObjType::Text => text(tx, &object, rng),
+            ObjType::List => list(tx, &object, rng),
+            ObjType::Map | ObjType::Table => map(tx, &object, rng),
         }
     }
 }
@@ -59,65 +44,65 @@ fn collect<T: ReadDoc>(doc: &T, object: &ObjId, found: &mut Vec<(ObjId, ObjType)
     }
 }
 
-fn scalar(noise: &mut Noise) -> ScalarValue {
-    match noise.below(9) {
+fn scalar(rng: &mut Rng) -> ScalarValue {
+    match rng.below(9) {
         0 => ScalarValue::Null,
         1 => ScalarValue::Boolean(true),
         2 => ScalarValue::Int(-3),
         3 => ScalarValue::Uint(7),
         4 => ScalarValue::F64(0.5),
         5 => ScalarValue::Timestamp(1_234),
-        6 => ScalarValue::Bytes(vec![noise.below(256) as u8; 3]),
+        6 => ScalarValue::Bytes(vec![rng.below(256) as u8; 3]),
         7 => ScalarValue::counter(5),
-        _ => ScalarValue::Str(format!("s{}", noise.below(100)).into()),
+        _ => ScalarValue::Str(format!("s{}", rng.below(100)).into()),
     }
 }
 
-fn kind(noise: &mut Noise) -> ObjType {
-    [ObjType::Map, ObjType::List, ObjType::Text][noise.below(3)]
+fn kind(rng: &mut Rng) -> ObjType {
+    [ObjType::Map, ObjType::List, ObjType::Text][rng.below(3)]
 }
 
-fn map<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, noise: &mut Noise) {
-    let key = KEYS[noise.below(KEYS.len())];
+fn map<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, rng: &mut Rng) {
+    let key = KEYS[rng.below(KEYS.len())];
     // Only where nothing is concurrent to it: automerge 0.12 panics when, in a past state, a
     // counter is incremented together with concurrent values (`OpSet::add_succ_with_undo`).
     let values = tx.get_all(object, key).unwrap();
     let counter = values.len() == 1
         && matches!(&values[0].0, Value::Scalar(value) if matches!(&**value, ScalarValue::Counter(_)));
-    match noise.below(6) {
-        0 => drop(tx.put_object(object, key, kind(noise)).unwrap()),
+    match rng.below(6) {
+        0 => drop(tx.put_object(object, key, kind(rng)).unwrap()),
         1 => tx.delete(object, key).unwrap(),
         2 | 3 if counter => tx.increment(object, key, 2).unwrap(),
-        _ => tx.put(object, key, scalar(noise)).unwrap(),
+        _ => tx.put(object, key, scalar(rng)).unwrap(),
     }
 }
 
-fn list<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, noise: &mut Noise) {
+fn list<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, rng: &mut Rng) {
     let length = tx.length(object);
-    let at = noise.below(length.max(1));
-    match noise.below(6) {
-        0 => drop(tx.insert_object(object, noise.below(length + 1), kind(noise)).unwrap()),
+    let at = rng.below(length.max(1));
+    match rng.below(6) {
+        0 => drop(tx.insert_object(object, rng.below(length + 1), kind(rng)).unwrap()),
         1 if length > 0 => tx.delete(object, at).unwrap(),
-        2 if length > 0 => tx.put(object, at, scalar(noise)).unwrap(),
-        3 if length > 0 => drop(tx.put_object(object, at, kind(noise)).unwrap()),
-        _ => tx.insert(object, noise.below(length + 1), scalar(noise)).unwrap(),
+        2 if length > 0 => tx.put(object, at, scalar(rng)).unwrap(),
+        3 if length > 0 => drop(tx.put_object(object, at, kind(rng)).unwrap()),
+        _ => tx.insert(object, rng.below(length + 1), scalar(rng)).unwrap(),
     }
 }
 
-fn text<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, noise: &mut Noise) {
+fn text<T: Transactable + ReadDoc>(tx: &mut T, object: &ObjId, rng: &mut Rng) {
     let length = tx.length(object);
-    let start = noise.below(length + 1);
-    let end = start + noise.below(length - start + 1);
+    let start = rng.below(length + 1);
+    let end = start + rng.below(length - start + 1);
     let expand =
-        [ExpandMark::Both, ExpandMark::None, ExpandMark::After, ExpandMark::Before][noise.below(4)];
-    match noise.below(6) {
+        [ExpandMark::Both, ExpandMark::None, ExpandMark::After, ExpandMark::Before][rng.below(4)];
+    match rng.below(6) {
         0 if end > start => {
-            let mark = Mark::new("bold".to_owned(), scalar(noise), start, end);
+            let mark = Mark::new("bold".to_owned(), scalar(rng), start, end);
             tx.mark(object, mark, expand).unwrap();
         }
         1 if end > start => tx.unmark(object, "bold", start, end, expand).unwrap(),
         2 => tx.splice_text(object, start, (end - start) as isize, "").unwrap(),
-        _ => tx.splice_text(object, start, 0, ["x", "yy", "zürich漢"][noise.below(3)]).unwrap(),
+        _ => tx.splice_text(object, start, 0, ["x", "yy", "zürich漢"][rng.below(3)]).unwrap(),
     }
 }
 

@@ -6,8 +6,9 @@ use automerge::marks::{ExpandMark, Mark};
 use automerge::{ActorId, Automerge, Change, ChangeHash, ObjType, PatchLog, ROOT};
 use automerge::{ScalarValue, transaction::Transactable};
 use landfall_protocol::admission::preflight;
+use landfall_test_rng::Rng;
 
-use super::random::{Noise, edit, visible};
+use super::random::{edit, visible};
 use crate::changes::{apply_parsed, empty};
 use crate::reauthor::{ReauthorError, export, reauthor};
 
@@ -16,20 +17,20 @@ fn built(changes: Vec<Change>) -> Automerge {
 }
 
 /// A document of two actors who edit and merge at random; `mine` marks the changes of the first.
-fn history(noise: &mut Noise, steps: usize) -> (Automerge, Vec<Change>) {
+fn history(rng: &mut Rng, steps: usize) -> (Automerge, Vec<Change>) {
     let mut base = empty().with_actor(ActorId::from([5; 16]));
     base.transact::<_, _, automerge::AutomergeError>(|tx| {
-        edit(tx, noise);
+        edit(tx, rng);
         tx.put(ROOT, "base", 1)
     })
     .unwrap();
     let mut replicas = [
-        base.clone().with_actor(ActorId::from([noise.below(9) as u8; 16])),
-        base.with_actor(ActorId::from([5, noise.below(256) as u8])),
+        base.clone().with_actor(ActorId::from([rng.below(9) as u8; 16])),
+        base.with_actor(ActorId::from([5, rng.below(256) as u8])),
     ];
     for _ in 0..steps {
-        let who = noise.below(2);
-        match noise.below(5) {
+        let who = rng.below(2);
+        match rng.below(5) {
             0 => {
                 let [a, b] = &mut replicas;
                 if who == 0 {
@@ -40,7 +41,7 @@ fn history(noise: &mut Noise, steps: usize) -> (Automerge, Vec<Change>) {
             }
             _ => {
                 let mut tx = replicas[who].transaction();
-                edit(&mut tx, noise);
+                edit(&mut tx, rng);
                 tx.commit();
             }
         }
@@ -52,8 +53,8 @@ fn history(noise: &mut Noise, steps: usize) -> (Automerge, Vec<Change>) {
 }
 
 /// A random change, all later ones of its actor, and all their dependents.
-fn refused(changes: &[Change], noise: &mut Noise) -> BTreeSet<ChangeHash> {
-    let first = &changes[1 + noise.below(changes.len() - 1)];
+fn refused(changes: &[Change], rng: &mut Rng) -> BTreeSet<ChangeHash> {
+    let first = &changes[1 + rng.below(changes.len() - 1)];
     let mut refused = BTreeSet::from([first.hash()]);
     let mut ended: BTreeMap<ActorId, u64> = BTreeMap::new();
     ended.insert(first.actor_id().clone(), first.seq());
@@ -70,12 +71,12 @@ fn refused(changes: &[Change], noise: &mut Noise) -> BTreeSet<ChangeHash> {
 #[test]
 fn random_histories_keep_their_content_and_survive_save_and_load() {
     for seed in 0..400 {
-        let noise = &mut Noise::new(seed);
-        let (original, changes) = history(noise, 5 + seed as usize % 40);
+        let rng = &mut Rng::new(seed);
+        let (original, changes) = history(rng, 5 + seed as usize % 40);
         if changes.len() < 2 {
             continue;
         }
-        let refused = refused(&changes, noise);
+        let refused = refused(&changes, rng);
         let made = reauthor(&changes, &refused).unwrap();
         assert_eq!(made.changes.len(), refused.len());
         let kept = changes.iter().filter(|change| !refused.contains(&change.hash())).cloned();
@@ -193,8 +194,8 @@ fn a_superseded_change_is_re_authored_beside_its_successor() {
 
 #[test]
 fn the_error_names_the_change_that_cannot_be_re_authored() {
-    let noise = &mut Noise::new(1);
-    let (_, changes) = history(noise, 20);
+    let rng = &mut Rng::new(1);
+    let (_, changes) = history(rng, 20);
     let (first, last) = (changes[0].hash(), changes.last().unwrap().hash());
     let open = reauthor(&changes, &BTreeSet::from([first])).unwrap_err();
     assert!(matches!(open, ReauthorError::NotClosed { refused, .. } if refused == first), "{open}");

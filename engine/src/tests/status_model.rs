@@ -10,6 +10,7 @@ use landfall_protocol::client::{Batch, DocumentBatch, Incoming};
 use landfall_protocol::frame::Holding;
 use landfall_protocol::{Code, DocumentId, Local, Offset};
 use landfall_storage::{Committed, WriteError};
+use landfall_test_rng::Rng;
 
 use super::status::{stored, told};
 use super::store_support::{Author, Bench};
@@ -19,22 +20,6 @@ use crate::store::{CompactionOptions, ReceiveError, Received, Refused, SpaceRow}
 use crate::{Durability, EventKind, Events, Options, Space, Store, Upstream};
 
 type Written = Result<Committed<Received>, WriteError<ReceiveError>>;
-
-#[derive(Clone)]
-struct Rng(u64);
-
-impl Rng {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
 
 /// Documents that exist or existed; all threads choose among them.
 type Known = Arc<Mutex<Vec<DocumentId>>>;

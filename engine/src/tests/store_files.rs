@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use landfall_protocol::{DocumentId, ReplicaId};
+use landfall_test_rng::Rng;
 
 use super::store_support::{Author, Bench, id};
 use crate::admin;
@@ -77,11 +78,10 @@ fn a_flipped_bit_is_found_or_harmless() {
     let shows = write(&path);
     let whole = std::fs::read(&path).unwrap();
     let flips = std::env::var("LANDFALL_FLIPS").map_or(500, |flips| flips.parse().unwrap());
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut rng = Rng::new(1);
     let (mut refused, mut found, mut harmless, mut repaired) = (0, 0, 0, 0);
     for _ in 0..flips {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let bit = (state >> 20) as usize % (whole.len() * 8);
+        let bit = rng.below(whole.len() * 8);
         let mut damaged = whole.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
         let path = folder.path().join("damaged");

@@ -7,6 +7,7 @@ use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::limits;
 use landfall_storage::Durability;
 use landfall_storage::WriteError;
+use landfall_test_rng::Rng;
 
 use super::store_support::{Author, Bench, id};
 use crate::compactor::compact;
@@ -14,14 +15,8 @@ use crate::store::{AppendError, CompactionOptions, DocumentLimit, LocalChange};
 
 /// Bytes that do not compress.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let byte = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    std::iter::repeat_with(byte).take(bytes).collect()
+    let mut rng = Rng::new(seed);
+    (0..bytes).map(|_| rng.next_u64() as u8).collect()
 }
 
 /// Changes of 1,000 bytes each that do not compress.

@@ -10,8 +10,9 @@ use automerge::{ActorId, Automerge, Change};
 use landfall_protocol::admission::{CheckedChange, preflight};
 use landfall_protocol::client::Incoming;
 use landfall_protocol::{ChangeHash, Code, DocumentId, Offset, ReplicaId};
+use landfall_test_rng::Rng;
 
-use super::random::{Noise, edit};
+use super::random::edit;
 use super::store_support::{Author, Bench, id};
 use crate::admin::{self, OutsideReason};
 use crate::compactor::compact;
@@ -26,30 +27,30 @@ fn open(path: &Path) -> Bench {
 
 /// A document of several actors who edit, merge and make empty commits, at random. Some begin with the
 /// first one's history, some with their own.
-fn history(noise: &mut Noise, document: u8) -> Automerge {
+fn history(rng: &mut Rng, document: u8) -> Automerge {
     let actor = |n: u8| ActorId::from([document, n]);
     let mut first = Automerge::new().with_actor(actor(0));
     let mut tx = first.transaction();
     automerge::transaction::Transactable::put(&mut tx, automerge::ROOT, "a", 1).unwrap();
     tx.commit();
     let mut replicas = vec![first];
-    for n in 1..=noise.below(4) as u8 {
-        replicas.push(match noise.below(2) {
+    for n in 1..=rng.below(4) as u8 {
+        replicas.push(match rng.below(2) {
             0 => replicas[0].fork().with_actor(actor(n)),
             _ => Automerge::new().with_actor(actor(n)),
         });
     }
-    for _ in 0..noise.below(60) {
-        let who = noise.below(replicas.len());
-        match noise.below(6) {
+    for _ in 0..rng.below(60) {
+        let who = rng.below(replicas.len());
+        match rng.below(6) {
             0 | 1 => {
-                let mut other = replicas[noise.below(replicas.len())].clone();
+                let mut other = replicas[rng.below(replicas.len())].clone();
                 replicas[who].merge(&mut other).unwrap();
             }
             2 => drop(replicas[who].empty_commit(CommitOptions::default())),
             _ => {
                 let mut tx = replicas[who].transaction();
-                edit(&mut tx, noise);
+                edit(&mut tx, rng);
                 tx.commit();
             }
         }
@@ -66,8 +67,8 @@ fn checked(change: &Change) -> CheckedChange {
 }
 
 /// Adds a history to a store: made here, received change by change, or received as a snapshot.
-fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut Noise) {
-    if noise.below(4) == 0 {
+fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, rng: &mut Rng) {
+    if rng.below(4) == 0 {
         let body = doc.save();
         let mut heads = doc.get_heads();
         heads.sort_unstable();
@@ -81,15 +82,15 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
         let change = checked(&change);
         roots += usize::from(change.dependencies.is_empty());
         let second_root = change.dependencies.is_empty() && roots > 1;
-        if !second_root && noise.below(2) == 0 {
+        if !second_root && rng.below(2) == 0 {
             bench.append(document, &change);
             continue;
         }
         let (offset, author) = (Offset(1), vec![9; 16]);
         let change = Incoming::Change { offset, document, change, author, at_ms: 1, second_root };
         assert_eq!(bench.receive(vec![change]).deferred, []);
-        if noise.below(20) == 0 {
-            let recent_entries = noise.below(20) as u64;
+        if rng.below(20) == 0 {
+            let recent_entries = rng.below(20) as u64;
             let options = CompactionOptions { recent_entries, ..CompactionOptions::EVERYTHING };
             compact(&bench.log, &options).unwrap();
         }
@@ -97,8 +98,8 @@ fn bring(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut N
 }
 
 /// A random event of a document after it was created.
-fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, noise: &mut Noise) {
-    match noise.below(8) {
+fn befall(bench: &mut Bench, document: DocumentId, doc: &Automerge, rng: &mut Rng) {
+    match rng.below(8) {
         0 => {
             let (sender, receiver) = mpsc::channel();
             let done = Box::new(move |done: Result<_, _>| sender.send(done).unwrap());
@@ -146,19 +147,19 @@ fn state(bench: &Bench) -> (State, BTreeSet<DocumentId>) {
 fn an_import_restores_the_heads_of_every_exported_document() {
     let seeds = std::env::var("LANDFALL_SEEDS").map_or(30, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
-        let noise = &mut Noise::new(seed);
+        let rng = &mut Rng::new(seed);
         let folder = tempfile::tempdir().unwrap();
         let [path, file, fresh, again, back] =
             ["s", "file", "fresh", "again", "back"].map(|name| folder.path().join(name));
         let mut bench = open(&path);
         bench.meet(1);
-        let count = 2 + noise.below(5) as u8;
-        let docs: Vec<Automerge> = (1..=count).map(|n| history(noise, n)).collect();
+        let count = 2 + rng.below(5) as u8;
+        let docs: Vec<Automerge> = (1..=count).map(|n| history(rng, n)).collect();
         for (n, doc) in (1..).zip(&docs) {
-            bring(&mut bench, id(n), doc, noise);
+            bring(&mut bench, id(n), doc, rng);
         }
         for (n, doc) in (1..).zip(&docs) {
-            befall(&mut bench, id(n), doc, noise);
+            befall(&mut bench, id(n), doc, rng);
         }
         let (documents, deleted) = state(&bench);
         let name = bench.name.clone();

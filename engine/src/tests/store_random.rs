@@ -8,20 +8,10 @@ use landfall_protocol::admission::CheckedChange;
 use landfall_protocol::client::{Incoming, OutboxKind};
 use landfall_protocol::frame::Holding;
 use landfall_protocol::{DocumentId, Offset};
+use landfall_test_rng::Rng;
 
 use super::store_support::{Author, Bench, id};
 use crate::store::CompactionOptions;
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
 
 /// A model of a relay that keeps only the facts.
 #[derive(Default)]
@@ -49,7 +39,7 @@ impl World {
         let mut bench = Bench::new();
         bench.meet(1);
         let ours = (1..=DOCUMENTS as u8).map(|n| (id(n), Author::new(n, n))).collect();
-        let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let rng = Rng::new(seed);
         Self { rng, bench, relays: Default::default(), at: 0, ours, actors: 10 }
     }
 

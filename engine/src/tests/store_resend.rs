@@ -1,6 +1,7 @@
 //! A store's answers to a relay's resend requests.
 
 use landfall_protocol::{ChangeHash, limits};
+use landfall_test_rng::Rng;
 
 use super::store_support::{Author, Bench, id};
 use crate::store::{Resendable, whole};
@@ -32,11 +33,8 @@ fn requested_changes_are_returned_in_order_within_the_window() {
 
 /// Text that does not compress.
 fn noise(length: usize) -> String {
-    let mut state = length as u64;
-    let letter = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        char::from(33 + (state >> 33) as u8 % 90)
-    };
+    let mut rng = Rng::new(length as u64);
+    let letter = |_| char::from(33 + rng.below(90) as u8);
     (0..length).map(letter).collect()
 }
 

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use landfall::automerge::{ObjType, ROOT, ReadDoc, transaction::Transactable};
 use landfall::autosurgeon::{Hydrate, Reconcile};
 use landfall::{ChangeError, Document, Options, ReadError, Store};
+use landfall_test_rng::Rng;
 
 fn document() -> (Store, Document) {
     let store = Store::in_memory(Options::default()).unwrap();
@@ -53,13 +54,8 @@ fn a_change_that_no_relay_accepts_fails_and_leaves_no_trace() {
     document.change(|tx| Ok(tx.put(ROOT, "kept", 1)?)).unwrap();
     let heads = document.heads().unwrap();
     // Bytes that do not compress.
-    let mut state = 1u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) as u8
-    })
-    .take(5 << 20)
-    .collect();
+    let mut rng = Rng::new(1);
+    let noise: Vec<u8> = (0..5 << 20).map(|_| rng.next_u64() as u8).collect();
     let refused = document.change(|tx| Ok(tx.put(ROOT, "large", noise)?));
     let Err(ChangeError::ChangeTooLarge { limit, actual }) = refused else { panic!("{refused:?}") };
     assert!(actual > limit && limit > 1 << 20, "{actual} {limit}");

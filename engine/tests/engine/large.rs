@@ -2,17 +2,12 @@
 
 use landfall::automerge::{ObjType, ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use landfall::{ChangeError, Document, Durability, Options, Store, admin};
+use landfall_test_rng::Rng;
 
 /// Bytes that do not compress.
 fn noise(seed: u64, bytes: usize) -> ScalarValue {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let byte = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    ScalarValue::Bytes(std::iter::repeat_with(byte).take(bytes).collect())
+    let mut rng = Rng::new(seed);
+    ScalarValue::Bytes((0..bytes).map(|_| rng.next_u64() as u8).collect())
 }
 
 fn options() -> Options {

@@ -6,10 +6,10 @@ use landfall_protocol::Patience;
 use landfall_protocol::automerge_repo::message::{Ephemeral, Message, PeerMetadata, Sync};
 use landfall_protocol::automerge_repo::sync::{Have, Reply};
 use landfall_protocol::{ChangeHash, Code, DocumentId, limits};
+use landfall_test_rng::Rng;
 
 use crate::client::name_of;
 use crate::relay::host;
-use crate::rng::Rng;
 use crate::world::World;
 
 /// The test itself plays the second client, over a document of so many changes.

@@ -13,7 +13,7 @@ use landfall_protocol::compacted::{CompactedChange, PackedIndex};
 use landfall_protocol::{ActorId, ChangeHash, Offset};
 use proptest::prelude::*;
 
-use crate::rng::Rng;
+use landfall_test_rng::Rng;
 
 type Set = BTreeSet<ChangeHash>;
 
@@ -28,20 +28,18 @@ impl Graph {
     fn random(rng: &mut Rng) -> Self {
         let count = 1 + rng.below(40);
         let mut rows: Vec<IndexRow> = Vec::new();
-        let mut offset = rng.next() % 5;
+        let mut offset = rng.next_u64() % 5;
         for number in 0..count {
-            offset += 1 + rng.next() % 3;
+            offset += 1 + rng.next_u64() % 3;
             let mut dependencies = Set::new();
             for _ in 0..rng.below(4).min(number) {
                 // Mostly the latest changes, as with concurrent editing.
                 let back = 1 + rng.below(number.min(4));
                 dependencies.insert(rows[number - back].hash);
             }
-            let mut hash = [0; 32];
-            hash[..16].copy_from_slice(&rng.bytes());
-            hash[16..].copy_from_slice(&rng.bytes());
             let dependencies = dependencies.into_iter().collect();
-            rows.push(IndexRow { offset: Offset(offset), hash: ChangeHash(hash), dependencies });
+            let hash = ChangeHash(rng.bytes());
+            rows.push(IndexRow { offset: Offset(offset), hash, dependencies });
         }
         let compacted = if rng.chance(50) { rng.below(count + 1) } else { 0 };
         Self { rows, compacted }
@@ -124,7 +122,7 @@ fn case(seed: u64, strangers: bool) -> (Case, Rng) {
     let mut heads = graph.heads_of(&has);
     let mut held: Vec<ChangeHash> = has.difference(&common).copied().collect();
     if strangers {
-        let stranger = |_| ChangeHash(*[rng.bytes(), rng.bytes()].concat().first_chunk().unwrap());
+        let stranger = |_| ChangeHash(rng.bytes());
         let own: Vec<ChangeHash> = (0..3).map(stranger).collect();
         // The peer's own changes depend on some of the heads that it had.
         heads.retain(|_| rng.chance(50));
@@ -278,10 +276,10 @@ proptest! {
     #[test]
     fn a_plan_equals_automerges_answer(seed in 0u64..1_000_000, apart in 0usize..15) {
         let mut rng = Rng::new(seed);
-        let mut ours = Automerge::new().with_actor(ActorId::from(rng.bytes()));
+        let mut ours = Automerge::new().with_actor(ActorId::from(rng.bytes::<16>()));
         let mut state = State::new();
         write(&mut ours, &mut rng, 10);
-        let mut theirs = ours.fork().with_actor(ActorId::from(rng.bytes()));
+        let mut theirs = ours.fork().with_actor(ActorId::from(rng.bytes::<16>()));
         if rng.chance(50) {
             state.shared_heads = ours.get_heads();
         }
@@ -314,7 +312,7 @@ proptest! {
 fn write(automerge: &mut Automerge, rng: &mut Rng, most: usize) {
     for _ in 0..rng.below(most + 1) {
         let mut transaction = automerge.transaction();
-        transaction.put(ROOT, "key", rng.next() as i64).unwrap();
+        transaction.put(ROOT, "key", rng.next_u64() as i64).unwrap();
         transaction.commit_with(CommitOptions::default().with_time(0));
     }
 }

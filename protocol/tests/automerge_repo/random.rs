@@ -1,7 +1,8 @@
 //! Whole runs from a seed: edits, cuts, restarts, compactions and failures in random order, then
 //! convergence. It knows no document's content.
 
-use crate::rng::Rng;
+use landfall_test_rng::Rng;
+
 use crate::world::World;
 
 fn run(seed: u64) {
@@ -100,7 +101,7 @@ fn all_peers_converge_after_random_faults() {
 fn the_same_seed_gives_the_same_run() {
     let draw = || {
         let mut rng = Rng::new(5);
-        (0..10).map(|_| rng.next()).collect::<Vec<_>>()
+        (0..10).map(|_| rng.next_u64()).collect::<Vec<_>>()
     };
     assert_eq!(draw(), draw());
     let heads = |seed| {

@@ -137,8 +137,8 @@ fn too_many_deferred_bytes_end_the_session() {
     let large = "x".repeat(limits::REPO_DEFERRED_BYTES / 4);
     let mut automerge = written(1, 0, 1);
     for number in 0..6u64 {
-        let mut rng = crate::rng::Rng::new(number);
-        let noise = |_| char::from(b'!' + (rng.next() % 90) as u8);
+        let mut rng = landfall_test_rng::Rng::new(number);
+        let noise = |_| char::from(b'!' + (rng.next_u64() % 90) as u8);
         let value: String = (0..large.len()).map(noise).collect();
         let mut transaction = automerge.transaction();
         transaction.put(ROOT, "key", value).unwrap();

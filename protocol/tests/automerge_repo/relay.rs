@@ -20,9 +20,9 @@ use landfall_protocol::relay::{
     StoreFailure,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, limits};
+use landfall_test_rng::Rng;
 
 use crate::log::{Log, snapshot};
-use crate::rng::Rng;
 
 /// A relay process: the state that a restart loses, and its log.
 pub struct Relay {

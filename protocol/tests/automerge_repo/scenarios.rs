@@ -245,8 +245,8 @@ fn changes_beyond_the_sessions_memory_are_read_from_the_store() {
 
 /// A text of the same length that does not deflate.
 fn incompressible(like: &str, seed: u64) -> String {
-    let mut rng = crate::rng::Rng::new(seed);
-    (0..like.len()).map(|_| char::from(b'!' + (rng.next() % 90) as u8)).collect()
+    let mut rng = landfall_test_rng::Rng::new(seed);
+    (0..like.len()).map(|_| char::from(b'!' + (rng.next_u64() % 90) as u8)).collect()
 }
 
 #[test]

@@ -8,7 +8,7 @@ use landfall_protocol::{ChangeHash, Code, limits};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::rng::Rng;
+use landfall_test_rng::Rng;
 
 fn hashes(most: usize) -> impl Strategy<Value = Vec<ChangeHash>> {
     let sorted = |mut hashes: Vec<ChangeHash>| {

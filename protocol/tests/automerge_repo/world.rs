@@ -5,11 +5,11 @@ use landfall_protocol::automerge_repo::message::Message;
 use landfall_protocol::automerge_repo::sync::{Have, SyncMessage};
 use landfall_protocol::limits;
 use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId};
+use landfall_test_rng::Rng;
 
 use crate::client::{Client, Traffic};
 use crate::log::Log;
 use crate::relay::{Relay, Session};
-use crate::rng::Rng;
 
 /// Far more steps than any test needs: beyond it, two ends answer each other for ever.
 const MANY: usize = 200_000;

@@ -6,8 +6,8 @@ use landfall_protocol::frame::{
     Difference, DigestQuery, DocumentEntries, Entries, Entry, Fetch, Frame, Holding, UploadFrom,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Local, Offset, SpaceName, limits};
+use landfall_test_rng::Rng;
 
-use crate::rng::Rng;
 use crate::scripted::{Scripted, space};
 
 /// A link that checks a space without documents in its store.
@@ -72,7 +72,7 @@ fn digests_that_differ_without_a_document_end_the_session() {
 }
 
 fn below(prefix: Prefix, rng: &mut Rng) -> DocumentId {
-    let (mut id, random) = (prefix.first, rng.bytes());
+    let (mut id, random) = (prefix.first, rng.bytes::<16>());
     for at in usize::from(prefix.depth)..32 {
         id[at / 2] |= random[at / 2] & if at % 2 == 0 { 0xf0 } else { 0x0f };
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use landfall_protocol::client::SpacePhase;
 use landfall_protocol::frame::Filter;
 use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
+use landfall_test_rng::Rng;
 
 use crate::client::Client;
 use crate::relay::{Disk, Relay};
-use crate::rng::Rng;
 
 pub struct World {
     pub relay: Relay,
@@ -95,7 +95,7 @@ impl World {
     }
 
     pub fn edit_document(&mut self, client: usize, document: DocumentId) {
-        let value = self.rng.next() >> 1;
+        let value = self.rng.next_u64() >> 1;
         for hash in self.clients[client].edit(self.now, document, value) {
             self.returned.insert((document, hash));
             self.made.entry((document, hash)).or_insert(client);
@@ -149,7 +149,7 @@ impl World {
 
     /// One random event.
     pub fn step(&mut self) {
-        self.now = self.now.after(Duration::from_millis(self.rng.next() % 200));
+        self.now = self.now.after(Duration::from_millis(self.rng.next_u64() % 200));
         let client = self.rng.below(self.clients.len());
         match self.rng.below(14) {
             0 if self.rng.chance(self.faults.delete) => {

@@ -295,6 +295,7 @@ impl Header {
 mod tests {
     use std::io::{Read, Write};
 
+    use landfall_test_rng::Rng;
     use tokio_tungstenite::tungstenite::protocol::Role;
     use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
@@ -441,26 +442,13 @@ mod tests {
         assert!(!refused(&honest) && !refused(&[honest, honest].concat()));
     }
 
-    /// A deterministic random number generator.
-    struct Dice(u64);
-
-    impl Dice {
-        fn roll(&mut self, below: u64) -> u64 {
-            self.0 = self
-                .0
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 33) % below
-        }
-    }
-
     /// A frame in one of the forms that a peer may write, valid or not.
-    fn frame(dice: &mut Dice, first: u8, payload: &[u8]) -> Vec<u8> {
-        let masked = dice.roll(60) != 0;
+    fn frame(rng: &mut Rng, first: u8, payload: &[u8]) -> Vec<u8> {
+        let masked = rng.below(60) != 0;
         let mask_bit = if masked { 0x80 } else { 0 };
         let mut out = vec![first];
         let length = payload.len() as u64;
-        match dice.roll(4) {
+        match rng.below(4) {
             0 if length <= 65_535 => {
                 out.push(mask_bit | 126);
                 out.extend((length as u16).to_be_bytes());
@@ -481,7 +469,7 @@ mod tests {
                 }
             },
         }
-        let mask: [u8; 4] = std::array::from_fn(|_| dice.roll(256) as u8);
+        let mask: [u8; 4] = std::array::from_fn(|_| rng.below(256) as u8);
         if masked {
             out.extend(mask);
         }
@@ -492,10 +480,10 @@ mod tests {
 
     /// Messages, whole and fragmented, with control frames between, some in violation of the protocol;
     /// perhaps cut.
-    fn stream(dice: &mut Dice) -> Vec<u8> {
+    fn stream(rng: &mut Rng) -> Vec<u8> {
         let mut out = Vec::new();
         let piece = wire().piece;
-        let odd = |dice: &mut Dice, kind: u8| match dice.roll(120) {
+        let odd = |rng: &mut Rng, kind: u8| match rng.below(120) {
             0 => kind | 0x40,
             1 => kind | 0x20,
             2 => 3,
@@ -503,21 +491,21 @@ mod tests {
             4 => 0x8b,
             _ => kind,
         };
-        for _ in 0..1 + dice.roll(6) {
-            let parts = match dice.roll(3) {
-                0 => 1 + dice.roll(5),
+        for _ in 0..1 + rng.below(6) {
+            let parts = match rng.below(3) {
+                0 => 1 + rng.below(5),
                 _ => 1,
             };
-            let text = dice.roll(3) == 0;
+            let text = rng.below(3) == 0;
             for part in 0..parts {
-                let length = match dice.roll(8) {
+                let length = match rng.below(8) {
                     0 => 0,
-                    1 => dice.roll(130),
-                    2 => piece - 2 + dice.roll(5),
-                    3 => 2 * piece - 2 + dice.roll(5),
-                    4 => dice.roll(70_000),
-                    5 if dice.roll(20) == 0 => LARGEST as u64 - 1 + dice.roll(3),
-                    _ => dice.roll(3 * piece),
+                    1 => rng.below(130),
+                    2 => piece - 2 + rng.below(5),
+                    3 => 2 * piece - 2 + rng.below(5),
+                    4 => rng.below(70_000),
+                    5 if rng.below(20) == 0 => LARGEST as u64 - 1 + rng.below(3),
+                    _ => rng.below(3 * piece),
                 };
                 let mut payload: Vec<u8> = match text {
                     true => "\u{e4}b\u{20ac}".bytes().cycle().take(length as usize).collect(),
@@ -534,20 +522,20 @@ mod tests {
                     _ => 0,
                 };
                 let last = if part + 1 == parts { LAST } else { 0 };
-                let first = odd(dice, kind | last);
-                out.extend(frame(dice, first, &payload));
-                while dice.roll(3) == 0 {
-                    let kind = [0x89, 0x8a, 0x89, 0x8a, 0x89, 0x88][dice.roll(6) as usize];
-                    let kind = if kind == 0x88 && dice.roll(6) != 0 { 0x8a } else { kind };
-                    let first = odd(dice, kind);
-                    let length = if dice.roll(40) == 0 { 126 } else { dice.roll(126) };
+                let first = odd(rng, kind | last);
+                out.extend(frame(rng, first, &payload));
+                while rng.below(3) == 0 {
+                    let kind = [0x89, 0x8a, 0x89, 0x8a, 0x89, 0x88][rng.below(6) as usize];
+                    let kind = if kind == 0x88 && rng.below(6) != 0 { 0x8a } else { kind };
+                    let first = odd(rng, kind);
+                    let length = if rng.below(40) == 0 { 126 } else { rng.below(126) };
                     let length = if kind == 0x88 { 0 } else { length };
-                    out.extend(frame(dice, first, &vec![9; length as usize]));
+                    out.extend(frame(rng, first, &vec![9; length as usize]));
                 }
             }
         }
-        if dice.roll(2) == 0 {
-            let end = dice.roll(out.len() as u64 + 1);
+        if rng.below(2) == 0 {
+            let end = rng.below(out.len() as u64 + 1);
             out.truncate(end as usize);
         }
         out
@@ -574,10 +562,10 @@ mod tests {
     fn the_library_reads_what_the_client_sent() {
         let mut seen = 0;
         for seed in 0..1_000 {
-            let mut dice = Dice(seed);
-            let bytes = stream(&mut dice);
+            let mut rng = Rng::new(seed);
+            let bytes = stream(&mut rng);
             let (expected, end) = read(&bytes);
-            let size = [1, 2, 3, 14, 100, 4_083, BUFFER, 1 << 20][dice.roll(8) as usize];
+            let size = [1, 2, 3, 14, 100, 4_083, BUFFER, 1 << 20][rng.below(8) as usize];
             // In a stream that is cut, the library does not report a violation before the frame's end.
             let Ok((out, _)) = passed(&mut wire(), &bytes, size) else { continue };
             let (found, other) = read(&out);

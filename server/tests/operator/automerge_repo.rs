@@ -8,10 +8,9 @@ use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ROOT};
 use landfall_protocol::DocumentId;
 use landfall_relay::store::Inspection;
+use landfall_test_rng::Rng;
 
-use crate::support::{
-    Held, Place, Random, Served, command, count, held_of, killed, run, text, time_of,
-};
+use crate::support::{Held, Place, Served, command, count, held_of, killed, run, text, time_of};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/repo-folder");
 
@@ -246,7 +245,7 @@ fn a_killed_import_can_be_repeated() {
     let time = time_of(|| run(&place.path("timed"), &["import-repo", text(&repo)]));
     let expected = held_of(&place.path("timed"), "default");
     assert_eq!(expected.len(), 23);
-    let (data, mut random, mut deaths) = (place.path("data"), Random::new(), 0);
+    let (data, mut random, mut deaths) = (place.path("data"), Rng::from_environment(), 0);
     for _ in 0..12 {
         let command = command(&data, &["import-repo", text(&repo)]);
         deaths += usize::from(killed(command, time, &mut random));

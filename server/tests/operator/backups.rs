@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use landfall_test_rng::Rng;
+
 use crate::support::{
-    Held, Load, Place, Random, Served, check, command, count, fill, held, killed, run, text,
-    time_of,
+    Held, Load, Place, Served, check, command, count, fill, held, killed, run, text, time_of,
 };
 
 /// How often a command is killed.
@@ -46,7 +47,7 @@ fn a_killed_backup_leaves_no_complete_looking_file() {
     let relay = Served::start(&data, &[]);
     let load = Load::start(relay.address);
     let time = time_of(|| run(&data, &["backup", text(&place.path("first"))]));
-    let (mut random, mut deaths) = (Random::new(), 0);
+    let (mut random, mut deaths) = (Rng::from_environment(), 0);
     for number in 0..KILLS {
         let file = place.path(&format!("backup-{}", number % 3));
         let _ = std::fs::remove_file(&file);
@@ -146,7 +147,7 @@ fn a_killed_restore_leaves_the_old_store_or_the_new_one() {
     let backups = [place.path("older"), place.path("newer")];
     let args = |which: usize| ["restore", "--replace", text(&backups[which])].map(str::to_owned);
     let time = time_of(|| run(&data, &args(0)));
-    let (mut random, mut deaths, mut swaps) = (Random::new(), 0, 0);
+    let (mut random, mut deaths, mut swaps) = (Rng::from_environment(), 0, 0);
     for number in 0..KILLS {
         let before = held(&data);
         let which = usize::from(before == older);

@@ -1,7 +1,9 @@
 //! Compaction of a stopped relay's store.
 
+use landfall_test_rng::Rng;
+
 use crate::support::{
-    Load, Place, Random, Served, check, command, copy, fill, held, killed, run, text, time_of,
+    Load, Place, Served, check, command, copy, fill, held, killed, run, text, time_of,
 };
 
 const KILLS: usize = 36;
@@ -57,7 +59,7 @@ fn a_killed_compaction_loses_nothing() {
     let before = fill(&whole, 12, 300);
     copy(&whole, &data);
     let time = time_of(|| run(&data, DUE));
-    let (mut random, mut deaths) = (Random::new(), 0);
+    let (mut random, mut deaths) = (Rng::from_environment(), 0);
     for round in 0..KILLS {
         if round % 5 == 0 {
             copy(&whole, &data);

@@ -6,9 +6,10 @@ use automerge::{ActorId, AutoCommit, ROOT};
 use landfall_protocol::frame::entry_flags::SECOND_ROOT;
 use landfall_protocol::portable::{Encoder, Record};
 use landfall_protocol::{DocumentId, limits};
+use landfall_test_rng::Rng;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Held, Place, Random, held, run, text};
+use crate::support::{Held, Place, held, run, text};
 
 /// The form of a document in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ enum Form {
 }
 
 /// Several actors, each with a root of its own or with the first one's, who edit and merge.
-fn history(random: &mut Random, document: u8) -> AutoCommit {
+fn history(random: &mut Rng, document: u8) -> AutoCommit {
     let made = |n: u8| {
         let mut doc = AutoCommit::new().with_actor(ActorId::from([document, n]));
         doc.put(ROOT, format!("root {n}"), n as i64).unwrap();
@@ -54,7 +55,7 @@ fn history(random: &mut Random, document: u8) -> AutoCommit {
     all
 }
 
-fn records(doc: &mut AutoCommit, form: Form, random: &mut Random) -> Vec<Record> {
+fn records(doc: &mut AutoCommit, form: Form, random: &mut Rng) -> Vec<Record> {
     let changes: Vec<_> = doc.get_changes(&[]).into_iter().collect();
     let (mut records, mut roots, mut compacted) = (Vec::new(), 0, 0);
     if form == Form::Compacted {
@@ -82,7 +83,7 @@ fn records(doc: &mut AutoCommit, form: Form, random: &mut Random) -> Vec<Record>
 fn documents_of_merged_histories_move_completely() {
     for seed in 0..6 {
         let place = Place::new();
-        let mut random = Random::new();
+        let mut random = Rng::from_environment();
         println!("round {seed}");
         let (mut file, mut before) = (Vec::new(), Held::new());
         let mut encoder = Encoder::new(&"notes".parse().unwrap(), 5, &mut file);

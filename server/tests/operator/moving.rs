@@ -4,11 +4,11 @@ use std::path::Path;
 
 use landfall_protocol::DocumentId;
 use landfall_protocol::portable::{Encoder, Record};
+use landfall_test_rng::Rng;
 
 use crate::harness::SPACE;
 use crate::support::{
-    Load, Place, Random, Served, check, command, count, fill, held, held_of, killed, run, text,
-    time_of,
+    Load, Place, Served, check, command, count, fill, held, held_of, killed, run, text, time_of,
 };
 
 const KILLS: usize = 36;
@@ -63,7 +63,7 @@ fn a_damaged_file_changes_nothing() {
     run(&data, &["export", "notes", text(&file)]).ok();
     let whole = std::fs::read(&file).unwrap();
     let bad = place.path("bad.space");
-    let mut random = Random::new();
+    let mut random = Rng::from_environment();
     for _ in 0..5 {
         std::fs::write(&bad, &whole[..random.below(whole.len() as u64) as usize / 2 + 12]).unwrap();
         run(&other, &["import", text(&bad)]).failed(6, &["truncated", "nothing was changed"]);
@@ -120,7 +120,7 @@ fn a_killed_import_can_be_repeated() {
     let file = place.path("notes.space");
     run(&data, &["export", "notes", text(&file)]).ok();
     let time = time_of(|| run(&place.path("timed"), &["import", text(&file)]));
-    let (mut random, mut deaths) = (Random::new(), 0);
+    let (mut random, mut deaths) = (Rng::from_environment(), 0);
     for round in 0..KILLS {
         if round % 5 == 0 {
             let _ = std::fs::remove_dir_all(&other);

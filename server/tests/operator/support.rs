@@ -17,6 +17,7 @@ use landfall_protocol::frame::{Frame, Hello};
 use landfall_protocol::portable::Record;
 use landfall_protocol::{DocumentId, ReplicaId, SpaceName};
 use landfall_relay::store::Inspection;
+use landfall_test_rng::Rng;
 
 use crate::harness::{Author, Client, SPACE, get_of};
 
@@ -329,28 +330,9 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A random number generator; a failing test prints the seed that reproduces it.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new() -> Self {
-        let given = std::env::var("LANDFALL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = given.unwrap_or(now.as_nanos() as u64);
-        println!("LANDFALL_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end.max(1)
-    }
-}
-
 /// Starts a command and kills it at a random time within `time`. Returns whether it was killed before it
 /// ended.
-pub(crate) fn killed(mut command: Command, time: Duration, random: &mut Random) -> bool {
+pub(crate) fn killed(mut command: Command, time: Duration, random: &mut Rng) -> bool {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let after = Duration::from_micros(random.below(time.as_micros() as u64));
     // sleep: a random instant is what is tried

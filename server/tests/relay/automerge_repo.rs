@@ -499,12 +499,8 @@ async fn large_messages_wait_for_memory_and_small_ones_do_not() {
 }
 
 fn noise(bytes: usize, seed: u64) -> String {
-    let mut state = seed.wrapping_mul(2).wrapping_add(1);
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        char::from(33 + (state >> 33) as u8 % 90)
-    };
-    (0..bytes).map(|_| next()).collect()
+    let mut rng = landfall_test_rng::Rng::new(seed);
+    (0..bytes).map(|_| char::from(33 + rng.below(90) as u8)).collect()
 }
 
 #[tokio::test]

@@ -435,12 +435,8 @@ impl Author {
 
     /// Changes that do not compress, so that they fill buffers.
     pub(crate) fn large_changes(&mut self, count: usize, bytes: usize) -> Vec<Vec<u8>> {
-        let mut state = 0x9e37_79b9_u64;
-        let mut noise = |_| {
-            // A small generator of printable noise.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            char::from(33 + (state >> 33) as u8 % 90)
-        };
+        let mut rng = landfall_test_rng::Rng::new(1);
+        let mut noise = |_| char::from(33 + rng.below(90) as u8);
         (0..count)
             .map(|_| self.change_of(&(0..bytes).map(&mut noise).collect::<String>()))
             .collect()

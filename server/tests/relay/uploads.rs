@@ -158,15 +158,9 @@ async fn the_largest_snapshot_fits_the_least_memory_budget() {
     })
     .await;
     let mut whole = AutoCommit::new();
-    let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = || {
-        noise ^= noise << 13;
-        noise ^= noise >> 7;
-        noise ^= noise << 17;
-        noise as u8
-    };
+    let mut rng = landfall_test_rng::Rng::new(1);
     for number in 0..63 {
-        let some: Vec<u8> = (0..1 << 20).map(|_| bytes()).collect();
+        let some: Vec<u8> = (0..1 << 20).map(|_| rng.next_u64() as u8).collect();
         whole.put(ROOT, format!("noise {number}"), some).unwrap();
         whole.commit();
     }

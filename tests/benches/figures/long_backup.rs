@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
 use landfall::{Document, Durability, Options, Store, admin};
-use landfall_tests::rng::Rng;
+use landfall_test_rng::Rng;
 
 use super::long_setup::{CompactingRelay, admin, flush, folder_bytes, ms, percentile};
 use super::setup::options;

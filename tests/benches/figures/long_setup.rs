@@ -13,8 +13,8 @@ use landfall::automerge::transaction::{Transactable, Transaction};
 use landfall::automerge::{ObjId, ObjType, ROOT};
 use landfall::{BoxError, Document, Space, Status, Store, SyncStatus};
 use landfall_relay::cli::{COMPACT_WORKER, OperatorCommand};
+use landfall_test_rng::Rng;
 use landfall_tests::http::metric;
-use landfall_tests::rng::Rng;
 
 use super::setup::{RELAY, wait};
 

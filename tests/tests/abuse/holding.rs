@@ -6,8 +6,8 @@ use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, AutoCommit, ROOT};
 use landfall_protocol::frame::{Ephemeral, Filter, Frame, Push};
 use landfall_protocol::{DocumentId, limits};
+use landfall_test_rng::Rng;
 use landfall_tests::raw::change_of;
-use landfall_tests::rng::Rng;
 
 use crate::arena::attack;
 use crate::attacker::{

@@ -6,7 +6,7 @@ use landfall::automerge::{AutoCommit, ROOT};
 use landfall_protocol::automerge_repo::message::Message as Repo;
 use landfall_protocol::frame::{Frame, Push};
 use landfall_protocol::limits;
-use landfall_tests::rng::Rng;
+use landfall_test_rng::Rng;
 
 use crate::arena::attack;
 use crate::attacker::{acknowledged, deaf_repo, numbered, patient, reader, repo, say};

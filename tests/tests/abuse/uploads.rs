@@ -7,8 +7,8 @@ use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, AutoCommit, ObjType, ROOT};
 use landfall_protocol::frame::{Frame, Part, Push, PushSnapshot};
 use landfall_protocol::{DocumentId, limits};
+use landfall_test_rng::Rng;
 use landfall_tests::raw::Typist;
-use landfall_tests::rng::Rng;
 use tokio_tungstenite::tungstenite::WebSocket;
 
 use crate::arena::{HANG, attack};

@@ -1,25 +1,34 @@
 //! The allowed dependencies between this workspace's crates, and those that the protocol must not have.
 
 use super::finding::{Finding, assert_found, assert_none};
-use super::packages::{self, Package, sample_member};
+use super::packages::{self, Dependency, Package, sample_member};
 use super::tree::Tree;
 
 /// A crate, and the workspace crates on which it may depend, for any purpose. `landfall-tests` may use all of
 /// them, so it is not listed; no other crate may use `landfall-demo`.
 const MAY_KNOW: &[(&str, &[&str])] = &[
-    ("landfall-protocol", &[]),
+    ("landfall-protocol", &[TEST_RNG]),
     ("landfall-storage", &[]),
     ("landfall-compaction", &["landfall-protocol"]),
     ("landfall-derive", &[]),
     (
         "landfall",
-        &["landfall-derive", "landfall-compaction", "landfall-protocol", "landfall-storage"],
+        &[
+            "landfall-derive",
+            "landfall-compaction",
+            "landfall-protocol",
+            "landfall-storage",
+            TEST_RNG,
+        ],
     ),
-    ("landfall-relay", &["landfall-compaction", "landfall-protocol", "landfall-storage"]),
+    ("landfall-relay", &["landfall-compaction", "landfall-protocol", "landfall-storage", TEST_RNG]),
+    (TEST_RNG, &[]),
     ("landfall-demo", &["landfall", "landfall-relay"]),
     ("landfall-todo", &["landfall"]),
 ];
 const TESTS: &str = "landfall-tests";
+/// Only a dev-dependency.
+const TEST_RNG: &str = "landfall-test-rng";
 
 /// Crates that would bring I/O, clocks or randomness into the protocol.
 const PROTOCOL_NEVER: &[&str] = &["tokio", "rusqlite", "rand", "getrandom", "chrono"];
@@ -35,7 +44,10 @@ fn between_crates(tree: &Tree, packages: &[Package]) -> Vec<Finding> {
             continue;
         };
         let ours = package.dependencies.iter().filter(|d| names.contains(&d.name.as_str()));
-        for dependency in ours.filter(|d| !known.contains(&d.name.as_str())) {
+        let is_allowed = |d: &&Dependency| {
+            known.contains(&d.name.as_str()) && (d.name != TEST_RNG || d.kind == "dev")
+        };
+        for dependency in ours.filter(|d| !is_allowed(d)) {
             let line = packages::line_of(tree, manifest, &dependency.name);
             let what = format!("`{}` must not depend on `{}`", package.name, dependency.name);
             let remedy =
@@ -105,15 +117,20 @@ fn the_protocol_depends_on_no_io_clock_or_randomness() {
 fn a_forbidden_edge_is_found() {
     let tree = Tree::sample(&[("landfall/Cargo.toml", "[dependencies]\nlandfall-relay = \"1\"\n")]);
     let packages = [
-        sample_member("landfall-protocol", &["serde"]),
+        sample_member("landfall-protocol", &["serde", "landfall-test-rng dev"]),
+        sample_member("landfall-test-rng", &["fastrand"]),
         sample_member("landfall", &["landfall-protocol", "landfall-relay dev"]),
-        sample_member("landfall-relay", &["landfall-demo"]),
+        sample_member("landfall-relay", &["landfall-demo", "landfall-test-rng"]),
         sample_member("landfall-demo", &["landfall", "landfall-relay"]),
         sample_member("landfall-tests", &["landfall-demo", "landfall-relay"]),
         sample_member("landfall-new", &[]),
     ];
-    let expected =
-        ["landfall-new/Cargo.toml:0", "landfall-relay/Cargo.toml:0", "landfall/Cargo.toml:2"];
+    let expected = [
+        "landfall-new/Cargo.toml:0",
+        "landfall-relay/Cargo.toml:0",
+        "landfall-relay/Cargo.toml:0",
+        "landfall/Cargo.toml:2",
+    ];
     assert_found(between_crates(&tree, &packages), &expected);
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{Document, LinkStatus, Store, SyncStatus};
+use landfall_test_rng::Rng;
 use landfall_tests::embedded::Embedded;
 use landfall_tests::network::Proxy;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{
     Snapshot, check_counts, fresh_copy, link, open, wait_for, wait_synced,
 };
-use landfall_tests::rng::Rng;
 use landfall_tests::{PATIENCE, RaiseOnDrop, http, log};
 
 const SPACE: &str = "default";

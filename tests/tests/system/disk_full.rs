@@ -8,11 +8,11 @@ use std::time::Duration;
 use landfall::automerge::{ROOT, ReadDoc, ScalarValue, transaction::Transactable};
 use landfall::{ChangeError, Code, Document, FlushError, LinkStatus, StoreFailure};
 use landfall_protocol::frame::Frame;
+use landfall_test_rng::Rng;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{
     Snapshot, check_counts, fresh_copy, hashes, link, open, wait_for, wait_synced, wait_until,
 };
-use landfall_tests::rng::Rng;
 use landfall_tests::{PATIENCE, http, log, raw};
 
 const SPACE: &str = "default";

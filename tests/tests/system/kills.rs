@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use landfall::automerge::{ROOT, transaction::Transactable};
 use landfall::{ChangeHash, Document, DocumentId, LinkStatus, Space, Store};
+use landfall_test_rng::Rng;
 use landfall_tests::process::{Relay, binary};
 use landfall_tests::replica::{
     Snapshot, check_counts, fresh_copy, link, open, wait_for, wait_synced,
 };
-use landfall_tests::rng::Rng;
 use landfall_tests::site::{COMPACTIONS, compactions};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 

@@ -5,10 +5,10 @@ use landfall::automerge::transaction::Transactable;
 use landfall::automerge::{ActorId, ObjType, ROOT, ReadDoc, ScalarValue};
 use landfall::{Document, Options, Space, Store};
 use landfall_protocol::frame::entry_kind;
+use landfall_test_rng::Rng;
 use landfall_tests::network::Proxy;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{Snapshot, fresh_copy, link, wait_for, wait_synced, wait_until};
-use landfall_tests::rng::Rng;
 use landfall_tests::site::{COMPACTIONS, SPACE, compactions};
 use landfall_tests::{PATIENCE, http, log, raw};
 

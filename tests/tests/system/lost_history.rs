@@ -4,9 +4,9 @@
 
 use landfall::automerge::{ROOT, ScalarValue, transaction::Transactable};
 
+use landfall_test_rng::Rng;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{Snapshot, wait_for, wait_synced};
-use landfall_tests::rng::Rng;
 use landfall_tests::site::{COMPACTIONS, Replica, SPACE, Site, compactions, sync_all, wait_equal};
 use landfall_tests::{http, log};
 

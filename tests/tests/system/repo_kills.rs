@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use landfall::automerge::{Automerge, ROOT, transaction::Transactable};
 use landfall::{ChangeHash, Document, DocumentId, Store};
+use landfall_test_rng::Rng;
 use landfall_tests::process::Relay;
 use landfall_tests::replica::{link, wait_synced};
 use landfall_tests::repo::Peer;
-use landfall_tests::rng::Rng;
 use landfall_tests::site::{COMPACTIONS, SPACE, compactions};
 use landfall_tests::{PATIENCE, RaiseOnDrop, log};
 

@@ -10,15 +10,18 @@ use landfall_protocol::digest::Digest;
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use rusqlite::{Connection, Row};
 
+use crate::limits;
 use crate::store::StoreError;
 use crate::store::admin::fault::{Fault, Finding};
 use crate::store::admin::inspect::Inspection;
+use crate::store::damage::condition::DamagedPlace;
 use crate::store::damage::is_damage;
 use crate::store::log::read::epochs;
 use crate::store::lookups::digests::buckets;
 use crate::store::rows::documents;
 use crate::store::rows::documents::head;
 use crate::store::rows::schema::number;
+use crate::store::sqlite::SqliteStore;
 
 /// How many findings of SQLite's own check are reported.
 const FILE_FINDINGS: u32 = 100;
@@ -38,6 +41,20 @@ pub struct Verified {
     pub bytes: u64,
     /// Findings.
     pub findings: u64,
+}
+
+impl SqliteStore {
+    /// Sets the known damage to the result of a full check of the store.
+    pub(crate) fn set_condition(&self, findings: &[Finding]) {
+        let damage = findings.iter().filter(|finding| !finding.damage.is_harmless());
+        let place = |finding: &Finding| {
+            let (space, document) = (finding.space.clone(), finding.document);
+            (DamagedPlace { space, document }, finding.damage.is_of_file())
+        };
+        let places: BTreeMap<DamagedPlace, bool> =
+            damage.map(place).take(limits::DAMAGED_PLACES).collect();
+        self.set_known(places.into_iter().collect());
+    }
 }
 
 impl Inspection {

@@ -6,7 +6,6 @@ use landfall_storage::Durability;
 use rusqlite::{Connection, Row, params};
 
 use crate::limits;
-use crate::store::admin::fault::Finding;
 use crate::store::damage::condition::{DamagedPlace, Operation};
 use crate::store::log::read;
 use crate::store::rows::checked;
@@ -15,7 +14,7 @@ use crate::store::rows::schema::broken;
 use crate::store::sqlite::SqliteStore;
 
 /// A place, and whether SQLite itself cannot read it.
-type KnownPlace = (DamagedPlace, bool);
+pub(in crate::store) type KnownPlace = (DamagedPlace, bool);
 
 /// The persisted places.
 pub(in crate::store) fn read(conn: &Connection) -> rusqlite::Result<Vec<KnownPlace>> {
@@ -51,16 +50,9 @@ fn write(tx: &Connection, kept: &[KnownPlace]) -> rusqlite::Result<()> {
 }
 
 impl SqliteStore {
-    /// Sets the known damage to the result of a full check of the store.
-    pub(crate) fn set_condition(&self, findings: &[Finding]) {
-        let damage = findings.iter().filter(|finding| !finding.damage.is_harmless());
-        let place = |finding: &Finding| {
-            let (space, document) = (finding.space.clone(), finding.document);
-            (DamagedPlace { space, document }, finding.damage.is_of_file())
-        };
-        let places: std::collections::BTreeMap<DamagedPlace, bool> =
-            damage.map(place).take(limits::DAMAGED_PLACES).collect();
-        self.recorder().set(places.into_iter().collect(), false);
+    /// Replaces the known damage.
+    pub(in crate::store) fn set_known(&self, places: Vec<KnownPlace>) {
+        self.recorder().set(places, false);
         self.keep(self.recorder().all());
     }
 

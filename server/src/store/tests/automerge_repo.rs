@@ -3,8 +3,9 @@
 
 use landfall_protocol::automerge_repo::{DocumentIndex, IndexRow};
 use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName};
+use landfall_test_rng::Rng;
 
-use super::made::{Dice, Grown, commit, heads, opens, pushed, snapshot, tombstone};
+use super::made::{Grown, commit, heads, opens, pushed, snapshot, tombstone};
 use super::open;
 use crate::store::{
     Admin, CompactionWindow, Documents, Log, Recent, RecentPage, Snapshots, SqliteStore,
@@ -26,14 +27,14 @@ fn store() -> (tempfile::TempDir, SqliteStore, Grown, Grown) {
     let (folder, store) = open();
     let (mut plain, mut long) = (Grown::default(), Grown::default());
     let mut entries = Vec::new();
-    let mut dice = Dice::new(3);
+    let mut rng = Rng::new(3);
     for offset in 1..=150 {
         let (document, grown) = if offset <= 50 { (PLAIN, &mut plain) } else { (LONG, &mut long) };
-        grown.grow(&document, &mut dice, 3);
+        grown.grow(&document, &mut rng, 3);
         entries.push(grown.made(grown.changes.len() - 1, offset).entry(document));
     }
     let mut deleted = Grown::default();
-    deleted.grow(&DELETED, &mut dice, 1);
+    deleted.grow(&DELETED, &mut rng, 1);
     entries.push(deleted.made(0, 151).entry(DELETED));
     commit(&store, &space(), Some(opens(1, 1)), entries).unwrap();
     commit(&store, &space(), None, vec![tombstone(152, DELETED)]).unwrap();
@@ -137,7 +138,7 @@ fn a_document_without_a_tail_ends_at_its_snapshot() {
     assert!(whole.tail.is_empty());
     // A snapshot that a client pushed has an offset of its own.
     let mut more = long.clone();
-    more.grow(&LONG, &mut Dice::new(9), 1);
+    more.grow(&LONG, &mut Rng::new(9), 1);
     let snapshot = snapshot(&more.changes, 900);
     commit(&store, &space(), None, vec![pushed(153, LONG, snapshot)]).unwrap();
     let whole = index(&store, LONG, false);

@@ -9,8 +9,9 @@ use landfall_protocol::digest::tombstone_id;
 use landfall_protocol::frame::{Filter, Partial, entry_kind};
 use landfall_protocol::relay::{Chunk, Page, Snapshot, SnapshotPart, StoreFailure};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
+use landfall_test_rng::Rng;
 
-use super::made::{Dice, Grown, commit, opens, pushed, snapshot, tombstone};
+use super::made::{Grown, commit, opens, pushed, snapshot, tombstone};
 use crate::store::rows::indexes::IndexCache;
 use crate::store::{
     Admin, CompactionTask, CompactionWindow, Documents, FailureClass, Log, Snapshots, SqliteStore,
@@ -41,10 +42,10 @@ impl One {
 
     fn grow(&mut self, changes: u64) {
         let opening = (self.head == 0).then(|| opens(1, 1));
-        let mut dice = Dice::new(self.head + 1);
+        let mut rng = Rng::new(self.head + 1);
         let entries = (0..changes).map(|_| {
             self.head += 1;
-            self.grown.grow(&DOCUMENT, &mut dice, 1);
+            self.grown.grow(&DOCUMENT, &mut rng, 1);
             let made = self.grown.made(self.grown.changes.len() - 1, self.head);
             let mut entry = made.entry(DOCUMENT);
             entry.entry.at_ms += self.clock * 1_000;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use landfall_protocol::frame::Filter;
 use landfall_protocol::{DocumentId, Offset, Scope, SpaceName};
+use landfall_test_rng::Rng;
 
-use super::made::Dice;
 use super::real::{compact, delete, entries_of, put_world, world};
 use crate::store::admin::fault::{Fault, Finding};
 use crate::store::admin::repair::Repaired;
@@ -267,11 +267,11 @@ fn a_flipped_bit_is_found_or_harmless() {
     let expected = given(&store).unwrap();
     store.close().unwrap();
     let whole = std::fs::read(folder.path().join(FILE)).unwrap();
-    let mut dice = Dice::new(7);
+    let mut rng = Rng::new(7);
     let (mut found, mut refused, mut harmless, mut unseen) = (0, 0, 0, Vec::new());
     for _ in 0..500 {
         let mut bytes = whole.clone();
-        let (at, bit) = (dice.below(bytes.len()), dice.below(8));
+        let (at, bit) = (rng.below(bytes.len()), rng.below(8));
         bytes[at] ^= 1 << bit;
         let copy = tempfile::tempdir().unwrap();
         std::fs::write(copy.path().join(FILE), &bytes).unwrap();

@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use landfall_protocol::frame::{Filter, entry_kind};
 use landfall_protocol::relay::Chunk;
 use landfall_protocol::{DocumentId, Offset, SpaceName};
+use landfall_test_rng::Rng;
 
 use super::damage::store;
-use super::made::Dice;
 use crate::store::sqlite::FILE;
 use crate::store::{
     Admin, CompactionInput, Documents, Log, Snapshots, SqliteStore, StoreError, StoredDocument,
@@ -168,12 +168,12 @@ fn a_flipped_bit_never_alters_content_silently() {
 }
 
 fn flip_everywhere(whole: &SqliteStore, bytes: &[u8], documents: &[DocumentId], seed: u64) {
-    let (mut dice, mut refused, mut damaged, mut silent) = (Dice::new(seed), 0, 0, Vec::new());
+    let (mut rng, mut refused, mut damaged, mut silent) = (Rng::new(seed), 0, 0, Vec::new());
     for (page, before) in bytes.chunks(4096).enumerate() {
         for used in [false, true] {
-            let (mut at, bit) = (dice.below(4096), dice.below(8));
+            let (mut at, bit) = (rng.below(4096), rng.below(8));
             while used && before[at] == 0 && before.iter().any(|byte| *byte != 0) {
-                at = dice.below(4096);
+                at = rng.below(4096);
             }
             let mut flipped = bytes.to_vec();
             flipped[page * 4096 + at] ^= 1 << bit;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use landfall_protocol::relay::NewKind;
 use landfall_protocol::{DocumentId, SpaceName, limits};
+use landfall_test_rng::Rng;
 
-use super::made::{Dice, Grown, commit, opens, snapshot};
+use super::made::{Grown, commit, opens, snapshot};
 use crate::limits::COMPACTION_OPERATIONS_IN_A_BYTE;
 use crate::store::{CompactionTask, CompactionWindow, Snapshots, SqliteStore};
 
@@ -35,7 +36,7 @@ impl World {
         let opening = (self.head == 0).then(|| opens(1, 1));
         self.head += 1;
         let grown = &mut self.grown[usize::from(document == OTHER)];
-        grown.grow(&document, &mut Dice::new(self.head), 1);
+        grown.grow(&document, &mut Rng::new(self.head), 1);
         let last = grown.changes.len() - 1;
         grown.changes[last].max_op += operations - 1;
         let mut new = grown.made(last, self.head).entry(document);

@@ -7,30 +7,9 @@ use landfall_protocol::compacted::{CompactedChange, LastOfActor, PackedIndex};
 use landfall_protocol::frame::{Entry, entry_kind};
 use landfall_protocol::relay::{Commit, EpochRecord, NewEntry, NewKind, Snapshot};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName};
+use landfall_test_rng::Rng;
 
 use crate::store::{LogStore, StoreError};
-
-/// A deterministic random number generator.
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// A number below a bound.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % bound.max(1)
-    }
-
-    /// True with probability 1 / `times`.
-    pub(super) fn one_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-}
 
 /// A change of a synthetic history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,11 +94,11 @@ pub(super) fn chunk(of: &[u8]) -> (ChangeHash, Vec<u8>) {
 
 impl Grown {
     /// Adds a change by one of `authors` authors, on all heads or on one change.
-    pub(super) fn grow(&mut self, document: &DocumentId, dice: &mut Dice, authors: usize) {
-        let actor = ActorId::from([dice.below(authors) as u8 + 1; 16]);
+    pub(super) fn grow(&mut self, document: &DocumentId, rng: &mut Rng, authors: usize) {
+        let actor = ActorId::from([rng.below(authors) as u8 + 1; 16]);
         let seq = 1 + self.changes.iter().filter(|change| change.actor == actor).count() as u64;
         let mut dependencies = heads(&self.changes);
-        if dependencies.len() < 4 && dice.one_in(4) && !dependencies.is_empty() {
+        if dependencies.len() < 4 && rng.one_in(4) && !dependencies.is_empty() {
             // A concurrent change: on an older change, but after the author's own last one.
             let own = self.changes.iter().rev().find(|change| change.actor == actor);
             dependencies = vec![own.map_or(self.changes[0].hash, |own| own.hash)];

@@ -12,7 +12,7 @@ use crate::store::{Documents, Log, Snapshots, SqliteStore, StoreError, SumCursor
 fn run(seed: u64, steps: usize) {
     let mut world = World::new(seed);
     for step in 0..steps {
-        match world.dice.below(20) {
+        match world.rng.below(20) {
             0..=9 => world.append(),
             10..=14 => world.compact(),
             15..=18 => world.prune(),
@@ -29,7 +29,7 @@ fn run(seed: u64, steps: usize) {
 }
 
 fn check(world: &mut World) {
-    let after = world.dice.below(world.head as usize + 1) as u64;
+    let after = world.rng.below(world.head as usize + 1) as u64;
     for after in [0, after] {
         let everything = Filter::Everything;
         assert_eq!(world.read(after, &everything), world.standing(after, &everything));
@@ -38,7 +38,7 @@ fn check(world: &mut World) {
         assert_eq!(world.read(after, &some), world.standing(after, &some));
     }
     check_digests(world);
-    let number = world.dice.below(world.documents.len().max(1));
+    let number = world.rng.below(world.documents.len().max(1));
     if let Some((id, model)) = world.documents.iter().nth(number) {
         let (id, model) = (*id, model.clone());
         check_history(world, &id, &model);
@@ -50,10 +50,10 @@ fn check_digests(world: &mut World) {
     let mut prefixes = vec![Prefix::ROOT];
     let mut prefix = Prefix::ROOT;
     for _ in 0..4 {
-        prefix = prefix.child(world.dice.below(16) as u8);
+        prefix = prefix.child(world.rng.below(16) as u8);
         prefixes.push(prefix);
     }
-    let rows = [1, 7, 1_000][world.dice.below(3)];
+    let rows = [1, 7, 1_000][world.rng.below(3)];
     let (head, branches) = all_branches(&world.store, &world.space, &prefixes, rows);
     assert_eq!(head.0, world.head);
     let expected: Vec<_> = prefixes.iter().map(|prefix| world.branch(*prefix)).collect();
@@ -105,7 +105,7 @@ fn check_history(world: &mut World, id: &DocumentId, model: &Model) {
     let is_present = model.tombstone.is_none();
     assert_eq!(ask(world, |view| view.has_changes(id)), is_present);
     let changes = &model.grown.changes;
-    let Some(change) = changes.get(world.dice.below(changes.len().max(1))) else { return };
+    let Some(change) = changes.get(world.rng.below(changes.len().max(1))) else { return };
     let of_actor = changes.iter().filter(|other| other.actor == change.actor);
     let last = ask(world, |view| view.last_sequence(id, &change.actor));
     assert_eq!(last, is_present.then(|| of_actor.count() as u64));
@@ -123,8 +123,8 @@ fn check_history(world: &mut World, id: &DocumentId, model: &Model) {
 
 fn check_plan(world: &mut World, id: &DocumentId, model: &Model) {
     let mut have = vec![[0xaa; 32]];
-    for _ in 0..world.dice.below(3) {
-        let at = world.dice.below(model.grown.changes.len());
+    for _ in 0..world.rng.below(3) {
+        let at = world.rng.below(model.grown.changes.len());
         have.extend(model.grown.changes.get(at).map(|change| change.hash.0));
     }
     let plan = world.store.plan_document(&world.space, id, &have).unwrap();

@@ -8,8 +8,9 @@ use landfall_protocol::frame::{EntriesBuilder, entry_flags};
 use landfall_protocol::frame::{Filter, Frame, Partial, decode, entry_kind};
 use landfall_protocol::relay::{Chunk, Page, Snapshot};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
+use landfall_test_rng::Rng;
 
-use super::made::{Dice, Grown, Made, commit, hash, heads, opens, pushed, snapshot, tombstone};
+use super::made::{Grown, Made, commit, hash, heads, opens, pushed, snapshot, tombstone};
 use crate::store::{CompactionInput, CompactionWindow, Log, Snapshots, SqliteStore};
 
 /// A document of the model.
@@ -33,7 +34,7 @@ pub(super) struct World {
     pub(super) head: u64,
     epochs: u8,
     must_open: bool,
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
 }
 
 impl World {
@@ -41,12 +42,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path()).unwrap();
         let space = "notes".parse().unwrap();
-        let (documents, dice) = (BTreeMap::new(), Dice::new(seed));
-        Self { folder, store, space, documents, head: 0, epochs: 0, must_open: true, dice }
+        let (documents, rng) = (BTreeMap::new(), Rng::new(seed));
+        Self { folder, store, space, documents, head: 0, epochs: 0, must_open: true, rng }
     }
 
     fn document(&mut self) -> DocumentId {
-        let number = self.dice.below(24) as u8;
+        let number = self.rng.below(24) as u8;
         DocumentId::from_bytes(hash(&[number % 24])[..16].try_into().unwrap())
     }
 
@@ -58,34 +59,34 @@ impl World {
     }
 
     fn next_offset(&mut self) -> u64 {
-        self.head += 1 + self.dice.below(3) as u64 / 2;
+        self.head += 1 + self.rng.below(3) as u64 / 2;
         self.head
     }
 
     /// Commits some changes, and perhaps a deletion or a pushed snapshot.
     pub(super) fn append(&mut self) {
         let mut entries = Vec::new();
-        for _ in 0..=self.dice.below(12) {
+        for _ in 0..=self.rng.below(12) {
             let id = self.document();
             if self.documents.get(&id).is_some_and(|model| model.tombstone.is_some()) {
                 continue;
             }
             let offset = self.next_offset();
             let model = self.documents.entry(id).or_default();
-            if self.dice.one_in(60) {
+            if self.rng.one_in(60) {
                 entries.push(tombstone(offset, id));
                 model.tombstone = Some(offset);
                 (model.tail, model.snapshot) = (Vec::new(), None);
-            } else if self.dice.one_in(60) {
+            } else if self.rng.one_in(60) {
                 for _ in 0..5 {
-                    model.grown.grow(&id, &mut self.dice, 3);
+                    model.grown.grow(&id, &mut self.rng, 3);
                 }
-                let bytes = if self.dice.one_in(2) { 200 } else { 700_000 };
+                let bytes = if self.rng.one_in(2) { 200 } else { 700_000 };
                 let made = snapshot(&model.grown.changes, bytes);
                 entries.push(pushed(offset, id, made.clone()));
                 (model.tail, model.snapshot) = (Vec::new(), Some((offset, made)));
             } else {
-                model.grown.grow(&id, &mut self.dice, 3);
+                model.grown.grow(&id, &mut self.rng, 3);
                 let made = model.grown.made(model.grown.changes.len() - 1, offset);
                 entries.push(made.entry(id));
                 model.tail.push(made);
@@ -101,7 +102,7 @@ impl World {
     /// Compacts some document through some offset.
     pub(super) fn compact(&mut self) {
         let id = self.document();
-        let recent = self.dice.below(self.head as usize + 1) as u64 / 2;
+        let recent = self.rng.below(self.head as usize + 1) as u64 / 2;
         let window = CompactionWindow { recent_entries: recent, ..CompactionWindow::NONE };
         let task = self.store.compaction_task(&self.space, &id, 0, window).unwrap();
         let model = self.documents.get(&id).cloned().unwrap_or_default();
@@ -129,7 +130,7 @@ impl World {
         assert!(self.store.compaction_read(&task, &mut take).unwrap());
         assert_eq!(read, expected);
         let kept = model.grown.changes.len() - (model.tail.len() - compacted);
-        let bytes = [100, 90_000, 200_000, 600_000][self.dice.below(4)];
+        let bytes = [100, 90_000, 200_000, 600_000][self.rng.below(4)];
         let made = snapshot(&model.grown.changes[..kept], bytes);
         let now = self.head * 1_000;
         assert!(self.store.compaction_commit(&task, made.clone(), now).unwrap());
@@ -143,7 +144,7 @@ impl World {
     }
 
     pub(super) fn prune(&mut self) {
-        let rows = 1 + self.dice.below(40);
+        let rows = 1 + self.rng.below(40);
         // Some of the replaced snapshots are past their retention.
         let now = self.head * 1_000 + limits::SNAPSHOT_GRACE.as_millis() as u64 / 2;
         self.store.prune(now, rows).unwrap();

@@ -167,7 +167,7 @@ fn a_thousand_actors_meet() {
 /// Many small edits by a few actors that delete, overwrite and merge, from a fixed seed.
 #[test]
 fn a_busy_document() {
-    let mut random = mutations::Xorshift(0x5eed_1234);
+    let mut random = landfall_test_rng::Rng::new(0x5eed_1234);
     let mut peers: Vec<AutoCommit> = vec![AutoCommit::new().with_actor(ActorId::from([9; 16]))];
     let text = peers[0].put_object(ROOT, "text", ObjType::Text).unwrap();
     let list = peers[0].put_object(ROOT, "list", ObjType::List).unwrap();

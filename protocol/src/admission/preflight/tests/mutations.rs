@@ -3,24 +3,9 @@
 use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ObjType, ROOT, ScalarValue};
+use landfall_test_rng::Rng;
 
 use super::*;
-
-/// Marsaglia's xorshift: the same numbers for the same seed, everywhere.
-pub(super) struct Xorshift(pub(super) u64);
-
-impl Xorshift {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 /// Bodies of small changes of many shapes.
 fn bodies() -> Vec<Vec<u8>> {
@@ -47,7 +32,7 @@ fn bodies() -> Vec<Vec<u8>> {
     changes.iter().map(body_of).chain(drafts.iter().map(Draft::body)).collect()
 }
 
-fn mutate(body: &mut Vec<u8>, random: &mut Xorshift) {
+fn mutate(body: &mut Vec<u8>, random: &mut Rng) {
     const TELLING: [u8; 10] = [0, 1, 2, 3, 0x3f, 0x40, 0x7e, 0x7f, 0x80, 0xff];
     for _ in 0..=random.below(3) {
         let at = random.below(body.len() as u64) as usize;
@@ -69,7 +54,7 @@ fn mutate(body: &mut Vec<u8>, random: &mut Xorshift) {
 fn mutations_never_panic_and_what_passes_survives_a_saved_document() {
     const SEED: u64 = 0x1a4d_fa11_0000_0001;
     const ROUNDS: u64 = 20_000;
-    let mut random = Xorshift(SEED);
+    let mut random = Rng::new(SEED);
     let bodies = bodies();
     let mut passed = 0;
     for round in 0..ROUNDS {
@@ -106,10 +91,10 @@ fn mutations_never_panic_and_what_passes_survives_a_saved_document() {
 
 #[test]
 fn noise_never_panics() {
-    let mut random = Xorshift(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::new(0x9e37_79b9_7f4a_7c15);
     for _ in 0..5_000 {
         let length = random.below(120);
-        let body: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        let body: Vec<u8> = (0..length).map(|_| random.next_u64() as u8).collect();
         assert!(preflight(&body).is_err());
         let _ = preflight(&seal(&body));
         let _ = preflight(&sealed(2, &body, &body));
