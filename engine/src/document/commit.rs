@@ -152,7 +152,7 @@ impl Publication {
             let current =
                 slot.generation == self.generation && slot.is_unchanged_since(edit, base.as_ref());
             let told = slot.told.as_ref().map(|(_, heads)| heads.clone());
-            let compatibility = current && told.is_none_or(|told| told == patches_from);
+            let patches_apply = current && told.is_none_or(|told| told == patches_from);
             // Not while earlier received changes are still to be applied: `applied` must not skip them.
             if slot.building.is_none() && !slot.arrived {
                 Arc::make_mut(&mut loaded).applied = loaded.applied.max(place);
@@ -161,7 +161,7 @@ impl Publication {
                 if let Some(building) = &mut slot.building {
                     building.since.push(change);
                 }
-                let patches = patches.filter(|_| compatibility);
+                let patches = patches.filter(|_| patches_apply);
                 document.tell_changed(&mut slot, Origin::Local, heads.clone(), patches);
             }
             let replaced = current.then(|| {

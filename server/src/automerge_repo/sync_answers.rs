@@ -124,7 +124,7 @@ impl Outline {
     /// Whether its memory may have to be waited for.
     fn needs_room(&self, request: &SyncRequest) -> bool {
         match self {
-            Self::Done(planned) => ephemeral_bytes(planned, request) > limits::SOCKET_BUFFER_BYTES,
+            Self::Done(planned) => answer_bytes(planned, request) > limits::SOCKET_BUFFER_BYTES,
             Self::Read(_) => true,
         }
     }
@@ -194,7 +194,7 @@ impl SyncReader {
             };
             let (index, plan) = match outline {
                 Ok(Outline::Done(planned)) => {
-                    let grant = self.room_for(ephemeral_bytes(&planned, &request)).await;
+                    let grant = self.room_for(answer_bytes(&planned, &request)).await;
                     return (planned, grant);
                 }
                 Ok(Outline::Read(read)) => *read,
@@ -205,7 +205,7 @@ impl SyncReader {
                 .ask(document, move |store, space| read(store, space, &document, &index, &plan));
             match read.await {
                 Ok(Some(planned)) => {
-                    let (needs, has) = (ephemeral_bytes(&planned, &request), grant.as_ref());
+                    let (needs, has) = (answer_bytes(&planned, &request), grant.as_ref());
                     let is_little = needs <= limits::SOCKET_BUFFER_BYTES;
                     if is_little || has.is_some_and(|grant| grant.bytes() >= needs) || is_last {
                         return (planned, grant);
@@ -296,7 +296,7 @@ fn query_bytes(request: &SyncRequest) -> usize {
 
 /// Bytes of an answer, counted twice (as read, and in its message): its changes; the document's heads, sent
 /// also as the common heads; and the peer's heads that it requests.
-fn ephemeral_bytes(planned: &Planned, request: &SyncRequest) -> usize {
+fn answer_bytes(planned: &Planned, request: &SyncRequest) -> usize {
     let message = match planned {
         Planned::LogState(LogState::Present { heads, .. }) => 2 * 32 * heads.len(),
         Planned::LogState(LogState::Absent) => 32 * request.heads.len(),
