@@ -164,9 +164,9 @@ fn step(document: &Arc<OpenDocument>) -> Step {
             document.note_unloaded();
             true
         }
-        Job::Swap => swap::swap_in_rest(document),
+        Job::Swap => swap::retry_swap(document),
         Job::Build(base) => match build(document, base) {
-            Ok(Ok(built)) => swap::upload(document, built),
+            Ok(Ok(built)) => swap::try_swap(document, built),
             Ok(Err(reason)) => {
                 swap::give_up(document, reason);
                 true

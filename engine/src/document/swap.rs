@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::events::{EventKind, Origin};
 
 /// Swaps in a built state now, or leaves it to the busy writer. Returns whether it is done.
-pub(super) fn upload(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
+pub(super) fn try_swap(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
     let right = {
         let mut slot = document.slot.lock();
         match Right::of_swap(document, &mut slot) {
@@ -38,7 +38,7 @@ pub(super) fn upload(document: &Arc<OpenDocument>, built: Box<Built>) -> bool {
 }
 
 /// Swaps in the state that was left in the slot, if it is still there and no writer is busy.
-pub(super) fn swap_in_rest(document: &Arc<OpenDocument>) -> bool {
+pub(super) fn retry_swap(document: &Arc<OpenDocument>) -> bool {
     let (right, built) = {
         let mut slot = document.slot.lock();
         let Some(built) = slot.built.take() else { return true };
@@ -312,7 +312,7 @@ mod tests {
         let (_store, _space, document, built) = built();
         document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
         assert_eq!(keys(&document), ["mine", "more"]);
-        assert!(upload(document.open(), built));
+        assert!(try_swap(document.open(), built));
         assert_eq!(keys(&document), ["mine", "more", "theirs"]);
     }
 
@@ -321,7 +321,7 @@ mod tests {
         let (store, space, document, built) = built();
         let mut events = store.events();
         space.delete(document.id()).unwrap();
-        upload(document.open(), built);
+        try_swap(document.open(), built);
         assert!(matches!(document.read(|_| ()), Err(ReadError::Deleted)));
         let emitted: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
         assert!(
@@ -338,7 +338,7 @@ mod tests {
             state.automerge.transact(|tx| tx.put(ROOT, "never stored", 1)).unwrap();
         }
         document.open().outdate();
-        upload(document.open(), built);
+        try_swap(document.open(), built);
         assert_eq!(keys(&document), ["mine", "theirs"]);
     }
 
@@ -351,7 +351,7 @@ mod tests {
         let open = document.open();
         open.slot.lock().arrived = true;
         let job = open.next_job();
-        upload(open, built);
+        try_swap(open, built);
         assert_eq!(keys(&document), ["mine", "more", "theirs"]);
         assert!(matches!(job, Job::None), "two builds at a time");
         document.change(|tx| Ok(tx.put(ROOT, "last", 1)?)).unwrap();
@@ -364,7 +364,7 @@ mod tests {
         let (_store, _space, document, built) = built();
         document.change(|tx| Ok(tx.put(ROOT, "more", 1)?)).unwrap();
         document.open().slot.lock().building.as_mut().unwrap().since.clear();
-        upload(document.open(), built);
+        try_swap(document.open(), built);
         document.change(|tx| Ok(tx.put(ROOT, "last", 1)?)).unwrap();
         assert_eq!(keys(&document), ["last", "mine", "more", "theirs"]);
     }
@@ -376,7 +376,7 @@ mod tests {
         let mut built = Some(built);
         document
             .change(|tx| {
-                assert!(!upload(document.open(), built.take().unwrap()), "a writer is busy");
+                assert!(!try_swap(document.open(), built.take().unwrap()), "a writer is busy");
                 Ok(tx.put(ROOT, "first", 1)?)
             })
             .unwrap();

@@ -184,7 +184,7 @@ fn compacted() -> Vec<(&'static str, Frame)> {
         Part { subscription, document, hash, total, from: 0x0004_0000, bytes: bytes(b"piece") };
     let heads = vec![[0xde; 32], [0xdf; 32]];
     let upload = PushSnapshot { id: 6, subscription, document, hash, total, heads };
-    let wanted = UploadFrom { id: 6, from: 0x0004_0000, up_to: 0x0005_0000 };
+    let upload_from = UploadFrom { id: 6, from: 0x0004_0000, up_to: 0x0005_0000 };
     let tombstone = PushEntry {
         id: 7,
         subscription,
@@ -205,7 +205,7 @@ fn compacted() -> Vec<(&'static str, Frame)> {
     vec![
         ("part", Frame::Part(part)),
         ("push-snapshot", Frame::PushSnapshot(upload)),
-        ("wanted", Frame::UploadFrom(wanted)),
+        ("upload-from", Frame::UploadFrom(upload_from)),
         ("push-tombstone", Frame::PushEntry(tombstone)),
         ("push-second-root", Frame::PushEntry(root)),
         ("entries-snapshot", entries(vec![snapshot(true), tombstone_after(43)])),
@@ -295,7 +295,7 @@ fn resends() -> Vec<(&'static str, Frame)> {
         ("resend", Frame::Resend(Resend { changes, ..whole.clone() })),
         ("resend-whole", Frame::Resend(whole)),
         ("resent", Frame::Resent(Resent { subscription, document, count: 2 })),
-        ("mended", Frame::Repaired(Repaired { subscription, document })),
+        ("repaired", Frame::Repaired(Repaired { subscription, document })),
     ]
 }
 

@@ -65,15 +65,14 @@ impl Guard {
     /// Whether a page comes from this machine, or from this relay itself.
     fn is_near(&self, origin: &str, headers: &HeaderMap) -> bool {
         let Some(page) = authority_of(origin) else { return false };
-        let Some(host) = Host::parse(page.as_str()) else { return false };
+        let Some(host) = Host::parse(page) else { return false };
         if host.is_loopback() {
             return true;
         }
         // A name's owner can point it here, and would then serve the page under it. An IP address is safe
         // from that, and so is a configured name.
         let mut hosts = headers.get_all(header::HOST).iter();
-        let is_same =
-            |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(page.as_str().as_bytes());
+        let is_same = |own: &HeaderValue| own.as_bytes().eq_ignore_ascii_case(page.as_bytes());
         let own = hosts.next().is_some_and(is_same);
         own && hosts.next().is_none() && (host.address.is_some() || self.is_allowed(&host))
     }
@@ -92,16 +91,15 @@ impl Guard {
     }
 }
 
-/// The host and port of an `http` or `https` origin.
-fn authority_of(origin: &str) -> Option<Authority> {
-    let uri = origin.parse::<Uri>().ok()?;
-    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
-    uri.into_parts().authority.filter(|_| is_web)
+/// The host and port of an `http` or `https` origin. Browsers send nothing after them, and the scheme in
+/// lower case: anything else is not from a browser's page.
+fn authority_of(origin: &str) -> Option<&str> {
+    origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
 }
 
 /// The host of a `Host` header or of an origin.
 struct Host {
-    /// Without a final dot, and without brackets.
+    /// In lower case and without a final dot; an IPv6 address is in brackets.
     name: String,
     /// If it is an IP address.
     address: Option<IpAddr>,
@@ -113,8 +111,10 @@ impl Host {
     fn parse(text: &str) -> Option<Self> {
         let authority = text.parse::<Authority>().ok()?;
         let port = authority.as_str().strip_prefix(authority.host())?;
-        if !port.is_empty() && port.strip_prefix(':')?.parse::<u16>().is_err() {
-            return None;
+        if !port.is_empty() {
+            let digits = port.strip_prefix(':')?;
+            // `u16` parses a sign too.
+            digits.parse::<u16>().ok().filter(|_| !digits.starts_with('+'))?;
         }
         let host = authority.host();
         let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -178,6 +178,7 @@ mod tests {
             "[::1]x",
             "localhost:port",
             "localhost:99999",
+            "localhost:+80",
             "localhost:80@example.com",
             "::1",
             "[127.0.0.1]",
@@ -218,6 +219,12 @@ mod tests {
             "chrome-extension://localhost",
             "file://",
             "localhost",
+            // No browser sends these.
+            "HTTP://localhost",
+            "http://localhost/",
+            "http://localhost/notes",
+            "http://localhost?x",
+            "http://localhost#x",
         ] {
             assert_eq!(ask(bad), Err(Refused::Origin(bad.to_owned())));
         }

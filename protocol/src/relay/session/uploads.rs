@@ -187,7 +187,7 @@ impl Session {
             && from.checked_add(bytes.len() as u64).is_some_and(|end| end <= total);
         let Some(entry) = self.subscriptions.get(&subscription).filter(|_| fits) else {
             let what = "a part that does not fit its snapshot".to_owned();
-            return self.fail(Code::MALFORMED, what, "send the bytes that Wanted requests");
+            return self.fail(Code::MALFORMED, what, "send the bytes that `UploadFrom` requests");
         };
         let (space, bytes) = (entry.space.clone(), bytes.into_vec());
         self.effects.push_back(SessionEffect::Part { space, upload, from, bytes });
