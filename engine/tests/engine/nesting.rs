@@ -223,8 +223,7 @@ const OUTERS: [Outer; 10] = [
                 came = Some(inner(w));
                 Ok(())
             })
-            .unwrap()
-            .0;
+            .unwrap();
         came.unwrap()
     }),
     ("create_named", true, |w, inner| {
