@@ -7,4 +7,5 @@ pub(in crate::store) mod documents;
 pub(in crate::store) mod indexes;
 pub(in crate::store) mod passed;
 pub(in crate::store) mod schema;
+pub(in crate::store) mod snapshot_row;
 pub(in crate::store) mod snapshots;

@@ -2,8 +2,6 @@
 //! flipped inside a value or a key. So before anything is sent, a change is checked against its hash, a
 //! snapshot against its checksum, and a row against the other rows that refer to it. A mismatch is an error
 //! that names the document; mismatching content is never returned.
-//!
-//! Reading a snapshot checks it, and its check reads its pieces: this module and `snapshots` call each other.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,7 +23,7 @@ use crate::store::damage::damaged_change;
 use crate::store::damage::is_damage;
 use crate::store::rows::documents::Document;
 use crate::store::rows::schema::{broken, column, number};
-use crate::store::rows::snapshots::{Stored, pieces};
+use crate::store::rows::snapshot_row::{Stored, pieces};
 
 /// Checks a change against its hash before it is sent.
 pub(in crate::store) fn change(entry: &Entry) -> rusqlite::Result<()> {
