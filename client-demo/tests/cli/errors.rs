@@ -28,7 +28,7 @@ fn wrong_usage() {
     }
     assert!(!home.path("notes.landfall").exists());
     home.run(&["sync", "--timeout", "soon"]).failed(2, &["wrong usage", "soon"]);
-    home.run(&["--space", "a b", "sync"]).failed(2, &["not a space's name"]);
+    home.run(&["--space", "a b", "sync"]).failed(2, &["invalid space name"]);
     for url in ["http://127.0.0.1:1", "wss://a", "ws://a:x", "7600"] {
         let new = ["--relay", url, "notes", "new", "x"];
         home.run(&new).failed(2, &[url, "not the URL of a relay", "ws://127.0.0.1:7600"]);
@@ -124,11 +124,12 @@ fn missing_and_ambiguous_notes() {
     home.run(&["notes", "append", "3", "x"]).failed(5, &["the list ends at 2"]);
     home.run(&["notes", "show", "twice"]).failed(5, &["ambiguous", "1 ", " or 2 "]);
     home.run(&["--space", "other", "notes", "show", "1"])
-        .failed(5, &["notes.landfall has no space `other`, but `default`"]);
+        .failed(5, &["notes.landfall has no space `other`; its spaces are `default`"]);
     home.run(&["--store", "typo", "notes", "show", "1"]).failed(5, &["there is no store typo yet"]);
-    home.run(&["--space", "other", "status"]).failed(5, &["has no space `other`, but `default`"]);
+    home.run(&["--space", "other", "status"])
+        .failed(5, &["has no space `other`; its spaces are `default`"]);
     for (args, says) in [
-        (["--space", "other", "notes", "list"], "no space `other`, but `default`"),
+        (["--space", "other", "notes", "list"], "no space `other`; its spaces are `default`"),
         (["--store", "typo", "notes", "list"], "there is no store typo yet"),
     ] {
         let list = home.run(&args);

@@ -102,7 +102,7 @@ fn watch_offline_prints_edits_of_local_commands() {
     watch.until("“Trip” edited here");
     home.run(&["--offline", "notes", "append", "trip", "seven"]).ok();
     watch.until("offline; 2 changes pending");
-    let is_offline = "the process that has the store is offline";
+    let is_offline = "the process that has the store open is offline";
     home.run(&["sync"]).failed(2, &["`sync` needs the relay", is_offline]);
     home.at(&relay, &["notes", "new", "x"]).failed(2, &["syncs with no relay"]);
     assert_eq!(watch.signal("-INT"), Some(0));
