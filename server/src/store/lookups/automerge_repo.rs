@@ -18,8 +18,7 @@ use crate::store::rows::snapshots::{self, Stored};
 /// Dead rows that are not deleted yet are at or below the snapshot's offset.
 pub(in crate::store) const STANDING: &str = "SELECT d.tombstone IS NOT NULL, d.heads, d.leaf, \
     max(d.folded, coalesce((SELECT max(\"offset\") FROM entry WHERE document = d.id), 0)) \
-    FROM space s JOIN document d ON d.space = s.id \
-    WHERE s.name = ?1 AND d.document = ?2 AND d.leaf IS NOT NULL";
+    FROM document d WHERE d.space = ?1 AND d.document = ?2 AND d.leaf IS NOT NULL";
 
 const TAIL: &str = "SELECT \"offset\", hash, deps FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\"";
@@ -49,11 +48,10 @@ pub(in crate::store) fn standing(
             }
         })
     };
+    let Some(space) = documents::space_row(conn, space)? else { return Ok(StoredDocument::Absent) };
     let mut find = conn.prepare_cached(STANDING)?;
-    let found = find.query_row(params![space.as_str(), document.as_bytes()], of_row).optional()?;
-    if found.is_none()
-        && let Some(space) = documents::space_row(conn, space)?
-    {
+    let found = find.query_row(params![space, document.as_bytes()], of_row).optional()?;
+    if found.is_none() {
         let bucket = document.as_bytes()[0];
         buckets.check((space, bucket), || digests::check_bucket(conn, space, bucket))?;
     }

@@ -8,6 +8,7 @@ use landfall_protocol::{ChangeHash, DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::limits::COMPACTION_OPERATIONS_IN_A_BYTE;
+use crate::store::damage::damaged;
 use crate::store::rows::schema::{column, document_id, hashes, number, optional_number};
 
 const FIND: &str = "SELECT id, document, heads, leaf, tail_changes, tail_bytes, folded, \
@@ -269,13 +270,20 @@ impl Document {
     }
 }
 
-/// A space's row id; `None` before its first append.
+/// A space's row id; `None` before its first append. The name is compared with the row's: a damaged index
+/// would otherwise answer with the documents of another space.
 pub(in crate::store) fn space_row(
     conn: &Connection,
     name: &SpaceName,
 ) -> rusqlite::Result<Option<i64>> {
-    let mut find = conn.prepare_cached("SELECT id FROM space WHERE name = ?1")?;
-    find.query_row([name.as_str()], |row| row.get(0)).optional()
+    let sql = "SELECT i.id, s.name IS ?1 FROM space i LEFT JOIN space s ON s.id = i.id \
+        WHERE i.name = ?1";
+    let mut find = conn.prepare_cached(sql)?;
+    let found = find.query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match found {
+        Some((_, false)) => Err(damaged(None, None, "a space whose index names another row")),
+        found => Ok(found.map(|(row, _)| row)),
+    }
 }
 
 /// The row id of a space's document, even if the row itself cannot be read.
