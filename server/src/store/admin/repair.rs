@@ -33,7 +33,7 @@ pub struct Repaired {
     /// Spaces with a new lineage, so that replicas push what was dropped.
     pub broken: BTreeSet<SpaceName>,
     /// Packed indexes to rebuild from their snapshots, and to store with
-    /// [`LogStore::store_index`](super::LogStore::store_index): space, document, snapshot. Repair again after
+    /// [`store_index`](crate::store::Documents::store_index): space, document, snapshot. Repair again after
     /// that.
     pub indexes: Vec<(SpaceName, DocumentId, [u8; 32])>,
     /// Findings that cannot be repaired here: restore a backup.
