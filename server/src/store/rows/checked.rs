@@ -17,13 +17,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
-use crate::store::damage::ContentDamage;
-use crate::store::damage::damaged;
-use crate::store::damage::damaged_change;
-use crate::store::damage::is_damage;
+use crate::store::damage::{ContentDamage, damaged, damaged_change, is_damage};
 use crate::store::rows::documents::Document;
 use crate::store::rows::schema::{broken, column, number};
-use crate::store::rows::snapshot_row::{Stored, pieces};
+use crate::store::rows::snapshot_row::{HEAD_BYTES, Stored, pieces};
 
 /// Checks a change against its hash before it is sent.
 pub(in crate::store) fn change(entry: &Entry) -> rusqlite::Result<()> {
@@ -80,7 +77,27 @@ pub(in crate::store) fn document(conn: &Connection, document: &Document) -> rusq
     if document.tombstone.is_none() && stored.unwrap_or(0) != document.compacted {
         return tell("a snapshot at another offset than in the row");
     }
-    Ok(())
+    match has_first_head(conn, document)? {
+        true => Ok(()),
+        false => tell("heads that are not among its changes"),
+    }
+}
+
+/// Whether the first head is one of the document's changes. A damaged key can put another document's whole row,
+/// which is consistent in itself, in the place of this one: the changes would then go out under that
+/// document's id.
+fn has_first_head(conn: &Connection, document: &Document) -> rusqlite::Result<bool> {
+    let Some(head) = document.heads.first() else { return Ok(true) };
+    let sql = "SELECT 1 FROM entry WHERE document = ?1 AND hash = ?2";
+    if conn.prepare_cached(sql)?.exists(params![document.row, head])? {
+        return Ok(true);
+    }
+    let sql = "SELECT heads FROM snapshot WHERE document = ?1 AND replaced_at_ms IS NULL";
+    let heads = |row: &rusqlite::Row<'_>| {
+        let heads = row.get_ref(0)?.as_blob()?.as_chunks::<HEAD_BYTES>().0;
+        Ok(heads.iter().any(|stored| stored.starts_with(head)))
+    };
+    Ok(conn.prepare_cached(sql)?.query_row([document.row], heads).optional()?.unwrap_or(false))
 }
 
 /// Checks the rows of a document's tail against its row: their number, and that each head is in the tail or
