@@ -46,11 +46,11 @@ codes! {
     UNKNOWN_SUBSCRIPTION = 7, "unknown-subscription";
     /// More subscriptions than a session may have.
     TOO_MANY_SUBSCRIPTIONS = 8, "too-many-subscriptions";
-    /// The relay is stopping; connect again later.
+    /// A space's name is not valid.
     BAD_SPACE_NAME = 9, "bad-space-name";
-    /// More work than the relay accepts now; try again later.
+    /// Nothing was received from the peer for too long.
     SILENT = 10, "silent";
-    /// An internal error of the relay.
+    /// The peer did not read what was sent to it for too long.
     NOT_READING = 11, "not-reading";
     /// The relay is being stopped; connect again later.
     SHUTTING_DOWN = 12, "shutting-down";

@@ -67,6 +67,7 @@ pub mod kind {
     pub const REFILTER: u16 = 22;
     pub const PUSH_ENTRY: u16 = 23;
     pub const FETCH: u16 = 24;
+    pub const TOKEN: u16 = 26;
     pub const WANTED: u16 = 27;
     pub const SUBSCRIBE_FROM: u16 = 28;
     pub const DOCUMENT: u16 = 29;
@@ -83,7 +84,7 @@ pub const FLAG_OPTIONAL: u16 = 1;
 pub type SubscriptionId = u32;
 
 /// The first frame of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The client's versions, best first.
     pub versions: Vec<u16>,
@@ -93,6 +94,33 @@ pub struct Hello {
     pub token: Option<ByteBuf>,
     /// Name and version of the client's software, for logs.
     pub agent: String,
+}
+
+/// Without the token, which must not reach a log.
+impl std::fmt::Debug for Hello {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|token| format!("{} bytes", token.len()));
+        f.debug_struct("Hello")
+            .field("versions", &self.versions)
+            .field("replica", &self.replica)
+            .field("token", &token)
+            .field("agent", &self.agent)
+            .finish()
+    }
+}
+
+/// A client's new token, before the one of its [`Hello`] expires. Only for a peer whose
+/// [`features`](features::TOKEN) include it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// At most [`limits::TOKEN_BYTES`](crate::limits::TOKEN_BYTES).
+    pub token: ByteBuf,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token({} bytes)", self.token.len())
+    }
 }
 
 /// The relay's answer to [`Hello`].
@@ -163,11 +191,7 @@ impl Filter {
         let mut hasher = Sha256::new();
         hasher.update(b"landfall scope documents");
         documents.iter().for_each(|document| hasher.update(document.as_bytes()));
-        let hash: [u8; 32] = hasher.finalize().into();
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash[..8]);
-        // 0 is the whole space.
-        Scope(u64::from_le_bytes(first).max(1))
+        Scope::of_hash(hasher.finalize().into())
     }
 }
 
@@ -333,4 +357,5 @@ pub enum Frame {
     Resend(Resend),
     Resent(Resent),
     Repaired(Repaired),
+    Token(Token),
 }

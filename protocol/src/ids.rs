@@ -269,8 +269,15 @@ pub struct SessionId(pub u64);
 pub struct Scope(pub u64);
 
 impl Scope {
-    /// A whole space, every right: the only scope that this version knows.
+    /// A whole space in open mode.
     pub const WHOLE_SPACE: Scope = Scope(0);
+
+    /// The first 8 bytes of a hash of everything that the scope depends on; never the whole space.
+    pub(crate) fn of_hash(hash: [u8; 32]) -> Self {
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        Self(u64::from_le_bytes(first).max(1))
+    }
 }
 
 /// "I hold every entry up to `offset` of every document in this scope."

@@ -24,6 +24,7 @@
 //! | [`client`] | the engine's machine, [`Replica`](client::Replica) |
 //! | [`relay`] | the relay's machines, [`Session`](relay::Session) and [`Space`](relay::Space), with lineage, ring and rights |
 //! | [`automerge_repo`] | the automerge-repo protocol, answered from an index, and its machine, [`Peer`](automerge_repo::peer::Peer) |
+//! | [`access`] | who a client is, its rights, and the documents that it sees |
 //! | [`frame`] | the frames of `landfall.v1` and their codec (`docs/protocol.md`) |
 //! | [`admission`] | the checks that a change must pass before it is stored |
 //! | [`compacted`], [`weight`] | the packed index of a snapshot's changes; when compaction is due |
@@ -44,6 +45,7 @@
     )
 )]
 
+pub mod access;
 pub mod admission;
 pub mod automerge_repo;
 pub mod client;

@@ -124,6 +124,19 @@ pub const TEXT_BYTES: usize = 512;
 /// Bytes of a token in `Hello`. A signed token with a few claims has 300 to 2,000.
 pub const TOKEN_BYTES: usize = 16 * KIB;
 
+/// Groups of a principal: bounds the work of one token.
+pub const PRINCIPAL_GROUPS: usize = 64;
+
+/// Rules of a principal, of its token and of the configuration: a session computes its view from
+/// all of them.
+pub const PRINCIPAL_RULES: usize = 256;
+
+/// How long a relay may take to identify a client, which may need a key of its issuer.
+pub const IDENTIFY: Duration = Duration::from_secs(5);
+
+/// Bytes of a message before the client is identified: a hello with the longest token fits.
+pub const UNIDENTIFIED_MESSAGE_BYTES: usize = 64 * KIB;
+
 /// Bytes of the text that names an entry's author.
 pub const AUTHOR_BYTES: usize = 64;
 

@@ -2,17 +2,17 @@
 //!
 //! [`Session`] is one engine's connection; [`Space`] sequences the pushes of one space, of both
 //! protocols. The rest is data: the log's valid cursors ([`Lineage`]), its latest entries
-//! ([`Ring`]), and the access policy ([`Rights`]).
+//! ([`Ring`]).
 
+mod author;
 mod lineage;
-mod rights;
 mod ring;
 mod session;
 mod snapshot;
 mod space;
 
+pub use author::Author;
 pub use lineage::{EpochRecord, Lineage};
-pub use rights::{Denied, Everything, Identity, Rights};
 pub use ring::{Chunk, DocumentPlan, Page, Ring, SnapshotPart};
 pub use session::{Session, SessionEffect, SnapshotUpload, UncheckedPush};
 pub use snapshot::Snapshot;

@@ -15,6 +15,8 @@
     reason = "a test may read its seed from the environment, and prints it"
 )]
 
+#[path = "machines/access.rs"]
+mod access;
 #[path = "machines/client.rs"]
 mod client;
 #[path = "machines/costs.rs"]

@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use landfall_protocol::access::View;
 use landfall_protocol::ephemeral::Sources;
-use landfall_protocol::frame::{Filter, SubscriptionId};
+use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::limits::{EPHEMERAL_BYTES, EPHEMERAL_NAME_BYTES};
 use landfall_protocol::relay::Commit;
 use landfall_protocol::{DocumentId, Moment, SessionId, SpaceName};
@@ -73,7 +74,7 @@ struct SpaceSubscribers {
     documents: HashMap<DocumentId, BTreeMap<SessionId, Arc<Mailbox>>>,
     /// Each session's open documents.
     open: HashMap<SessionId, BTreeSet<DocumentId>>,
-    listeners: BTreeMap<(SessionId, SubscriptionId), (Filter, Arc<Mailbox>)>,
+    listeners: BTreeMap<(SessionId, SubscriptionId), (View, Arc<Mailbox>)>,
     sources: Sources,
 }
 
@@ -99,19 +100,19 @@ impl FanOut {
         });
     }
 
-    /// Subscribes a session to the ephemeral messages about the documents that a subscription's filter
+    /// Subscribes a session to the ephemeral messages about the documents that a subscription's view
     /// selects.
     pub(crate) fn subscribe_ephemeral(
         &self,
         space: &SpaceName,
         subscription: SubscriptionId,
-        filter: Filter,
+        view: View,
         mailbox: &Arc<Mailbox>,
     ) {
         self.change(space, mailbox.session(), |subscribers| {
             subscribers
                 .listeners
-                .insert((mailbox.session(), subscription), (filter, Arc::clone(mailbox)));
+                .insert((mailbox.session(), subscription), (view, Arc::clone(mailbox)));
         });
     }
 
@@ -206,8 +207,8 @@ impl FanOut {
                 let others = mailboxes.iter().filter(|(session, _)| **session != from);
                 recipients.extend(others.map(|(_, mailbox)| (Arc::clone(mailbox), None)));
             }
-            for ((session, subscription), (filter, mailbox)) in &subscribers.listeners {
-                if *session != from && filter.wants(&message.document) {
+            for ((session, subscription), (view, mailbox)) in &subscribers.listeners {
+                if *session != from && view.contains(&message.document) {
                     recipients.push((Arc::clone(mailbox), Some(*subscription)));
                 }
             }
@@ -249,8 +250,7 @@ impl FanOut {
     ) -> Vec<(Option<SubscriptionId>, Arc<Mailbox>)> {
         let Some(subscribers) = self.space_subscribers(space) else { return Vec::new() };
         let subscribers = subscribers.lock();
-        let follows =
-            subscribers.listeners.iter().filter(|(_, (filter, _))| filter.wants(document));
+        let follows = subscribers.listeners.iter().filter(|(_, (view, _))| view.contains(document));
         let mut found: Vec<_> = follows
             .map(|((_, subscription), (_, mailbox))| (Some(*subscription), Arc::clone(mailbox)))
             .collect();

@@ -129,6 +129,12 @@ fn describe(headers: &mut HeaderMap, kind: &'static str, cache: &'static str) {
 /// The paths that are answered even while all other connection slots are taken.
 const FOR_OPERATORS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
+/// Whether a path shows something about every document, or may delete any: it is not answered where clients
+/// must be identified, since its requests carry no token.
+fn is_for_all_readers(path: &str) -> bool {
+    path == "/metrics" || path.starts_with("/playground")
+}
+
 /// Rejects requests that fail the guard's checks, before any handler runs.
 async fn guarded(
     State(http_state): State<Arc<HttpState>>,
@@ -137,6 +143,9 @@ async fn guarded(
 ) -> response::Response {
     let is_reserved =
         request.extensions().get::<Peer>().is_some_and(|peer| peer.slot.is_reserved());
+    if !http_state.sessions.identities.is_open() && is_for_all_readers(request.uri().path()) {
+        return text(StatusCode::NOT_FOUND, "not found; this relay authenticates its clients");
+    }
     match http_state.guard.check(request.uri(), request.headers()) {
         Ok(()) if is_reserved && !FOR_OPERATORS.contains(&request.uri().path()) => {
             http_state.sessions.metrics.request_refused("full");

@@ -19,9 +19,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use landfall_protocol::frame::{Filter, Mark, SubscriptionId};
+use landfall_protocol::frame::{Mark, SubscriptionId};
 use landfall_protocol::relay::{CheckedPush, PendingPush, PushAnswer, PushedEntry, SnapshotUpload};
-use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, SessionId, SpaceName};
+use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, Scope, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::compaction::{Compactor, MergeError, MergeOutcome};
@@ -49,7 +49,7 @@ pub(crate) struct Attach {
     pub(crate) space: SpaceName,
     pub(crate) cursor: Option<Cursor>,
     pub(crate) acknowledged: Option<Mark>,
-    pub(crate) filter: Filter,
+    pub(crate) scope: Scope,
     /// Whether the replica has documents. Only relevant without a cursor.
     pub(crate) holds: bool,
     pub(crate) channel: HubChannel,

@@ -46,6 +46,7 @@ mod fan_out;
 mod health;
 mod http;
 mod hub;
+mod identity;
 pub mod limits;
 mod logs;
 mod memory;

@@ -5,6 +5,7 @@
 
 mod ephemeral_feed;
 mod feeds;
+mod identification;
 mod inbound;
 mod pages;
 mod performing;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::frame::SubscriptionId;
-use landfall_protocol::relay::{Everything, Session};
+use landfall_protocol::relay::Session;
 use landfall_protocol::{Code, Moment, SessionId, limits as shared_limits};
 use tracing::{Instrument, debug, info, info_span};
 
@@ -32,6 +33,7 @@ use crate::limits;
 use crate::memory::Grant;
 use ephemeral_feed::EphemeralFeed;
 use feeds::{FeedPosition, Feeds, Read};
+use identification::{Identification, Identified};
 use inbound::Inbound;
 use push_queue::{Handed, Item, PushQueue};
 use queries::{AnswerPart, Queries};
@@ -71,7 +73,7 @@ pub(crate) async fn run(
 /// The session's own state.
 struct NativeDriver {
     machine: Session,
-    rights: Everything,
+    identification: Identification,
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
     /// Encoded frames other than entries, in order, each with its memory if it is an answer.
@@ -92,6 +94,7 @@ struct NativeDriver {
 /// The next input of the session.
 enum SessionInput {
     Connection(Input),
+    Identified(Identified),
     Frame,
     Upload(UploadMemory),
     Handed(Handed),
@@ -190,7 +193,7 @@ impl NativeDriver {
         let (id, upstream, patience) = (*id, relay.upstream, relay.patience);
         Self {
             machine: Session::new(id, upstream, AGENT.to_owned(), patience, Moment::default()),
-            rights: Everything,
+            identification: Identification::default(),
             inbound: None,
             outbox: Outbox::default(),
             push_queue: PushQueue::new(relay, id, account.clone()),
@@ -219,6 +222,7 @@ impl NativeDriver {
         };
         tokio::select! {
             input = self.connection.input(ready) => SessionInput::Connection(input),
+            identified = self.identification.done() => SessionInput::Identified(identified),
             handed = self.push_queue.handed() => SessionInput::Handed(handed),
             () = tokio::task::coop::consume_budget(), if frame => SessionInput::Frame,
             memory = self.uploads.memory() => SessionInput::Upload(memory),
@@ -232,6 +236,7 @@ impl NativeDriver {
     fn handle(&mut self, input: SessionInput) {
         match input {
             SessionInput::Connection(input) => connection::handle(self, input),
+            SessionInput::Identified(identified) => self.handle_identified(identified),
             SessionInput::Frame => self.handle_frame(),
             SessionInput::Upload(memory) => self.handle_upload_memory(memory),
             SessionInput::Grown => self.feeds.handle_grown(self.grown.take()),
@@ -358,6 +363,6 @@ impl NativeDriver {
 /// A subscription's position and filter, for a read of the store.
 fn feed_position(machine: &Session, subscription: SubscriptionId) -> Option<FeedPosition> {
     let after = machine.position(subscription)?;
-    let filter = machine.filter(subscription)?.clone();
-    Some(FeedPosition { after, filter, partial: machine.partial(subscription) })
+    let view = machine.view(subscription)?.clone();
+    Some(FeedPosition { after, view, partial: machine.partial(subscription) })
 }

@@ -35,6 +35,7 @@ use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::http::{self, Guard, HttpState, Peer};
 use crate::hub::{Hub, HubEnd, HubParts, Rings};
+use crate::identity::Identities;
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -347,6 +348,7 @@ impl Server {
         }));
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(RelayState {
+            identities: Identities::open(),
             hub: hub.clone(),
             upstream: store.upstream(),
             store,

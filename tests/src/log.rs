@@ -6,7 +6,8 @@ use std::path::Path;
 use landfall::ChangeHash;
 use landfall::automerge::Change;
 use landfall_protocol::Offset;
-use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, Partial, decode, entry_kind};
+use landfall_protocol::access::View;
+use landfall_protocol::frame::{EntriesBuilder, Entry, Frame, Partial, decode, entry_kind};
 use landfall_protocol::relay::Chunk;
 use landfall_relay::store::{Log, SqliteStore};
 
@@ -36,7 +37,7 @@ pub fn read(data: &Path, space: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let (mut at, mut partial, mut parts) = (Offset(0), None, Vec::new());
     while let Some(chunk) =
-        store.next(&space, at, &Filter::Everything, partial).expect("a piece of the log")
+        store.next(&space, at, &View::everything(), partial).expect("a piece of the log")
     {
         match chunk {
             Chunk::Part(part) => {

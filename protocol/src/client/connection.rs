@@ -282,5 +282,6 @@ fn name_of(frame: &Frame) -> &'static str {
         Frame::Resend(_) => "resend",
         Frame::Resent(_) => "resent",
         Frame::Repaired(_) => "repaired",
+        Frame::Token(_) => "token",
     }
 }

@@ -133,6 +133,7 @@ fn encode_later(frame: &Frame, message: &mut Vec<u8>) {
         Frame::Document(body) => write(message, kind::DOCUMENT, body),
         Frame::Refilter(body) => write(message, kind::REFILTER, body),
         Frame::Compared(body) => write(message, kind::COMPARED, body),
+        Frame::Token(body) => write(message, kind::TOKEN, body),
         _ => debug_assert!(false, "a frame that `encode_into` cannot encode"),
     }
 }
@@ -289,6 +290,7 @@ fn decode_body(kind: u16, flags: u16, body: &[u8]) -> Result<Option<Frame>, Fram
         kind::RESEND => Frame::Resend(read(kind, body)?),
         kind::RESENT => Frame::Resent(read(kind, body)?),
         kind::REPAIRED => Frame::Repaired(read(kind, body)?),
+        kind::TOKEN => Frame::Token(read(kind, body)?),
         _ if flags & FLAG_OPTIONAL != 0 => return Ok(None),
         kind => return Err(FrameError::UnknownKind { kind }),
     };
@@ -355,6 +357,7 @@ fn check_fields(frame: &Frame) -> Result<(), FrameError> {
         Frame::Resend(resend) => {
             bound("resend.changes", resend.changes.len(), limits::RESEND_CHANGES)
         }
+        Frame::Token(token) => bound("token.token", token.token.len(), limits::TOKEN_BYTES),
         Frame::Subscribed(_)
         | Frame::Unsubscribe(_)
         | Frame::Ack(_)

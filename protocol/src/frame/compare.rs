@@ -28,8 +28,10 @@ pub mod features {
     pub const EPHEMERAL: u64 = 16;
     /// `Resend`, `Resent`, `Repaired`.
     pub const RESEND: u64 = 32;
+    /// `Token`.
+    pub const TOKEN: u64 = 64;
     /// All features of this version.
-    pub const ALL: u64 = SNAPSHOTS | COMPARE | FILTERS | ENTRIES | EPHEMERAL | RESEND;
+    pub const ALL: u64 = SNAPSHOTS | COMPARE | FILTERS | ENTRIES | EPHEMERAL | RESEND | TOKEN;
 }
 
 /// A partially received snapshot.

@@ -59,6 +59,13 @@ pub struct DocumentPlan {
     pub offsets: Vec<Offset>,
 }
 
+impl DocumentPlan {
+    /// Of a document that does not exist.
+    pub fn of_absent() -> Self {
+        Self { holding: Holding::Absent, snapshot: None, offsets: Vec::new() }
+    }
+}
+
 /// The ring of one space. All its entries belong to the relay's present epoch.
 #[derive(Debug)]
 pub struct Ring {

@@ -9,6 +9,7 @@ mod answers;
 mod effects;
 mod ephemeral;
 mod feed;
+mod identify;
 mod push;
 mod queries;
 mod resend;
@@ -18,17 +19,17 @@ mod uploads;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::access::{Identity, View};
 use crate::code::Code;
 use crate::frame::{
-    ErrorFrame, Features, Filter, Frame, FrameError, Frames, Hello, Partial, SubscriptionId,
-    VERSIONS, Welcome, features, fit,
+    ErrorFrame, Filter, Frame, FrameError, Frames, Hello, Partial, SubscriptionId, VERSIONS, fit,
 };
 use crate::ids::{Offset, SessionId, SpaceName, Upstream};
 use crate::intervals::IntervalSet;
 use crate::limits;
 use crate::moment::Moment;
 use crate::patience::Patience;
-use crate::relay::{Identity, Rights};
+use identify::{Identifying, Lease};
 use uploads::Uploads;
 
 pub use effects::SessionEffect;
@@ -38,6 +39,8 @@ pub use uploads::SnapshotUpload;
 #[derive(Debug)]
 enum Phase {
     AwaitingHello,
+    /// The caller identifies the client of this hello.
+    Identifying(Identifying),
     Ready(Identity),
     Ended,
 }
@@ -48,6 +51,8 @@ struct Subscription {
     /// Distinguishes it from an earlier subscription of the same number.
     ticket: u64,
     filter: Filter,
+    /// The documents of the filter that the principal may read: answers concern these only.
+    view: View,
     /// `None` until the space's lineage is known.
     position: Option<Offset>,
     /// The two ends compare their documents: nothing is fed until the replica has finished.
@@ -72,6 +77,8 @@ pub struct Session {
     agent: String,
     patience: Patience,
     phase: Phase,
+    /// When the client's token ends, and whether a new one is being verified.
+    lease: Lease,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     /// The number of documents named by the filters of all subscriptions.
     filter_documents: usize,
@@ -108,6 +115,7 @@ impl Session {
             agent,
             patience,
             phase: Phase::AwaitingHello,
+            lease: Lease::default(),
             subscriptions: BTreeMap::new(),
             filter_documents: 0,
             own_ranges: 0,
@@ -128,11 +136,13 @@ impl Session {
         self.effects.pop_front()
     }
 
-    /// Whether to handle the next frame and read the next message: false while too many pushes or
-    /// queries are unanswered, so that TCP holds the client back. Work that waits for the client,
-    /// such as an incomplete upload, never pauses reading.
+    /// Whether to handle the next frame and read the next message: false while the client is being
+    /// identified, and while too many pushes or queries are unanswered, so that TCP holds the client
+    /// back. Work that waits for the client, such as an incomplete upload, never pauses reading.
     pub fn wants_message(&self) -> bool {
-        self.in_flight.len() < limits::PUSHES_IN_FLIGHT && self.queries < limits::QUERIES
+        !matches!(self.phase, Phase::Identifying(_))
+            && self.in_flight.len() < limits::PUSHES_IN_FLIGHT
+            && self.queries < limits::QUERIES
     }
 
     /// Whether the session is over.
@@ -144,23 +154,31 @@ impl Session {
     pub fn identity(&self) -> Option<&Identity> {
         match &self.phase {
             Phase::Ready(identity) => Some(identity),
-            Phase::AwaitingHello | Phase::Ended => None,
+            Phase::AwaitingHello | Phase::Identifying(_) | Phase::Ended => None,
         }
     }
 
     /// A binary message arrived: handles all of its frames. A caller that bounds the effects of one
     /// message calls [`Session::handle_sign_of_life`] and [`Session::handle_next`] instead.
-    pub fn handle_message(&mut self, now: Moment, message: &[u8], rights: &dyn Rights) {
+    pub fn handle_message(&mut self, now: Moment, message: &[u8]) {
         self.handle_sign_of_life(now);
         let mut at = Some(0);
         while let Some(from) = at {
-            at = self.handle_next(message, from, rights);
+            at = self.handle_next(message, from);
         }
     }
 
     /// Handles the frame at byte `at` of a message. Returns the offset of the next frame, or `None`
     /// after the last, and once the session has ended.
-    pub fn handle_next(&mut self, message: &[u8], at: usize, rights: &dyn Rights) -> Option<usize> {
+    pub fn handle_next(&mut self, message: &[u8], at: usize) -> Option<usize> {
+        if matches!(self.phase, Phase::AwaitingHello)
+            && message.len() > limits::UNIDENTIFIED_MESSAGE_BYTES
+        {
+            let (bytes, limit) = (message.len(), limits::UNIDENTIFIED_MESSAGE_BYTES);
+            let what = format!("a first message of {bytes} bytes; the limit is {limit}");
+            self.fail(Code::TOO_LARGE, what, "send hello alone in the first message");
+            return None;
+        }
         let mut frames = match Frames::from(message, at) {
             Ok(frames) => frames,
             Err(error) => {
@@ -169,7 +187,7 @@ impl Session {
             }
         };
         match frames.next()? {
-            Ok(frame) => self.handle_frame(frame, rights),
+            Ok(frame) => self.handle_frame(frame),
             Err(error) => self.fail_frame(&error),
         }
         (!self.has_ended() && !frames.is_done()).then(|| frames.at())
@@ -186,20 +204,24 @@ impl Session {
         self.pinged = false;
     }
 
-    fn handle_frame(&mut self, frame: Frame, rights: &dyn Rights) {
+    fn handle_frame(&mut self, frame: Frame) {
         match (&self.phase, frame) {
-            (Phase::AwaitingHello, Frame::Hello(hello)) => self.handle_hello(&hello, rights),
+            (Phase::AwaitingHello, Frame::Hello(hello)) => self.handle_hello(hello),
             (Phase::AwaitingHello, Frame::Close(_)) => self.end(Code::GOODBYE),
             (_, Frame::Features(theirs)) => self.features = theirs.bits,
             (Phase::AwaitingHello, _) => {
                 self.fail(Code::OUT_OF_ORDER, "a frame before hello".into(), "send hello first");
             }
-            (Phase::Ready(_), frame) => self.handle_ready(frame, rights),
+            (Phase::Identifying(_), _) => {
+                let what = "a frame while the client is being identified".to_owned();
+                self.fail(Code::OUT_OF_ORDER, what, "wait for welcome");
+            }
+            (Phase::Ready(_), frame) => self.handle_ready(frame),
             (Phase::Ended, _) => {}
         }
     }
 
-    fn handle_hello(&mut self, hello: &Hello, rights: &dyn Rights) {
+    fn handle_hello(&mut self, hello: Hello) {
         let Some(version) = VERSIONS.iter().find(|known| hello.versions.contains(known)) else {
             let what = format!(
                 "the client offers versions {:?}, the relay supports {VERSIONS:?}",
@@ -207,26 +229,13 @@ impl Session {
             );
             return self.fail(Code::UNSUPPORTED_VERSION, what, "upgrade the older side");
         };
-        match rights.identify(hello) {
-            Ok(identity) => self.phase = Phase::Ready(identity),
-            Err(denied) => return self.fail(Code::UNAUTHORIZED, denied.what, &denied.hint),
-        }
-        self.send(Frame::Features(Features { bits: features::ALL }));
-        self.send(Frame::Welcome(Welcome {
-            version: *version,
-            upstream: self.upstream,
-            session: self.id,
-            message_bytes: limits::MESSAGE_BYTES as u32,
-            push_changes: limits::PUSH_CHANGES as u32,
-            pushes_in_flight: limits::PUSHES_IN_FLIGHT as u32,
-            agent: self.agent.clone(),
-        }));
+        self.identify(*version, hello);
     }
 
-    fn handle_ready(&mut self, frame: Frame, rights: &dyn Rights) {
+    fn handle_ready(&mut self, frame: Frame) {
         match frame {
-            Frame::Subscribe(subscribe) => self.handle_subscribe(subscribe.into(), rights),
-            Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into(), rights),
+            Frame::Subscribe(subscribe) => self.handle_subscribe(subscribe.into()),
+            Frame::SubscribeFrom(subscribe) => self.handle_subscribe(subscribe.into()),
             Frame::Unsubscribe(subscription) => {
                 if self.remove_subscription(subscription) {
                     for id in self.uploads.withdraw_all(subscription) {
@@ -239,12 +248,13 @@ impl Session {
             Frame::Compared(subscription) => self.handle_compared(subscription),
             Frame::Digest(query) => self.handle_digest(query),
             Frame::Fetch(fetch) => self.handle_fetch(fetch),
-            Frame::PushEntry(entry) => self.handle_push_entry(entry, rights),
-            Frame::PushSnapshot(upload) => self.handle_push_snapshot(upload, rights),
+            Frame::PushEntry(entry) => self.handle_push_entry(entry),
+            Frame::PushSnapshot(upload) => self.handle_push_snapshot(upload),
             Frame::Part(part) => self.handle_part(part),
-            Frame::Push(push) => self.handle_push(push, rights),
+            Frame::Push(push) => self.handle_push(push),
             Frame::Ephemeral(message) => self.handle_ephemeral(message),
             Frame::Resent(resent) => self.handle_resent(resent),
+            Frame::Token(renewed) => self.handle_token(renewed),
             Frame::Ping(nonce) => self.send(Frame::Pong(nonce)),
             Frame::Pong(_) => {}
             Frame::Close(_) => self.end(Code::GOODBYE),
@@ -276,8 +286,14 @@ impl Session {
     pub fn poll_timeout(&self) -> Moment {
         match self.phase {
             Phase::AwaitingHello => self.last_received.after(self.patience.handshake),
-            Phase::Ready(_) if self.pinged => self.last_received.after(self.patience.drop_after),
-            Phase::Ready(_) => self.last_received.after(self.patience.ping_after),
+            Phase::Identifying(ref pending) => pending.deadline(),
+            Phase::Ready(_) => {
+                let silence = match self.pinged {
+                    true => self.patience.drop_after,
+                    false => self.patience.ping_after,
+                };
+                self.lease.deadline().min(self.last_received.after(silence))
+            }
             Phase::Ended => Moment(Duration::MAX),
         }
     }
@@ -289,6 +305,11 @@ impl Session {
             Phase::AwaitingHello if silent >= self.patience.handshake => {
                 self.fail(Code::SILENT, "no hello".into(), "send hello at once");
             }
+            Phase::Identifying(ref pending) if now >= pending.deadline() => {
+                let what = "the relay could not verify the token in time".to_owned();
+                self.fail(Code::OVERLOADED, what, "connect again later");
+            }
+            Phase::Ready(_) if now >= self.lease.deadline() => self.fail_lease(),
             Phase::Ready(_) if !self.wants_message() => self.last_received = now,
             Phase::Ready(_) if silent >= self.patience.drop_after => {
                 let what = format!("nothing was received for {} s", silent.as_secs());
@@ -298,7 +319,7 @@ impl Session {
                 self.pinged = true;
                 self.send(Frame::Ping(self.last_push));
             }
-            Phase::AwaitingHello | Phase::Ready(_) | Phase::Ended => {}
+            Phase::AwaitingHello | Phase::Identifying(_) | Phase::Ready(_) | Phase::Ended => {}
         }
     }
 

@@ -14,13 +14,14 @@ mod refusal;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::access::Rights;
 use crate::admission::{
     CheckedChange, History, Layered, Overlay, Roots, Verdict, WithFacts, admit,
 };
 use crate::frame::{EncodedEntry, Entry, Mark, entry_flags};
 use crate::ids::{DocumentId, Epoch, Offset, SpaceName};
 use crate::limits;
-use crate::relay::{EpochRecord, Lineage, Snapshot};
+use crate::relay::{Author, EpochRecord, Lineage, Snapshot};
 
 pub use commit::{Commit, NewEntry, NewKind, Outcome};
 pub use push::{CheckedPush, PendingPush, PushAnswer, PushVerdict, PushedEntry};
@@ -45,6 +46,22 @@ fn is_second_root<H: History>(
         true => history.has_changes(document),
         false => Ok(false),
     }
+}
+
+/// Why an author may not add to a document, if it may not. This is the check that counts: it is
+/// made where the offset is given, while the session's earlier one only saves work.
+fn refused<H: History>(
+    history: &H,
+    author: &Author,
+    document: &DocumentId,
+) -> Result<Option<Refusal>, H::Error> {
+    if !author.rights.includes(Rights::WRITE) {
+        return Ok(Some(Refusal::of_rights(Rights::WRITE)));
+    }
+    let exists = author.may_create()
+        || history.has_changes(document)?
+        || history.deleted_at(document)?.is_some();
+    Ok((!exists).then(|| Refusal::of_rights(Rights::CREATE)))
 }
 
 /// The machine. The module's page states the call order.
@@ -102,6 +119,15 @@ impl Space {
         let (facts, document) =
             (std::mem::take(&mut pending_push.facts), pending_push.push.document);
         let durable = &WithFacts { document, facts: &facts, history: durable };
+        let layered = Layered { overlay: &self.overlay, stored: durable };
+        match refused(&layered, &pending_push.push.author, &document) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => {
+                pending_push.answer.refusal = Some(refusal);
+                pending_push.push.changes.clear();
+            }
+            Err(error) => return pending_push.stopped(facts, error),
+        }
         while let Some(change) = pending_push.push.changes.get(pending_push.done) {
             let layered = Layered { overlay: &self.overlay, stored: durable };
             let position =
@@ -149,11 +175,14 @@ impl Space {
         at_ms: u64,
     ) -> Result<PushVerdict<H::Error>, H::Error> {
         let layered = Layered { overlay: &self.overlay, stored: durable };
+        if !push.author.rights.includes(Rights::DELETE) {
+            return Ok(PushVerdict::Answered(push.refused(Refusal::of_rights(Rights::DELETE))));
+        }
         let mut answer = push.answer();
         let position = match layered.deleted_at(&push.document)? {
             Some(position) => position,
             None => {
-                let (document, author) = (push.document, push.author.as_slice());
+                let (document, author) = (push.document, push.author.name.as_slice());
                 let position = self.next_offset(&mut answer);
                 self.overlay.delete(document, position);
                 let entry = Entry::of_tombstone(position, document, author, at_ms);
@@ -228,7 +257,7 @@ impl Space {
         self.overlay.add(*document, &change, offset);
         let (actor, seq, max_op) = (change.actor.clone(), change.seq, change.max_op);
         let operations = change.stored_operations;
-        let mut entry = Entry::of_change(offset, *document, change, author, at_ms);
+        let mut entry = Entry::of_change(offset, *document, change, &author.name, at_ms);
         if is_second {
             entry.flags |= entry_flags::SECOND_ROOT;
         }
@@ -248,6 +277,20 @@ impl Space {
     ) -> Result<bool, H::Error> {
         let layered = Layered { overlay: &self.overlay, stored: durable };
         Ok(layered.deleted_at(document)?.is_some())
+    }
+
+    /// Why an author may not add to a document, if it may not: for snapshots, which the caller
+    /// merges before it passes them on.
+    ///
+    /// # Errors
+    /// If the view cannot be read.
+    pub fn refusal<H: History>(
+        &self,
+        durable: &H,
+        author: &Author,
+        document: &DocumentId,
+    ) -> Result<Option<Refusal>, H::Error> {
+        refused(&Layered { overlay: &self.overlay, stored: durable }, author, document)
     }
 
     /// Whether a document has admitted entries that are not durable.

@@ -16,7 +16,7 @@ use landfall_protocol::automerge_repo::plan::{SyncRequest, known};
 use landfall_protocol::automerge_repo::sync::SyncMessage;
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::relay::{
-    CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
+    Author, CheckedPush, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space,
     StoreFailure,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, limits};
@@ -169,7 +169,7 @@ impl Relay {
                     session: id,
                     id: push.id,
                     document: push.document,
-                    author: Vec::new(),
+                    author: Author::of_all(Vec::new()),
                     changes: push.changes,
                     rest: cut.map(|_| refusal()),
                     roots: Roots::Several,
@@ -178,7 +178,12 @@ impl Relay {
             }
             PeerEffect::PushWhole { id: push, document, bytes } => {
                 session.wholes += 1;
-                let entry = PushedEntry { session: id, id: push, document, author: Vec::new() };
+                let entry = PushedEntry {
+                    session: id,
+                    id: push,
+                    document,
+                    author: Author::of_all(Vec::new()),
+                };
                 session.jobs.push_back(Job::Whole(entry, bytes));
             }
             PeerEffect::Plan(ticket, question) => session.plans.push_back((ticket, question)),
@@ -305,7 +310,7 @@ impl Relay {
     }
 
     pub fn delete(&mut self, document: DocumentId) {
-        let (session, author) = (SessionId(0), Vec::new());
+        let (session, author) = (SessionId(0), Author::of_all(Vec::new()));
         let push = PushedEntry { session, id: 1, document, author };
         let _ = self.space.handle_deletion(&push, &self.log, 0);
     }

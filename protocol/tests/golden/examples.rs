@@ -4,7 +4,7 @@ use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix, tombs
 use landfall_protocol::frame::{
     Ack, Close, Difference, DigestQuery, DocumentEntries, Entries, Entry, Ephemeral, ErrorFrame,
     Features, Fetch, Filter, Frame, Hello, Holding, Mark, Nack, Part, Partial, Push, PushEntry,
-    PushSnapshot, Refilter, Repaired, Resend, Resent, Subscribe, SubscribeFrom, Subscribed,
+    PushSnapshot, Refilter, Repaired, Resend, Resent, Subscribe, SubscribeFrom, Subscribed, Token,
     Unsubscribed, UploadFrom, Want, Welcome, entry_flags, entry_kind, features,
 };
 use landfall_protocol::{
@@ -52,11 +52,12 @@ pub fn name_of(frame: &Frame) -> &'static str {
         Frame::Resend(_) => "Resend",
         Frame::Resent(_) => "Resent",
         Frame::Repaired(_) => "Repaired",
+        Frame::Token(_) => "Token",
     }
 }
 
 /// The number of frame kinds.
-pub const KINDS: usize = 30;
+pub const KINDS: usize = 31;
 
 /// Every example with the name of its golden file.
 pub fn all() -> Vec<(&'static str, Frame)> {
@@ -295,6 +296,7 @@ fn resends() -> Vec<(&'static str, Frame)> {
         ("resend", Frame::Resend(Resend { changes, ..whole.clone() })),
         ("resend-whole", Frame::Resend(whole)),
         ("resent", Frame::Resent(Resent { subscription, document, count: 2 })),
+        ("token", Frame::Token(Token { token: ByteBuf::from(*b"a.b.c") })),
         ("repaired", Frame::Repaired(Repaired { subscription, document })),
     ]
 }

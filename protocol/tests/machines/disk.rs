@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::{CheckedChange, DocumentSize, History, KnownChange, preflight};
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
-use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Holding, Partial};
+use landfall_protocol::frame::{EncodedEntry, Entry, Holding, Partial};
 use landfall_protocol::relay::{Chunk, Commit, EpochRecord, Lineage, NewKind, Page, SnapshotPart};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, Upstream, limits};
 
@@ -177,7 +178,7 @@ impl Disk {
     }
 
     /// The next piece of the log.
-    pub fn next(&self, after: Offset, filter: &Filter, partial: Option<Partial>) -> Option<Chunk> {
+    pub fn next(&self, after: Offset, view: &View, partial: Option<Partial>) -> Option<Chunk> {
         let live = self.live(after);
         if let Some(chunk) = self.next_replaced(&live, after, partial) {
             return Some(chunk);
@@ -189,7 +190,7 @@ impl Disk {
                 is_last = false;
                 break;
             }
-            let snapshot = snapshot.filter(|_| filter.wants(&entry.document));
+            let snapshot = snapshot.filter(|_| view.contains(&entry.document));
             let entry = match snapshot {
                 Some(snapshot) if snapshot.in_parts() => {
                     let part = snapshot.part(entry.document, partial);

@@ -1,11 +1,14 @@
 //! Ephemeral messages between one replica and one session.
 
+use std::sync::Arc;
+
 use landfall_protocol::Patience;
+use landfall_protocol::access::{Principal, View};
 use landfall_protocol::client::{Replica, ReplicaEffect, ResumePoint};
 use landfall_protocol::frame::{
     Ephemeral, Features, Filter, Frame, Frames, Hello, Subscribe, encode, features,
 };
-use landfall_protocol::relay::{Everything, Session, SessionEffect};
+use landfall_protocol::relay::{Session, SessionEffect};
 use landfall_protocol::{DocumentId, Moment, Offset, ReplicaId, SessionId, SpaceName, Upstream};
 
 const NOW: Moment = Moment(std::time::Duration::ZERO);
@@ -22,7 +25,7 @@ struct Pair {
     filter: Filter,
     heard: Vec<(SpaceName, DocumentId, String, String, u64, Vec<u8>)>,
     sends_ephemeral: Vec<Option<Filter>>,
-    listens: Vec<Filter>,
+    listens: Vec<View>,
     said: Vec<Ephemeral>,
     /// Messages that the relay sent.
     sent: Vec<u64>,
@@ -82,7 +85,7 @@ impl Pair {
         match effect {
             ReplicaEffect::Send(frame) => {
                 let message = self.on_the_wire(frame);
-                self.session.handle_message(NOW, &message, &Everything);
+                self.session.handle_message(NOW, &message);
             }
             ReplicaEffect::LoadResume { space, .. } => {
                 let point = ResumePoint { filter: self.filter.clone(), ..ResumePoint::default() };
@@ -109,7 +112,10 @@ impl Pair {
             SessionEffect::Attach { subscription, .. } => {
                 self.session.handle_attached(subscription, None, Offset(0), Some(Offset(0)));
             }
-            SessionEffect::Listen { filter, .. } => self.listens.push(filter),
+            SessionEffect::Identify { .. } => {
+                self.session.handle_identified(Ok(Arc::new(Principal::open())), None);
+            }
+            SessionEffect::Listen { view, .. } => self.listens.push(view),
             SessionEffect::Ephemeral { space, message } => {
                 assert_eq!(space, self.space);
                 self.said.push(message);
@@ -154,8 +160,10 @@ fn a_resend_capable_session_listens_once_it_is_subscribed() {
         acknowledged: None,
     });
     let bits = features::ALL & !features::EPHEMERAL;
-    for frame in [hello, Frame::Features(Features { bits }), subscribe] {
-        session.handle_message(NOW, &encode(&frame), &Everything);
+    session.handle_message(NOW, &encode(&hello));
+    session.handle_identified(Ok(Arc::new(Principal::open())), None);
+    for frame in [Frame::Features(Features { bits }), subscribe] {
+        session.handle_message(NOW, &encode(&frame));
     }
     let mut effects = Vec::new();
     let is_listen = |effect: &SessionEffect| matches!(effect, SessionEffect::Listen { .. });
@@ -173,17 +181,17 @@ fn a_resend_capable_session_listens_once_it_is_subscribed() {
 #[test]
 fn an_ephemeral_message_carries_its_replicas_own_name() {
     let mut pair = Pair::connected(0);
-    assert_eq!(pair.listens, [pair.filter.clone()]);
+    assert_eq!(pair.listens, [View::unrestricted(&pair.filter)]);
     assert_eq!(pair.sends_ephemeral, [Some(pair.filter.clone())]);
     assert!(pair.broadcast(INSIDE, 1));
     assert!(!pair.broadcast(OUTSIDE, 2));
     // Hand-made: one with a false sender, and one outside the filter.
     let claimed = Ephemeral { sender: "bob".into(), ..message(INSIDE, 3) };
     let session = &mut pair.session;
-    session.handle_message(NOW, &encode(&Frame::Ephemeral(claimed)), &Everything);
-    session.handle_message(NOW, &encode(&Frame::Ephemeral(message(OUTSIDE, 4))), &Everything);
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(claimed)));
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(message(OUTSIDE, 4))));
     let nowhere = Ephemeral { subscription: 7, ..message(INSIDE, 5) };
-    session.handle_message(NOW, &encode(&Frame::Ephemeral(nowhere)), &Everything);
+    session.handle_message(NOW, &encode(&Frame::Ephemeral(nowhere)));
     pair.run();
     let name = format!("landfall-{}", "0a".repeat(16));
     let received: Vec<_> = pair.said.iter().map(|one| (one.count, one.sender.as_str())).collect();
@@ -228,7 +236,7 @@ fn a_new_filter_applies_at_once_on_both_ends() {
     assert!(pair.broadcast(OUTSIDE, 1));
     assert!(!pair.broadcast(INSIDE, 2));
     assert_eq!(pair.said.iter().map(|said| said.document).collect::<Vec<_>>(), [OUTSIDE]);
-    assert_eq!(pair.listens.last(), Some(&filter));
+    assert_eq!(pair.listens.last(), Some(&View::unrestricted(&filter)));
     assert_eq!(pair.sends_ephemeral.last(), Some(&Some(filter)));
 }
 

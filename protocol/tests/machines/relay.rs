@@ -5,13 +5,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use landfall_protocol::Patience;
+use landfall_protocol::access::Principal;
 use landfall_protocol::admission::Work;
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
 use landfall_protocol::relay::{
-    CheckedPush, Chunk, Commit, Everything, PendingPush, PushAnswer, PushVerdict, PushedEntry,
-    Refusal, Ring, Session, SessionEffect, Snapshot, SnapshotUpload, Space, StoreFailure,
-    UncheckedPush,
+    Author, CheckedPush, Chunk, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal,
+    Ring, Session, SessionEffect, Snapshot, SnapshotUpload, Space, StoreFailure, UncheckedPush,
 };
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
 
@@ -88,7 +88,7 @@ impl Relay {
     /// Handles a message from the client; false if the session ended.
     pub fn handle(&mut self, now: Moment, id: SessionId, message: &[u8]) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
-        connection.session.handle_message(now, message, &Everything);
+        connection.session.handle_message(now, message);
         self.drain(now, id)
     }
 
@@ -106,12 +106,14 @@ impl Relay {
 
     fn perform(&mut self, now: Moment, id: SessionId, effect: SessionEffect) {
         let Some(connection) = self.sessions.get_mut(&id) else { return };
-        let identity = connection.session.identity().cloned();
         match effect {
+            SessionEffect::Identify { .. } => {
+                connection.session.handle_identified(Ok(Arc::new(Principal::open())), None);
+            }
             SessionEffect::Send(frame) => connection.sent.push_back(encode(&frame)),
-            SessionEffect::Attach { subscription, cursor, acknowledged, filter, holds, .. } => {
+            SessionEffect::Attach { subscription, cursor, acknowledged, scope, holds, .. } => {
                 let lineage = self.space.lineage();
-                let resume = lineage.resume(cursor, acknowledged, filter.scope());
+                let resume = lineage.resume(cursor, acknowledged, scope);
                 let resume = resume.filter(|_| cursor.is_some() || !holds);
                 let (epoch, head) = (lineage.epoch(), lineage.head());
                 connection.session.handle_attached(subscription, epoch, head, resume);
@@ -120,15 +122,14 @@ impl Relay {
             SessionEffect::Detach(subscription) => {
                 connection.subscriptions.remove(&subscription);
             }
-            SessionEffect::Push { space, push } => {
+            SessionEffect::Push { space, author, push } => {
                 assert_eq!(space, self.name);
-                let checked = UncheckedPush::new(id, identity.expect("ready"), push)
-                    .check(&mut Work::default());
+                let checked = UncheckedPush::new(id, author, push).check(&mut Work::default());
                 self.push(now, Job::of(checked));
             }
-            SessionEffect::PushEntry { entry, .. } if entry.kind == entry_kind::CHANGE => {
-                let checked = UncheckedPush::of_entry(id, identity.expect("ready"), entry)
-                    .check(&mut Work::default());
+            SessionEffect::PushEntry { author, entry, .. } if entry.kind == entry_kind::CHANGE => {
+                let checked =
+                    UncheckedPush::of_entry(id, author, entry).check(&mut Work::default());
                 self.push(now, Job::of(checked));
             }
             SessionEffect::PushEntry { entry, .. } => {
@@ -302,10 +303,10 @@ impl Relay {
         let session = &mut connection.session;
         for subscription in connection.subscriptions.clone() {
             let Some(after) = session.position(subscription) else { continue };
-            let Some(filter) = session.filter(subscription).cloned() else { continue };
+            let Some(view) = session.view(subscription).cloned() else { continue };
             let before = session.partial(subscription);
             let live = self.ring.page(after).map(Chunk::Entries);
-            let message = match live.or_else(|| self.disk.next(after, &filter, before)) {
+            let message = match live.or_else(|| self.disk.next(after, &view, before)) {
                 None => continue,
                 Some(Chunk::Entries(page)) => session.handle_page(subscription, &page),
                 Some(Chunk::Part(part)) => session.handle_snapshot_part(subscription, part),
@@ -369,7 +370,7 @@ impl Job {
 }
 
 fn pushed(session: SessionId, id: u64, document: DocumentId) -> PushedEntry {
-    PushedEntry { session, id, document, author: vec![1; 16] }
+    PushedEntry { session, id, document, author: Author::of_all(vec![1; 16]) }
 }
 
 fn snapshot(changes: &[landfall_protocol::admission::CheckedChange]) -> Snapshot {

@@ -1,15 +1,17 @@
 //! A relay requests changes that its store cannot read: a replica's answers, and their bounds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::Patience;
+use landfall_protocol::access::Principal;
 use landfall_protocol::client::{OutboxChange, OutboxKind, ReplicaEffect, Resendable};
 use landfall_protocol::code::{Code, NackClass};
 use landfall_protocol::frame::{
     Ack, Features, Filter, Frame, Mark, Nack, Repaired, Resend, Resent,
 };
 use landfall_protocol::frame::{Hello, Subscribe, Subscribed, UploadFrom, encode, features};
-use landfall_protocol::relay::{Everything, Session, SessionEffect};
+use landfall_protocol::relay::{Session, SessionEffect};
 use landfall_protocol::weight::Weight;
 use landfall_protocol::{
     ChangeHash, DocumentId, Epoch, Local, Moment, Offset, ReplicaId, SessionId, SpaceName,
@@ -383,8 +385,10 @@ fn session(bits: u64) -> Session {
         acknowledged: None,
     };
     let features = Frame::Features(Features { bits });
-    for frame in [Frame::Hello(hello), features, Frame::Subscribe(subscribe)] {
-        session.handle_message(now, &encode(&frame), &Everything);
+    session.handle_message(now, &encode(&Frame::Hello(hello)));
+    session.handle_identified(Ok(Arc::new(Principal::open())), None);
+    for frame in [features, Frame::Subscribe(subscribe)] {
+        session.handle_message(now, &encode(&frame));
     }
     while session.poll_effect().is_some() {}
     session
@@ -408,13 +412,13 @@ fn a_resend_is_requested_only_from_capable_sessions() {
     for (subscription, reported) in [(5, None), (4, Some(()))] {
         let resent = Resent { subscription, document: DOCUMENT, count: 3 };
         let message = encode(&Frame::Resent(resent));
-        session_that_knows.handle_message(Moment::default(), &message, &Everything);
+        session_that_knows.handle_message(Moment::default(), &message);
         let expected = SessionEffect::Resent { space: space("s"), document: DOCUMENT, count: 3 };
         assert_eq!(session_that_knows.poll_effect(), reported.map(|()| expected));
     }
     // Only a relay sends requests.
     let resend = Frame::Resend(Resend { subscription: 4, document: DOCUMENT, changes: vec![] });
-    session_that_knows.handle_message(Moment::default(), &encode(&resend), &Everything);
+    session_that_knows.handle_message(Moment::default(), &encode(&resend));
     assert!(session_that_knows.has_ended());
 }
 

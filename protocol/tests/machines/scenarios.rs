@@ -2,7 +2,7 @@
 
 use landfall_protocol::SessionId;
 use landfall_protocol::client::SpacePhase;
-use landfall_protocol::relay::{PushVerdict, PushedEntry, StoreFailure};
+use landfall_protocol::relay::{Author, PushVerdict, PushedEntry, StoreFailure};
 
 use crate::relay::{Disk, Relay};
 use crate::world::{Faults, World};
@@ -166,7 +166,7 @@ fn after_a_failed_commit_a_waiting_push_is_answered() {
     let mut world = World::new(1, 1, Faults::default());
     world.edit(0);
     world.settle();
-    let (session, author) = (SessionId(9), vec![1]);
+    let (session, author) = (SessionId(9), Author::of_all(vec![1]));
     let push = PushedEntry { session, id: 1, document: world.documents[0], author };
     let Relay { space, disk, .. } = &mut world.relay;
     assert!(matches!(space.handle_deletion(&push, disk, 0), Ok(PushVerdict::Waits)));

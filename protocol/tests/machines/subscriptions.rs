@@ -1,8 +1,11 @@
 //! Bounds on the state that the subscriptions of one session create at a relay.
 
+use std::sync::Arc;
+
 use landfall_protocol::Patience;
+use landfall_protocol::access::Principal;
 use landfall_protocol::frame::{Filter, Frame, Hello, Subscribe, SubscriptionId, VERSIONS, encode};
-use landfall_protocol::relay::{Everything, Session, SessionEffect};
+use landfall_protocol::relay::{Session, SessionEffect};
 use landfall_protocol::{Code, DocumentId, Moment, ReplicaId, SessionId, Upstream, limits};
 
 use crate::scripted::space;
@@ -27,10 +30,13 @@ impl Peer {
 
     /// Sends a frame; returns the code if a subscription is rejected.
     fn say(&mut self, frame: &Frame) -> Option<Code> {
-        self.session.handle_message(Moment::default(), &encode(frame), &Everything);
+        self.session.handle_message(Moment::default(), &encode(frame));
         let mut refused = None;
         while let Some(effect) = self.session.poll_effect() {
             match effect {
+                SessionEffect::Identify { .. } => {
+                    self.session.handle_identified(Ok(Arc::new(Principal::open())), None);
+                }
                 SessionEffect::Attach { .. } => self.attached += 1,
                 SessionEffect::Detach(_) => self.attached -= 1,
                 SessionEffect::Send(Frame::Unsubscribed(ended)) => refused = Some(ended.code),

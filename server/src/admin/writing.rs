@@ -5,8 +5,8 @@ use std::sync::{Arc, mpsc};
 
 use landfall_protocol::admission::{CheckedChange, Roots};
 use landfall_protocol::relay::{
-    CheckedPush, Commit, NewKind, PendingPush, PushAnswer, PushVerdict, PushedEntry, Snapshot,
-    Space,
+    Author, CheckedPush, Commit, NewKind, PendingPush, PushAnswer, PushVerdict, PushedEntry,
+    Snapshot, Space,
 };
 use landfall_protocol::{Code, DocumentId, Epoch, SessionId, SpaceName};
 
@@ -81,7 +81,12 @@ impl SpaceWriter {
 
     fn entry(&mut self, author: Vec<u8>) -> PushedEntry {
         self.next_push += 1;
-        PushedEntry { session: SessionId(0), id: self.next_push, document: self.document, author }
+        PushedEntry {
+            session: SessionId(0),
+            id: self.next_push,
+            document: self.document,
+            author: Author::of_all(author),
+        }
     }
 
     /// Deletes the document.

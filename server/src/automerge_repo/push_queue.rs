@@ -9,7 +9,7 @@ use landfall_protocol::admission::{CheckedChange, FormError, Roots, Work};
 use landfall_protocol::automerge_repo::check::{Inspected, inspect, inspect_within};
 use landfall_protocol::automerge_repo::chunks::Chunks;
 use landfall_protocol::automerge_repo::peer::{RepoPush, Ticket};
-use landfall_protocol::relay::{CheckedPush, PushedEntry, StoreFailure};
+use landfall_protocol::relay::{Author, CheckedPush, PushedEntry, StoreFailure};
 use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName, limits as shared_limits};
 
 use super::sync_answers::SyncReader;
@@ -78,7 +78,7 @@ pub(super) struct PushQueue {
     checker: Checker,
     reader: SyncReader,
     /// The author that the session's entries will name.
-    author: Vec<u8>,
+    author: Author,
     /// Items that follow from checks; they go before all others.
     first: VecDeque<Item>,
     /// The unchecked rest of the current message.
@@ -104,7 +104,7 @@ impl PushQueue {
             checker: relay.checks.of_session(account.key()),
             reader,
             space,
-            author: Vec::new(),
+            author: Author::of_all(Vec::new()),
             first: VecDeque::new(),
             rest: None,
             waiting: VecDeque::new(),
@@ -122,7 +122,7 @@ impl PushQueue {
     pub(super) fn name_author(&mut self, storage: Option<&str>, peer: &str) {
         let name = storage.unwrap_or(peer);
         let end = name.floor_char_boundary(shared_limits::AUTHOR_BYTES);
-        self.author = name.as_bytes()[..end].to_vec();
+        self.author = Author::of_all(name.as_bytes()[..end].to_vec());
     }
 
     pub(super) fn join(&mut self, channel: HubChannel) {
@@ -303,7 +303,7 @@ fn over(over: bool) -> ItemResult {
     if over { ItemResult::Over } else { ItemResult::HubGone }
 }
 
-fn checked_push(session: SessionId, author: Vec<u8>, push: RepoPush) -> CheckedPush {
+fn checked_push(session: SessionId, author: Author, push: RepoPush) -> CheckedPush {
     let RepoPush { id, document, changes } = push;
     // automerge-repo applications merge unrelated histories without any setting, so always allow it.
     let roots = Roots::Several;

@@ -12,6 +12,7 @@ use super::slots;
 use crate::checks::Checks;
 use crate::fan_out::FanOut;
 use crate::hub::Hub;
+use crate::identity::Identities;
 use crate::memory::{Account, Key, Memory, ShareKey};
 use crate::metrics::Metrics;
 use crate::partial_uploads::PartialUploads;
@@ -25,6 +26,8 @@ pub(crate) struct RelayState {
     pub(crate) hub: Hub,
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Who a client is.
+    pub(crate) identities: Identities,
     /// The memory budget of all sessions.
     pub(crate) memory: Memory,
     /// Whether addresses distinguish clients. False if one address may hold all connections: operators set

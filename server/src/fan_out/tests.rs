@@ -111,9 +111,9 @@ fn an_ephemeral_message_reaches_all_other_subscribers() {
     let mailboxes: Vec<_> = (0..4).map(mailbox_of).collect();
     fan_out.subscribe(&here, document(1), &mailboxes[0]);
     fan_out.subscribe(&here, document(1), &mailboxes[1]);
-    fan_out.subscribe_ephemeral(&here, 7, Filter::Everything, &mailboxes[2]);
-    fan_out.subscribe_ephemeral(&here, 8, Filter::of_documents([document(2)]), &mailboxes[2]);
-    fan_out.subscribe_ephemeral(&space("there"), 7, Filter::Everything, &mailboxes[3]);
+    fan_out.subscribe_ephemeral(&here, 7, View::everything(), &mailboxes[2]);
+    fan_out.subscribe_ephemeral(&here, 8, View::of_documents([document(2)]), &mailboxes[2]);
+    fan_out.subscribe_ephemeral(&space("there"), 7, View::everything(), &mailboxes[3]);
     assert!(fan_out.publish_ephemeral(&mailbox_of(0), &here, message(document(1), 1)));
     assert_eq!(counts(&mailboxes[0]), [0; 0]);
     assert_eq!(counts(&mailboxes[1]), [1]);
@@ -193,7 +193,7 @@ fn an_ended_session_leaves_nothing_behind() {
     for mailbox in [&one, &two] {
         fan_out.subscribe(&here, document(1), mailbox);
         fan_out.subscribe(&there, document(1), mailbox);
-        fan_out.subscribe_ephemeral(&there, 1, Filter::Everything, mailbox);
+        fan_out.subscribe_ephemeral(&there, 1, View::everything(), mailbox);
     }
     fan_out.remove(SessionId(1));
     fan_out.publish(&commit(&here, &[(1, document(1), 1)]));
@@ -235,7 +235,7 @@ fn messages_over_the_rate_are_dropped_and_other_senders_pass() {
     let mailboxes: Vec<_> = (2..102).map(mailbox_of).collect();
     mailboxes
         .iter()
-        .for_each(|mailbox| fan_out.subscribe_ephemeral(&here, 1, Filter::Everything, mailbox));
+        .for_each(|mailbox| fan_out.subscribe_ephemeral(&here, 1, View::everything(), mailbox));
     let (loud, quiet) = (mailbox_of(0), mailbox_of(1));
     let now = Instant::now();
     // All at one instant, as one message of 4 MiB may bring them.
@@ -260,7 +260,7 @@ fn messages_over_the_rate_are_dropped_and_other_senders_pass() {
 fn the_rate_is_bounded_per_address() {
     let (fan_out, here, now) = (fan_out(), space("here"), Instant::now());
     let listener = mailbox_of(0);
-    fan_out.subscribe_ephemeral(&here, 1, Filter::Everything, &listener);
+    fan_out.subscribe_ephemeral(&here, 1, View::everything(), &listener);
     let data = vec![0; shared::EPHEMERAL_BYTES];
     // Each session reconnects after it used its budget.
     let mut bytes = 0;
@@ -301,7 +301,7 @@ fn unheard_and_repeated_messages_count_towards_the_rate() {
         "each counts 64 KiB and its overhead"
     );
     let (mailbox, parrot) = (mailbox_of(1), mailbox_of(2));
-    fan_out.subscribe_ephemeral(&here, 1, Filter::Everything, &mailbox);
+    fan_out.subscribe_ephemeral(&here, 1, View::everything(), &mailbox);
     for _ in 0..100_000 {
         fan_out.publish_ephemeral_at(&parrot, now, &here, message(document(1), 1));
     }

@@ -9,8 +9,8 @@ use axum::extract::{Extension, State};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Response, StatusCode, Uri};
 use futures_util::Stream;
-use landfall_protocol::frame::{Filter, SubscriptionId};
-use landfall_protocol::{Offset, SessionId, SpaceName};
+use landfall_protocol::frame::SubscriptionId;
+use landfall_protocol::{Offset, Scope, SessionId, SpaceName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -100,7 +100,7 @@ async fn listen(
         space,
         cursor: None,
         acknowledged: None,
-        filter: Filter::Everything,
+        scope: Scope::WHOLE_SPACE,
         holds: false,
         channel,
     };

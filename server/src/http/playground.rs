@@ -10,7 +10,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{Response, StatusCode, Uri};
 use axum::routing::{delete, get};
 use landfall_protocol::frame::Holding;
-use landfall_protocol::relay::PushedEntry;
+use landfall_protocol::relay::{Author, PushedEntry};
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -156,7 +156,7 @@ async fn delete_document(
     let hub = &http_state.sessions.hub;
     let _registration = live::HubRegistration { hub: hub.clone(), session };
     hub.join(account.key(), session, space.clone(), mailbox).await;
-    let entry = PushedEntry { session, id: 1, document, author: AUTHOR.to_vec() };
+    let entry = PushedEntry { session, id: 1, document, author: Author::of_all(AUTHOR.to_vec()) };
     hub.push(space.clone(), Pushed::Deletion(entry), grant).await;
     let Some(Event::Answered(answer)) = answers.recv().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is being stopped");

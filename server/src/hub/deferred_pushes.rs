@@ -213,7 +213,12 @@ mod tests {
     }
 
     fn entry(id: u64) -> PushedEntry {
-        PushedEntry { session: SessionId(1), id, document: DOCUMENT, author: vec![1] }
+        PushedEntry {
+            session: SessionId(1),
+            id,
+            document: DOCUMENT,
+            author: landfall_protocol::relay::Author::of_all(vec![1]),
+        }
     }
 
     fn single(id: u64) -> Pushed {

@@ -186,7 +186,7 @@ impl Sequencer {
             head: lineage.head(),
             resume: match attach.cursor {
                 None if attach.holds => None,
-                cursor => lineage.resume(cursor, attach.acknowledged, attach.filter.scope()),
+                cursor => lineage.resume(cursor, attach.acknowledged, attach.scope),
             },
             feed: Arc::clone(&slot.feed),
         };

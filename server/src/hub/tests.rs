@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::admission::{Roots, preflight};
-use landfall_protocol::frame::Filter;
-use landfall_protocol::relay::{CheckedPush, PushAnswer, PushedEntry};
-use landfall_protocol::{Code, DocumentId, Epoch, NackClass, Offset, SessionId, SpaceName, limits};
+use landfall_protocol::relay::{Author, CheckedPush, PushAnswer, PushedEntry};
+use landfall_protocol::{
+    Code, DocumentId, Epoch, NackClass, Offset, Scope, SessionId, SpaceName, limits,
+};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Attach, Event, Hub, HubChannel, HubParts, Pushed};
@@ -114,7 +115,7 @@ impl Bench {
             space: space(),
             cursor: None,
             acknowledged: None,
-            filter: Filter::Everything,
+            scope: Scope::WHOLE_SPACE,
             holds: false,
             channel: HubChannel { events: tell, overflow, grown },
         };
@@ -126,7 +127,7 @@ impl Bench {
     fn entry(&mut self) -> PushedEntry {
         self.last_push += 1;
         let (session, id, document) = (SESSION, self.last_push, DOCUMENT);
-        PushedEntry { session, id, document, author: vec![3; 16] }
+        PushedEntry { session, id, document, author: Author::of_all(vec![3; 16]) }
     }
 
     async fn push(&mut self, pushed: Pushed) {

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use landfall_protocol::frame::{Ephemeral, Filter, SubscriptionId};
+use landfall_protocol::access::View;
+use landfall_protocol::frame::{Ephemeral, SubscriptionId};
 use landfall_protocol::{SessionId, SpaceName};
 
 use crate::fan_out::{Broadcast, Delivery, FanOut, Mailbox};
@@ -31,13 +32,8 @@ impl EphemeralFeed {
     }
 
     /// Subscribes to messages about these documents.
-    pub(super) fn subscribe(
-        &mut self,
-        subscription: SubscriptionId,
-        space: SpaceName,
-        filter: Filter,
-    ) {
-        self.fan_out.subscribe_ephemeral(&space, subscription, filter, &self.mailbox);
+    pub(super) fn subscribe(&mut self, subscription: SubscriptionId, space: SpaceName, view: View) {
+        self.fan_out.subscribe_ephemeral(&space, subscription, view, &self.mailbox);
         self.spaces.insert(subscription, space);
     }
 

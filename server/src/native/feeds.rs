@@ -6,7 +6,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use landfall_protocol::Offset;
-use landfall_protocol::frame::{Filter, Partial, SubscriptionId};
+use landfall_protocol::access::View;
+use landfall_protocol::frame::{Partial, SubscriptionId};
 use landfall_protocol::relay::{Chunk, Page};
 use tokio::task::JoinHandle;
 
@@ -27,7 +28,7 @@ struct Source {
     behind: bool,
     /// Its unit of the relay's subscription quota.
     _quota: One,
-    /// The memory of the subscription and its filter.
+    /// The memory of the subscription and its view.
     grant: Grant,
 }
 
@@ -43,10 +44,10 @@ pub(super) struct PageTarget {
 /// A chunk read from the store, or the error.
 pub(super) type Read = (PageTarget, Result<Option<Chunk>, StoreError>, Option<Grant>);
 
-/// A subscription's position and filter.
+/// A subscription's position and view.
 pub(super) struct FeedPosition {
     pub(super) after: Offset,
-    pub(super) filter: Filter,
+    pub(super) view: View,
     pub(super) partial: Option<Partial>,
 }
 
@@ -90,13 +91,9 @@ impl Feeds {
     }
 
     /// Adds a subscription that is about to be attached; returns its ticket.
-    pub(super) fn add(
-        &mut self,
-        subscription: SubscriptionId,
-        filter: &Filter,
-    ) -> Result<u64, NoRoom> {
+    pub(super) fn add(&mut self, subscription: SubscriptionId, view: &View) -> Result<u64, NoRoom> {
         let quota = self.quota.take(self.account.share()).map_err(|none| NoRoom::Quota(none.0))?;
-        let grant = self.account.reserve_state(state_bytes(filter)).ok_or(NoRoom::Memory)?;
+        let grant = self.account.reserve_state(state_bytes(view)).ok_or(NoRoom::Memory)?;
         self.tickets += 1;
         let ticket = self.tickets;
         let source = Source { ticket, feed: None, behind: false, _quota: quota, grant };
@@ -104,12 +101,12 @@ impl Feeds {
         Ok(ticket)
     }
 
-    /// Replaces a subscription's filter. False if there is no memory for the new one.
-    pub(super) fn refilter(&mut self, subscription: SubscriptionId, filter: &Filter) -> bool {
+    /// Replaces a subscription's view. False if there is no memory for the new one.
+    pub(super) fn refilter(&mut self, subscription: SubscriptionId, view: &View) -> bool {
         let Some(source) = self.sources.get_mut(&subscription) else { return true };
-        let bytes = state_bytes(filter);
+        let bytes = state_bytes(view);
         if bytes > source.grant.bytes() {
-            // The former filter is dropped, but its memory is returned only by the assignment below.
+            // The former view is dropped, but its memory is returned only by the assignment below.
             let Some(grant) = self.account.reserve_state(bytes) else { return false };
             source.grant = grant;
         }
@@ -179,8 +176,8 @@ impl Feeds {
         let pages = self.pages.clone();
         self.reading = Some(tokio::spawn(async move {
             let space = target.feed.space.clone();
-            let FeedPosition { after, filter, partial } = feed_position;
-            let read = move |store: &dyn LogStore| store.next(&space, after, &filter, partial);
+            let FeedPosition { after, view, partial } = feed_position;
+            let read = move |store: &dyn LogStore| store.next(&space, after, &view, partial);
             match pages.read(read, chunk_bytes).await {
                 Ok((page, grant)) => (target, Ok(page), Some(grant)),
                 Err(error) => (target, Err(error), None),
@@ -286,10 +283,7 @@ fn chunk_bytes(chunk: &Option<Chunk>) -> usize {
 }
 
 /// Bytes that a subscription holds while it exists.
-fn state_bytes(filter: &Filter) -> usize {
-    let documents = match filter {
-        Filter::Everything => 0,
-        Filter::Documents(documents) => documents.len(),
-    };
+fn state_bytes(view: &View) -> usize {
+    let documents = view.documents().map_or(0, |documents| documents.len());
     limits::SUBSCRIPTION_BYTES + limits::FILTER_DOCUMENT_BYTES * documents
 }

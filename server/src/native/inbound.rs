@@ -58,7 +58,7 @@ impl NativeDriver {
     /// Handles the next frame of the message.
     pub(super) fn handle_frame(&mut self) {
         let Some(mut inbound) = self.inbound.take() else { return };
-        let next = self.machine.handle_next(&inbound.bytes, inbound.at, &self.rights);
+        let next = self.machine.handle_next(&inbound.bytes, inbound.at);
         inbound.at = next.unwrap_or(inbound.bytes.len());
         self.inbound = Some(inbound);
         self.perform();

@@ -17,17 +17,26 @@ impl NativeDriver {
     /// Performs an effect of the machine.
     pub(super) fn perform_effect(&mut self, effect: SessionEffect) {
         match effect {
+            SessionEffect::Identify { token } => self.identify(token),
             SessionEffect::Send(frame) => {
                 log_refusal(&frame);
                 self.outbox.push(encode(&frame), None);
             }
-            SessionEffect::Attach { subscription, space, cursor, acknowledged, filter, holds } => {
+            SessionEffect::Attach {
+                subscription,
+                space,
+                cursor,
+                acknowledged,
+                view,
+                scope,
+                holds,
+            } => {
                 // Only the first space names the session in its log lines: a second value would be added
                 // to every line, not replace the first.
                 if !std::mem::replace(&mut self.is_named, true) {
                     Span::current().record("space", space.as_str());
                 }
-                let ticket = match self.feeds.add(subscription, &filter) {
+                let ticket = match self.feeds.add(subscription, &view) {
                     Ok(ticket) => ticket,
                     Err(NoRoom::Quota(limit)) => {
                         self.machine.handle_subscription_refused(subscription, limit);
@@ -46,7 +55,7 @@ impl NativeDriver {
                     space,
                     cursor,
                     acknowledged,
-                    filter,
+                    scope,
                     holds,
                     channel,
                 };
@@ -57,13 +66,13 @@ impl NativeDriver {
                 self.ephemeral_feed.end(subscription);
                 self.push_queue.add(Item::Detach(subscription));
             }
-            SessionEffect::Refiltered { subscription, filter } => {
-                if !self.feeds.refilter(subscription, &filter) {
+            SessionEffect::Refiltered { subscription, view } => {
+                if !self.feeds.refilter(subscription, &view) {
                     self.fail_subscription();
                 }
             }
-            SessionEffect::Listen { subscription, space, filter } => {
-                self.ephemeral_feed.subscribe(subscription, space.clone(), filter);
+            SessionEffect::Listen { subscription, space, view } => {
+                self.ephemeral_feed.subscribe(subscription, space.clone(), view);
                 self.connection.relay.repairs.subscribed(&space);
             }
             SessionEffect::End(code) => {
@@ -81,9 +90,8 @@ impl NativeDriver {
 
     /// Performs the peer's pushes, ephemeral messages and queries.
     fn perform_asked(&mut self, effect: SessionEffect) {
-        let identity = self.machine.identity().cloned();
-        match (effect, identity) {
-            (SessionEffect::Resent { space, document, count }, _) => {
+        match effect {
+            SessionEffect::Resent { space, document, count } => {
                 self.connection.relay.repairs.answered(
                     self.connection.id,
                     &space,
@@ -91,31 +99,29 @@ impl NativeDriver {
                     count,
                 );
             }
-            (SessionEffect::Ephemeral { space, message }, _) => {
+            SessionEffect::Ephemeral { space, message } => {
                 self.ephemeral_feed.publish(&space, message)
             }
-            (SessionEffect::Push { space, push }, Some(identity)) => {
+            SessionEffect::Push { space, author, push } => {
                 let reservation =
                     self.push_memory(push.changes.iter().map(|change| change.len()).sum());
-                self.push_queue.add(Item::Push(space, push, identity, reservation));
+                self.push_queue.add(Item::Push(space, push, author, reservation));
             }
-            (SessionEffect::PushEntry { space, entry }, Some(identity)) => {
+            SessionEffect::PushEntry { space, author, entry } => {
                 let reservation = self.push_memory(entry.body.len());
-                self.push_queue.add(Item::Entry(space, entry, identity, reservation));
+                self.push_queue.add(Item::Entry(space, entry, author, reservation));
             }
-            (SessionEffect::SnapshotUpload { space, upload }, _) => {
-                self.handle_upload(space, upload)
-            }
-            (SessionEffect::Part { space, upload, from, bytes }, _) => {
+            SessionEffect::SnapshotUpload { space, upload } => self.handle_upload(space, upload),
+            SessionEffect::Part { space, upload, from, bytes } => {
                 self.handle_part(space, upload, from, &bytes);
             }
-            (SessionEffect::Digest { subscription, ticket, space, prefixes }, _) => {
-                self.ask(Query::Digest((subscription, ticket), space, prefixes));
+            SessionEffect::Digest { subscription, ticket, space, view, prefixes } => {
+                self.ask(Query::Digest((subscription, ticket), space, view, prefixes));
             }
-            (SessionEffect::Fetch { subscription, ticket, space, wants }, _) => {
-                self.ask(Query::Fetch((subscription, ticket), space, wants));
+            SessionEffect::Fetch { subscription, ticket, space, view, wants } => {
+                self.ask(Query::Fetch((subscription, ticket), space, view, wants));
             }
-            // A session without an identity has ended.
+            // All others are performed by the caller.
             _ => {}
         }
     }
@@ -145,9 +151,9 @@ impl NativeDriver {
             }
             UploadProgress::Whole(whole) => {
                 if self.machine.handle_upload_complete(upload.id)
-                    && let Some(identity) = self.machine.identity().cloned()
+                    && let Some(author) = self.machine.author(&space, &upload.document)
                 {
-                    self.push_queue.add(Item::Snapshot(space, upload, whole, identity));
+                    self.push_queue.add(Item::Snapshot(space, upload, whole, author));
                 }
             }
             // An upload that was evicted starts again from its first byte.

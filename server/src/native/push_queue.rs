@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use landfall_protocol::frame::{Push, PushEntry, SubscriptionId, entry_kind};
 use landfall_protocol::relay::{
-    DocumentPlan, Identity, PushedEntry, Refusal, SnapshotUpload, UncheckedPush,
+    Author, DocumentPlan, PushedEntry, Refusal, SnapshotUpload, UncheckedPush,
 };
 use landfall_protocol::{DocumentId, SessionId, SpaceName};
 
@@ -24,9 +24,9 @@ use crate::store::LogStore;
 pub(super) enum Item {
     Attach(Box<Attach>),
     Detach(SubscriptionId),
-    Push(SpaceName, Push, Identity, Reservation),
-    Entry(SpaceName, PushEntry, Identity, Reservation),
-    Snapshot(SpaceName, SnapshotUpload, Whole, Identity),
+    Push(SpaceName, Push, Author, Reservation),
+    Entry(SpaceName, PushEntry, Author, Reservation),
+    Snapshot(SpaceName, SnapshotUpload, Whole, Author),
 }
 
 impl Item {
@@ -157,20 +157,20 @@ impl HandOver {
         let is_over = match item {
             Item::Attach(attach) => hub.attach(key, *attach).await,
             Item::Detach(subscription) => hub.detach(key, session, subscription).await,
-            Item::Push(space, push, identity, reservation) => {
-                self.push(space, UncheckedPush::new(session, identity, push), reservation).await
+            Item::Push(space, push, author, reservation) => {
+                self.push(space, UncheckedPush::new(session, author, push), reservation).await
             }
-            Item::Entry(space, entry, identity, reservation) => {
+            Item::Entry(space, entry, author, reservation) => {
                 if entry.kind == entry_kind::CHANGE {
-                    let push = UncheckedPush::of_entry(session, identity, entry);
+                    let push = UncheckedPush::of_entry(session, author, entry);
                     return handed(self.push(space, push, reservation).await);
                 }
                 let grant = reservation.grant(&self.account).await;
-                let entry = pushed_entry(session, entry.id, entry.document, identity);
+                let entry = pushed_entry(session, entry.id, entry.document, author);
                 hub.push(space, Pushed::Deletion(entry), grant).await
             }
-            Item::Snapshot(space, upload, whole, identity) => {
-                return self.snapshot(space, upload, whole, identity).await;
+            Item::Snapshot(space, upload, whole, author) => {
+                return self.snapshot(space, upload, whole, author).await;
             }
         };
         handed(is_over)
@@ -182,7 +182,7 @@ impl HandOver {
         space: SpaceName,
         upload: SnapshotUpload,
         whole: Whole,
-        identity: Identity,
+        author: Author,
     ) -> Handed {
         let Whole { bytes, grant, is_mixed } = whole;
         if is_mixed && !is_of(Arc::clone(&bytes), upload.hash).await {
@@ -199,7 +199,7 @@ impl HandOver {
         let Some(merged) = reserve_merge(&self.account, None, bytes.len(), stored).await else {
             return Handed::NoRoom(upload.id);
         };
-        let entry = pushed_entry(self.session, upload.id, document, identity);
+        let entry = pushed_entry(self.session, upload.id, document, author);
         let pushed = Pushed::Snapshot(entry, upload, bytes);
         handed(self.hub.push(space, pushed, grant.and(merged)).await)
     }
@@ -232,19 +232,12 @@ async fn is_of(bytes: Arc<Vec<u8>>, hash: [u8; 32]) -> bool {
     found.await.map_or(true, |found| found == hash)
 }
 
-fn pushed_entry(
-    session: SessionId,
-    id: u64,
-    document: DocumentId,
-    identity: Identity,
-) -> PushedEntry {
-    PushedEntry { session, id, document, author: identity.author }
+fn pushed_entry(session: SessionId, id: u64, document: DocumentId, author: Author) -> PushedEntry {
+    PushedEntry { session, id, document, author }
 }
 
 #[cfg(test)]
 mod tests {
-    use landfall_protocol::ReplicaId;
-
     use super::*;
     use crate::connection::incoming::MessageMemory;
     use crate::memory::{Class, Memory, ShareKey};
@@ -252,8 +245,8 @@ mod tests {
     fn push(reservation: Reservation, bytes: usize) -> Item {
         let document = DocumentId::from_bytes([1; 16]);
         let push = Push { id: 1, subscription: 1, document, changes: vec![vec![0; bytes].into()] };
-        let identity = Identity { replica: ReplicaId::from_bytes([1; 16]), author: Vec::new() };
-        Item::Push("default".parse().unwrap(), push, identity, reservation)
+        let author = Author::of_all(Vec::new());
+        Item::Push("default".parse().unwrap(), push, author, reservation)
     }
 
     /// A session in debt for its checks continues to send, in messages that fit the socket's buffer.

@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use landfall_protocol::access::View;
 use landfall_protocol::digest::{Branch, Prefix};
-use landfall_protocol::frame::{EncodedEntry, Entry, Holding, SubscriptionId, Want};
+use landfall_protocol::frame::{Documents, EncodedEntry, Entry, Holding, SubscriptionId, Want};
 use landfall_protocol::relay::{DocumentPlan, Session, SnapshotPart, StoreFailure};
 use landfall_protocol::{Code, DocumentId, Offset, SpaceName, limits as shared};
 use tokio::sync::mpsc;
@@ -34,8 +35,8 @@ const _: () = assert!(
 
 /// A query.
 pub(super) enum Query {
-    Digest(Requester, SpaceName, Vec<Prefix>),
-    Fetch(Requester, SpaceName, Vec<Want>),
+    Digest(Requester, SpaceName, View, Vec<Prefix>),
+    Fetch(Requester, SpaceName, View, Vec<Want>),
 }
 
 impl Query {
@@ -148,13 +149,19 @@ enum Stop {
 impl QueryReader {
     async fn answer(&self, query: Query, replies: &mpsc::Sender<AnswerPart>) {
         let reply = match query {
-            Query::Digest(requester, space, prefixes) => match self.branches(space, prefixes).await
-            {
-                Ok((head, branches)) => AnswerPart::Branches(requester, head, branches),
-                Err(stop) => stop.reply(requester),
-            },
-            Query::Fetch(requester, space, wants) => {
-                match self.fetch(requester, &space, wants, replies).await {
+            Query::Digest(requester, space, view, prefixes) => {
+                let found = match view.documents().filter(|_| !view.is_unrestricted()) {
+                    Some(documents) => self.branches_of(space, documents.clone(), prefixes).await,
+                    None => self.branches(space, prefixes).await,
+                };
+                match found {
+                    Ok((head, branches)) => AnswerPart::Branches(requester, head, branches),
+                    Err(stop) => stop.reply(requester),
+                }
+            }
+            Query::Fetch(requester, space, view, wants) => {
+                let fetching = Fetching { reader: self, requester, space: &space, view, replies };
+                match fetching.documents(wants).await {
                     Ok(()) => AnswerPart::Fetched(requester),
                     Err(stop) => stop.reply(requester),
                 }
@@ -205,25 +212,23 @@ impl QueryReader {
         }
     }
 
-    async fn fetch(
+    /// As [`QueryReader::branches`], of the documents that the principal may read.
+    async fn branches_of(
         &self,
-        requester: Requester,
-        space: &SpaceName,
-        wants: Vec<Want>,
-        replies: &mpsc::Sender<AnswerPart>,
-    ) -> Result<(), Stop> {
-        for want in wants {
-            let document = want.document;
-            let queries = Fetching { reader: self, requester, space, replies };
-            if let Err(stop) = queries.document(want).await {
-                stop.unless_damage()?;
-                // The document cannot be read at all. Report that, and answer the remaining ones.
-                let (entry, grant) = queries.damage(document, Offset(0)).await?;
-                let (entry, holding) = ([entry], Holding::Present(Vec::new()));
-                queries.entries(document, &holding, &entry, true, grant).await?;
-            }
-        }
-        Ok(())
+        space: SpaceName,
+        documents: Documents,
+        prefixes: Vec<Prefix>,
+    ) -> Result<(Offset, Vec<Branch>), Stop> {
+        let (digests, share) = (self.digests.clone(), self.pages.key().share);
+        let read = move |store: &dyn LogStore| {
+            let page = store.branches_of(&space, &documents, &prefixes)?;
+            digests.spend(share, page.rows as u64);
+            Ok(page)
+        };
+        let bytes = |page: &BranchPage| size_of_val(&page.branches[..]);
+        let read = self.pages.read_after(Some(&self.digests), read, bytes).await;
+        let (page, _room) = read.map_err(Stop::Failed)?;
+        Ok((page.head, page.branches))
     }
 }
 
@@ -254,15 +259,37 @@ struct Fetching<'a> {
     reader: &'a QueryReader,
     requester: Requester,
     space: &'a SpaceName,
+    /// The documents that the principal may read.
+    view: View,
     replies: &'a mpsc::Sender<AnswerPart>,
 }
 
+/// Looked up instead of a document that the principal may not read: no document has this id.
+const NO_DOCUMENT: DocumentId = DocumentId::from_bytes([0; 16]);
+
 impl Fetching<'_> {
+    async fn documents(&self, wants: Vec<Want>) -> Result<(), Stop> {
+        for want in wants {
+            let document = want.document;
+            if let Err(stop) = self.document(want).await {
+                stop.unless_damage()?;
+                // The document cannot be read at all. Report that, and answer the remaining ones.
+                let (entry, grant) = self.damage(document, Offset(0)).await?;
+                let (entry, holding) = ([entry], Holding::Present(Vec::new()));
+                self.entries(document, &holding, &entry, true, grant).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn document(&self, want: Want) -> Result<(), Stop> {
         let Want { document, have } = want;
+        // A document that may not be read gets the look-ups and the answer of one that does not exist.
+        let is_readable = self.view.contains(&document);
+        let looked_up = if is_readable { document } else { NO_DOCUMENT };
         for _ in 0..PLANS {
             let (space, have) = (self.space.clone(), have.clone());
-            let plan = move |store: &dyn LogStore| store.plan_document(&space, &document, &have);
+            let plan = move |store: &dyn LogStore| store.plan_document(&space, &looked_up, &have);
             let bytes = |plan: &DocumentPlan| {
                 let heads = match &plan.holding {
                     Holding::Present(heads) => size_of_val(&heads[..]),
@@ -273,6 +300,7 @@ impl Fetching<'_> {
             // Returns the plan's memory before the answer reserves its own: one plan per session.
             let (plan, grant) = self.reader.read(plan, bytes).await?;
             drop(grant);
+            let plan = if is_readable { plan } else { DocumentPlan::of_absent() };
             self.tell_damage(document, &plan.holding).await?;
             if self.planned(document, plan).await? {
                 return Ok(());

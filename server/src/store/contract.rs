@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
-use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
+use landfall_protocol::frame::{EncodedEntry, Partial};
 use landfall_protocol::relay::{Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart};
 use landfall_protocol::{ChangeHash, DocumentId, Epoch, Offset, SpaceName, Upstream};
 
@@ -61,7 +62,7 @@ pub trait Log: Send + Sync {
         &self,
         space: &SpaceName,
         after: Offset,
-        filter: &Filter,
+        view: &View,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError>;
 
@@ -124,6 +125,15 @@ pub trait Documents: Send + Sync {
         prefixes: &[Prefix],
         cursor: SumCursor,
         rows: usize,
+    ) -> Result<BranchPage, StoreError>;
+
+    /// As [`Documents::branches`], of some documents only, in the order of their ids: as if the space had no
+    /// others. Costs one look-up per document, present or not.
+    fn branches_of(
+        &self,
+        space: &SpaceName,
+        documents: &[DocumentId],
+        prefixes: &[Prefix],
     ) -> Result<BranchPage, StoreError>;
 
     /// The state of a document: one row look-up, however long the document is.

@@ -16,8 +16,9 @@ mod repairing;
 
 use std::sync::{Arc, mpsc};
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::KnownChange;
-use landfall_protocol::frame::{Entry, Filter, entry_kind};
+use landfall_protocol::frame::{Entry, entry_kind};
 use landfall_protocol::relay::{Chunk, Commit, EpochRecord, NewEntry, NewKind, Page, StoreFailure};
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Epoch, Offset, SpaceName, limits};
 use landfall_storage::FailureClass;
@@ -64,7 +65,7 @@ fn whole(offset: u64, body: usize) -> NewEntry {
 }
 
 fn page_after(store: &SqliteStore, after: u64) -> Option<Page> {
-    match store.next(&space(), Offset(after), &Filter::Everything, None).unwrap() {
+    match store.next(&space(), Offset(after), &View::everything(), None).unwrap() {
         Some(Chunk::Entries(page)) => Some(page),
         None => None,
         Some(part) => panic!("{part:?}"),

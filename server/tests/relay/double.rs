@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::{CheckedChange, History};
 use landfall_protocol::automerge_repo::DocumentIndex;
 use landfall_protocol::digest::Prefix;
-use landfall_protocol::frame::{EncodedEntry, Filter, Partial};
+use landfall_protocol::frame::{EncodedEntry, Partial};
 use landfall_protocol::relay::{
     Chunk, Commit, DocumentPlan, Lineage, Snapshot, SnapshotPart, StoreFailure,
 };
@@ -94,10 +95,10 @@ impl Log for Double {
         &self,
         space: &SpaceName,
         after: Offset,
-        filter: &Filter,
+        view: &View,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
-        self.read()?.next(space, after, filter, partial)
+        self.read()?.next(space, after, view, partial)
     }
 
     fn append(&self, commit: Arc<Commit>, done: Done) {
@@ -154,6 +155,15 @@ impl Documents for Double {
         rows: usize,
     ) -> Result<BranchPage, StoreError> {
         self.store.branches(space, prefixes, cursor, rows)
+    }
+
+    fn branches_of(
+        &self,
+        space: &SpaceName,
+        documents: &[DocumentId],
+        prefixes: &[Prefix],
+    ) -> Result<BranchPage, StoreError> {
+        self.read()?.branches_of(space, documents, prefixes)
     }
 
     fn document_heads(

@@ -1,28 +1,31 @@
 //! Pushes on their way to the space's machine, and its answers.
 
 use super::{Phase, Session, SessionEffect};
-use crate::code::{Code, NackClass};
-use crate::frame::{Ack, Frame, Nack, Push, SubscriptionId, fit};
+use crate::access::Rights;
+use crate::code::Code;
+use crate::frame::{Ack, Frame, Nack, Push, SubscriptionId};
 use crate::ids::{DocumentId, SpaceName};
 use crate::limits;
 use crate::moment::Moment;
-use crate::relay::{PushAnswer, Rights};
+use crate::relay::{Author, PushAnswer, Refusal};
 
 impl Session {
-    pub(super) fn handle_push(&mut self, push: Push, rights: &dyn Rights) {
-        if let Some(space) = self.begin_push(push.id, push.subscription, &push.document, rights) {
-            self.effects.push_back(SessionEffect::Push { space, push });
+    pub(super) fn handle_push(&mut self, push: Push) {
+        let (id, subscription) = (push.id, push.subscription);
+        let begun = self.begin_push(id, subscription, &push.document, Rights::WRITE);
+        if let Some((space, author)) = begun {
+            self.effects.push_back(SessionEffect::Push { space, author, push });
         }
     }
 
-    /// The checks of every kind of push; returns its space.
+    /// The checks of every kind of push; returns its space, and its author with their rights.
     pub(super) fn begin_push(
         &mut self,
         id: u64,
         subscription: SubscriptionId,
         document: &DocumentId,
-        rights: &dyn Rights,
-    ) -> Option<SpaceName> {
+        needed: Rights,
+    ) -> Option<(SpaceName, Author)> {
         if id <= self.last_push {
             let what = format!("push {id} after push {}", self.last_push);
             self.fail(Code::OUT_OF_ORDER, what, "number pushes in ascending order");
@@ -40,19 +43,26 @@ impl Session {
             self.in_flight.remove(&id);
         }
         let Phase::Ready(identity) = &self.phase else { return None };
-        if let Err(denied) = rights.may_push(identity, &space, document) {
-            let nack = Nack {
+        let author = Author::new(identity, &space, document);
+        if !author.rights.includes(needed) {
+            let refusal = Refusal::of_rights(needed);
+            self.send(Frame::Nack(Nack {
                 id,
-                code: Code::FORBIDDEN,
-                class: NackClass::REFUSED,
-                retry_after_ms: 0,
-                what: fit(denied.to_string()),
-            };
-            self.send(Frame::Nack(nack));
+                code: refusal.code,
+                class: refusal.class,
+                retry_after_ms: refusal.retry_after_ms,
+                what: refusal.what,
+            }));
             return None;
         }
         self.in_flight.insert(id, (subscription, ticket));
-        Some(space)
+        Some((space, author))
+    }
+
+    /// The author of a push to a document, with its present rights; `None` once the session has
+    /// ended.
+    pub fn author(&self, space: &SpaceName, document: &DocumentId) -> Option<Author> {
+        Some(Author::new(self.identity()?, space, document))
     }
 
     /// A push was answered.

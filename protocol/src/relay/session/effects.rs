@@ -3,14 +3,22 @@
 #[cfg(doc)]
 use super::Session;
 use super::SnapshotUpload;
+use crate::access::View;
 use crate::code::Code;
 use crate::digest::Prefix;
-use crate::frame::{Ephemeral, Filter, Frame, Mark, Push, PushEntry, SubscriptionId, Want};
-use crate::ids::{Cursor, DocumentId, SpaceName};
+use crate::frame::{Ephemeral, Frame, Mark, Push, PushEntry, SubscriptionId, Token, Want};
+use crate::ids::{Cursor, DocumentId, Scope, SpaceName};
+use crate::relay::Author;
 
 /// An action for the caller to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEffect {
+    /// Find out who the client is; answer with [`Session::handle_identified`]. May take up to
+    /// [`limits::IDENTIFY`](crate::limits::IDENTIFY).
+    Identify {
+        /// The token of its hello, or a renewed one.
+        token: Option<Token>,
+    },
     /// Send this frame.
     Send(Frame),
     /// Load the space's lineage; answer with [`Session::handle_attached`] or
@@ -24,8 +32,10 @@ pub enum SessionEffect {
         cursor: Option<Cursor>,
         /// The greatest mark of an ack that the replica received.
         acknowledged: Option<Mark>,
-        /// The documents that it wants.
-        filter: Filter,
+        /// The documents that it is answered about.
+        view: View,
+        /// The scope of its cursor: another one is not honoured.
+        scope: Scope,
         /// Whether it has documents although it has no cursor.
         holds: bool,
     },
@@ -35,6 +45,8 @@ pub enum SessionEffect {
     Push {
         /// The space.
         space: SpaceName,
+        /// The author, which may write to the document.
+        author: Author,
         /// The push as received.
         push: Push,
     },
@@ -42,6 +54,8 @@ pub enum SessionEffect {
     PushEntry {
         /// The space.
         space: SpaceName,
+        /// The author, which has the right that the entry's kind needs.
+        author: Author,
         /// The entry as received.
         entry: PushEntry,
     },
@@ -75,6 +89,8 @@ pub enum SessionEffect {
         ticket: u64,
         /// Its space.
         space: SpaceName,
+        /// The documents that the branches are about.
+        view: View,
         /// At least one.
         prefixes: Vec<Prefix>,
     },
@@ -89,12 +105,14 @@ pub enum SessionEffect {
         ticket: u64,
         /// Its space.
         space: SpaceName,
+        /// The documents that it may read: all others are answered as absent.
+        view: View,
         /// At least one.
         wants: Vec<Want>,
     },
-    /// From now on, pass ephemeral messages of others about this filter's documents to
+    /// From now on, pass ephemeral messages of others about these documents to
     /// [`Session::send_ephemeral`]; the peer can also be asked to repair these documents with
-    /// [`Session::handle_lost`]. Replaces the previous filter of the subscription, and ends with
+    /// [`Session::handle_lost`]. Replaces the previous view of the subscription, and ends with
     /// its [`SessionEffect::Detach`].
     Listen {
         /// The subscription.
@@ -102,14 +120,14 @@ pub enum SessionEffect {
         /// Its space.
         space: SpaceName,
         /// The documents.
-        filter: Filter,
+        view: View,
     },
     /// A subscription changed its filter.
     Refiltered {
         /// The subscription.
         subscription: SubscriptionId,
-        /// The new filter.
-        filter: Filter,
+        /// The documents that it is answered about from now on.
+        view: View,
     },
     /// The peer sent an ephemeral message: send it to all other followers of the document.
     Ephemeral {

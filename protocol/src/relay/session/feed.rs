@@ -2,11 +2,11 @@
 //! while the two ends compare their documents. Reads no log: the caller brings the pages.
 
 use super::subscriptions::named;
-use super::{Session, SessionEffect};
+use super::{Phase, Session, SessionEffect};
+use crate::access::View;
 use crate::code::Code;
 use crate::frame::{
-    EntriesBuilder, Filter, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode,
-    entry_kind,
+    EntriesBuilder, Frame, Part, Partial, Refilter, Subscribed, SubscriptionId, encode, entry_kind,
 };
 use crate::ids::{Epoch, Offset};
 use crate::limits;
@@ -32,7 +32,9 @@ impl Session {
         if resume.is_none() {
             entry.partial = None;
         }
-        let (scope, resumed) = (entry.filter.scope(), resume.is_some());
+        let Phase::Ready(identity) = &self.phase else { return };
+        let scope = identity.principal.scope(&entry.space, &entry.filter);
+        let resumed = resume.is_some();
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
         // Not before `Subscribed`: the peer does not know the subscription until then.
         self.listen(subscription);
@@ -52,9 +54,9 @@ impl Session {
         if entry.comparing || entry.fetching { None } else { entry.position }
     }
 
-    /// The filter of a subscription.
-    pub fn filter(&self, subscription: SubscriptionId) -> Option<&Filter> {
-        Some(&self.subscriptions.get(&subscription)?.filter)
+    /// The documents that a subscription is answered about.
+    pub fn view(&self, subscription: SubscriptionId) -> Option<&View> {
+        Some(&self.subscriptions.get(&subscription)?.view)
     }
 
     /// The replica's part of the next snapshot.
@@ -79,7 +81,7 @@ impl Session {
                 // The snapshot in the log may have more changes than the uploaded one.
                 own = entry.own_snapshots.remove(&encoded.id()).is_some();
             }
-            if entry.filter.wants(&encoded.document()) {
+            if entry.view.contains(&encoded.document()) {
                 frame.add(encoded, own);
             }
         }
@@ -146,14 +148,16 @@ impl Session {
             return self.refuse_too_many(subscription, what);
         }
         self.filter_documents = others + named(&filter);
-        entry.filter = filter.clone();
+        let Phase::Ready(identity) = &self.phase else { return };
+        let view = identity.principal.view(&entry.space, &filter);
+        let scope = identity.principal.scope(&entry.space, &filter);
+        (entry.filter, entry.view) = (filter, view.clone());
         entry.comparing = true;
         entry.partial = None;
-        let scope = entry.filter.scope();
         // The head is the position at which the feed continues: everything up to it has been sent.
         let (epoch, head, resumed) = (None, position, false);
         self.send(Frame::Subscribed(Subscribed { subscription, epoch, head, scope, resumed }));
-        self.effects.push_back(SessionEffect::Refiltered { subscription, filter });
+        self.effects.push_back(SessionEffect::Refiltered { subscription, view });
         self.listen(subscription);
     }
 

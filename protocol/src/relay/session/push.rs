@@ -5,32 +5,32 @@ use crate::admission::{Roots, Work, preflight_within};
 use crate::frame::{Push, PushEntry, entry_flags};
 use crate::ids::SessionId;
 use crate::limits;
-use crate::relay::{CheckedPush, Identity, Refusal};
+use crate::relay::{Author, CheckedPush, Refusal};
 
 /// A push before its preflight.
 #[derive(Debug, Clone)]
 pub struct UncheckedPush {
     session: SessionId,
-    author: Vec<u8>,
+    author: Author,
     push: Push,
     roots: Roots,
 }
 
 impl UncheckedPush {
     /// A push of changes of one document.
-    pub fn new(session: SessionId, identity: Identity, push: Push) -> Self {
-        Self { session, author: identity.author, push, roots: Roots::One }
+    pub fn new(session: SessionId, author: Author, push: Push) -> Self {
+        Self { session, author, push, roots: Roots::One }
     }
 
     /// A single change that may begin a second history, as its flag states.
-    pub fn of_entry(session: SessionId, identity: Identity, entry: PushEntry) -> Self {
+    pub fn of_entry(session: SessionId, author: Author, entry: PushEntry) -> Self {
         let PushEntry { id, subscription, document, flags, body, .. } = entry;
         let push = Push { id, subscription, document, changes: vec![body] };
         let roots = match flags & entry_flags::SECOND_ROOT {
             0 => Roots::One,
             _ => Roots::Several,
         };
-        Self { roots, ..Self::new(session, identity, push) }
+        Self { roots, ..Self::new(session, author, push) }
     }
 
     /// Runs the preflight over the changes, up to the first that fails, or until the work limit of
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::code::NackClass;
-    use crate::ids::{DocumentId, ReplicaId};
+    use crate::ids::DocumentId;
 
     #[test]
     fn a_push_over_the_work_limit_is_accepted_in_part() {
@@ -126,8 +126,7 @@ mod tests {
             document: DocumentId::from_bytes([0; 16]),
             changes: changes.into_iter().map(|mut c| c.bytes().into_owned().into()).collect(),
         };
-        let identity = Identity { replica: ReplicaId::from_bytes([0; 16]), author: vec![] };
-        let push = UncheckedPush::new(SessionId(1), identity, push);
+        let push = UncheckedPush::new(SessionId(1), Author::of_all(vec![]), push);
         let mut work = Work::default();
         let checked = push.check(&mut work);
         assert!(checked.changes.len() > 1 && checked.changes.len() < count);

@@ -19,9 +19,10 @@ impl Session {
             let what = "a digest query without a prefix, or with an invalid one".to_owned();
             return self.fail(Code::MALFORMED, what, "see docs/protocol.md");
         }
-        let (space, ticket) = (entry.space.clone(), entry.ticket);
+        let (space, ticket, view) = (entry.space.clone(), entry.ticket, entry.view.clone());
         self.queries += 1;
-        self.effects.push_back(SessionEffect::Digest { subscription, ticket, space, prefixes });
+        let query = SessionEffect::Digest { subscription, ticket, space, view, prefixes };
+        self.effects.push_back(query);
     }
 
     pub(super) fn handle_fetch(&mut self, fetch: Fetch) {
@@ -33,10 +34,11 @@ impl Session {
             let what = "a fetch of no document, or of one outside the filter".to_owned();
             return self.fail(Code::MALFORMED, what, "change the filter first");
         }
-        let (space, ticket) = (entry.space.clone(), entry.ticket);
+        let (space, ticket, view) = (entry.space.clone(), entry.ticket, entry.view.clone());
         (entry.fetching, entry.partial) = (true, None);
         self.queries += 1;
-        self.effects.push_back(SessionEffect::Fetch { subscription, ticket, space, wants });
+        let query = SessionEffect::Fetch { subscription, ticket, space, view, wants };
+        self.effects.push_back(query);
     }
 
     /// The branches below the requested prefixes.

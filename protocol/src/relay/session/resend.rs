@@ -33,7 +33,7 @@ impl Session {
     fn repairs(&self, subscription: SubscriptionId, document: &DocumentId) -> bool {
         let knows = self.features & features::RESEND != 0 && !self.has_ended();
         let entry = self.subscriptions.get(&subscription);
-        knows && entry.is_some_and(|entry| entry.filter.wants(document))
+        knows && entry.is_some_and(|entry| entry.view.contains(document))
     }
 
     pub(super) fn handle_resent(&mut self, resent: Resent) {

@@ -10,7 +10,6 @@ use crate::frame::{
 use crate::ids::{Cursor, SpaceName};
 use crate::intervals::IntervalSet;
 use crate::limits;
-use crate::relay::Rights;
 
 /// A subscription request, of either frame.
 pub(super) struct Request {
@@ -50,7 +49,7 @@ pub(super) fn named(filter: &Filter) -> usize {
 }
 
 impl Session {
-    pub(super) fn handle_subscribe(&mut self, request: Request, rights: &dyn Rights) {
+    pub(super) fn handle_subscribe(&mut self, request: Request) {
         let Request { subscription, space, filter, cursor, acknowledged, .. } = request;
         if self.subscriptions.contains_key(&subscription) {
             let what = format!("subscription {subscription} is in use");
@@ -66,20 +65,22 @@ impl Session {
             return self.refuse_too_many(subscription, what);
         }
         let Phase::Ready(identity) = &self.phase else { return };
-        if let Err(denied) = rights.may_subscribe(identity, &space) {
-            return self.refuse_subscription(
-                subscription,
-                Code::FORBIDDEN,
-                denied.what,
-                denied.hint,
-            );
+        let principal = &identity.principal;
+        if !principal.knows_space(&space) {
+            // Decided without the store: whether the space exists is not told.
+            let what = format!("no access to space {space}");
+            let hint = "ask an administrator of the relay for a right in it".to_owned();
+            return self.refuse_subscription(subscription, Code::FORBIDDEN, what, hint);
         }
+        let view = principal.view(&space, &filter);
+        let scope = principal.scope(&space, &filter);
         let holds = request.holds;
         self.tickets += 1;
         let entry = Subscription {
             space: space.clone(),
             ticket: self.tickets,
-            filter: filter.clone(),
+            view: view.clone(),
+            filter,
             position: None,
             comparing: false,
             fetching: false,
@@ -88,14 +89,15 @@ impl Session {
             own: IntervalSet::new(),
             own_snapshots: BTreeMap::new(),
         };
-        self.filter_documents += named(&filter);
+        self.filter_documents += named(&entry.filter);
         self.subscriptions.insert(subscription, entry);
         self.effects.push_back(SessionEffect::Attach {
             subscription,
             space,
             cursor,
             acknowledged,
-            filter,
+            view,
+            scope,
             holds,
         });
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Session, SessionEffect};
+use crate::access::Rights;
 use crate::code::{Code, NackClass};
 use crate::digest::tombstone_id;
 use crate::frame::{
@@ -12,7 +13,6 @@ use crate::frame::{
 };
 use crate::ids::{ChangeHash, DocumentId};
 use crate::limits;
-use crate::relay::Rights;
 
 /// A snapshot upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,11 +85,13 @@ impl Uploads {
 }
 
 impl Session {
-    pub(super) fn handle_push_entry(&mut self, entry: PushEntry, rights: &dyn Rights) {
-        let Some(space) = self.begin_push(entry.id, entry.subscription, &entry.document, rights)
-        else {
-            return;
+    pub(super) fn handle_push_entry(&mut self, entry: PushEntry) {
+        let needed = match entry.kind {
+            entry_kind::TOMBSTONE => Rights::DELETE,
+            _ => Rights::WRITE,
         };
+        let begun = self.begin_push(entry.id, entry.subscription, &entry.document, needed);
+        let Some((space, author)) = begun else { return };
         let fits = match entry.kind {
             entry_kind::CHANGE => true,
             entry_kind::TOMBSTONE => {
@@ -102,12 +104,13 @@ impl Session {
                 format!("an entry of kind {}, which a client cannot push this way", entry.kind);
             return self.refuse_push(entry.id, Code::FORM, what);
         }
-        self.effects.push_back(SessionEffect::PushEntry { space, entry });
+        self.effects.push_back(SessionEffect::PushEntry { space, author, entry });
     }
 
-    pub(super) fn handle_push_snapshot(&mut self, push: PushSnapshot, rights: &dyn Rights) {
+    pub(super) fn handle_push_snapshot(&mut self, push: PushSnapshot) {
         let PushSnapshot { id, subscription, document, hash, total, heads } = push;
-        let Some(space) = self.begin_push(id, subscription, &document, rights) else { return };
+        let begun = self.begin_push(id, subscription, &document, Rights::WRITE);
+        let Some((space, _)) = begun else { return };
         if total == 0 || total > limits::SNAPSHOT_BYTES as u64 {
             let limit = limits::SNAPSHOT_BYTES;
             let what = format!("a snapshot of {total} bytes; the limit is {limit}");

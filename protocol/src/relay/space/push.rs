@@ -6,6 +6,7 @@ use super::Space;
 use crate::admission::{CheckedChange, Facts, Named, Roots};
 use crate::frame::Mark;
 use crate::ids::{DocumentId, Offset, SessionId};
+use crate::relay::Author;
 
 /// A push whose changes passed the preflight.
 #[derive(Debug, Clone)]
@@ -17,7 +18,7 @@ pub struct CheckedPush {
     /// The document.
     pub document: DocumentId,
     /// The author of its entries.
-    pub author: Vec<u8>,
+    pub author: Author,
     /// The changes that passed, in the order of the push.
     pub changes: Vec<CheckedChange>,
     /// Why the later changes failed or were not checked, if there are any.
@@ -36,7 +37,7 @@ pub struct PushedEntry {
     /// The document.
     pub document: DocumentId,
     /// The author of the entry.
-    pub author: Vec<u8>,
+    pub author: Author,
 }
 
 impl PushedEntry {

@@ -1,5 +1,6 @@
 //! Why a push is rejected.
 
+use crate::access::Rights;
 use crate::admission::{CheckedChange, FormError, HistoryError};
 use crate::code::{Code, NackClass};
 use crate::frame::fit;
@@ -21,6 +22,13 @@ impl Refusal {
     /// A final rejection.
     pub fn new(code: Code, class: NackClass, what: String) -> Self {
         Self { code, class, retry_after_ms: 0, what: fit(what) }
+    }
+
+    /// The author has no right to do this. The same for every document, also for one that does not
+    /// exist.
+    pub fn of_rights(needed: Rights) -> Self {
+        let what = format!("this needs the rights {needed} on the document; ask an administrator");
+        Self::new(Code::FORBIDDEN, NackClass::REFUSED, what)
     }
 
     pub(super) fn of_history(change: &CheckedChange, error: &HistoryError) -> Self {

@@ -1,6 +1,6 @@
 //! A session that has joined without a subscription.
 
-use landfall_protocol::relay::PushedEntry;
+use landfall_protocol::relay::{Author, PushedEntry};
 use tokio::sync::mpsc;
 
 use super::super::*;
@@ -32,7 +32,12 @@ fn parts(store: Arc<dyn LogStore>, fan_out: &Arc<FanOut>) -> HubParts {
 
 /// A document's deletion, which needs no changes.
 fn deletion(id: u64) -> Pushed {
-    Pushed::Deletion(PushedEntry { session: SESSION, id, document: DOCUMENT, author: vec![1] })
+    Pushed::Deletion(PushedEntry {
+        session: SESSION,
+        id,
+        document: DOCUMENT,
+        author: Author::of_all(vec![1]),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use landfall_protocol::frame::{EncodedEntry, Entry, Filter, Partial};
+use landfall_protocol::access::View;
+use landfall_protocol::frame::{EncodedEntry, Entry, Partial};
 use landfall_protocol::relay::{Chunk, EpochRecord, Lineage, Page};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -88,7 +89,7 @@ pub(in crate::store) fn next(
     conn: &Connection,
     name: &SpaceName,
     after: Offset,
-    filter: &Filter,
+    view: &View,
     partial: Option<Partial>,
     (sums, damage): (&SnapshotSums, &mut Vec<SkippedRead>),
 ) -> rusqlite::Result<Option<Chunk>> {
@@ -100,7 +101,7 @@ pub(in crate::store) fn next(
     let partial = partial.filter(|partial| partial.bytes > 0);
     let (documents, found) = (Documents::new(conn), RefCell::default());
     let mut wanted =
-        LogRead { conn, space, after, head, filter, partial, sums, documents, damage: found };
+        LogRead { conn, space, after, head, view, partial, sums, documents, damage: found };
     let (entries, up_to) = match wanted.ahead()? {
         None => (Vec::new(), head),
         Some(ahead) => {
@@ -125,7 +126,7 @@ struct LogRead<'a> {
     space: i64,
     after: Offset,
     head: Offset,
-    filter: &'a Filter,
+    view: &'a View,
     partial: Option<Partial>,
     sums: &'a SnapshotSums,
     documents: Documents<'a>,
@@ -172,7 +173,7 @@ impl LogRead<'_> {
     /// The position before the first wanted row; `None` if there is none.
     fn ahead(&self) -> rusqlite::Result<Option<Offset>> {
         let mut ahead = self.replaced()?.map(|item| Offset(item.offset().0 - 1));
-        let first = match skip::position(self.conn, self.space, self.after, self.filter) {
+        let first = match skip::position(self.conn, self.space, self.after, self.view) {
             // Without the index, scan every row.
             Err(error) if is_damage(&error) => Some(self.after),
             found => found?,
@@ -201,7 +202,7 @@ impl LogRead<'_> {
 
     fn fill_in_order(&self) -> rusqlite::Result<Filled> {
         let (limit, from) = (SCANNED_ROWS as i64, column(self.after.0)?);
-        let whole = matches!(self.filter, Filter::Everything);
+        let whole = self.view.is_whole_space();
         let mut changes = self.conn.prepare_cached(CHANGES)?;
         let mut snapshots = self.conn.prepare_cached(SNAPSHOTS)?;
         let mut tombstones = self.conn.prepare_cached(TOMBSTONES)?;
@@ -249,7 +250,7 @@ impl LogRead<'_> {
             return Err(damaged(None, Some(offset.0), what));
         }
         let document = document_id(row, 1)?;
-        if !self.filter.wants(&document) {
+        if !self.view.contains(&document) {
             return Ok(Item::Passed(offset));
         }
         if let Err(error) = self.documents.check(row.get(11)?) {
@@ -281,7 +282,7 @@ impl LogRead<'_> {
     }
 
     fn snapshot(&self, document: DocumentId, stored: Stored) -> Item {
-        match self.filter.wants(&document) {
+        match self.view.contains(&document) {
             true => Item::Snapshot(document, Box::new(stored)),
             false => Item::Passed(Offset(stored.offset)),
         }
@@ -292,7 +293,7 @@ impl LogRead<'_> {
         if let Err(error) = checked::tombstone(&entry, &row.get(4)?) {
             return Ok(Item::Damaged(entry.offset, None, error));
         }
-        match self.filter.wants(&entry.document) {
+        match self.view.contains(&entry.document) {
             true => Ok(Item::Tombstone(entry)),
             false => Ok(Item::Passed(entry.offset)),
         }
@@ -304,7 +305,7 @@ impl LogRead<'_> {
         let found = snapshots::by_hash(self.conn, self.space, &partial.hash)?;
         let found = found.filter(|(document, stored)| {
             let lies_ahead = stored.replaced_at_ms.is_some() && stored.offset > self.after.0;
-            lies_ahead && self.filter.wants(document)
+            lies_ahead && self.view.contains(document)
         });
         Ok(found.map(|(document, stored)| Item::Snapshot(document, Box::new(stored))))
     }

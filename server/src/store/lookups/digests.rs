@@ -188,6 +188,36 @@ pub(in crate::store) fn branches(
     Ok(page)
 }
 
+/// As [`branches`], in one page, of some documents only, in the order of their ids: as if the space had no
+/// others.
+pub(in crate::store) fn branches_of(
+    conn: &Connection,
+    name: &SpaceName,
+    documents: &[DocumentId],
+    prefixes: &[Prefix],
+) -> rusqlite::Result<BranchPage> {
+    let space = space_row(conn, name)?;
+    let head = space.map_or(Ok(Offset(0)), |space| head(conn, space))?;
+    let mut found = Vec::new();
+    for document in documents {
+        let Some(space) = space else { break };
+        let row = Document::find(conn, space, document)?;
+        let digest_entry = row.and_then(|row| row.digest_entry);
+        found.extend(digest_entry.map(|digest_entry| (*document, digest_entry)));
+    }
+    let branch = |prefix: &Prefix| {
+        let (first, last) = prefix.range();
+        let mut below = Below::default();
+        found
+            .iter()
+            .filter(|(document, _)| (first..=last).contains(document.as_bytes()))
+            .for_each(|(document, digest_entry)| below.add(*prefix, *document, *digest_entry));
+        Branch { prefix: *prefix, node: below.node() }
+    };
+    let rows = documents.len() + PREFIX_ROWS * prefixes.len();
+    Ok(BranchPage { head, branches: prefixes.iter().map(branch).collect(), next: None, rows })
+}
+
 /// Replaces the digest entries of damaged documents by a value that no replica has. A client that reconciles
 /// then requests those documents, and receives the damage.
 pub(in crate::store) fn tell_damage(
@@ -296,19 +326,23 @@ impl Below {
         while let Some(row) = rows.next()? {
             let (document, digest_entry) =
                 (document_id(row, 0)?, DigestEntry::from_bytes(row.get(1)?));
-            self.children[usize::from(prefix.child_of(&document))].add(digest_entry);
+            self.add(prefix, document, digest_entry);
             count += 1;
-            if self.digest_entries.len() < limits::BRANCH_ENTRIES {
-                self.digest_entries.push((document, digest_entry));
-            }
             end = Some(*document.as_bytes());
         }
-        self.count += count;
         let next = end.filter(|end| count == most && *end < last).map(|end| {
             // `end` is below the last id of the prefix, so a next id exists.
             u128::from_be_bytes(end).wrapping_add(1).to_be_bytes()
         });
         Ok(DigestRead { rows: count, next })
+    }
+
+    fn add(&mut self, prefix: Prefix, document: DocumentId, digest_entry: DigestEntry) {
+        self.children[usize::from(prefix.child_of(&document))].add(digest_entry);
+        if self.digest_entries.len() < limits::BRANCH_ENTRIES {
+            self.digest_entries.push((document, digest_entry));
+        }
+        self.count += 1;
     }
 
     fn node(self) -> Node {

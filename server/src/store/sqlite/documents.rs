@@ -94,6 +94,20 @@ impl Documents for SqliteStore {
         })
     }
 
+    fn branches_of(
+        &self,
+        space: &SpaceName,
+        documents: &[DocumentId],
+        prefixes: &[Prefix],
+    ) -> Result<BranchPage, StoreError> {
+        self.read(Operation::of_space("read the digests of documents", space), |conn| {
+            let mut page = digests::branches_of(conn, space, documents, prefixes)?;
+            let damaged = self.found.damaged_of(space);
+            digests::tell_damage(conn, space, &damaged, &mut page.branches)?;
+            Ok(page)
+        })
+    }
+
     fn document_heads(
         &self,
         space: &SpaceName,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::History;
-use landfall_protocol::frame::{Filter, Partial};
+use landfall_protocol::frame::Partial;
 use landfall_protocol::relay::{Chunk, Commit, Lineage, StoreFailure};
 use landfall_protocol::{Offset, SpaceName, Upstream};
 use landfall_storage::{Durability, WriteError};
@@ -59,7 +60,7 @@ impl Log for SqliteStore {
         &self,
         space: &SpaceName,
         after: Offset,
-        filter: &Filter,
+        view: &View,
         partial: Option<Partial>,
     ) -> Result<Option<Chunk>, StoreError> {
         let operation = Operation::of_space("read a page of a log", space);
@@ -70,7 +71,7 @@ impl Log for SqliteStore {
         });
         let mut damage = Vec::new();
         let chunk = self.read(operation, |conn| {
-            read::next(conn, space, after, filter, partial, (&self.sums, &mut damage))
+            read::next(conn, space, after, view, partial, (&self.sums, &mut damage))
         });
         self.note_damage(operation, damage);
         chunk

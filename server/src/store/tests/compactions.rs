@@ -4,9 +4,10 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use landfall_protocol::access::View;
 use landfall_protocol::compacted::BadIndex;
 use landfall_protocol::digest::tombstone_id;
-use landfall_protocol::frame::{Filter, Partial, entry_kind};
+use landfall_protocol::frame::{Partial, entry_kind};
 use landfall_protocol::relay::{Chunk, Page, Snapshot, SnapshotPart, StoreFailure};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use landfall_test_rng::Rng;
@@ -79,11 +80,11 @@ impl One {
     /// The next non-empty piece.
     fn next(&self, after: u64, partial: Option<(&Snapshot, u64)>) -> Option<Chunk> {
         let partial = partial.map(|(made, bytes)| Partial { hash: made.hash, bytes });
-        let next = self.store.next(&self.space, Offset(after), &Filter::Everything, partial);
+        let next = self.store.next(&self.space, Offset(after), &View::everything(), partial);
         match next.unwrap() {
             Some(Chunk::Entries(page)) if page.entries.is_empty() => {
                 assert!(page.up_to.0 > after);
-                let next = self.store.next(&self.space, page.up_to, &Filter::Everything, partial);
+                let next = self.store.next(&self.space, page.up_to, &View::everything(), partial);
                 next.unwrap()
             }
             next => next,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use landfall_protocol::frame::Filter;
+use landfall_protocol::access::View;
 use landfall_protocol::{DocumentId, Offset, Scope, SpaceName};
 use landfall_test_rng::Rng;
 
@@ -250,7 +250,7 @@ fn given(store: &SqliteStore) -> Option<Vec<String>> {
     for name in ["elsewhere", "notes", "team.plans"] {
         let mut after = Offset(0);
         let space: SpaceName = name.parse().unwrap();
-        while let Some(chunk) = store.next(&space, after, &Filter::Everything, None).ok()? {
+        while let Some(chunk) = store.next(&space, after, &View::everything(), None).ok()? {
             let landfall_protocol::relay::Chunk::Entries(page) = chunk else { return None };
             after = page.up_to;
             given.extend(page.entries.iter().map(|entry| format!("{entry:?}")));

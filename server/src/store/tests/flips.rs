@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use landfall_protocol::frame::{Filter, entry_kind};
+use landfall_protocol::access::View;
+use landfall_protocol::frame::entry_kind;
 use landfall_protocol::relay::Chunk;
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 use landfall_test_rng::Rng;
@@ -26,7 +27,7 @@ fn to_replica(store: &SqliteStore, space: &SpaceName) -> Result<BTreeSet<Given>,
     store.open_space(space)?;
     let (mut given, mut after) = (BTreeSet::new(), Offset(0));
     let mut partial: Option<landfall_protocol::frame::Partial> = None;
-    while let Some(chunk) = store.next(space, after, &Filter::Everything, partial)? {
+    while let Some(chunk) = store.next(space, after, &View::everything(), partial)? {
         match chunk {
             Chunk::Part(part) => {
                 let (hash, bytes) = (part.hash, part.from + part.bytes.len() as u64);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::KnownChange;
 use landfall_protocol::digest::{DigestEntry, Node, Prefix};
-use landfall_protocol::frame::{Entry, Filter};
+use landfall_protocol::frame::Entry;
 use landfall_protocol::relay::EpochRecord;
 use landfall_protocol::{ActorId, ChangeHash, DocumentId, Offset, SpaceName};
 use landfall_storage::{Database, Durability, Options};
@@ -203,7 +204,7 @@ fn a_store_of_version_2_opens_undamaged() {
     // The rows that were to be pruned still are, and can be.
     assert!(store.inspection().store().unwrap().spaces.iter().any(|space| space.to_prune > 0));
     while store.prune(u64::MAX / 2, 50).unwrap() {}
-    assert!(store.next(&space, Offset(0), &Filter::Everything, None).unwrap().is_some());
+    assert!(store.next(&space, Offset(0), &View::everything(), None).unwrap().is_some());
 }
 
 /// Writes the fixture of the current version, on request: once for each version, with the last commit of that

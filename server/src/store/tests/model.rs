@@ -1,9 +1,10 @@
 //! The store against the model: after any sequence of appends, compactions, deletions and prunes, every read
 //! returns the same as the model.
 
+use landfall_protocol::access::View;
 use landfall_protocol::admission::KnownChange;
 use landfall_protocol::digest::{Branch, Prefix};
-use landfall_protocol::frame::{Filter, Holding};
+use landfall_protocol::frame::Holding;
 use landfall_protocol::{DocumentId, Offset, SpaceName};
 
 use super::model_world::{Model, World};
@@ -31,10 +32,10 @@ fn run(seed: u64, steps: usize) {
 fn check(world: &mut World) {
     let after = world.rng.below(world.head as usize + 1) as u64;
     for after in [0, after] {
-        let everything = Filter::Everything;
+        let everything = View::everything();
         assert_eq!(world.read(after, &everything), world.standing(after, &everything));
         let some = world.documents.keys().copied().step_by(3);
-        let some = Filter::of_documents(some);
+        let some = View::of_documents(some);
         assert_eq!(world.read(after, &some), world.standing(after, &some));
     }
     check_digests(world);

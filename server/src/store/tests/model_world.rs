@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use landfall_protocol::access::View;
 use landfall_protocol::digest::{Branch, Digest, DigestEntry, Node, Prefix};
 use landfall_protocol::frame::{EntriesBuilder, entry_flags};
-use landfall_protocol::frame::{Filter, Frame, Partial, decode, entry_kind};
+use landfall_protocol::frame::{Frame, Partial, decode, entry_kind};
 use landfall_protocol::relay::{Chunk, Page, Snapshot};
 use landfall_protocol::{DocumentId, Offset, SpaceName, limits};
 use landfall_test_rng::Rng;
@@ -151,9 +152,9 @@ impl World {
     }
 
     /// The rows of the log after a position.
-    pub(super) fn standing(&self, after: u64, filter: &Filter) -> Vec<StoredDocument> {
+    pub(super) fn standing(&self, after: u64, view: &View) -> Vec<StoredDocument> {
         let mut live = Vec::new();
-        for (id, model) in self.documents.iter().filter(|(id, _)| filter.wants(id)) {
+        for (id, model) in self.documents.iter().filter(|(id, _)| view.contains(id)) {
             let id = landfall_protocol::digest::tombstone_id(id);
             live.extend(model.tombstone.map(|at| (at, entry_kind::TOMBSTONE, id, vec![])));
             let snapshot = model.snapshot.as_ref();
@@ -172,14 +173,14 @@ impl World {
     }
 
     /// Reads the log from a position to its end, as a session does; `meanwhile` may change it.
-    pub(super) fn read(&mut self, after: u64, filter: &Filter) -> Vec<StoredDocument> {
+    pub(super) fn read(&mut self, after: u64, view: &View) -> Vec<StoredDocument> {
         let (mut after, mut read) = (Offset(after), Vec::new());
         let mut arriving: Option<([u8; 32], Vec<u8>)> = None;
         loop {
             let partial = arriving.as_ref();
             let partial =
                 partial.map(|(hash, got)| Partial { hash: *hash, bytes: got.len() as u64 });
-            match self.store.next(&self.space, after, filter, partial).unwrap() {
+            match self.store.next(&self.space, after, view, partial).unwrap() {
                 None => break,
                 Some(Chunk::Part(part)) => {
                     if part.from == 0 {

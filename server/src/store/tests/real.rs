@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use landfall_compaction::Compacted;
+use landfall_protocol::access::View;
 use landfall_protocol::admission::preflight;
 use landfall_protocol::compacted::{LastOfActor, PackedIndex};
-use landfall_protocol::frame::{EntriesBuilder, Entry, Filter, Frame, decode};
+use landfall_protocol::frame::{EntriesBuilder, Entry, Frame, decode};
 use landfall_protocol::relay::{Chunk, EpochRecord, NewEntry, NewKind, Snapshot};
 use landfall_protocol::{DocumentId, Epoch, Offset, SpaceName};
 
@@ -91,7 +92,7 @@ pub(super) fn delete(store: &SqliteStore, space: &SpaceName, offset: u64, docume
 /// All entries of a log.
 pub(super) fn entries_of(store: &SqliteStore, space: &SpaceName) -> Vec<Entry> {
     let (mut after, mut entries) = (Offset(0), Vec::new());
-    while let Some(chunk) = store.next(space, after, &Filter::Everything, None).unwrap() {
+    while let Some(chunk) = store.next(space, after, &View::everything(), None).unwrap() {
         let Chunk::Entries(page) = chunk else { panic!("{chunk:?}") };
         let mut frame = EntriesBuilder::new(0, page.after, page.up_to, page.epoch, page.head);
         page.entries.iter().for_each(|entry| frame.add(entry, false));

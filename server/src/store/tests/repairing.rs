@@ -208,8 +208,8 @@ fn damage_outside_documents_is_listed_until_the_next_open() {
     let (folder, store) = store();
     let shorter = "UPDATE space SET head = head - 1 WHERE name = 'notes'";
     damage(folder.path(), shorter);
-    let filter = landfall_protocol::frame::Filter::Everything;
-    let _ = store.next(&space(), Offset(0), &filter, None);
+    let view = landfall_protocol::access::View::everything();
+    let _ = store.next(&space(), Offset(0), &view, None);
     let damaged = store.condition().damaged;
     assert!(damaged.iter().any(|place| place.document.is_none()), "{damaged:?}");
     store.close().unwrap();
@@ -218,7 +218,7 @@ fn damage_outside_documents_is_listed_until_the_next_open() {
     damage(folder.path(), &shorter.replace("- 1", "+ 1"));
     let store = SqliteStore::open(folder.path()).unwrap();
     assert_eq!(verify(&store).1, []);
-    store.next(&space(), Offset(0), &filter, None).unwrap();
+    store.next(&space(), Offset(0), &view, None).unwrap();
     assert_eq!(store.condition().damaged, [], "an undamaged store is reported damaged");
 }
 

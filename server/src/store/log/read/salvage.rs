@@ -147,7 +147,7 @@ fn change(
     // A dead change need not be sent, so its damage costs nothing here.
     let document = Document::at(wanted.conn, known.document_row);
     let is_dead = |of: &Document| of.compacted >= offset || of.tombstone.is_some();
-    if !wanted.filter.wants(&known.document) || document.as_ref().is_ok_and(is_dead) {
+    if !wanted.view.contains(&known.document) || document.as_ref().is_ok_and(is_dead) {
         wanted.note(Some(known.document), error);
         return Ok(Item::Passed(Offset(offset)));
     }
@@ -198,7 +198,7 @@ fn tombstones(wanted: &LogRead<'_>) -> rusqlite::Result<Vec<Item>> {
                 let what = "a tombstone's row that does not match its index entry";
                 Item::Damaged(Offset(offset), None, damaged(None, Some(offset), what))
             }
-            Ok(entry) if wanted.filter.wants(&entry.document) => Item::Tombstone(entry),
+            Ok(entry) if wanted.view.contains(&entry.document) => Item::Tombstone(entry),
             Ok(_) => Item::Passed(Offset(offset)),
             Err(error) if is_damage(&error) => {
                 let document = named(wanted.conn, wanted.space, row);

@@ -1,29 +1,29 @@
-//! Finds the first row that a short filter wants, so that a subscription to a few documents of a large space
+//! Finds the first row that a short view wants, so that a subscription to a few documents of a large space
 //! need not scan all rows between them.
 
-use landfall_protocol::frame::Filter;
+use landfall_protocol::access::View;
 use landfall_protocol::{DocumentId, Offset};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::store::rows::documents::Document;
 use crate::store::rows::schema::{column, number};
 
-/// Up to this many documents of a filter are looked up one by one. Each look-up costs about as much as
+/// Up to this many documents of a view are looked up one by one. Each look-up costs about as much as
 /// skipping ten rows.
 const SHORT: usize = 64;
 
 const NEXT: &str = "SELECT \"offset\" FROM entry \
     WHERE document = ?1 AND \"offset\" > ?2 ORDER BY \"offset\" LIMIT 1";
 
-/// The position before the first row after `after` that the filter wants; `after` itself for a long filter,
+/// The position before the first row after `after` that the view wants; `after` itself for a long view,
 /// `None` if there is none.
 pub(super) fn position(
     conn: &Connection,
     space: i64,
     after: Offset,
-    filter: &Filter,
+    view: &View,
 ) -> rusqlite::Result<Option<Offset>> {
-    let Filter::Documents(documents) = filter else { return Ok(Some(after)) };
+    let Some(documents) = view.documents() else { return Ok(Some(after)) };
     if documents.len() > SHORT {
         return Ok(Some(after));
     }
