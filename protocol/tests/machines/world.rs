@@ -266,7 +266,7 @@ impl World {
         self.clients[client].collect();
     }
 
-    /// No frame tells a client anything about a document that its principal may not read.
+    /// No frame names a document that the principal of its receiver may not read.
     fn wiretap(&self, client: usize, message: &[u8]) {
         let Some(view) = &self.views[client] else { return };
         for frame in Frames::from(message, 0).expect("a message") {

@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// A new token must name the same subject. If its rules are others, the session ends without an
-    /// error, and the client subscribes anew under them.
+    /// error, and the client subscribes again under them.
     fn handle_renewed(
         &mut self,
         identified: Result<Arc<Principal>, IdentifyError>,

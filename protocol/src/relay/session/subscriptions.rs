@@ -67,7 +67,7 @@ impl Session {
         let Phase::Ready(identity) = &self.phase else { return };
         let principal = &identity.principal;
         if !principal.knows_space(&space) {
-            // Decided without the store: whether the space exists is not told.
+            // Decided without the store, so that the answer is the same for a missing space.
             let what = format!("no access to space {space}");
             let hint = "ask an administrator of the relay for a right in it".to_owned();
             return self.refuse_subscription(subscription, Code::FORBIDDEN, what, hint);
