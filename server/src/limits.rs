@@ -570,6 +570,39 @@ pub const LOG_RETRY: Duration = Duration::from_secs(5);
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
+/// Clocks of issuers may differ from the relay's by this much: tokens are accepted so long before their
+/// `nbf` and after their `exp`. Hosts that keep time by NTP differ by less than a second.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
+
+/// Least bytes of the shared secret of HS256, as RFC 7518 section 3.2 demands: those of its hash.
+pub const SECRET_BYTES: usize = 32;
+
+/// Keys of a file or of an issuer. Issuers publish two to ten.
+pub const KEYS: usize = 64;
+
+/// Bytes of such a file or answer. A key has some 500.
+pub const KEYS_BYTES: u64 = 64 * KIB as u64;
+
+/// Keys that a token without a `kid` is tried with, some 50 µs each. More must be told apart by their `kid`.
+pub const KEYS_TRIED: usize = 8;
+
+/// Bytes of the access file, which is kept in memory and parsed in some milliseconds.
+pub const ACCESS_BYTES: u64 = MIB as u64;
+
+/// Rules of the access file, of all subjects together.
+pub const ACCESS_RULES: usize = 8_192;
+
+/// Bytes of the list of revoked tokens: some hundred thousand. A token that has expired need not be listed.
+pub const REVOKED_BYTES: u64 = 4 * MIB as u64;
+
+/// How often, at most, the files of keys, access and revoked tokens are looked at. A change of them takes
+/// effect within this time.
+pub const FILE_LOOK: Duration = Duration::from_secs(1);
+
+/// Age of a file from which its modification time tells it from a later version: coarser than the clocks of
+/// all file systems.
+pub const FILE_SETTLED: Duration = Duration::from_secs(3);
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 

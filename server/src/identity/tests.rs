@@ -1,0 +1,6 @@
+//! Tests of identification over real keys and files.
+
+mod bad_tokens;
+mod files;
+mod minting;
+mod support;
