@@ -583,6 +583,22 @@ pub const KEYS: usize = 64;
 /// Bytes of such a file or answer. A key has some 500.
 pub const KEYS_BYTES: u64 = 64 * KIB as u64;
 
+/// Time for one fetch of an issuer's keys, configuration and keys together: the client waits for it, at most
+/// [`shared::IDENTIFY`].
+pub const ISSUER_FETCH: Duration = Duration::from_secs(4);
+
+/// Least time between the beginnings of two such fetches, for the whole relay. Tokens with unknown key ids,
+/// which anybody can invent, cost the issuer no more than that.
+pub const ISSUER_PACE: Duration = Duration::from_secs(30);
+
+/// Age up to which an issuer's keys serve without a fetch: a key that the issuer withdrew is trusted for
+/// that long.
+pub const ISSUER_FRESH: Duration = Duration::from_secs(15 * 60);
+
+/// Age up to which they serve while the issuer does not answer: long enough for a night's outage. Then no
+/// token of the issuer is accepted until it answers.
+pub const ISSUER_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Keys that a token without a `kid` is tried with, some 50 µs each. More must be told apart by their `kid`.
 pub const KEYS_TRIED: usize = 8;
 
@@ -617,6 +633,9 @@ const _: () = assert!(
         <= MAILBOX_EPHEMERAL_BYTES
 );
 const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
+const _: () = assert!(ISSUER_FETCH.as_millis() < shared::IDENTIFY.as_millis());
+const _: () = assert!(ISSUER_PACE.as_secs() < ISSUER_FRESH.as_secs());
+const _: () = assert!(ISSUER_FRESH.as_secs() < ISSUER_STALE.as_secs() && KEYS_TRIED <= KEYS);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
 const _: () = assert!(DIGEST_READS < PAGE_READS && DIGEST_ROWS as u64 <= DIGEST_RATE / 16);
 const _: () = assert!(RESERVED_SLOTS_OF_ADDRESS < RESERVED_SLOTS);

@@ -10,7 +10,7 @@ use landfall_protocol::access::SpacePattern;
 use super::{FILE, Failure, OTHER, USAGE, print};
 use crate::identity::{IdentityOptions, MintError, MintOptions, mint};
 
-/// How clients are identified. With none of `--jwt-secret` and `--jwt-keys`, every client may do everything.
+/// How clients are identified. Without any keys, every client may do everything.
 #[derive(Debug, Clone, Args)]
 pub struct IdentityArgs {
     /// The file of a secret that the relay shares with the issuer of tokens (HS256), at least 32 bytes
@@ -31,6 +31,12 @@ pub struct IdentityArgs {
         requires = "jwt_audience"
     )]
     pub jwt_keys: Option<PathBuf>,
+    /// The URL of an OpenID Connect issuer, as its tokens have it in `iss`; its keys are fetched
+    #[arg(long, env = "LANDFALL_OIDC_ISSUER", value_name = "URL", requires = "jwt_audience")]
+    pub oidc_issuer: Option<String>,
+    /// Certificates (PEM) that are trusted for the issuer, besides those of the system
+    #[arg(long, env = "LANDFALL_OIDC_CA", value_name = "FILE", requires = "oidc_issuer")]
+    pub oidc_ca: Option<PathBuf>,
     /// The `iss` that tokens verified with `--jwt-secret` or `--jwt-keys` must have
     #[arg(long, env = "LANDFALL_JWT_ISSUER", value_name = "TEXT")]
     pub jwt_issuer: Option<String>,
@@ -54,10 +60,13 @@ impl IdentityArgs {
             secret: self.jwt_secret,
             keys: self.jwt_keys,
             issuer: self.jwt_issuer,
+            oidc_issuer: self.oidc_issuer,
+            oidc_ca: self.oidc_ca,
             audience: self.jwt_audience,
             access: self.access,
             groups_claim: self.groups_claim,
             revoked: self.revoked,
+            ..IdentityOptions::default()
         };
         let is_asked_for = options.issuer.is_some()
             || options.audience.is_some()
@@ -66,7 +75,12 @@ impl IdentityArgs {
         if is_asked_for && !options.is_required() {
             let what = "clients cannot be identified";
             let why = "no keys of tokens are given";
-            return Err(Failure::new(USAGE, what, why, "give --jwt-secret or --jwt-keys"));
+            return Err(Failure::new(
+                USAGE,
+                what,
+                why,
+                "give --jwt-secret, --jwt-keys or --oidc-issuer",
+            ));
         }
         Ok(options)
     }

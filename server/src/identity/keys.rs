@@ -183,6 +183,11 @@ impl KeySet {
         }
     }
 
+    /// Whether a token that names this key can be tried.
+    pub(super) fn has(&self, id: Option<&str>) -> bool {
+        !self.named(id).is_empty()
+    }
+
     /// The keys of both sets.
     pub(super) fn joined(&self, other: &Self) -> Self {
         Self { keys: self.keys.iter().chain(&other.keys).cloned().collect() }

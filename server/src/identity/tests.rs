@@ -2,5 +2,7 @@
 
 mod bad_tokens;
 mod files;
+mod issuer;
+mod issuer_server;
 mod minting;
 mod support;

@@ -115,7 +115,6 @@ impl<'a> Unverified<'a> {
     }
 
     /// Whether it claims a signature by a public key's owner, as those of an OIDC issuer are.
-    #[expect(dead_code, reason = "the issuer follows")]
     pub(super) fn is_asymmetric(&self) -> bool {
         self.algorithm.family() != jsonwebtoken::AlgorithmFamily::Hmac
     }

@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         parse: Parse<T>,
         now: Duration,
     ) -> Result<Arc<Self>, IdentityError> {
-        let (stamp, content) = read(path, max_bytes)?;
+        let (stamp, content) = read_stamped(path, max_bytes)?;
         let value = Arc::new(parse(path, &content)?);
         let state = Mutex::new(State { value, stamp, looked: now });
         Ok(Arc::new(Self { path: path.to_owned(), max_bytes, parse, state }))
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
             (stamp.modified, stamp.bytes, stamp.inode)
                 != (before.modified, before.bytes, before.inode)
         };
-        match read(&self.path, self.max_bytes) {
+        match read_stamped(&self.path, self.max_bytes) {
             Ok((stamp, content)) => {
                 let parsed = (self.parse)(&self.path, &content);
                 let mut state = self.state.lock();
@@ -127,7 +127,12 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     }
 }
 
-fn read(path: &Path, max_bytes: u64) -> Result<(Stamp, Vec<u8>), IdentityError> {
+/// A file's content, if it is no larger than this.
+pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, IdentityError> {
+    read_stamped(path, max_bytes).map(|(_, content)| content)
+}
+
+fn read_stamped(path: &Path, max_bytes: u64) -> Result<(Stamp, Vec<u8>), IdentityError> {
     let failed =
         |source: io::Error| IdentityError::Read { file: path.to_owned(), source: Arc::new(source) };
     let file = File::open(path).map_err(failed)?;
