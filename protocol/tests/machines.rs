@@ -17,6 +17,8 @@
 
 #[path = "machines/access.rs"]
 mod access;
+#[path = "machines/access_world.rs"]
+mod access_world;
 #[path = "machines/client.rs"]
 mod client;
 #[path = "machines/costs.rs"]

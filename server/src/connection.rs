@@ -4,6 +4,7 @@
 //!
 //! It must not know the messages of either protocol.
 
+pub(crate) mod bindings;
 mod closing;
 mod driver;
 pub(crate) mod incoming;

@@ -132,6 +132,14 @@ pub const KEPT_LIFE: Duration = Duration::from_secs(10);
 /// link.
 pub const HTTP_LIFE: Duration = Duration::from_secs(120);
 
+/// Sessions whose client is not yet identified, where clients must be. Each lives at most for the
+/// handshake's patience and [`shared::IDENTIFY`]. Too few, and clients that return together after a restart
+/// are told to connect later; too many, and strangers keep others' tokens waiting.
+pub const UNIDENTIFIED: usize = 1_024;
+
+/// Sessions of one address whose client is not yet identified: a quarter, as with [`CONNECTIONS`].
+pub const UNIDENTIFIED_OF_ADDRESS: usize = UNIDENTIFIED / 4;
+
 /// Subscriptions of all sessions together, some 2 KiB each with a space of its own.
 /// [`shared::SUBSCRIPTIONS`] is the limit of one session.
 pub const SUBSCRIPTIONS: usize = 131_072;

@@ -63,7 +63,9 @@ pub(crate) async fn run(
         let opened = Connection::open(relay, (id, peer), upgrade, SIZES, events).await;
         let Some(connection) = opened else { return };
         info!("session opened");
-        let ending = drive(NativeDriver::new(connection)).await;
+        let mut driver = NativeDriver::new(connection);
+        driver.begin_identification();
+        let ending = drive(driver).await;
         info!(code = %ending, "session closed");
     }
     .instrument(span)

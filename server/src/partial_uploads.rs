@@ -2,7 +2,7 @@
 //! reserves the memory of its full length when it begins, so a started upload can always complete.
 //!
 //! An upload belongs to the session that sends it: parts that others send under the same hash do not mix
-//! with it. When its session has ended, another session of the same share may resume it. Only the complete
+//! with it. When its session has ended, another session of the same share and subject may resume it. Only the complete
 //! bytes can be verified against the hash, so a complete upload records whether it came from several
 //! sessions.
 
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use landfall_protocol::access::Subject;
 use landfall_protocol::relay::SnapshotUpload;
 use landfall_protocol::{DocumentId, SpaceName};
 use parking_lot::Mutex;
@@ -20,12 +21,33 @@ use crate::memory::{Account, Grant, Pace, ShareKey};
 /// An upload's identity, with its length: the reserved memory depends on it.
 type Key = (SpaceName, DocumentId, [u8; 32], u64);
 
+/// Whose sessions may resume an upload: those of the same share and subject. Another subject must not learn
+/// that the document exists, nor spoil the upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) share: ShareKey,
+    /// `None` in open mode.
+    pub(crate) subject: Option<Subject>,
+}
+
+impl Owner {
+    /// A share's sessions in open mode.
+    #[cfg(test)]
+    pub(crate) const fn of(share: ShareKey) -> Self {
+        Self { share, subject: None }
+    }
+
+    fn may_resume(&self, partial: &Self) -> bool {
+        is_akin(partial.share, self.share) && partial.subject == self.subject
+    }
+}
+
 /// An incomplete upload.
 struct Partial {
     bytes: Vec<u8>,
     grant: Grant,
-    /// The share whose sessions may resume it.
-    share: ShareKey,
+    /// Whose sessions may resume it.
+    owner: Owner,
     /// Its place among the idle uploads; `None` while a session sends it.
     idle: Option<u64>,
     /// Some of its bytes came from an earlier session.
@@ -181,11 +203,11 @@ impl Sending {
 }
 
 impl PartialUploads {
-    /// Resumes an idle upload of this snapshot that a session of the same share began, the one with the
+    /// Resumes an idle upload of this snapshot that a session of the same owner began, the one with the
     /// most bytes; returns its length and a handle. `None` if there is none.
     pub(crate) fn resume(
         self: &Arc<Self>,
-        share: ShareKey,
+        owner: Owner,
         space: &SpaceName,
         upload: &SnapshotUpload,
     ) -> Option<(u64, Sending)> {
@@ -195,10 +217,10 @@ impl PartialUploads {
             .partials
             .get_mut(&key)?
             .iter_mut()
-            .filter(|(_, partial)| partial.idle.is_some() && is_akin(partial.share, share))
+            .filter(|(_, partial)| partial.idle.is_some() && owner.may_resume(&partial.owner))
             .max_by_key(|(_, partial)| partial.bytes.len())?;
         let (ticket, there) = (*ticket, partial.bytes.len() as u64);
-        (partial.share, partial.is_mixed, partial.pace) = (share, there > 0, Pace::from(there));
+        (partial.owner, partial.is_mixed, partial.pace) = (owner, there > 0, Pace::from(there));
         if let Some(number) = partial.idle.take() {
             state.idle.remove(&number);
         }
@@ -208,7 +230,7 @@ impl PartialUploads {
     /// Begins an upload, with memory for all its bytes.
     pub(crate) fn begin(
         self: &Arc<Self>,
-        share: ShareKey,
+        owner: Owner,
         space: &SpaceName,
         upload: &SnapshotUpload,
         grant: Grant,
@@ -216,7 +238,7 @@ impl PartialUploads {
         let mut state = self.state.lock();
         let (ticket, key) = (state.next_number(), key(space, upload));
         let (bytes, pace, idle, is_mixed) = (Vec::new(), Pace::from(0), None, false);
-        let partial = Partial { bytes, grant, share, idle, is_mixed, pace };
+        let partial = Partial { bytes, grant, owner, idle, is_mixed, pace };
         state.partials.entry(key.clone()).or_default().insert(ticket, partial);
         Sending { partial_uploads: Arc::clone(self), key, ticket }
     }
@@ -281,8 +303,10 @@ mod tests {
     use super::*;
     use crate::memory::{Class, Memory};
 
-    const ME: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
-    const OTHER: ShareKey = ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
+    const ME: Owner =
+        Owner::of(ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))));
+    const OTHER: Owner =
+        Owner::of(ShareKey::Address(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2))));
 
     fn upload(document: u8, total: u64) -> SnapshotUpload {
         let document = DocumentId::from_bytes([document; 16]);
@@ -290,7 +314,7 @@ mod tests {
     }
 
     fn grant(memory: &Memory, bytes: u64) -> Grant {
-        memory.account(ME).try_reserve(Class::Upload, bytes as usize).unwrap()
+        memory.account(ME.share).try_reserve(Class::Upload, bytes as usize).unwrap()
     }
 
     fn nothing() -> (Arc<PartialUploads>, SpaceName, Memory) {
@@ -352,14 +376,31 @@ mod tests {
     }
 
     #[test]
+    fn another_subject_never_resumes_an_upload() {
+        let (partial_uploads, space, memory) = nothing();
+        let upload = upload(1, 4);
+        let owner = |name: &str| Owner { subject: Some(Subject::new(name)), ..ME };
+        let sending = partial_uploads.begin(owner("alice"), &space, &upload, grant(&memory, 4));
+        assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
+        drop(sending);
+        assert!(partial_uploads.resume(owner("bob"), &space, &upload).is_none());
+        assert!(partial_uploads.resume(ME, &space, &upload).is_none());
+        assert!(partial_uploads.resume(owner("alice"), &space, &upload).is_some());
+    }
+
+    #[test]
     fn without_addresses_any_session_may_resume_an_upload() {
         let (partial_uploads, space, memory) = nothing();
         let upload = upload(1, 4);
-        let sending =
-            partial_uploads.begin(ShareKey::Session(1), &space, &upload, grant(&memory, 4));
+        let sending = partial_uploads.begin(
+            Owner::of(ShareKey::Session(1)),
+            &space,
+            &upload,
+            grant(&memory, 4),
+        );
         assert!(matches!(sending.add(0, &[1]), UploadProgress::Upto(1)));
         drop(sending);
-        assert!(partial_uploads.resume(ShareKey::Session(2), &space, &upload).is_some());
+        assert!(partial_uploads.resume(Owner::of(ShareKey::Session(2)), &space, &upload).is_some());
     }
 
     #[test]

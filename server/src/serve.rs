@@ -30,6 +30,7 @@ use crate::budgets::Budgets;
 use crate::checks::Checks;
 use crate::compaction::{CompactionOptions, Compactor};
 use crate::connection::RelayState;
+use crate::connection::bindings::Bindings;
 use crate::connection::slots::{Caps, ConnectionSlots};
 use crate::fan_out::FanOut;
 use crate::health::Health;
@@ -355,6 +356,8 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(RelayState {
             identities: Identities::new(&options.identity)?,
+            replicas: Bindings::default(),
+            unidentified: Quota::new(limits::UNIDENTIFIED, limits::UNIDENTIFIED_OF_ADDRESS),
             hub: hub.clone(),
             upstream: store.upstream(),
             store,

@@ -18,6 +18,7 @@ use crate::access::Rights;
 use crate::admission::{
     CheckedChange, History, Layered, Overlay, Roots, Verdict, WithFacts, admit,
 };
+use crate::code::{Code, NackClass};
 use crate::frame::{EncodedEntry, Entry, Mark, entry_flags};
 use crate::ids::{DocumentId, Epoch, Offset, SpaceName};
 use crate::limits;
@@ -266,6 +267,26 @@ impl Space {
         offset
     }
 
+    /// Why an upload is not admitted, if it is not: its author has no right, or the document is
+    /// deleted, or will be once the admitted entries are durable. Call it before the merge.
+    ///
+    /// # Errors
+    /// If the view cannot be read.
+    pub fn upload_refusal<H: History>(
+        &self,
+        durable: &H,
+        push: &PushedEntry,
+    ) -> Result<Option<Refusal>, H::Error> {
+        let layered = Layered { overlay: &self.overlay, stored: durable };
+        if let Some(refusal) = refused(&layered, &push.author, &push.document)? {
+            return Ok(Some(refusal));
+        }
+        Ok(self.is_deleted(durable, &push.document)?.then(|| {
+            let what = "the document is deleted, and a deletion is final".to_owned();
+            Refusal::new(Code::DELETED, NackClass::REFUSED, what)
+        }))
+    }
+
     /// Whether a document is deleted, or will be once the admitted entries are durable.
     ///
     /// # Errors
@@ -277,20 +298,6 @@ impl Space {
     ) -> Result<bool, H::Error> {
         let layered = Layered { overlay: &self.overlay, stored: durable };
         Ok(layered.deleted_at(document)?.is_some())
-    }
-
-    /// Why an author may not add to a document, if it may not: for snapshots, which the caller
-    /// merges before it passes them on.
-    ///
-    /// # Errors
-    /// If the view cannot be read.
-    pub fn refusal<H: History>(
-        &self,
-        durable: &H,
-        author: &Author,
-        document: &DocumentId,
-    ) -> Result<Option<Refusal>, H::Error> {
-        refused(&Layered { overlay: &self.overlay, stored: durable }, author, document)
     }
 
     /// Whether a document has admitted entries that are not durable.

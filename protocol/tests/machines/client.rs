@@ -69,6 +69,10 @@ impl Client {
         }
     }
 
+    pub fn replica_id(&self) -> ReplicaId {
+        ReplicaId::from_bytes(self.id)
+    }
+
     /// The same store in another process; `fresh` names its actor.
     pub fn reopen(&self, store: ModelStore, fresh: [u8; 16]) -> Self {
         let (root, reads_first) = (self.root, self.reads_first);

@@ -85,6 +85,11 @@ impl Document {
         self.tombstone.is_some()
     }
 
+    /// The entries of its tail, and its tombstone.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.tail().map(|(_, (entry, _))| entry).chain(&self.tombstone)
+    }
+
     fn digest_entry(&self, id: &DocumentId) -> DigestEntry {
         match self.is_deleted() {
             true => DigestEntry::of_tombstone(id),
@@ -282,9 +287,10 @@ impl Disk {
         (Holding::Present(heads), pieces)
     }
 
-    pub fn branch(&self, prefix: Prefix) -> Branch {
-        let digest_entries =
-            self.documents.iter().map(|(id, document)| (*id, document.digest_entry(id)));
+    /// The branch of a prefix, as if the space had only the documents of the view.
+    pub fn branch_of(&self, prefix: Prefix, view: &View) -> Branch {
+        let seen = self.documents.iter().filter(|(id, _)| view.contains(id));
+        let digest_entries = seen.map(|(id, document)| (*id, document.digest_entry(id)));
         Branch { prefix, node: node(prefix, digest_entries, limits::BRANCH_ENTRIES) }
     }
 

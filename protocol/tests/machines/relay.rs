@@ -5,15 +5,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use landfall_protocol::Patience;
-use landfall_protocol::access::Principal;
+use landfall_protocol::access::{Principal, View};
 use landfall_protocol::admission::Work;
 use landfall_protocol::code::{Code, NackClass};
-use landfall_protocol::frame::{EncodedEntry, SubscriptionId, Want, encode, entry_kind};
+use landfall_protocol::digest::Prefix;
+use landfall_protocol::frame::{EncodedEntry, Holding, SubscriptionId, Want, encode, entry_kind};
 use landfall_protocol::relay::{
     Author, CheckedPush, Chunk, Commit, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal,
     Ring, Session, SessionEffect, Snapshot, SnapshotUpload, Space, StoreFailure, UncheckedPush,
 };
-use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, SessionId, SpaceName};
+use landfall_protocol::{ChangeHash, DocumentId, Epoch, Moment, ReplicaId, SessionId, SpaceName};
 
 pub use crate::disk::Disk;
 use crate::disk::Piece;
@@ -33,6 +34,8 @@ pub struct Relay {
     busy: BTreeMap<DocumentId, Busy>,
     name: SpaceName,
     next_session: u64,
+    /// The principals of the replicas; every other replica may do everything.
+    pub principals: BTreeMap<ReplicaId, Arc<Principal>>,
 }
 
 /// One session and its messages to the client.
@@ -41,7 +44,7 @@ pub struct Connection {
     pub sent: VecDeque<Vec<u8>>,
     subscriptions: BTreeSet<SubscriptionId>,
     /// Fetches with unread documents.
-    fetches: VecDeque<((SubscriptionId, u64), VecDeque<Want>)>,
+    fetches: VecDeque<((SubscriptionId, u64), View, VecDeque<Want>)>,
 }
 
 struct Busy {
@@ -72,7 +75,8 @@ impl Relay {
         let ring = Ring::new(disk.head, 2_000);
         let (sessions, uploads, busy) = Default::default();
         let (name, next_session) = (name.clone(), 1);
-        Self { disk, space, ring, sessions, writing: None, uploads, busy, name, next_session }
+        let (writing, principals) = (None, BTreeMap::new());
+        Self { disk, space, ring, sessions, writing, uploads, busy, name, next_session, principals }
     }
 
     pub fn accept(&mut self, now: Moment) -> SessionId {
@@ -108,7 +112,10 @@ impl Relay {
         let Some(connection) = self.sessions.get_mut(&id) else { return };
         match effect {
             SessionEffect::Identify { .. } => {
-                connection.session.handle_identified(Ok(Arc::new(Principal::open())), None);
+                let replica = connection.session.replica().expect("a hello arrived");
+                let principal = self.principals.get(&replica).cloned();
+                let principal = principal.unwrap_or_else(|| Arc::new(Principal::open()));
+                connection.session.handle_identified(Ok(principal), None);
             }
             SessionEffect::Send(frame) => connection.sent.push_back(encode(&frame)),
             SessionEffect::Attach { subscription, cursor, acknowledged, scope, holds, .. } => {
@@ -132,8 +139,8 @@ impl Relay {
                     UncheckedPush::of_entry(id, author, entry).check(&mut Work::default());
                 self.push(now, Job::of(checked));
             }
-            SessionEffect::PushEntry { entry, .. } => {
-                let push = pushed(id, entry.id, entry.document);
+            SessionEffect::PushEntry { author, entry, .. } => {
+                let push = PushedEntry { author, ..pushed(id, entry.id, entry.document) };
                 self.push(now, Job::Deletion(push));
             }
             SessionEffect::SnapshotUpload { upload, .. } => self.tell_wanted(now, id, &upload),
@@ -144,13 +151,14 @@ impl Relay {
                 }
                 self.tell_wanted(now, id, &upload);
             }
-            SessionEffect::Digest { subscription, ticket, prefixes, .. } => {
-                let branches = prefixes.iter().map(|prefix| self.disk.branch(*prefix)).collect();
+            SessionEffect::Digest { subscription, ticket, view, prefixes, .. } => {
+                let branch = |prefix: &Prefix| self.disk.branch_of(*prefix, &view);
+                let branches = prefixes.iter().map(branch).collect();
                 let head = self.disk.head;
                 connection.session.handle_branches(subscription, ticket, head, branches);
             }
-            SessionEffect::Fetch { subscription, ticket, wants, .. } => {
-                connection.fetches.push_back(((subscription, ticket), wants.into()));
+            SessionEffect::Fetch { subscription, ticket, view, wants, .. } => {
+                connection.fetches.push_back(((subscription, ticket), view, wants.into()));
             }
             // These tests send no ephemeral messages.
             SessionEffect::Listen { .. }
@@ -172,7 +180,10 @@ impl Relay {
         let bytes = self.uploads.remove(&key).expect("all of it is there");
         let connection = self.sessions.get_mut(&id).expect("it asked");
         assert!(connection.session.handle_upload_complete(upload.id), "it was awaited");
-        let push = pushed(id, upload.id, upload.document);
+        let session = self.sessions.get(&id).map(|connection| &connection.session);
+        let author = session.and_then(|session| session.author(&self.name, &upload.document));
+        let Some(author) = author else { return };
+        let push = PushedEntry { author, ..pushed(id, upload.id, upload.document) };
         if model::sha256(&bytes) != upload.hash {
             let what = "bytes that do not have its hash".to_owned();
             let refusal = Refusal::new(Code::SNAPSHOT, NackClass::REFUSED, what);
@@ -238,12 +249,11 @@ impl Relay {
     }
 
     fn merge_one(&mut self, now: Moment, push: &PushedEntry, bytes: &[u8]) {
-        let document = self.disk.documents.get(&push.document);
-        if document.is_some_and(|document| document.is_deleted()) {
-            let what = "the document is deleted".to_owned();
-            let refusal = Refusal::new(Code::DELETED, NackClass::REFUSED, what);
+        let Ok(refusal) = self.space.upload_refusal(&self.disk, push);
+        if let Some(refusal) = refusal {
             return self.answer(now, [push.refused(refusal)]);
         }
+        let document = self.disk.documents.get(&push.document);
         let held = document.into_iter().flat_map(|document| document.changes());
         let mut changes: Vec<_> = held.map(|(_, change)| change.clone()).collect();
         let known: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
@@ -325,7 +335,7 @@ impl Relay {
     /// Reads the next document of a session's fetches.
     pub fn fetch(&mut self, now: Moment, id: SessionId) -> bool {
         let Some(connection) = self.sessions.get_mut(&id) else { return false };
-        let Some((requester, wants)) = connection.fetches.front_mut() else { return false };
+        let Some((requester, view, wants)) = connection.fetches.front_mut() else { return false };
         let (subscription, ticket) = *requester;
         let Some(want) = wants.pop_front() else {
             connection.fetches.pop_front();
@@ -334,7 +344,10 @@ impl Relay {
             return true;
         };
         let have: Vec<ChangeHash> = want.have.into_iter().map(ChangeHash).collect();
-        let (holding, pieces) = self.disk.plan(&want.document, &have);
+        let (holding, pieces) = match view.contains(&want.document) {
+            true => self.disk.plan(&want.document, &have),
+            false => (Holding::Absent, Vec::new()),
+        };
         let frame = |entries: &[EncodedEntry], more| {
             Session::document_frame(subscription, want.document, holding.clone(), entries, more)
         };

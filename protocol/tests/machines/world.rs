@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use landfall_protocol::access::View;
 use landfall_protocol::client::SpacePhase;
-use landfall_protocol::frame::Filter;
+use landfall_protocol::digest::{Branch, Node};
+use landfall_protocol::frame::{Filter, Frame, Frames, Holding};
 use landfall_protocol::{ChangeHash, DocumentId, Moment, SessionId, SpaceName};
 use landfall_test_rng::Rng;
 
@@ -32,6 +34,8 @@ pub struct World {
     pub older_relay: bool,
     /// Recent reasons for which connections ended by themselves.
     pub ends: BTreeMap<String, usize>,
+    /// The documents that each client may learn of; `None` for all.
+    pub views: Vec<Option<View>>,
     /// Connections that lost a message. A stream never continues after a loss, so nothing arrives
     /// on them any more, until an end times out.
     swallowed: Vec<bool>,
@@ -81,6 +85,7 @@ impl World {
             traffic: Traffic::default(),
             older_relay: false,
             ends: BTreeMap::new(),
+            views: vec![None; clients],
             swallowed: vec![false; clients],
         }
     }
@@ -125,7 +130,8 @@ impl World {
     /// The relay dies, and starts again from a disk; returns its previous disk.
     pub fn restart_relay(&mut self, disk: Disk) -> Disk {
         (0..self.clients.len()).for_each(|client| self.disconnect(client));
-        let relay = Relay::start(disk, &self.space, self.rng.bytes());
+        let mut relay = Relay::start(disk, &self.space, self.rng.bytes());
+        relay.principals = std::mem::take(&mut self.relay.principals);
         std::mem::replace(&mut self.relay, relay).disk
     }
 
@@ -144,6 +150,7 @@ impl World {
     pub fn add_client(&mut self, client: Client) {
         self.clients.push(client);
         self.sessions.push(None);
+        self.views.push(None);
         self.swallowed.push(false);
     }
 
@@ -250,12 +257,31 @@ impl World {
         if self.is_lost(client, &message) {
             return;
         }
+        self.wiretap(client, &message);
         let replica = &mut self.clients[client].replica;
         replica.handle_message(self.now, &message);
         if self.rng.chance(self.faults.repeat) {
             replica.handle_message(self.now, &message);
         }
         self.clients[client].collect();
+    }
+
+    /// No frame tells a client anything about a document that its principal may not read.
+    fn wiretap(&self, client: usize, message: &[u8]) {
+        let Some(view) = &self.views[client] else { return };
+        for frame in Frames::from(message, 0).expect("a message") {
+            let named: Vec<DocumentId> = match frame.expect("a frame") {
+                Frame::Entries(page) => page.entries.iter().map(|entry| entry.document).collect(),
+                Frame::Part(part) => vec![part.document],
+                Frame::Document(found) if found.holding != Holding::Absent => vec![found.document],
+                Frame::Document(found) => {
+                    found.entries.iter().map(|entry| entry.document).collect()
+                }
+                Frame::Difference(found) => found.branches.iter().flat_map(named_by).collect(),
+                _ => Vec::new(),
+            };
+            assert!(named.iter().all(|document| view.contains(document)), "client {client}");
+        }
     }
 
     /// Runs without faults until nothing is left to do. Bounded.
@@ -374,5 +400,13 @@ impl World {
             let is_counted = self.returned.contains(&(*document, *hash));
             assert!(!is_deleted || !is_counted || is_told, "the author of {hash} was not notified");
         }
+    }
+}
+
+/// The documents that a branch lists.
+fn named_by(branch: &Branch) -> Vec<DocumentId> {
+    match &branch.node {
+        Node::DigestEntries(entries) => entries.iter().map(|(document, _)| *document).collect(),
+        Node::Children(_) => Vec::new(),
     }
 }

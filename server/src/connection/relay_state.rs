@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::Patience;
-use landfall_protocol::{SessionId, Upstream};
+use landfall_protocol::{ReplicaId, SessionId, Upstream};
 use tokio::sync::watch;
 
+use super::bindings::Bindings;
 use super::slots;
 use crate::checks::Checks;
 use crate::fan_out::FanOut;
@@ -26,8 +27,12 @@ pub(crate) struct RelayState {
     pub(crate) hub: Hub,
     pub(crate) store: Arc<dyn LogStore>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Who a client is.
+    /// Verifies tokens.
     pub(crate) identities: Identities,
+    /// The replicas in use, each by one principal.
+    pub(crate) replicas: Bindings<ReplicaId>,
+    /// The quota of sessions whose client is not yet identified.
+    pub(crate) unidentified: Quota,
     /// The memory budget of all sessions.
     pub(crate) memory: Memory,
     /// Whether addresses distinguish clients. False if one address may hold all connections: operators set

@@ -212,8 +212,8 @@ impl Sequencer {
         upload: WaitingUpload,
     ) {
         let document = entry.document;
-        match self.ask_deleted(space, &document) {
-            Ok(false) => {
+        match self.upload_refusal(space, &entry) {
+            Ok(None) => {
                 let grant = self.grants.get(&(entry.session, entry.id));
                 let session = grant.map_or(Key::RELAY, Grant::key);
                 let Some(slot) = self.spaces.get_mut(space) else { return };
@@ -221,10 +221,7 @@ impl Sequencer {
                 slot.deferred.note_turn(&document, session);
                 self.advance_deferred(space);
             }
-            Ok(true) => {
-                let what = "the document is deleted, and a deletion is final".to_owned();
-                self.answer(entry.refused(Refusal::new(Code::DELETED, NackClass::REFUSED, what)));
-            }
+            Ok(Some(refusal)) => self.answer(entry.refused(refusal)),
             Err(failure) => self.reject_for_now((entry.session, entry.id), failure),
         }
     }

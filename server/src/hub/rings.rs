@@ -88,6 +88,7 @@ mod tests {
 
     use super::*;
     use crate::memory::{Class, ShareKey};
+    use crate::partial_uploads::Owner;
 
     /// A client uploads two large snapshots and disconnects. They must not delay the message of a connected
     /// client, which would wait forever.
@@ -104,7 +105,7 @@ mod tests {
             let total = total as u64;
             let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             let (share, space) = (ShareKey::Session(number), "s".parse().unwrap());
-            drop(partial_uploads.begin(share, &space, &upload, grant.unwrap()));
+            drop(partial_uploads.begin(Owner::of(share), &space, &upload, grant.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
         let mut message = pin!(account.reserve(Class::Intake, 2 * total));
@@ -135,7 +136,7 @@ mod tests {
             let upload = SnapshotUpload { id, subscription, document, hash, total, heads };
             let share = ShareKey::Session(number.into());
             sending.push(partial_uploads.begin(
-                share,
+                Owner::of(share),
                 &"s".parse().unwrap(),
                 &upload,
                 grant.unwrap(),
@@ -167,7 +168,7 @@ mod tests {
         let upload =
             SnapshotUpload { id: 1, subscription: 0, document, hash, total: 10 << 20, heads };
         let space = "s".parse().unwrap();
-        drop(partial_uploads.begin(phone.share(), &space, &upload, grant));
+        drop(partial_uploads.begin(Owner::of(phone.share()), &space, &upload, grant));
         let other = memory.account(ShareKey::Session(2));
         let _held = other.try_reserve(Class::Upload, 64 << 20).unwrap();
         let mut waits = pin!(other.reserve(Class::Upload, 32 << 20));
@@ -176,7 +177,7 @@ mod tests {
         assert!(waits.as_mut().poll(&mut context).is_pending());
         assert!(gives.as_mut().poll(&mut context).is_pending());
         assert!(
-            partial_uploads.resume(phone.share(), &space, &upload).is_some(),
+            partial_uploads.resume(Owner::of(phone.share()), &space, &upload).is_some(),
             "the phone's partial upload was evicted"
         );
     }

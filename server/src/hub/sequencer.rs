@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::relay::{
-    Outcome, PendingPush, PushAnswer, PushVerdict, Space, StoreFailure,
+    Outcome, PendingPush, PushAnswer, PushVerdict, PushedEntry, Refusal, Space, StoreFailure,
 };
-use landfall_protocol::{ChangeHash, DocumentId, SessionId, SpaceName};
+use landfall_protocol::{ChangeHash, SessionId, SpaceName};
 
 use super::deferred_pushes::{DeferredPushes, WaitingUpload};
 use super::durable::Durable;
@@ -311,19 +311,19 @@ impl Sequencer {
         }
     }
 
-    /// Whether a document is deleted, or its deletion is admitted.
-    pub(super) fn ask_deleted(
+    /// Why an upload is not admitted, if it is not: its author has no right, or the document is deleted.
+    pub(super) fn upload_refusal(
         &mut self,
         space: &SpaceName,
-        document: &DocumentId,
-    ) -> Result<bool, StoreFailure> {
+        entry: &PushedEntry,
+    ) -> Result<Option<Refusal>, StoreFailure> {
         let Some(slot) = self.spaces.get_mut(space) else { return Err(StoreFailure::Failed) };
-        let (mut deleted, doubted) = (None, &BTreeSet::new());
+        let (mut refusal, doubted) = (None, &BTreeSet::new());
         let viewed = self.parts.store.with_history(space, &mut |view| {
-            deleted = Some(slot.machine.is_deleted(&Durable { view, doubted }, document));
+            refusal = Some(slot.machine.upload_refusal(&Durable { view, doubted }, entry));
         });
-        match (viewed, deleted) {
-            (_, Some(Ok(deleted))) => Ok(deleted),
+        match (viewed, refusal) {
+            (_, Some(Ok(refusal))) => Ok(refusal),
             (_, Some(Err(error))) | (Err(error), None) => {
                 tracing::error!(%space, error = error.chain(), "cannot admit a snapshot upload");
                 Err(error.failure)

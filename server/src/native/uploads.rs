@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::SpaceName;
+use landfall_protocol::access::Subject;
 use landfall_protocol::relay::SnapshotUpload;
 use tokio::time::timeout;
 
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
-use crate::partial_uploads::{PartialUploads, Sending, UploadProgress};
+use crate::partial_uploads::{Owner, PartialUploads, Sending, UploadProgress};
 
 /// The result of waiting for memory.
 pub(super) enum UploadMemory {
@@ -29,6 +30,8 @@ type Reserved = (SpaceName, SnapshotUpload, Option<Grant>);
 /// A session's uploads.
 pub(super) struct Uploads {
     account: Account,
+    /// The session's subject; `None` in open mode.
+    subject: Option<Subject>,
     partial_uploads: Arc<PartialUploads>,
     waiting: VecDeque<(SpaceName, SnapshotUpload)>,
     /// The uploads that wait for memory, including the current one: each waits once, even if parts of it
@@ -50,7 +53,28 @@ impl Uploads {
     pub(super) fn new(account: Account, partial_uploads: Arc<PartialUploads>) -> Self {
         let (waiting, wanted, sending, heads) = Default::default();
         let (reserving, wait, is_wary) = (None, limits::UPLOAD_WAIT, false);
-        Self { account, partial_uploads, waiting, wanted, reserving, sending, heads, wait, is_wary }
+        let subject = None;
+        Self {
+            account,
+            subject,
+            partial_uploads,
+            waiting,
+            wanted,
+            reserving,
+            sending,
+            heads,
+            wait,
+            is_wary,
+        }
+    }
+
+    /// The session's client is identified.
+    pub(super) fn handle_identified(&mut self, subject: Option<Subject>) {
+        self.subject = subject;
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { share: self.account.share(), subject: self.subject.clone() }
     }
 
     /// Reserves memory for an upload's heads until it is answered; false if there is none.
@@ -66,7 +90,7 @@ impl Uploads {
         if self.wanted.contains(&upload.id) {
             return None;
         }
-        let left = || self.partial_uploads.resume(self.account.share(), &space, &upload);
+        let left = || self.partial_uploads.resume(self.owner(), &space, &upload);
         if let Some((from, sending)) = (!self.is_wary).then(left).flatten() {
             self.sending.insert(upload.id, sending);
             return Some(from);
@@ -114,8 +138,7 @@ impl Uploads {
         self.wanted.remove(&id);
         match grant {
             Some(grant) => {
-                let sending =
-                    self.partial_uploads.begin(self.account.share(), &space, &upload, grant);
+                let sending = self.partial_uploads.begin(self.owner(), &space, &upload, grant);
                 self.sending.insert(id, sending);
                 UploadMemory::From(id, 0)
             }
@@ -237,7 +260,7 @@ mod tests {
         };
         let (phone, left) = (memory.account(ShareKey::Session(1)), upload(1, 10 << 20));
         let grant = phone.try_reserve(Class::Upload, left.total as usize).unwrap();
-        drop(partial_uploads.begin(phone.share(), &space, &left, grant));
+        drop(partial_uploads.begin(Owner::of(phone.share()), &space, &left, grant));
         let other = memory.account(ShareKey::Session(2));
         let mut uploads = Uploads::new(other, Arc::clone(&partial_uploads));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -249,7 +272,7 @@ mod tests {
         assert!(!add(upload(3, 32 << 20)), "a session gets half of the uploads' memory");
         assert!(memory.used(Class::Upload) <= 74 << 20, "there is room for all three");
         assert!(
-            partial_uploads.resume(phone.share(), &space, &left).is_some(),
+            partial_uploads.resume(Owner::of(phone.share()), &space, &left).is_some(),
             "the phone's partial upload was evicted"
         );
     }
@@ -267,7 +290,7 @@ mod tests {
         };
         let before = memory.account(ShareKey::Session(1));
         let grant = before.try_reserve(Class::Upload, 40 << 20).unwrap();
-        drop(partial_uploads.begin(before.share(), &space, &upload(1), grant));
+        drop(partial_uploads.begin(Owner::of(before.share()), &space, &upload(1), grant));
         drop(before);
         let mut uploads = Uploads::new(memory.account(ShareKey::Session(1)), partial_uploads);
         uploads.add(space, upload(2));

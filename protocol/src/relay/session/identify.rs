@@ -44,6 +44,15 @@ impl Lease {
 }
 
 impl Session {
+    /// The replica of the client's hello, once it arrived.
+    pub fn replica(&self) -> Option<ReplicaId> {
+        match &self.phase {
+            Phase::Identifying(pending) => Some(pending.replica),
+            Phase::Ready(identity) => Some(identity.replica),
+            Phase::AwaitingHello | Phase::Ended => None,
+        }
+    }
+
     /// Asks the caller who the client of this hello is.
     pub(super) fn identify(&mut self, version: u16, hello: Hello) {
         let (replica, since) = (hello.replica, self.last_received);
