@@ -8,6 +8,7 @@
 //! while it was served; 10 a thread of the relay ended by a bug.
 
 mod child;
+mod identity;
 mod names;
 mod operator;
 mod print;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 pub use crate::logs::LogFormat;
 pub use child::{COMPACT_WORKER, VERIFY_COPY, compact_worker, verify_copy_worker};
+pub use identity::{IdentityArgs, TokenArgs};
 pub use operator::{OperatorCommand, admin};
 pub use serve::{CompactionArgs, ServeArgs, run};
 

@@ -1,34 +1,82 @@
-//! Who a client is, as its token says.
+//! Who a client is: JSON Web Tokens become principals with rules. It knows files, keys, the issuer
+//! and the clock; it must not know sessions, frames or the store.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `verifier` | from a token to a principal |
+//! | `token`, `claims` | one token: header, signature, and the claims that every token needs |
+//! | `rules`, `access_file` | rules in the token and in the configuration |
+//! | `options` | how clients are identified |
+//! | `keys`, `issuer` | the keys of files, and those of an OpenID Connect issuer |
+//! | `revoked` | revoked tokens |
+//! | `watched`, `http_client`, `clock` | what they are read with |
+//! | `mint` | tokens for development |
+//!
+//! Decision: `docs/decisions/0101-json-web-tokens.md`.
+
+mod access_file;
+mod claims;
+mod clock;
+mod http_client;
+mod issuer;
+mod keys;
+mod mint;
+mod options;
+mod revoked;
+mod rules;
+mod token;
+mod verifier;
+mod watched;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use landfall_protocol::access::{IdentifyError, Principal};
 
+pub use access_file::ConfigFileError;
+pub use keys::KeyError;
+pub(crate) use mint::{MintError, MintOptions, mint};
+pub use options::{IdentityError, IdentityOptions};
+
+use clock::{Clock, SystemClock};
+use verifier::Verifier;
+
 /// Identifies clients.
-#[derive(Debug)]
 pub(crate) enum Identities {
     /// No authentication is configured: every client may do everything.
     Open(Arc<Principal>),
+    /// Clients need a token.
+    Tokens(Box<Verifier>),
 }
 
 impl Identities {
-    /// Identifies any client as one that may do everything.
-    pub(crate) fn open() -> Self {
-        Self::Open(Arc::new(Principal::open()))
+    /// Reads the files that the options name.
+    pub(crate) fn new(options: &IdentityOptions) -> Result<Self, IdentityError> {
+        Self::with_clock(options, Arc::new(SystemClock::new()))
     }
 
-    /// Whether clients need a token.
+    fn with_clock(options: &IdentityOptions, clock: Arc<dyn Clock>) -> Result<Self, IdentityError> {
+        if !options.is_required() {
+            return Ok(Self::Open(Arc::new(Principal::open())));
+        }
+        Ok(Self::Tokens(Box::new(Verifier::open(options, clock)?)))
+    }
+
+    /// Whether clients need no token.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
 
-    /// Verifies a token. May wait for a key.
+    /// Who the client with this token is. May wait for the issuer's keys.
     pub(crate) async fn identify(
         &self,
-        _token: Option<&[u8]>,
+        token: Option<&[u8]>,
     ) -> Result<Arc<Principal>, IdentifyError> {
         match self {
             Self::Open(principal) => Ok(Arc::clone(principal)),
+            Self::Tokens(verifier) => verifier.identify(token).await,
         }
     }
 }

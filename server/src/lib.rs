@@ -19,6 +19,7 @@
 //! | `http` | requests, up to their upgrade to a session |
 //! | `connection` | what the sessions of both protocols share: the WebSocket, its writer and its memory |
 //! | `native`, `automerge_repo` | the sessions of engines, and of automerge-repo clients |
+//! | `identity` | who a client is, by its token |
 //! | `hub` | the one thread that orders changes |
 
 #![cfg_attr(
@@ -62,4 +63,5 @@ mod turns;
 
 pub use backups::BackupOptions;
 pub use compaction::CompactionOptions;
+pub use identity::{ConfigFileError, IdentityError, IdentityOptions, KeyError};
 pub use serve::{Essential, ServeError, ServeOptions, serve, serve_with_store};

@@ -578,6 +578,55 @@ pub const LOG_RETRY: Duration = Duration::from_secs(5);
 /// Bytes of an `Origin` or `Host` that are shown in an answer.
 pub const SHOWN_HEADER_BYTES: usize = 200;
 
+/// Clocks of issuers may differ from the relay's by this much: tokens are accepted so long before their
+/// `nbf` and after their `exp`. Hosts that keep time by NTP differ by less than a second.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
+
+/// Least bytes of the shared secret of HS256, as RFC 7518 section 3.2 demands: those of its hash.
+pub const SECRET_BYTES: usize = 32;
+
+/// Keys of a file or of an issuer. Issuers publish two to ten.
+pub const KEYS: usize = 64;
+
+/// Bytes of such a file or answer. A key has some 500.
+pub const KEYS_BYTES: u64 = 64 * KIB as u64;
+
+/// Time for one fetch of an issuer's keys, configuration and keys together: the client waits for it, at most
+/// [`shared::IDENTIFY`].
+pub const ISSUER_FETCH: Duration = Duration::from_secs(4);
+
+/// Least time between the beginnings of two such fetches, for the whole relay. Tokens with unknown key ids,
+/// which anybody can invent, cost the issuer no more than that.
+pub const ISSUER_PACE: Duration = Duration::from_secs(30);
+
+/// Age up to which an issuer's keys serve without a fetch: a key that the issuer withdrew is trusted for
+/// that long.
+pub const ISSUER_FRESH: Duration = Duration::from_secs(15 * 60);
+
+/// Age up to which they serve while the issuer does not answer: long enough for a night's outage. Then no
+/// token of the issuer is accepted until it answers.
+pub const ISSUER_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Keys that a token without a `kid` is tried with, some 50 µs each. More must be told apart by their `kid`.
+pub const KEYS_TRIED: usize = 8;
+
+/// Bytes of the access file, which is kept in memory and parsed in some milliseconds.
+pub const ACCESS_BYTES: u64 = MIB as u64;
+
+/// Rules of the access file, of all subjects together.
+pub const ACCESS_RULES: usize = 8_192;
+
+/// Bytes of the list of revoked tokens: some hundred thousand. A token that has expired need not be listed.
+pub const REVOKED_BYTES: u64 = 4 * MIB as u64;
+
+/// How often, at most, the files of keys, access and revoked tokens are looked at. A change of them takes
+/// effect within this time.
+pub const FILE_LOOK: Duration = Duration::from_secs(1);
+
+/// Age of a file from which its modification time tells it from a later version: coarser than the clocks of
+/// all file systems.
+pub const FILE_SETTLED: Duration = Duration::from_secs(3);
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -592,6 +641,9 @@ const _: () = assert!(
         <= MAILBOX_EPHEMERAL_BYTES
 );
 const _: () = assert!(TRIM_QUIET_BYTES < TRIM_BYTES);
+const _: () = assert!(ISSUER_FETCH.as_millis() < shared::IDENTIFY.as_millis());
+const _: () = assert!(ISSUER_PACE.as_secs() < ISSUER_FRESH.as_secs());
+const _: () = assert!(ISSUER_FRESH.as_secs() < ISSUER_STALE.as_secs() && KEYS_TRIED <= KEYS);
 const _: () = assert!(CONNECTIONS_OF_ADDRESS < CONNECTIONS);
 const _: () = assert!(DIGEST_READS < PAGE_READS && DIGEST_ROWS as u64 <= DIGEST_RATE / 16);
 const _: () = assert!(RESERVED_SLOTS_OF_ADDRESS < RESERVED_SLOTS);

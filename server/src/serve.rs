@@ -36,7 +36,7 @@ use crate::fan_out::FanOut;
 use crate::health::Health;
 use crate::http::{self, Guard, HttpState, Peer};
 use crate::hub::{Hub, HubEnd, HubParts, Rings};
-use crate::identity::Identities;
+use crate::identity::{Identities, IdentityError, IdentityOptions};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -92,6 +92,8 @@ pub struct ServeOptions {
     pub uploads_kept: Duration,
     /// How documents are compacted. By default they are not: the caller names the worker.
     pub compactions: CompactionOptions,
+    /// How clients are identified. By default they are not.
+    pub identity: IdentityOptions,
     /// Scheduled backups of the store in [`data`](Self::data). Default none.
     pub backups: Option<BackupOptions>,
     /// How long a shutdown may take. Default 10 s. Pushes that are not settled by then are not
@@ -117,6 +119,7 @@ impl ServeOptions {
             memory: limits::MEMORY_BYTES,
             uploads_kept: limits::UPLOADS_KEPT,
             compactions: CompactionOptions::default(),
+            identity: IdentityOptions::default(),
             backups: None,
             drain: limits::DRAIN,
         }
@@ -132,6 +135,9 @@ pub enum ServeError {
     /// System: the hub's thread could not be started.
     #[error("the hub's thread could not be started")]
     Thread(#[source] std::io::Error),
+    /// User: clients cannot be identified as the options say.
+    #[error("the identification of clients is not configured")]
+    Identity(#[from] IdentityError),
     /// System: no randomness for a new epoch.
     #[error("the system gave no randomness: {0}")]
     Randomness(getrandom::Error),
@@ -349,7 +355,7 @@ impl Server {
         }));
         let (stop, stopping) = watch::channel(false);
         let sessions = Arc::new(RelayState {
-            identities: Identities::open(),
+            identities: Identities::new(&options.identity)?,
             replicas: Bindings::default(),
             unidentified: Quota::new(limits::UNIDENTIFIED, limits::UNIDENTIFIED_OF_ADDRESS),
             hub: hub.clone(),

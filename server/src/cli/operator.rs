@@ -8,6 +8,7 @@ use landfall_protocol::error_chain;
 use landfall_protocol::portable::PortableError;
 use landfall_protocol::{DocumentId, SpaceName};
 
+use super::identity::{TokenArgs, run_token};
 use super::print::{self, Output, counted};
 use super::{
     CompactionArgs, DAMAGED, FILE, Failure, GONE, IN_USE, LogFormat, OTHER, STORE, USAGE,
@@ -46,6 +47,8 @@ pub enum OperatorCommand {
     Delete(DeleteArgs),
     /// Import the data folder of an automerge-repo sync server. The relay must be stopped
     ImportRepo(ImportRepoArgs),
+    /// Make a token for development, signed with the relay's secret. It needs no store
+    Token(TokenArgs),
 }
 
 /// Options that all of them have.
@@ -197,6 +200,7 @@ pub fn admin(command: OperatorCommand) -> ExitCode {
         OperatorCommand::Import(args) => run_import(args),
         OperatorCommand::Delete(args) => run_delete(args),
         OperatorCommand::ImportRepo(args) => run_import_repo(args),
+        OperatorCommand::Token(args) => run_token(args),
     };
     // Drop the log writer first, so that the error is the last line.
     drop(logging);

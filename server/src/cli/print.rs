@@ -362,7 +362,7 @@ pub(super) fn missing() -> Option<&'static str> {
     MISSING.get().map(String::as_str)
 }
 
-fn line(text: impl Display) {
+pub(super) fn line(text: impl Display) {
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", super::escaped(&text.to_string())).and_then(|()| out.flush());
     // A reader that closed the output does not need the rest: not a failure.

@@ -14,6 +14,7 @@ use landfall_protocol::limits as shared;
 use tokio::net::TcpListener;
 
 use super::child::{COMPACT_WORKER, VERIFY_COPY};
+use super::identity::IdentityArgs;
 use super::{
     BUG, FILE, FSYNC, Failure, GONE, LISTEN, LogFormat, OTHER, USAGE, names, store_failure,
 };
@@ -53,6 +54,9 @@ pub struct ServeArgs {
         default_value_t = limits::CONNECTIONS_OF_ADDRESS as u64,
         value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub connections_per_address: u64,
+    /// How clients are identified.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// How history is compacted.
     #[command(flatten)]
     pub compaction: CompactionArgs,
@@ -206,6 +210,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
 
 async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     let address = resolve(&args).await?;
+    let identity = args.identity.clone().options()?;
     let listener = listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);
     let mut options = ServeOptions::new(&args.data);
@@ -216,6 +221,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     options.insecure_open = args.insecure_open;
     options.memory = (args.memory << 20) as usize;
     options.backups = backups(args.backup_to, args.backup_every, args.backup_keep)?;
+    options.identity = identity;
     let data = args.data;
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
     let store = match opened {
@@ -243,6 +249,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
 
 fn code_and_hint(error: &ServeError) -> (u8, &'static str) {
     match error {
+        ServeError::Identity(error) => (FILE, error.hint()),
         ServeError::Drain { .. } => (OTHER, "nothing acknowledged is lost"),
         ServeError::Gone(_) => {
             let hint = "put the store's files back or restore a backup, then start the relay: \
