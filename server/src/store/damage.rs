@@ -7,6 +7,7 @@ pub(in crate::store) mod failure;
 use landfall_protocol::frame::Entry;
 use landfall_protocol::{DocumentId, Offset};
 use landfall_storage::FailureClass;
+use rusqlite::ffi;
 use thiserror::Error;
 
 /// Disk: a value read differs from the value written.
@@ -57,5 +58,17 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::QueryReturnedNoRows
     );
-    of_value || FailureClass::of(error) == FailureClass::Corrupt
+    of_value || is_of_schema(error) || FailureClass::of(error) == FailureClass::Corrupt
+}
+
+/// Whether SQLite finds another schema in the file than ours: all SQL of the store is constant and is prepared
+/// by the tests, so a statement that does not compile shows a damaged schema.
+pub(super) fn is_of_schema(error: &rusqlite::Error) -> bool {
+    let of_schema = [ffi::SQLITE_ERROR, ffi::SQLITE_SCHEMA, ffi::SQLITE_FORMAT];
+    // The low byte of an extended code is the primary one.
+    let code = match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.extended_code),
+        error => error.sqlite_error().map(|error| error.extended_code),
+    };
+    code.is_some_and(|code| of_schema.contains(&(code & 0xff)))
 }

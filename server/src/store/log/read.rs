@@ -61,7 +61,12 @@ pub(in crate::store) fn lineage(conn: &Connection, name: &SpaceName) -> rusqlite
     let Some(space) = space_row(conn, name)? else { return Ok(Lineage::default()) };
     let head = head(conn, space)?;
     checked::head(conn, space, head)?;
-    Ok(Lineage::new(epochs(conn, space)?, head))
+    let epochs = epochs(conn, space)?;
+    let is_in_order = epochs.is_sorted_by(|one, next| one.first < next.first);
+    if !is_in_order || (epochs.is_empty() && head > Offset(0)) {
+        return Err(damaged(None, None, "a log whose epochs are missing or out of order"));
+    }
+    Ok(Lineage::new(epochs, head))
 }
 
 /// The epochs of a log, in order.
@@ -116,7 +121,9 @@ pub(in crate::store) fn next(
     };
     let mut find = conn.prepare_cached(EPOCH_AT)?;
     let found = find.query_row(params![space, column(up_to.0)?], |row| epoch(row, 0)).optional()?;
-    let Some(epoch) = found else { return Ok(None) };
+    // `None` would tell the reader that it has the whole log.
+    let what = "a log with entries outside its epochs";
+    let epoch = found.ok_or_else(|| damaged(None, Some(up_to.0), what))?;
     Ok(Some(Chunk::Entries(Page { after, up_to, epoch, head, entries })))
 }
 

@@ -149,8 +149,8 @@ pub(in crate::store) struct SnapshotSums {
     held: Mutex<HeldSums>,
 }
 
-/// Identifies a snapshot: its row and its SHA-256.
-type Key = (i64, [u8; 32]);
+/// Identifies a snapshot: its row, its SHA-256 and its length.
+type Key = (i64, [u8; 32], u64);
 
 #[derive(Default)]
 struct HeldSums {
@@ -168,7 +168,7 @@ impl SnapshotSums {
         document: DocumentId,
         stored: &Stored,
     ) -> rusqlite::Result<Arc<[u64]>> {
-        let key = (stored.row, stored.hash);
+        let key = (stored.row, stored.hash, stored.bytes);
         if let Some(sums) = self.held.lock().sums.get(&key) {
             return Ok(Arc::clone(sums));
         }
@@ -228,7 +228,8 @@ impl CheckedBuckets {
     }
 }
 
-/// Reads a whole snapshot, with one piece in memory at a time, and checks it against its SHA-256.
+/// Reads a whole snapshot, with one piece in memory at a time, and checks it against its SHA-256 and the length
+/// in its row: a shorter one would end the parts early, each of them whole.
 fn verified(
     conn: &Connection,
     document: DocumentId,
@@ -237,14 +238,15 @@ fn verified(
     let sql = "SELECT bytes FROM snapshot_piece WHERE id >= ?1 AND id < ?2 ORDER BY id";
     let mut find = conn.prepare_cached(sql)?;
     let mut rows = find.query([pieces(stored.row).0, pieces(stored.row).1])?;
-    let (mut hasher, mut sums) = (Sha256::new(), Vec::new());
+    let (mut hasher, mut sums, mut bytes) = (Sha256::new(), Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let piece = row.get_ref(0)?.as_blob()?;
         hasher.update(piece);
+        bytes += piece.len() as u64;
         sums.push(sum(piece));
     }
     let found: [u8; 32] = hasher.finalize().into();
-    match found == stored.hash {
+    match found == stored.hash && bytes == stored.bytes {
         true => Ok(sums),
         false => Err(snapshot_damage(document, stored)),
     }
@@ -258,7 +260,7 @@ pub(in crate::store) fn is_whole(
     stored: &Stored,
 ) -> rusqlite::Result<bool> {
     match verified(conn, document, stored) {
-        Ok(_) => stored.is_as_long(conn),
+        Ok(_) => Ok(true),
         Err(error) if is_content_damage(&error) => Ok(false),
         Err(error) => Err(error),
     }

@@ -9,7 +9,7 @@ use rusqlite::Row;
 use thiserror::Error;
 
 use crate::store::StoreError;
-use crate::store::damage::is_damage;
+use crate::store::damage::{is_damage, is_of_schema};
 
 /// "LfRl", to distinguish a relay's store from a replica's.
 const APPLICATION_ID: i32 = 0x4c66_526c;
@@ -243,7 +243,12 @@ impl StoreError {
         what: &'static str,
         source: WriteError<rusqlite::Error>,
     ) -> Self {
-        Self::new(what, source.class(), source)
+        match &source {
+            WriteError::Job(error) if is_of_schema(error) => {
+                Self::new(what, FailureClass::Corrupt, source)
+            }
+            _ => Self::new(what, source.class(), source),
+        }
     }
 }
 
