@@ -1,6 +1,6 @@
 //! One token: its size, its header, and its signature under the keys that may have made it.
 //!
-//! The algorithm is the key's. What the header says only has to agree; its `jku`, `jwk`, `x5u` and
+//! The algorithm is the key's. The header only has to agree; its `jku`, `jwk`, `x5u` and
 //! `x5c` are never followed, and a `crit` is refused since no extension is known.
 
 use jsonwebtoken::errors::ErrorKind;
@@ -87,7 +87,7 @@ impl TokenError {
     }
 }
 
-/// What is known of a token before its signature is verified.
+/// A token before its signature is verified.
 #[derive(Debug)]
 pub(super) struct Unverified<'a> {
     token: &'a [u8],

@@ -227,7 +227,7 @@ async fn long_and_deep_tokens_are_bounded() {
     accepted(&identities, &largest).await;
     let what = rejection(&identities, format!("{largest}{}", text_of(16))).await;
     assert!(what.contains("more than 16384"), "{what}");
-    // Deep claims: of the token's own claims, and of one that nobody reads.
+    // Deep claims: of the token's own claims, and of one that the relay does not read.
     for depth in [200, 5_000] {
         let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         for name in ["fill", "landfall", "aud"] {

@@ -29,7 +29,7 @@ fn keys(keys: &[Value]) -> Answer {
     Answer::Keys(jwks(keys))
 }
 
-/// The wait that a client is told when its token's key cannot be had.
+/// The wait that the relay demands when a token's key cannot be had.
 async fn retry_after(identities: &Identities, token: &str) -> Duration {
     match identities.identify(Some(token.as_bytes())).await {
         Err(IdentifyError::Unavailable { retry_after, .. }) => retry_after,
@@ -85,7 +85,7 @@ async fn a_rotated_key_is_fetched_at_the_issuers_pace() {
     let token = new.token_of("new", &claims_of(&server));
     accepted(&identities, EC.token_of("old", &claims_of(&server))).await;
     server.answer(keys(&[EC.jwk("old"), new.jwk("new")]));
-    // Its key may exist, but was asked for a moment ago: the client is told when to try again.
+    // Its key may exist, but was requested a moment ago: the relay answers when to try again.
     fixture.clock.advance(Duration::from_secs(10));
     assert_eq!(retry_after(&identities, &token).await, Duration::from_secs(20));
     assert_eq!(server.fetches(), 1);
@@ -119,7 +119,7 @@ async fn invented_key_ids_cost_the_issuer_one_fetch_in_thirty_seconds() {
     accepted(&identities, &good).await;
     let stranger = pair(Algorithm::EdDSA);
     let mut rejected = 0;
-    // 10,000 in 100 s: each is told to try again, but for those that caused a fetch.
+    // 10,000 in 100 s: the relay asks each to try again, but for those that caused a fetch.
     for at in 0..10_000 {
         fixture.clock.advance(Duration::from_millis(10));
         let token = stranger.token_of(&format!("random-{at}"), &claims_of(&server));
@@ -187,7 +187,7 @@ async fn without_keys_a_token_is_neither_accepted_nor_rejected() {
         assert_eq!(server.fetches(), at + 1);
         fixture.clock.advance(limits::ISSUER_PACE);
     }
-    // What the sockets' buffers hold, and not 50.
+    // As much as the sockets' buffers hold, and not 50.
     assert!(server.megabytes() < 20, "{} MB were taken", server.megabytes());
     // Which algorithm the key has is known without it.
     let what = rejection(&identities, HMAC.token(&claims_of(&server))).await;

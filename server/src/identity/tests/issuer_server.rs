@@ -42,7 +42,7 @@ pub(super) enum Answer {
     Text,
 }
 
-/// What the connections share.
+/// The state that the connections share.
 struct Shared {
     answer: Mutex<Answer>,
     changed: Notify,
@@ -158,10 +158,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<TlsAccep
             match tls {
                 None => serve(stream, shared).await,
                 // A client that does not trust the certificate hangs up.
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => serve(stream, shared).await,
-                    Err(_) => {}
-                },
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                }
             }
         });
     }
