@@ -245,9 +245,13 @@ async fn long_and_deep_tokens_are_bounded() {
 #[tokio::test]
 async fn claims_that_are_given_twice_are_rejected() {
     let identities = Fixture::with_all_keys().open();
-    let twice = claims().to_string().replacen('{', "{\"sub\":\"bob\",", 1);
-    let what = rejection(&identities, HMAC.token_with(&json!({ "alg": "HS256" }), &twice)).await;
-    assert!(what.contains("used twice"), "{what}");
+    // The library that verifies signatures finds the first one itself, but not the others.
+    for first in ["\"sub\":\"bob\"", "\"groups\":[],\"groups\":[\"root\"]", "\"x\":1,\"x\":1"] {
+        let twice = claims().to_string().replacen('{', &format!("{{{first},"), 1);
+        let token = HMAC.token_with(&json!({ "alg": "HS256" }), &twice);
+        let what = rejection(&identities, token).await;
+        assert!(what.contains("used twice"), "{what}");
+    }
 }
 
 #[tokio::test]

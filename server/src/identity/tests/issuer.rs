@@ -165,11 +165,11 @@ async fn without_keys_a_token_is_neither_accepted_nor_rejected() {
     let token = EC.token_of("a", &claims_of(&server));
     for (at, answer) in [
         Answer::Text,
-        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR),
-        Answer::Status(StatusCode::NO_CONTENT),
+        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR, jwks(&[EC.jwk("a")])),
+        Answer::Status(StatusCode::ACCEPTED, jwks(&[EC.jwk("a")])),
         Answer::Redirect(server.url()),
         Answer::Redirect("http://issuer.example/".to_owned()),
-        Answer::OtherIssuer,
+        Answer::OtherIssuer(jwks(&[EC.jwk("a")])),
         Answer::KeysAt("http://issuer.example/keys".to_owned()),
         Answer::KeysAt("file:///etc/passwd".to_owned()),
         Answer::KeysAt("keys".to_owned()),
