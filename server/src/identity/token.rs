@@ -12,8 +12,7 @@ use super::claims::Claims;
 use super::keys::{Key, KeySet};
 use crate::limits;
 
-/// Why a token is rejected. Neither the text nor the hint contains a part of the token other than a
-/// claim's name.
+/// Why a token is rejected. Of the token, the text has at most a claim's name and a wrong value of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum TokenError {
     #[error("no token was sent")]

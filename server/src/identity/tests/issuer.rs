@@ -67,6 +67,10 @@ async fn keys_of_files_and_of_an_issuer_are_used_side_by_side() {
     for key in [&*HMAC, &*ED] {
         accepted(&identities, key.token(&claims())).await;
     }
+    // Nor is it for a token of theirs whose claims cannot be read.
+    let unreadable = ED.token_with(&json!({ "alg": "EdDSA" }), "[]");
+    let what = rejection(&identities, unreadable).await;
+    assert!(what.contains("not an object"), "{what}");
     assert_eq!(server.fetches(), 0, "the issuer is not asked for what a file has");
     accepted(&identities, EC.token_of("a", &claims_of(&server))).await;
     // Each key speaks for its own issuer only.
