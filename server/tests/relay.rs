@@ -14,6 +14,8 @@ mod double;
 #[path = "relay/harness.rs"]
 mod harness;
 
+#[path = "relay/access.rs"]
+mod access;
 #[path = "relay/automerge_repo.rs"]
 mod automerge_repo;
 #[path = "relay/automerge_repo_client.rs"]

@@ -1,6 +1,6 @@
 //! A store that fails on demand in ways in which SQLite does not.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use landfall_protocol::access::View;
@@ -34,6 +34,8 @@ pub(crate) struct Double {
     pub(crate) repair_panics: AtomicBool,
     /// Its `open_space`, called by the hub, waits for this lock.
     pub(crate) opening: Mutex<()>,
+    /// Reads so far, of any kind.
+    pub(crate) reads: AtomicUsize,
 }
 
 impl Double {
@@ -50,12 +52,19 @@ impl Double {
             prune_panics: AtomicBool::new(false),
             repair_panics: AtomicBool::new(false),
             opening: Mutex::default(),
+            reads: AtomicUsize::new(0),
         });
         let over: Arc<dyn LogStore> = double.clone();
         (Relay::start_over(folder, store, over, change).await, double)
     }
 
+    fn counted(&self) -> &SqliteStore {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        &self.store
+    }
+
     fn read(&self) -> Result<&SqliteStore, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(!self.reads_panic.load(Ordering::Relaxed), "a bug, for a test");
         if !self.cannot_read.load(Ordering::Relaxed) {
             return Ok(&self.store);
@@ -88,7 +97,7 @@ impl Log for Double {
         space: &SpaceName,
         ask: &mut dyn FnMut(&dyn History<Error = StoreError>),
     ) -> Result<(), StoreError> {
-        self.store.look_up(space, ask)
+        self.counted().look_up(space, ask)
     }
 
     fn next(
@@ -135,7 +144,7 @@ impl Documents for Double {
         document: &DocumentId,
         have: &[[u8; 32]],
     ) -> Result<DocumentPlan, StoreError> {
-        self.store.plan_document(space, document, have)
+        self.counted().plan_document(space, document, have)
     }
 
     fn read_entries(
@@ -144,7 +153,7 @@ impl Documents for Double {
         document: &DocumentId,
         offsets: &[Offset],
     ) -> Result<Vec<EncodedEntry>, StoreError> {
-        self.store.read_entries(space, document, offsets)
+        self.counted().read_entries(space, document, offsets)
     }
 
     fn branches(
@@ -154,7 +163,7 @@ impl Documents for Double {
         cursor: SumCursor,
         rows: usize,
     ) -> Result<BranchPage, StoreError> {
-        self.store.branches(space, prefixes, cursor, rows)
+        self.counted().branches(space, prefixes, cursor, rows)
     }
 
     fn branches_of(
@@ -171,7 +180,7 @@ impl Documents for Double {
         space: &SpaceName,
         document: &DocumentId,
     ) -> Result<StoredDocument, StoreError> {
-        self.store.document_heads(space, document)
+        self.counted().document_heads(space, document)
     }
 
     fn document_index(
@@ -180,7 +189,7 @@ impl Documents for Double {
         document: &DocumentId,
         with_compacted: bool,
     ) -> Result<Option<DocumentIndex>, StoreError> {
-        self.store.document_index(space, document, with_compacted)
+        self.counted().document_index(space, document, with_compacted)
     }
 
     fn changes_known(
@@ -189,7 +198,7 @@ impl Documents for Double {
         document: &DocumentId,
         hashes: &[ChangeHash],
     ) -> Result<Vec<ChangeHash>, StoreError> {
-        self.store.changes_known(space, document, hashes)
+        self.counted().changes_known(space, document, hashes)
     }
 
     fn recent_documents(
@@ -199,11 +208,11 @@ impl Documents for Double {
         before: Option<Offset>,
         most: usize,
     ) -> Result<RecentPage, StoreError> {
-        self.store.recent_documents(space, since, before, most)
+        self.counted().recent_documents(space, since, before, most)
     }
 
     fn changes_held(&self, space: &SpaceName, document: &DocumentId) -> Result<u64, StoreError> {
-        self.store.changes_held(space, document)
+        self.counted().changes_held(space, document)
     }
 }
 
@@ -213,7 +222,7 @@ impl Snapshots for Double {
         space: &SpaceName,
         hash: &[u8; 32],
     ) -> Result<Option<EncodedEntry>, StoreError> {
-        self.store.snapshot_entry(space, hash)
+        self.counted().snapshot_entry(space, hash)
     }
 
     fn snapshot_part(
@@ -222,7 +231,7 @@ impl Snapshots for Double {
         hash: &[u8; 32],
         from: u64,
     ) -> Result<Option<SnapshotPart>, StoreError> {
-        self.store.snapshot_part(space, hash, from)
+        self.counted().snapshot_part(space, hash, from)
     }
 
     fn document_bases(

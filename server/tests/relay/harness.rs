@@ -241,13 +241,19 @@ impl Client {
     }
 
     pub(crate) async fn say_hello(&mut self) -> Welcome {
-        let replica = ReplicaId::from_bytes([7; 16]);
-        let (versions, token, agent) = (vec![1], None, "test".to_owned());
-        self.send(&Frame::Hello(Hello { versions, replica, token, agent })).await;
+        self.send_hello(7, None).await;
         match self.frame().await {
             Frame::Welcome(welcome) => welcome,
             other => panic!("no welcome: {other:?}"),
         }
+    }
+
+    /// Sends `Hello` of a replica, with a token.
+    pub(crate) async fn send_hello(&mut self, replica: u8, token: Option<&str>) {
+        let replica = ReplicaId::from_bytes([replica; 16]);
+        let token = token.map(|token| ByteBuf::from(token.as_bytes()));
+        let (versions, agent) = (vec![1], "test".to_owned());
+        self.send(&Frame::Hello(Hello { versions, replica, token, agent })).await;
     }
 
     /// Sends `Hello` and subscribes to the space from its start, as subscription 1.
