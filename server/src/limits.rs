@@ -599,7 +599,7 @@ pub const KEYS_BYTES: u64 = 64 * KIB as u64;
 pub const ISSUER_FETCH: Duration = Duration::from_secs(4);
 
 /// Least time between the beginnings of two such fetches, for the whole relay. Tokens with unknown key ids,
-/// which anybody can invent, cost the issuer no more than that.
+/// which every client can invent, cost the issuer no more than that.
 pub const ISSUER_PACE: Duration = Duration::from_secs(30);
 
 /// Age up to which an issuer's keys serve without a fetch: a key that the issuer withdrew is trusted for
@@ -610,7 +610,7 @@ pub const ISSUER_FRESH: Duration = Duration::from_secs(15 * 60);
 /// token of the issuer is accepted until it answers.
 pub const ISSUER_STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Keys that a token without a `kid` is tried with, some 50 µs each. More must be told apart by their `kid`.
+/// Keys that a token without a `kid` is tried with, some 50 µs each. More must differ in their `kid`.
 pub const KEYS_TRIED: usize = 8;
 
 /// Bytes of the access file, which is kept in memory and parsed in some milliseconds.
@@ -626,7 +626,7 @@ pub const REVOKED_BYTES: u64 = 4 * MIB as u64;
 /// effect within this time.
 pub const FILE_LOOK: Duration = Duration::from_secs(1);
 
-/// Age of a file from which its modification time tells it from a later version: coarser than the clocks of
+/// Age of a file from which its modification time differs from that of a later version: coarser than the clocks of
 /// all file systems.
 pub const FILE_SETTLED: Duration = Duration::from_secs(3);
 

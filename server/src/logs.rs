@@ -10,7 +10,11 @@ use std::sync::LazyLock;
 
 use clap::ValueEnum;
 use prometheus_client::metrics::counter::Counter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::limits;
 use lossy::{Flush, Lossy};
@@ -57,11 +61,14 @@ pub(crate) fn start(format: LogFormat) -> Logging {
         .with_writer(lossy)
         .log_internal_errors(false);
     let started = match format {
-        LogFormat::Human => lines.with_ansi(terminal).try_init(),
-        LogFormat::Auto if terminal => lines.with_ansi(true).try_init(),
+        LogFormat::Human => lines.with_ansi(terminal).finish().with(no_contents()).try_init(),
+        LogFormat::Auto if terminal => {
+            lines.with_ansi(true).finish().with(no_contents()).try_init()
+        }
         LogFormat::Auto | LogFormat::Json => {
             // A line is in at most one span: written as `span`, and not again in a list.
-            lines.json().flatten_event(true).with_span_list(false).try_init()
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            lines.finish().with(no_contents()).try_init()
         }
     };
     match started {
@@ -70,6 +77,12 @@ pub(crate) fn start(format: LogFormat) -> Logging {
         Err(_) => tracing::debug!("logging is already set up"),
     }
     Logging { _flush: Some(flush) }
+}
+
+/// Keeps tokens and documents out of the log, whatever `RUST_LOG` says: at the level `trace`, tungstenite logs
+/// the whole messages.
+fn no_contents() -> FilterFn<fn(&Metadata<'_>) -> bool> {
+    filter_fn(|line| *line.level() < Level::TRACE || !line.target().starts_with("tungstenite"))
 }
 
 /// Writes a last line to standard error, for a bounded time.

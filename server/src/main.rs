@@ -36,7 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     #[command(flatten)]
     Operate(OperatorCommand),
     /// Compact one document's history, from a job that the relay sends on standard input
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Err(error) => return cli::misused(&error),
     };
     match cli.command {
-        Command::Serve(args) => cli::run(args),
+        Command::Serve(args) => cli::run(*args),
         Command::Operate(command) => cli::admin(command),
         Command::CompactWorker => cli::compact_worker(),
         Command::VerifyCopy { file } => cli::verify_copy_worker(&file),

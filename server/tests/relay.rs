@@ -46,6 +46,8 @@ mod gone;
 mod heads;
 #[path = "relay/http.rs"]
 mod http;
+#[path = "relay/identity.rs"]
+mod identity;
 #[path = "relay/input.rs"]
 mod input;
 #[path = "relay/playground.rs"]

@@ -8,7 +8,7 @@ use clap::Args;
 use landfall_protocol::access::SpacePattern;
 
 use super::{FILE, Failure, OTHER, USAGE, print};
-use crate::identity::{IdentityOptions, MintError, MintOptions, mint};
+use crate::identity::{Identities, IdentityOptions, MintError, MintOptions, mint};
 
 /// How clients are identified. Without any keys, every client may do everything.
 #[derive(Debug, Clone, Args)]
@@ -82,6 +82,10 @@ impl IdentityArgs {
                 "give --jwt-secret, --jwt-keys or --oidc-issuer",
             ));
         }
+        // Before the relay listens, and before it makes a store.
+        Identities::new(&options).map_err(|error| {
+            Failure::new(FILE, "clients cannot be identified", &error, error.hint())
+        })?;
         Ok(options)
     }
 }

@@ -34,7 +34,7 @@ pub enum ConfigFileError {
         line: usize,
         /// From 1.
         column: usize,
-        /// What is wrong there.
+        /// The error at that position.
         what: String,
     },
     /// More rules than one relay takes.

@@ -44,7 +44,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
     }
 }
 
-/// What a relay expects of every token.
+/// The values that a relay expects in every token.
 #[derive(Debug, Clone)]
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a str,

@@ -73,7 +73,7 @@ impl HttpClient {
     }
 }
 
-/// Whether nobody on the way can change the answer.
+/// Checks that no host on the way can change the answer.
 pub(super) fn check_scheme(url: &Url) -> Result<(), FetchError> {
     let is_this_machine = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

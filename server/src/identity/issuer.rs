@@ -4,7 +4,7 @@
 //! One fetch runs at a time, and begins at most every [`limits::ISSUER_PACE`] for the whole relay, so
 //! that tokens with invented key ids cost the issuer nothing. Without an answer the known keys serve
 //! until they are [`limits::ISSUER_STALE`] old. A key that may exist but cannot be had now makes a token
-//! neither accepted nor rejected: the client is told when to try again.
+//! neither accepted nor rejected: the relay answers when to try again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -86,7 +86,7 @@ pub enum KeyError {
         actual: usize,
     },
     /// None of the set's keys verifies signatures.
-    #[error("none of its {} keys can be used: {}", reasons.len(), reasons.join("; "))]
+    #[error("none of its {} keys can be used: {}", reasons.len(), reasons.join(", "))]
     NoneUsable {
         /// One reason for each key.
         reasons: Vec<String>,
@@ -209,7 +209,8 @@ fn pem_key(number: usize, block: &str) -> Result<Key, KeyError> {
         return Err(KeyError::Label { number, label });
     }
     let pem = format!("-----BEGIN {block}");
-    let readers: [(Algorithm, fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>); 3] = [
+    type Read = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
+    let readers: [(Algorithm, Read); 3] = [
         (Algorithm::ES256, DecodingKey::from_ec_pem),
         (Algorithm::EdDSA, DecodingKey::from_ed_pem),
         // The last one: it takes a PKCS #1 block without a look at its kind.

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::keys::{KeyError, secret_of};
 use crate::{clock, limits};
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Clone)]
 pub struct MintOptions {
     /// The file of the shared secret.

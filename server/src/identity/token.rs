@@ -1,6 +1,6 @@
 //! One token: its size, its header, and its signature under the keys that may have made it.
 //!
-//! The algorithm is the key's. What the header says only has to agree; its `jku`, `jwk`, `x5u` and
+//! The algorithm is the key's. The header only has to agree; its `jku`, `jwk`, `x5u` and
 //! `x5c` are never followed, and a `crit` is refused since no extension is known.
 
 use jsonwebtoken::errors::ErrorKind;
@@ -12,8 +12,7 @@ use super::claims::Claims;
 use super::keys::{Key, KeySet};
 use crate::limits;
 
-/// Why a token is rejected. Neither the text nor the hint contains a part of the token other than a
-/// claim's name.
+/// Why a token is rejected. Of the token, the text has at most a claim's name and a wrong value of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum TokenError {
     #[error("no token was sent")]
@@ -87,7 +86,7 @@ impl TokenError {
     }
 }
 
-/// What is known of a token before its signature is verified.
+/// A token before its signature is verified.
 #[derive(Debug)]
 pub(super) struct Unverified<'a> {
     token: &'a [u8],

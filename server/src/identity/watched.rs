@@ -1,5 +1,5 @@
-//! A file of the configuration that is read again when it changes. What was read last stays in use
-//! while the file is missing or wrong: a typing error must neither open the relay nor lock everybody
+//! A file of the configuration that is read again when it changes. The content that was read last
+//! stays in use while the file is missing or wrong: a typing error must neither open the relay nor lock all clients
 //! out.
 
 use std::fs::{File, Metadata};
@@ -31,12 +31,12 @@ struct State<T> {
     looked: Duration,
 }
 
-/// Tells one version of a file from another.
+/// Distinguishes the versions of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
-    /// The file's number, where the system tells it: another file may have taken its name.
+    /// The file's number, where the system has one: another file may have taken its name.
     inode: u64,
     /// Whether it was read long enough after its modification that a second one has another time.
     is_settled: bool,

@@ -47,8 +47,11 @@ const ROOMS: &[Room] = &[
             "server/src/native",
             "server/src/automerge_repo",
             "server/src/serve",
+            "server/src/identity/http_client",
+            "server/src/identity/tests",
         ],
-        remedy: "keep HTTP and sockets in the http, connection, native, automerge_repo and serve modules",
+        remedy: "keep HTTP and sockets in the http, connection, native, automerge_repo and serve modules, \
+                 and fetching in identity/http_client",
     },
 ];
 

@@ -29,7 +29,7 @@ fn keys(keys: &[Value]) -> Answer {
     Answer::Keys(jwks(keys))
 }
 
-/// The wait that a client is told when its token's key cannot be had.
+/// The wait that the relay demands when a token's key cannot be had.
 async fn retry_after(identities: &Identities, token: &str) -> Duration {
     match identities.identify(Some(token.as_bytes())).await {
         Err(IdentifyError::Unavailable { retry_after, .. }) => retry_after,
@@ -67,6 +67,10 @@ async fn keys_of_files_and_of_an_issuer_are_used_side_by_side() {
     for key in [&*HMAC, &*ED] {
         accepted(&identities, key.token(&claims())).await;
     }
+    // Nor is it for a token of theirs whose claims cannot be read.
+    let unreadable = ED.token_with(&json!({ "alg": "EdDSA" }), "[]");
+    let what = rejection(&identities, unreadable).await;
+    assert!(what.contains("not an object"), "{what}");
     assert_eq!(server.fetches(), 0, "the issuer is not asked for what a file has");
     accepted(&identities, EC.token_of("a", &claims_of(&server))).await;
     // Each key speaks for its own issuer only.
@@ -85,7 +89,7 @@ async fn a_rotated_key_is_fetched_at_the_issuers_pace() {
     let token = new.token_of("new", &claims_of(&server));
     accepted(&identities, EC.token_of("old", &claims_of(&server))).await;
     server.answer(keys(&[EC.jwk("old"), new.jwk("new")]));
-    // Its key may exist, but was asked for a moment ago: the client is told when to try again.
+    // Its key may exist, but was requested a moment ago: the relay answers when to try again.
     fixture.clock.advance(Duration::from_secs(10));
     assert_eq!(retry_after(&identities, &token).await, Duration::from_secs(20));
     assert_eq!(server.fetches(), 1);
@@ -119,7 +123,7 @@ async fn invented_key_ids_cost_the_issuer_one_fetch_in_thirty_seconds() {
     accepted(&identities, &good).await;
     let stranger = pair(Algorithm::EdDSA);
     let mut rejected = 0;
-    // 10,000 in 100 s: each is told to try again, but for those that caused a fetch.
+    // 10,000 in 100 s: the relay asks each to try again, but for those that caused a fetch.
     for at in 0..10_000 {
         fixture.clock.advance(Duration::from_millis(10));
         let token = stranger.token_of(&format!("random-{at}"), &claims_of(&server));
@@ -165,11 +169,11 @@ async fn without_keys_a_token_is_neither_accepted_nor_rejected() {
     let token = EC.token_of("a", &claims_of(&server));
     for (at, answer) in [
         Answer::Text,
-        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR),
-        Answer::Status(StatusCode::NO_CONTENT),
+        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR, jwks(&[EC.jwk("a")])),
+        Answer::Status(StatusCode::ACCEPTED, jwks(&[EC.jwk("a")])),
         Answer::Redirect(server.url()),
         Answer::Redirect("http://issuer.example/".to_owned()),
-        Answer::OtherIssuer,
+        Answer::OtherIssuer(jwks(&[EC.jwk("a")])),
         Answer::KeysAt("http://issuer.example/keys".to_owned()),
         Answer::KeysAt("file:///etc/passwd".to_owned()),
         Answer::KeysAt("keys".to_owned()),
@@ -187,7 +191,7 @@ async fn without_keys_a_token_is_neither_accepted_nor_rejected() {
         assert_eq!(server.fetches(), at + 1);
         fixture.clock.advance(limits::ISSUER_PACE);
     }
-    // What the sockets' buffers hold, and not 50.
+    // As much as the sockets' buffers hold, and not 50.
     assert!(server.megabytes() < 20, "{} MB were taken", server.megabytes());
     // Which algorithm the key has is known without it.
     let what = rejection(&identities, HMAC.token(&claims_of(&server))).await;

@@ -30,19 +30,19 @@ pub(super) enum Answer {
     Nothing,
     /// A body of 50 MB.
     Huge,
-    /// An error.
-    Status(StatusCode),
+    /// Its configuration and this set of keys, with another status than 200.
+    Status(StatusCode, String),
     /// Another place.
     Redirect(String),
-    /// The configuration of another issuer.
-    OtherIssuer,
+    /// The configuration of another issuer, and this set of keys.
+    OtherIssuer(String),
     /// A configuration with this `jwks_uri`.
     KeysAt(String),
     /// Not JSON.
     Text,
 }
 
-/// What the connections share.
+/// The state that the connections share.
 struct Shared {
     answer: Mutex<Answer>,
     changed: Notify,
@@ -158,10 +158,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<TlsAccep
             match tls {
                 None => serve(stream, shared).await,
                 // A client that does not trust the certificate hangs up.
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => serve(stream, shared).await,
-                    Err(_) => {}
-                },
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                }
             }
         });
     }
@@ -195,15 +196,23 @@ impl Shared {
                 Answer::Keys(keys) => Response::new(keys.into()),
                 Answer::Huge if is_discovery => self.configuration(&self.url, &keys_at),
                 Answer::Huge => Response::new(self.huge()),
-                Answer::Status(status) => {
-                    Response::builder().status(status).body(Body::empty()).unwrap()
+                Answer::Status(status, keys) => {
+                    let mut answer = match is_discovery {
+                        true => self.configuration(&self.url, &keys_at),
+                        false => Response::new(keys.into()),
+                    };
+                    *answer.status_mut() = status;
+                    answer
                 }
                 Answer::Redirect(to) => Response::builder()
                     .status(StatusCode::FOUND)
                     .header(header::LOCATION, to)
                     .body(Body::empty())
                     .unwrap(),
-                Answer::OtherIssuer => self.configuration("https://other.example", &keys_at),
+                Answer::OtherIssuer(_) if is_discovery => {
+                    self.configuration("https://other.example", &keys_at)
+                }
+                Answer::OtherIssuer(keys) => Response::new(keys.into()),
                 Answer::KeysAt(place) => self.configuration(&self.url, &place),
                 Answer::Text => Response::new("<html>".into()),
             };
