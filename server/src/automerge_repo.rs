@@ -4,6 +4,7 @@
 //! It must not know what a change is, nor touch the store's tables. It never loads a document: answers are
 //! planned from the document's index.
 
+mod access;
 mod inbound;
 mod peers;
 mod performing;
@@ -16,12 +17,14 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::automerge_repo::peer::{EphemeralMessage, Host, Peer};
+use landfall_protocol::frame::Token;
 use landfall_protocol::{Code, Moment, SessionId, SpaceName, Upstream, limits as shared_limits};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tracing::{Instrument, debug, info, info_span};
 
 use crate::compaction::Compactor;
+use crate::connection::bindings::{Binding, Bindings};
 use crate::connection::{
     self, Connection, Driver, Input, MessageSizes, Outbox, Outgoing, Ready, RelayState, SocketRead,
     drive,
@@ -30,6 +33,7 @@ use crate::fan_out::{Broadcast, Delivery, Mailbox};
 use crate::hub::Event;
 use crate::limits;
 use crate::memory::{Class, Grant};
+use access::Access;
 use peers::Peers;
 use push_queue::{ItemResult, PushQueue};
 use remote_heads::{HeadsDelivery, HeadsReceiver, HeadsSender, RemoteHeadsTable};
@@ -41,13 +45,17 @@ pub(crate) struct SharedState {
     relay: Arc<RelayState>,
     compactor: Arc<Compactor>,
     peers: Peers,
+    /// The peer ids in use, each by one principal.
+    peer_ids: Bindings<(SpaceName, String)>,
+    /// The storage ids in use, each by one principal.
+    storage_ids: Bindings<(SpaceName, String)>,
     remote_heads: RemoteHeadsTable,
 }
 
 impl SharedState {
     pub(crate) fn new(relay: Arc<RelayState>, compactor: Arc<Compactor>) -> Arc<Self> {
-        let (peers, remote_heads) = Default::default();
-        Arc::new(Self { relay, compactor, peers, remote_heads })
+        let (peers, peer_ids, storage_ids, remote_heads) = Default::default();
+        Arc::new(Self { relay, compactor, peers, peer_ids, storage_ids, remote_heads })
     }
 }
 
@@ -83,6 +91,7 @@ pub(crate) async fn run(
     id: SessionId,
     peer: SocketAddr,
     space: SpaceName,
+    token: Option<Token>,
     upgrade: OnUpgrade,
 ) {
     let span = info_span!("repo", session = id.0, %peer, %space, peer_id = tracing::field::Empty);
@@ -91,7 +100,15 @@ pub(crate) async fn run(
         let opened = Connection::open(relay, (id, peer), upgrade, SIZES, events).await;
         let Some(connection) = opened else { return };
         debug!("automerge-repo session opened");
-        let ending = drive(RepoDriver::new(shared, connection, space)).await;
+        let (access, refused) = match Access::of(&connection, &space, token).await {
+            Ok(access) => (access, None),
+            Err(refused) => (Access::none(&space), Some(refused)),
+        };
+        let mut driver = RepoDriver::new(shared, connection, access, space);
+        if let Some((code, what)) = refused {
+            driver.machine.fail(code, what);
+        }
+        let ending = drive(driver).await;
         info!(code = %ending, "automerge-repo session closed");
     }
     .instrument(span)
@@ -117,6 +134,10 @@ impl Drop for Registrations {
 struct RepoDriver {
     shared: Arc<SharedState>,
     space: SpaceName,
+    /// The client's rights.
+    access: Access,
+    /// The client's peer id and storage id.
+    bindings: Option<[Option<Binding<(SpaceName, String)>>; 2]>,
     machine: Peer,
     outbox: Outbox,
     push_queue: PushQueue,
@@ -215,12 +236,19 @@ impl Driver for RepoDriver {
 }
 
 impl RepoDriver {
-    fn new(shared: Arc<SharedState>, connection: Connection, space: SpaceName) -> Self {
+    fn new(
+        shared: Arc<SharedState>,
+        connection: Connection,
+        access: Access,
+        space: SpaceName,
+    ) -> Self {
         let Connection { relay, id, account, .. } = &connection;
         let (remote_heads_in, remote_heads) = remote_heads::listener();
         let host = host(relay.upstream, &space);
-        let reader = SyncReader::new(&shared, space.clone(), account.clone());
+        let reader = SyncReader::new(&shared, access.clone(), space.clone(), account.clone());
         Self {
+            access,
+            bindings: None,
             machine: Peer::new(host, relay.patience, Moment::default()),
             outbox: Outbox::default(),
             push_queue: PushQueue::new(relay, *id, reader.clone()),
@@ -259,7 +287,7 @@ impl RepoDriver {
             reads: self.takes_messages(),
             sends: !self.outbox.is_empty(),
             holds: false,
-            timeout: self.machine.poll_timeout(),
+            timeout: self.machine.poll_timeout().min(self.access.until()),
         };
         tokio::select! {
             input = self.connection.input(ready) => SessionInput::Connection(input),
@@ -291,7 +319,8 @@ impl RepoDriver {
             }
             SessionInput::Delivery => self.take_deliveries(),
             SessionInput::RemoteHeads(update) => {
-                if let Some(update) = update {
+                let is_readable = |update: &HeadsDelivery| self.access.reads(&update.document);
+                if let Some(update) = update.filter(is_readable) {
                     let bytes = update.heads.iter().map(String::len).sum();
                     self.pass_on(bytes, |machine| machine.handle_remote_heads(&update));
                 }

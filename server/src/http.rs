@@ -20,8 +20,8 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Router, response};
-use landfall_protocol::frame::SUBPROTOCOL;
-use landfall_protocol::{SessionId, SpaceName};
+use landfall_protocol::frame::{SUBPROTOCOL, Token};
+use landfall_protocol::{SessionId, SpaceName, limits};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -79,6 +79,18 @@ pub(crate) fn router(http_state: Arc<HttpState>) -> Router {
             )
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&http_state), guarded))
+        .with_state(http_state)
+}
+
+/// The routes of the listener for operators.
+pub(crate) fn operators_router(http_state: Arc<HttpState>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { text(StatusCode::OK, "ok") }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async {
+            text(StatusCode::NOT_FOUND, "not found; operators read /healthz, /readyz and /metrics")
+        })
         .with_state(http_state)
 }
 
@@ -229,19 +241,52 @@ fn open(
             return text(StatusCode::BAD_REQUEST, what);
         }
     };
+    let token = repo.then(|| token_of(&request)).flatten();
+    if repo && token.is_none() && is_page_without_token(http_state, &request) {
+        http_state.sessions.metrics.request_refused("token");
+        return text(
+            StatusCode::UNAUTHORIZED,
+            "this relay authenticates its clients: a token is missing",
+        );
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     let id = http_state.next_session();
     let native = Arc::clone(&http_state.sessions);
     let automerge_repo = Arc::clone(&http_state.automerge_repo);
     tokio::spawn(async move {
         match repo {
-            true => automerge_repo::run(automerge_repo, id, peer.address, space, upgrade).await,
+            true => {
+                automerge_repo::run(automerge_repo, id, peer.address, space, token, upgrade).await
+            }
             false => native::run(native, id, peer.address, upgrade).await,
         }
         // Releases the connection's place after the session has ended.
         drop(peer);
     });
     upgrade::accept(&key, (!repo).then_some(SUBPROTOCOL))
+}
+
+/// The token of an automerge-repo client: of the header `Authorization: Bearer`, or for clients that can set
+/// no header, the parameter `token` of the URL.
+fn token_of(request: &Request) -> Option<Token> {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = header.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    let token = bearer.or_else(|| {
+        let query = request.uri().query()?.as_bytes();
+        let mut pairs = url::form_urlencoded::parse(query);
+        pairs.find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
+    })?;
+    let token = Some(token).filter(|token| token.len() <= limits::TOKEN_BYTES)?;
+    Some(Token { token: token.into_bytes().into() })
+}
+
+/// Whether a browser's page, which survives an HTTP refusal, connects without a token where one is needed.
+/// The published adapter for Node ends its process then: such clients are refused by the WebSocket.
+fn is_page_without_token(http_state: &HttpState, request: &Request) -> bool {
+    !http_state.sessions.identities.is_open() && request.headers().contains_key(header::ORIGIN)
 }
 
 async fn readyz(State(http_state): State<Arc<HttpState>>) -> Response<Body> {

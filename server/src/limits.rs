@@ -132,6 +132,9 @@ pub const KEPT_LIFE: Duration = Duration::from_secs(10);
 /// link.
 pub const HTTP_LIFE: Duration = Duration::from_secs(120);
 
+/// Connections to the listener for operators; further ones wait. A scraper and a person need a few.
+pub const OPERATOR_CONNECTIONS: usize = 16;
+
 /// Sessions whose client is not yet identified, where clients must be. Each lives at most for the
 /// handshake's patience and [`shared::IDENTIFY`]. Too few, and clients that return together after a restart
 /// are told to connect later; too many, and strangers keep others' tokens waiting.

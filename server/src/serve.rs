@@ -40,6 +40,7 @@ use crate::identity::{Identities, IdentityError, IdentityOptions};
 use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::operators::OperatorListener;
 use crate::partial_uploads::PartialUploads;
 use crate::quota::Quota;
 use crate::repairs::RepairContext;
@@ -94,6 +95,9 @@ pub struct ServeOptions {
     pub compactions: CompactionOptions,
     /// How clients are identified. By default they are not.
     pub identity: IdentityOptions,
+    /// Where operators read health and metrics. Default none: they read them where clients connect, and a
+    /// relay that identifies its clients serves no metrics.
+    pub operators: Option<OperatorListener>,
     /// Scheduled backups of the store in [`data`](Self::data). Default none.
     pub backups: Option<BackupOptions>,
     /// How long a shutdown may take. Default 10 s. Pushes that are not settled by then are not
@@ -120,6 +124,7 @@ impl ServeOptions {
             uploads_kept: limits::UPLOADS_KEPT,
             compactions: CompactionOptions::default(),
             identity: IdentityOptions::default(),
+            operators: None,
             backups: None,
             drain: limits::DRAIN,
         }
@@ -232,9 +237,14 @@ pub async fn serve_with_store(
             backups::run(backups.clone(), data.clone(), store, Arc::clone(&metrics))
         })
     });
+    let operators = options.operators.clone().map(|listener| {
+        let router = http::operators_router(Arc::clone(&server.http_state));
+        tasks::keep("operators", move || listener.clone().serve(router.clone()))
+    });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
     trimming.abort();
     copying.iter().for_each(tokio::task::JoinHandle::abort);
+    operators.iter().for_each(tokio::task::JoinHandle::abort);
     let end = end.unwrap_or(AcceptEnd::Ended(Essential::Accept));
     let drained = server.stop(end, options.drain).await;
     // Also after a panic or a timeout: write the store's queued jobs and release its lock.
@@ -313,7 +323,8 @@ fn http_state(
     compactor: &Arc<Compactor>,
 ) -> Arc<HttpState> {
     let (allow_origins, allow_hosts) = (options.allow_origins.clone(), options.allow_hosts.clone());
-    let guard = Guard { allow_origins, allow_hosts, any_address: options.insecure_open };
+    let (any_address, needs_token) = (options.insecure_open, options.identity.is_required());
+    let guard = Guard { allow_origins, allow_hosts, any_address, needs_token };
     let automerge_repo =
         automerge_repo::SharedState::new(Arc::clone(&sessions), Arc::clone(compactor));
     let last_session = AtomicU64::new(0);

@@ -16,6 +16,8 @@ mod harness;
 
 #[path = "relay/access.rs"]
 mod access;
+#[path = "relay/access_automerge_repo.rs"]
+mod access_automerge_repo;
 #[path = "relay/automerge_repo.rs"]
 mod automerge_repo;
 #[path = "relay/automerge_repo_client.rs"]

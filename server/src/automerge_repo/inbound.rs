@@ -113,6 +113,9 @@ impl RepoDriver {
             self.take_deliveries();
         }
         let (now, bytes) = (self.connection.now(), self.connection.meter.bytes());
+        if now >= self.access.until() {
+            return self.machine.fail(Code::UNAUTHORIZED, "the token has expired".to_owned());
+        }
         // A peer counts as alive while a large message arrives, and while the relay does not read from it.
         let waits = self.connection.meter.is_waiting() || !self.takes_messages();
         if bytes != self.bytes_before || waits {

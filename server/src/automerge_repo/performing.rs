@@ -9,6 +9,7 @@ use tracing::{Span, debug, info, warn};
 
 use super::RepoDriver;
 use super::sync_answers::{SyncAnswers, SyncReader};
+use crate::connection::bindings::InUse;
 use crate::fan_out::Broadcast;
 use crate::limits;
 use crate::memory::Class;
@@ -53,6 +54,8 @@ impl RepoDriver {
             PeerEffect::Send(message) => self.send(message),
             PeerEffect::Ping => self.outbox.push_ping(),
             PeerEffect::Joined(remote) => self.join(&remote),
+            // Nothing is delivered of a document that the client may not read.
+            PeerEffect::Follow(document) if !self.access.reads(&document) => {}
             PeerEffect::Follow(document) => {
                 self.shared.relay.fan_out.subscribe(&self.space, document, &self.mailbox);
                 self.shared.relay.repairs.document_opened(&self.space, &document);
@@ -63,6 +66,9 @@ impl RepoDriver {
                 self.push_queue.push_whole(id, document, bytes);
             }
             PeerEffect::Plan(ticket, request) => self.sync_answers.ask(ticket, request),
+            PeerEffect::Ephemeral(message) if !self.access.writes(&message.document) => {
+                debug!(document = %message.document, "an ephemeral message without the right to write");
+            }
             PeerEffect::Ephemeral(message) => self.publish(message),
             PeerEffect::Subscribe(storages) => {
                 let (space, sender) = (&self.space, &self.remote_heads_in);
@@ -71,6 +77,7 @@ impl RepoDriver {
             PeerEffect::Unsubscribe(storages) => {
                 self.shared.remote_heads.unsubscribe(&self.space, self.connection.id, storages);
             }
+            PeerEffect::RemoteHeads(update) if !self.access.reads(&update.document) => {}
             PeerEffect::RemoteHeads(update) => {
                 let from = (self.connection.id, self.connection.account.share());
                 self.shared.remote_heads.publish(&self.space, from, update);
@@ -89,12 +96,33 @@ impl RepoDriver {
         }
     }
 
+    /// Binds the client's names to its principal: another one can neither take its connection over nor
+    /// speak for its storage.
+    fn bind(&mut self, remote: &Remote) -> Result<(), InUse> {
+        let Some(subject) = &self.access.principal().subject else { return Ok(()) };
+        let key = |id: &str| (self.space.clone(), id.to_owned());
+        let peer = self.shared.peer_ids.bind(key(&remote.peer_id), Some(subject))?;
+        let storage = remote.storage_id.as_deref();
+        let storage = storage.map(|id| self.shared.storage_ids.bind(key(id), Some(subject)));
+        self.bindings = Some([Some(peer), storage.transpose()?]);
+        Ok(())
+    }
+
     fn join(&mut self, remote: &Remote) {
+        if self.bind(remote).is_err() {
+            let what = "another principal uses this peer id or storage id now".to_owned();
+            return self.machine.fail(Code::FORBIDDEN, what);
+        }
         if self.has_joined_hub {
             debug!(peer_id = remote.peer_id, "the client joined again");
             // Answers for the client's previous join do not apply to the new one.
             let (space, account) = (self.space.clone(), self.connection.account.clone());
-            self.sync_answers = SyncAnswers::new(SyncReader::new(&self.shared, space, account));
+            self.sync_answers = SyncAnswers::new(SyncReader::new(
+                &self.shared,
+                self.access.clone(),
+                space,
+                account,
+            ));
         } else {
             // Recorded once only: a second value would appear beside the first in every log line.
             Span::current().record("peer_id", remote.peer_id.as_str());

@@ -77,8 +77,8 @@ pub(super) struct PushQueue {
     hub: Hub,
     checker: Checker,
     reader: SyncReader,
-    /// The author that the session's entries will name.
-    author: Author,
+    /// The client's own name, the author of its entries in open mode.
+    own_name: Vec<u8>,
     /// Items that follow from checks; they go before all others.
     first: VecDeque<Item>,
     /// The unchecked rest of the current message.
@@ -104,7 +104,7 @@ impl PushQueue {
             checker: relay.checks.of_session(account.key()),
             reader,
             space,
-            author: Author::of_all(Vec::new()),
+            own_name: Vec::new(),
             first: VecDeque::new(),
             rest: None,
             waiting: VecDeque::new(),
@@ -117,12 +117,12 @@ impl PushQueue {
         }
     }
 
-    /// Entries name the peer's storage if the peer has a persistent one (36 letters), else its peer id,
+    /// Entries name the principal, and in open mode the peer's storage if the peer has a persistent one (36 letters), else its peer id,
     /// truncated to fit.
     pub(super) fn name_author(&mut self, storage: Option<&str>, peer: &str) {
         let name = storage.unwrap_or(peer);
         let end = name.floor_char_boundary(shared_limits::AUTHOR_BYTES);
-        self.author = Author::of_all(name.as_bytes()[..end].to_vec());
+        self.own_name = name.as_bytes()[..end].to_vec();
     }
 
     pub(super) fn join(&mut self, channel: HubChannel) {
@@ -240,7 +240,8 @@ impl PushQueue {
 
     fn start(&mut self, item: Item) {
         let (hub, session, space) = (self.hub.clone(), self.session, self.space.clone());
-        let (author, account) = (self.author.clone(), self.account.clone());
+        let account = self.account.clone();
+        let author = |document: &DocumentId| self.reader.access.author(&self.own_name, document);
         match item {
             Item::Join(channel) => {
                 let key = account.key();
@@ -266,6 +267,7 @@ impl PushQueue {
             }
             Item::Push(push) => {
                 let reservation = self.memory.of_push(push_bytes(&push));
+                let author = author(&push.document);
                 let pushed = Pushed::changes(checked_push(session, author, push));
                 self.in_flight.start(true, async move {
                     over(hub.push(space, pushed, reservation.grant(&account).await).await)
@@ -274,11 +276,13 @@ impl PushQueue {
             Item::Whole(id, document, bytes) => {
                 let reservation = self.memory.of_upload(bytes.len());
                 let merge_memory = self.memory.of_merge(bytes.len());
+                let author = author(&document);
                 let (entry, reader) =
                     (PushedEntry { session, id, document, author }, self.reader.clone());
+                let looked_up = reader.access.looked_up(&document);
                 self.in_flight.start(true, async move {
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
-                        store.plan_document(space, &document, &[])
+                        store.plan_document(space, &looked_up, &[])
                     };
                     // A read error counts as zero bytes here: the hub reports it to the client.
                     let stored = reader.ask(document, plan).await;
@@ -361,8 +365,9 @@ async fn look_up(
     document: DocumentId,
     asked: Vec<ChangeHash>,
 ) -> Option<Vec<ChangeHash>> {
+    let looked_up = reader.access.looked_up(&document);
     let ask = move |store: &dyn LogStore, space: &SpaceName| {
-        store.changes_known(space, &document, &asked)
+        store.changes_known(space, &looked_up, &asked)
     };
     match reader.ask(document, ask).await {
         Ok(known) => Some(known),

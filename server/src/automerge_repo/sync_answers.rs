@@ -15,6 +15,7 @@ use landfall_protocol::{DocumentId, Offset, SpaceName, limits as shared_limits};
 use tokio::sync::oneshot;
 
 use super::SharedState;
+use super::access::Access;
 use crate::compaction::Compactor;
 use crate::limits;
 use crate::memory::{Account, Class, Grant};
@@ -111,6 +112,8 @@ pub(super) struct SyncReader {
     pub(super) account: Account,
     compactor: Arc<Compactor>,
     pub(super) space: SpaceName,
+    /// The client's rights.
+    pub(super) access: Access,
 }
 
 /// A planned answer.
@@ -131,13 +134,19 @@ impl Outline {
 }
 
 impl SyncReader {
-    pub(super) fn new(shared: &SharedState, space: SpaceName, account: Account) -> Self {
+    pub(super) fn new(
+        shared: &SharedState,
+        access: Access,
+        space: SpaceName,
+        account: Account,
+    ) -> Self {
         Self {
             store: Arc::clone(&shared.relay.store),
             page_reads: shared.relay.page_reads.clone(),
             account,
             compactor: Arc::clone(&shared.compactor),
             space,
+            access,
         }
     }
 
@@ -146,9 +155,11 @@ impl SyncReader {
         let queries = Arc::new(queries);
         let outlines = match queries.first() {
             Some((ticket, _)) => {
-                let queries = Arc::clone(&queries);
-                self.ask(ticket.document, move |store, space| outlines(store, space, &queries))
-                    .await
+                let (queries, access) = (Arc::clone(&queries), self.access.clone());
+                let plan = move |store: &dyn LogStore, space: &SpaceName| {
+                    outlines(store, space, &access, &queries)
+                };
+                self.ask(ticket.document, plan).await
             }
             None => Ok(Vec::new()),
         };
@@ -186,9 +197,9 @@ impl SyncReader {
             let outline = match first.take() {
                 Some(first) => Ok(first),
                 None => {
-                    let query = Arc::clone(&request);
+                    let (query, access) = (Arc::clone(&request), self.access.clone());
                     let plan = move |store: &dyn LogStore, space: &SpaceName| {
-                        outline(store, space, &document, &query)
+                        outline(store, space, &access, &document, &query)
                     };
                     self.ask(document, plan).await
                 }
@@ -326,11 +337,12 @@ fn weight(index: &DocumentIndex, plan: &Plan) -> usize {
 fn outlines(
     store: &dyn LogStore,
     space: &SpaceName,
+    access: &Access,
     asked: &[WaitingQuery],
 ) -> Result<Vec<Outline>, StoreError> {
     let mut outlines = Vec::with_capacity(asked.len());
     for (ticket, request) in asked {
-        let outline = match outline(store, space, &ticket.document, request) {
+        let outline = match outline(store, space, access, &ticket.document, request) {
             // Left for the next read, where it is the first and its error is returned.
             Err(_) if !outlines.is_empty() => break,
             outline => outline?,
@@ -347,11 +359,13 @@ fn outlines(
 fn outline(
     store: &dyn LogStore,
     space: &SpaceName,
+    access: &Access,
     document: &DocumentId,
     request: &SyncRequest,
 ) -> Result<Outline, StoreError> {
     let done = |standing| Ok(Outline::Done(Planned::LogState(standing)));
-    match store.document_heads(space, document)? {
+    match store.document_heads(space, &access.looked_up(document))? {
+        _ if !access.reads(document) => return done(LogState::Absent),
         StoredDocument::Absent => return done(LogState::Absent),
         StoredDocument::Deleted => return done(LogState::Deleted),
         StoredDocument::Present { heads, last }
@@ -440,10 +454,12 @@ mod tests {
         let (compactor, _ended) =
             Compactor::start(Arc::clone(&store), metrics, compactions, Memory::new(0)).unwrap();
         let (account, turns) = (Memory::new(0).account(ShareKey::Session(1)), Turns::new(1));
-        let space = "default".parse().unwrap();
+        let space: SpaceName = "default".parse().unwrap();
         let page_reads = turns.clone();
         let compactions = Arc::clone(&compactor);
-        let reader = SyncReader { store, page_reads, account, compactor: compactions, space };
+        let access = Access::open(&space);
+        let reader =
+            SyncReader { store, page_reads, account, compactor: compactions, space, access };
         let mut sync_answers = SyncAnswers::new(reader);
         let host = Host { peer_id: "relay".to_owned(), storage_id: "storage".to_owned() };
         let peer = Peer::new(host, Patience::default(), Moment::default());

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::backups::BackupOptions;
 use crate::compaction::CompactionOptions;
+use crate::operators::OperatorListener;
 use crate::serve::{ServeError, ServeOptions, serve_with_store};
 use crate::store::{CompactionWindow, SqliteStore};
 use crate::{allocator, limits, logs};
@@ -30,6 +31,10 @@ pub struct ServeArgs {
     /// The address to listen on: address and port, or `localhost` and port. Port 0 picks a free one
     #[arg(long, env = "LANDFALL_LISTEN", default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
     pub listen: String,
+    /// An address on which operators read /healthz, /readyz and /metrics, such as 127.0.0.1:7601. Whoever
+    /// reaches it reads the metrics
+    #[arg(long, env = "LANDFALL_OPERATORS_LISTEN", value_name = "ADDRESS")]
+    pub operators_listen: Option<SocketAddr>,
     /// The folder of the store; created, accessible to its owner only, if it is missing
     #[arg(long, env = "LANDFALL_DATA", default_value = "./landfall-data", value_name = "FOLDER")]
     pub data: PathBuf,
@@ -209,8 +214,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
 }
 
 async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
-    let address = resolve(&args).await?;
     let identity = args.identity.clone().options()?;
+    let address = resolve(&args, identity.is_required()).await?;
     let listener = listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);
     let mut options = ServeOptions::new(&args.data);
@@ -222,6 +227,7 @@ async fn serve_until_signal(args: ServeArgs) -> Result<(), Failure> {
     options.memory = (args.memory << 20) as usize;
     options.backups = backups(args.backup_to, args.backup_every, args.backup_keep)?;
     options.identity = identity;
+    options.operators = operators(args.operators_listen)?;
     let data = args.data;
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data)).await;
     let store = match opened {
@@ -268,7 +274,7 @@ fn code_and_hint(error: &ServeError) -> (u8, &'static str) {
 }
 
 /// Resolves the address to listen on, and checks that it is allowed.
-async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
+async fn resolve(args: &ServeArgs, needs_token: bool) -> Result<SocketAddr, Failure> {
     let listen = &args.listen;
     let found: Vec<SocketAddr> = match tokio::net::lookup_host(listen.as_str()).await {
         Ok(found) => found.collect(),
@@ -288,13 +294,27 @@ async fn resolve(args: &ServeArgs) -> Result<SocketAddr, Failure> {
         ));
     };
     let local = found.iter().all(|address| address.ip().is_loopback());
-    if !local && !args.insecure_open {
+    if !local && !needs_token && !args.insecure_open {
         let what = format!("will not listen on {address}");
         let why = "it is reachable from other machines, and no authentication is configured";
-        let hint = "listen on 127.0.0.1, or accept the risk with --insecure-open";
+        let hint = "listen on 127.0.0.1, identify clients (see --jwt-keys and --oidc-issuer), or accept \
+                    the risk with --insecure-open";
         return Err(Failure::new(USAGE, what, why, hint));
     }
     Ok(*address)
+}
+
+/// Binds the listener for operators, and reports its address.
+fn operators(address: Option<SocketAddr>) -> Result<Option<OperatorListener>, Failure> {
+    let Some(address) = address else { return Ok(None) };
+    let cannot = |error: io::Error| {
+        let what = format!("cannot listen on {address} for operators");
+        Failure::new(LISTEN, what, error, "choose another address with --operators-listen")
+    };
+    let listener = OperatorListener::bind(address).map_err(cannot)?;
+    let bound = listener.local_addr().map_err(cannot)?;
+    tracing::info!(address = %bound, "listening for operators");
+    Ok(Some(listener))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {

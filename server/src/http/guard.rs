@@ -22,6 +22,9 @@ pub(crate) struct Guard {
     pub(crate) allow_hosts: Vec<String>,
     /// Whether `Host` may be any IP address. Never any name: a name's owner can point it here.
     pub(crate) any_address: bool,
+    /// Whether clients are identified by a token. Then `Host` may be anything: a page under a foreign name
+    /// has no token.
+    pub(crate) needs_token: bool,
 }
 
 /// Why a request is rejected.
@@ -80,7 +83,8 @@ impl Guard {
     /// Whether the relay may be reached under this host, with or without a port.
     fn is_ours(&self, text: &str) -> bool {
         Host::parse(text).is_some_and(|host| {
-            host.is_loopback()
+            self.needs_token
+                || host.is_loopback()
                 || self.is_allowed(&host)
                 || (self.any_address && host.address.is_some())
         })
@@ -231,6 +235,18 @@ mod tests {
         let near = (header::ORIGIN, "http://localhost");
         let two = headers(&[host.clone(), near, (header::ORIGIN, "http://evil.example")]);
         assert!(guard.check(&uri, &two).is_err(), "one foreign origin of two is enough");
+    }
+
+    #[test]
+    fn a_relay_that_identifies_its_clients_is_reached_under_any_name() {
+        let guard = Guard { needs_token: true, ..Guard::default() };
+        let uri = Uri::from_static("/");
+        let named = headers(&[(header::HOST, "relay.example:7600")]);
+        assert_eq!(guard.check(&uri, &named), Ok(()));
+        assert!(Guard::default().check(&uri, &named).is_err());
+        let origin = (header::ORIGIN, "https://relay.example:7600");
+        let page = headers(&[(header::HOST, "relay.example:7600"), origin]);
+        assert!(guard.check(&uri, &page).is_err(), "pages are allowed by --allow-origin only");
     }
 
     #[test]

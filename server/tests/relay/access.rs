@@ -12,13 +12,13 @@ use landfall_protocol::frame::{
     Subscribe, Token, Want, encode, entry_kind, features,
 };
 use landfall_protocol::{Code, DocumentId};
-use landfall_relay::{IdentityOptions, ServeOptions};
+use landfall_relay::{IdentityOptions, OperatorListener, ServeOptions};
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::double::Double;
-use crate::harness::{Author, Client, Relay, SPACE, soon, until};
+use crate::harness::{Author, Client, Relay, SPACE, get_of, soon, until};
 
 const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
 
@@ -28,34 +28,34 @@ const WRITABLE: DocumentId = DocumentId::from_bytes([2; 16]);
 const HIDDEN: DocumentId = DocumentId::from_bytes([3; 16]);
 const UNKNOWN: DocumentId = DocumentId::from_bytes([9; 16]);
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn signed(claims: &Value) -> String {
+pub(crate) fn signed(claims: &Value) -> String {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET).unwrap();
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
 }
 
-fn claims(subject: &str, rules: &Value) -> Value {
+pub(crate) fn claims(subject: &str, rules: &Value) -> Value {
     json!({
         "iss": "test", "aud": "relay", "sub": subject, "exp": now() + 600, "nbf": now() - 10,
         "iat": now() - 10, "landfall": rules,
     })
 }
 
-fn token(subject: &str, rules: &Value) -> String {
+pub(crate) fn token(subject: &str, rules: &Value) -> String {
     signed(&claims(subject, rules))
 }
 
-fn admin() -> String {
+pub(crate) fn admin() -> String {
     let all = ["read", "write", "create", "delete", "admin"];
     token("admin", &json!([{ "spaces": "*", "rights": all }]))
 }
 
 /// Reads one document, and writes another.
-fn alice() -> String {
+pub(crate) fn alice() -> String {
     token(
         "alice",
         &json!([
@@ -65,7 +65,7 @@ fn alice() -> String {
     )
 }
 
-fn required(folder: &TempDir) -> impl FnOnce(&mut ServeOptions) + use<> {
+pub(crate) fn required(folder: &TempDir) -> impl FnOnce(&mut ServeOptions) + use<> {
     let secret = folder.path().join("secret");
     fs::write(&secret, SECRET).unwrap();
     move |options| {
@@ -78,7 +78,7 @@ fn required(folder: &TempDir) -> impl FnOnce(&mut ServeOptions) + use<> {
     }
 }
 
-async fn relay() -> (TempDir, TempDir, Relay, Arc<Double>) {
+pub(crate) async fn relay() -> (TempDir, TempDir, Relay, Arc<Double>) {
     let (folder, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (relay, double) = Double::serve(&folder, required(&config)).await;
     (folder, config, relay, double)
@@ -344,6 +344,26 @@ async fn pages_about_all_documents_are_not_served_where_clients_are_identified()
         assert_eq!(relay.get(path).await.0, 200, "{path}");
     }
     relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn operators_read_the_metrics_on_a_listener_of_their_own() {
+    let (folder, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let listener = OperatorListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let identify = required(&config);
+    let relay = Relay::start_with(&folder, |options| {
+        identify(options);
+        options.operators = Some(listener);
+    })
+    .await;
+    let _client = signed_in(&relay, 1, &admin()).await;
+    let (status, metrics) = get_of(address, "/metrics").await;
+    assert!(status == 200 && metrics.contains("landfall_relay_sessions 1"), "{metrics}");
+    assert_eq!(get_of(address, "/readyz").await.0, 200);
+    assert_eq!(get_of(address, "/playground/documents?space=notes").await.0, 404);
+    relay.stop().await.unwrap();
+    assert!(std::net::TcpStream::connect(address).is_err(), "it ends with the relay");
 }
 
 #[tokio::test]
