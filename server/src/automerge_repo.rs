@@ -352,7 +352,7 @@ impl RepoDriver {
                     _ => self.machine.handle_entry(&commit, at),
                 },
                 Delivery::ResendRequest(_, request) => {
-                    if !self.machine.handle_lost(request.document) {
+                    if !self.machine.handle_damaged(request.document) {
                         self.resent(request.document, false);
                     }
                 }

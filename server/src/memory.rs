@@ -35,7 +35,7 @@ pub(crate) use pace::Pace;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// An incoming message, with its decoded form.
-    Intake,
+    Incoming,
     /// Pushes, from their message to their answer.
     Push,
     /// Snapshots and whole documents from clients, until they are merged.
@@ -49,12 +49,12 @@ pub(crate) enum Class {
 impl Class {
     /// All of them.
     pub(crate) const ALL: [Self; 5] =
-        [Self::Intake, Self::Push, Self::Upload, Self::Answer, Self::State];
+        [Self::Incoming, Self::Push, Self::Upload, Self::Answer, Self::State];
 
     /// Its name in the metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Intake => "intake",
+            Self::Incoming => "intake",
             Self::Push => "push",
             Self::Upload => "upload",
             Self::Answer => "answer",

@@ -314,7 +314,7 @@ impl NativeDriver {
                 }
                 Delivery::ResendRequest(Some(through), request) => {
                     let ResendRequest { space, document, changes } = &*request;
-                    if !self.machine.handle_lost(through, *document, changes) {
+                    if !self.machine.handle_damaged(through, *document, changes) {
                         self.connection.relay.repairs.answered(
                             self.connection.id,
                             space,
@@ -353,7 +353,7 @@ impl NativeDriver {
                     (Code::STORAGE_FAILED, "the relay could not read its store".to_owned());
                 ("the log ends before its own head".to_owned(), refusal)
             }
-            Err(error) => (error.chain(), error.told()),
+            Err(error) => (error.chain(), error.for_client()),
         };
         tracing::error!(space = %target.feed.space, error = failed, "cannot read a page");
         if self.feeds.is_target(&target) {

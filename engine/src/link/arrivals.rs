@@ -3,7 +3,7 @@
 //! link's thread must answer pings meanwhile.
 //!
 //! A job that panics is dropped, which reports a failed outcome to the machine and ends the session
-//! (`perform::Owed`). The thread continues.
+//! (`perform::PendingReply`). The thread continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

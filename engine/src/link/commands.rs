@@ -175,7 +175,7 @@ impl LinkCommands {
     }
 
     /// The socket has sent something: tasks that wait for room may go on.
-    pub(super) fn handle_room(&self) {
+    pub(super) fn handle_writable(&self) {
         if self.wants_room.load(Ordering::Acquire) || !self.ephemeral_queue.is_empty() {
             self.wake.notify_one();
         }

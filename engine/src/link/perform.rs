@@ -63,7 +63,7 @@ enum Outcome {
 
 /// The one outcome that the machine expects for a job of the store. Dropping it without an outcome, as
 /// a panic does, sends a failure: otherwise the machine would wait for ever.
-pub(super) struct Owed {
+pub(super) struct PendingReply {
     tell: mpsc::UnboundedSender<Completion>,
     connection: u64,
     row: SpaceRow,
@@ -71,7 +71,7 @@ pub(super) struct Owed {
     given: bool,
 }
 
-impl Owed {
+impl PendingReply {
     fn give(mut self, outcome: Outcome) {
         self.send(outcome);
     }
@@ -84,7 +84,7 @@ impl Owed {
     }
 }
 
-impl Drop for Owed {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         if !self.given {
             let what = "it was dropped before it was done, as by a panic";
@@ -439,7 +439,7 @@ impl Performer {
 
     fn load_resume(&self, upstream: Upstream, space: SpaceName) {
         let Some(row) = self.spaces.get(&space).copied() else { return };
-        let (owed, store) = (self.owed(row, 0), Arc::clone(&self.store));
+        let (pending_reply, store) = (self.pending_reply(row, 0), Arc::clone(&self.store));
         let commands = Arc::clone(&self.commands);
         let done = move |result: Result<Committed<AttachedUpstream>, WriteFailure>| {
             let outcome = match result {
@@ -452,7 +452,7 @@ impl Performer {
                 }
                 Err(error) => failed(&store, &error),
             };
-            owed.give(outcome);
+            pending_reply.give(outcome);
         };
         self.log.submit_attach(upstream, row, Box::new(done));
     }
@@ -483,13 +483,13 @@ impl Performer {
         row: SpaceRow,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
     ) -> Done<(SpaceCount, T)> {
-        let (owed, store) = (self.owed(row, 0), Arc::clone(&self.store));
+        let (pending_reply, store) = (self.pending_reply(row, 0), Arc::clone(&self.store));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(Committed { value: (_, value), .. }) => outcome(value),
                 Err(error) => failed(&store, &error),
             };
-            owed.give(outcome);
+            pending_reply.give(outcome);
         })
     }
 
@@ -498,9 +498,9 @@ impl Performer {
     }
 
     /// The outcome that the machine expects for a job, for which it counts so many bytes.
-    fn owed(&self, row: SpaceRow, bytes: usize) -> Owed {
+    fn pending_reply(&self, row: SpaceRow, bytes: usize) -> PendingReply {
         let (tell, connection) = (self.tell.clone(), self.connection);
-        Owed { tell, connection, row, bytes, given: false }
+        PendingReply { tell, connection, row, bytes, given: false }
     }
 }
 

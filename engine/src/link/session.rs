@@ -51,7 +51,7 @@ async fn write(
         let bytes = message.len();
         sink.send(Message::Binary(Bytes::from(message))).await?;
         unsent.fetch_sub(bytes, Ordering::AcqRel);
-        commands.handle_room();
+        commands.handle_writable();
     }
     sink.close().await
 }

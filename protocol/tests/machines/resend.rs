@@ -398,14 +398,14 @@ fn session(bits: u64) -> Session {
 fn a_resend_is_requested_only_from_capable_sessions() {
     let lost = [ChangeHash([7; 32])];
     let mut session_that_knows = session(features::ALL);
-    assert!(session_that_knows.handle_lost(4, DOCUMENT, &lost));
+    assert!(session_that_knows.handle_damaged(4, DOCUMENT, &lost));
     let sent = session_that_knows.poll_effect();
     let resend = Resend { subscription: 4, document: DOCUMENT, changes: vec![[7; 32]] };
     assert_eq!(sent, Some(SessionEffect::Send(Frame::Resend(resend))));
-    assert!(!session_that_knows.handle_lost(4, OTHER, &lost), "outside the filter");
-    assert!(!session_that_knows.handle_lost(5, DOCUMENT, &lost), "no such subscription");
+    assert!(!session_that_knows.handle_damaged(4, OTHER, &lost), "outside the filter");
+    assert!(!session_that_knows.handle_damaged(5, DOCUMENT, &lost), "no such subscription");
     let mut older = session(features::ALL & !features::RESEND);
-    assert!(!older.handle_lost(4, DOCUMENT, &lost));
+    assert!(!older.handle_damaged(4, DOCUMENT, &lost));
     older.handle_repaired(4, DOCUMENT);
     assert_eq!(older.poll_effect(), None);
     // The answer carries its space; one over no subscription has no effect.

@@ -13,7 +13,7 @@ use super::CompactorState;
 use super::memory::Granted;
 use super::merging::snapshot_of;
 use super::queue::DocumentKey;
-use super::worker::{Looked, Worker, give};
+use super::worker::{Progress, Worker, give};
 use crate::clock::now_ms;
 use crate::limits;
 use crate::store::{CompactionTask, StoreError};
@@ -27,30 +27,30 @@ impl Worker {
     }
 
     /// Compacts one document and prunes a few rows.
-    pub(super) fn look(&self, shared: &CompactorState) -> Looked {
+    pub(super) fn step(&self, shared: &CompactorState) -> Progress {
         let compaction = |supervisor: &Supervisor| self.compact_one(shared, supervisor);
-        let compacted = self.supervisor.as_ref().map_or(Looked::Done, compaction);
+        let compacted = self.supervisor.as_ref().map_or(Progress::Done, compaction);
         let more = self.store.prune(now_ms(), limits::PRUNE_ROWS).unwrap_or_else(|error| {
             tracing::error!(error = error.chain(), "cannot prune compacted changes");
             false
         });
         match compacted {
-            Looked::Done if more => Looked::More,
+            Progress::Done if more => Progress::More,
             compacted => compacted,
         }
     }
 
-    fn compact_one(&self, shared: &CompactorState, supervisor: &Supervisor) -> Looked {
+    fn compact_one(&self, shared: &CompactorState, supervisor: &Supervisor) -> Progress {
         let task = match self.store.compaction_candidate(now_ms(), self.options.window) {
             Ok(Some(task)) => task,
             Ok(None) => {
                 self.stop_waiting();
-                return Looked::Done;
+                return Progress::Done;
             }
             Err(error) => {
                 tracing::error!(error = error.chain(), "cannot look for a document to compact");
                 self.stop_waiting();
-                return Looked::Done;
+                return Progress::Done;
             }
         };
         if task.is_oversized {
@@ -58,12 +58,12 @@ impl Worker {
         }
         // Reserved before the document is held, so that a merge of the document does not also wait for
         // memory.
-        let Some(_room) = self.memory_for(&task) else { return Looked::Done };
-        let Some(held) = CompactionClaim::new(shared, &task) else { return Looked::Done };
+        let Some(_room) = self.memory_for(&task) else { return Progress::Done };
+        let Some(held) = CompactionClaim::new(shared, &task) else { return Progress::Done };
         let own = Supervisor { stop: Arc::clone(&held.end), ..supervisor.clone() };
         // A stop from here on also ends this compaction, through its own flag.
         if supervisor.stop.load(Ordering::Relaxed) {
-            return Looked::Done;
+            return Progress::Done;
         }
         let began = Instant::now();
         let may_write = || {
@@ -73,11 +73,11 @@ impl Worker {
             Ok(Some(changes)) => {
                 self.metrics.compacted("compacted", began.elapsed());
                 tracing::debug!(space = %task.space, document = %task.document, changes, "compacted");
-                Looked::More
+                Progress::More
             }
             Ok(None) => {
                 self.metrics.compacted("overtaken", began.elapsed());
-                Looked::More
+                Progress::More
             }
             // The document is skipped until it is repaired, or the relay restarts.
             Err(CompactionFailure::Store(error)) if error.failure == StoreFailure::Damaged => {
@@ -86,17 +86,17 @@ impl Worker {
             Err(CompactionFailure::Store(error)) => {
                 self.metrics.compacted("failed", began.elapsed());
                 tracing::error!(error = error.chain(), "cannot read or write a compaction");
-                Looked::Done
+                Progress::Done
             }
             // Neither error is about the document.
             Err(CompactionFailure::Worker(error)) if error.is_no_worker() => {
                 self.metrics.compacted("postponed", began.elapsed());
                 tracing::error!(%error, "cannot start a compaction child; retrying later");
-                Looked::NoChild
+                Progress::NoChild
             }
             Err(CompactionFailure::Worker(WorkerError::Stopped)) => {
                 self.metrics.compacted("yielded", began.elapsed());
-                Looked::Done
+                Progress::Done
             }
             Err(CompactionFailure::Worker(error @ WorkerError::TooLarge { .. })) => {
                 self.note_failure(&task, "oversized", &error)
@@ -125,7 +125,7 @@ impl Worker {
         task: &CompactionTask,
         outcome: &'static str,
         why: &dyn Display,
-    ) -> Looked {
+    ) -> Progress {
         self.note_failure_under(VERSION, task, outcome, why)
     }
 
@@ -135,16 +135,16 @@ impl Worker {
         task: &CompactionTask,
         outcome: &'static str,
         why: &dyn Display,
-    ) -> Looked {
+    ) -> Progress {
         self.metrics.compacted(outcome, Duration::ZERO);
         let (space, document, reason) = (&task.space, &task.document, why.to_string());
         let bytes = task.bytes;
         tracing::warn!(%space, %document, bytes, reason, "cannot compact a document; it still syncs");
         if let Err(error) = self.store.compaction_failed(task, version, &reason) {
             tracing::error!(error = error.chain(), "cannot record a failed compaction");
-            return Looked::Done;
+            return Progress::Done;
         }
-        Looked::More
+        Progress::More
     }
 
     /// Returns the number of changes in the snapshot, or `None` if the document had changed by the time of

@@ -111,21 +111,21 @@ impl<J> Queue<J> {
 
     /// The next task; or the time until which there is none, unless the queue changes.
     pub(super) fn next(&mut self, now: Instant) -> Result<Next<J>, Option<Instant>> {
-        let due = self.next_look.is_some_and(|look| look <= now);
+        let due = self.next_look.is_some_and(|step| step <= now);
         if due && self.jobs_since_look >= limits::MERGES_IN_A_ROW {
-            return Ok(self.look());
+            return Ok(self.step());
         }
         if let Some((claim, job)) = self.take() {
             self.jobs_since_look += 1;
             return Ok(Next::Job(claim, job));
         }
         match due {
-            true => Ok(self.look()),
+            true => Ok(self.step()),
             false => Err(self.next_look),
         }
     }
 
-    fn look(&mut self) -> Next<J> {
+    fn step(&mut self) -> Next<J> {
         self.next_look = None;
         self.jobs_since_look = 0;
         Next::Look

@@ -77,11 +77,11 @@ impl Worker {
                     }
                 }
                 Next::Look => {
-                    let looked = self.look(shared);
-                    pause = matches!(looked, Looked::NoChild).then(|| longer(pause));
+                    let looked = self.step(shared);
+                    pause = matches!(looked, Progress::NoChild).then(|| longer(pause));
                     let rest = match looked {
-                        Looked::More => Duration::ZERO,
-                        Looked::Done | Looked::NoChild => pause.unwrap_or(self.options.every),
+                        Progress::More => Duration::ZERO,
+                        Progress::Done | Progress::NoChild => pause.unwrap_or(self.options.every),
                     };
                     shared.queue.lock().looked(Instant::now() + rest);
                     shared.wake.notify_one();
@@ -141,7 +141,7 @@ impl Drop for Busy<'_> {
 }
 
 /// The result of a look for documents to compact or rows to prune.
-pub(super) enum Looked {
+pub(super) enum Progress {
     /// There may be more to do immediately.
     More,
     /// Nothing for now.

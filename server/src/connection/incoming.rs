@@ -57,7 +57,7 @@ impl MessageMemory {
     /// The memory of a query of `bytes` bytes until it is answered. It counts as intake, since a task
     /// that waits for answer memory must not hold any. `None` if the message was small.
     pub(crate) fn of_query(&mut self, bytes: usize) -> Option<Grant> {
-        self.0.as_mut().map(|(message, _)| message.split(Class::Intake, bytes))
+        self.0.as_mut().map(|(message, _)| message.split(Class::Incoming, bytes))
     }
 
     fn split(&mut self, class: Class, bytes: usize) -> Reservation {
@@ -224,7 +224,7 @@ mod tests {
         let (memory, checks) = (Memory::new(0), Checks::new(1));
         let checker = in_debt(&checks).await;
         let [holds, other] = [1, 2].map(|share| memory.account(ShareKey::Session(share)));
-        let grant = holds.take(Class::Intake, memory.limit());
+        let grant = holds.take(Class::Incoming, memory.limit());
         let mut message = MessageMemory::new(Some(grant));
         let long_ago = Instant::now().checked_sub(limits::LARGE_LOOK).expect("the machine is up");
         let old = |reservation: &Reservation| reservation.since().map(|_| long_ago);
@@ -232,7 +232,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         // No other session needs the memory, or it has just been reserved: it waits.
         assert!(pin!(paid(&checker, &holds, old(&reservation))).poll(&mut cx).is_pending());
-        let mut waits = pin!(other.reserve(Class::Intake, 1 << 20));
+        let mut waits = pin!(other.reserve(Class::Incoming, 1 << 20));
         assert!(waits.as_mut().poll(&mut cx).is_pending());
         assert!(pin!(paid(&checker, &holds, reservation.since())).poll(&mut cx).is_pending());
         let outcome = tokio::time::timeout(

@@ -214,7 +214,7 @@ impl Metered {
         let Some((message, needs)) = meter.needs() else { return Poll::Ready(()) };
         if self.reserving.is_none() {
             let account = meter.account.clone();
-            let reserve = async move { account.reserve(Class::Intake, needs).await };
+            let reserve = async move { account.reserve(Class::Incoming, needs).await };
             self.reserving = Some(Box::pin(reserve));
             meter.state.lock().waits = Some(Instant::now());
         }
@@ -270,25 +270,25 @@ mod tests {
             metered.meter.came(&mut header(small as u64)).unwrap();
             metered.meter.came(&mut vec![0; small]).unwrap();
         }
-        assert!(poll(&mut metered) && memory.used(Class::Intake) == 0);
+        assert!(poll(&mut metered) && memory.used(Class::Incoming) == 0);
         metered.meter.came(&mut header(100_000)).unwrap();
         assert!(poll(&mut metered));
-        assert_eq!(memory.used(Class::Intake), 200_000);
+        assert_eq!(memory.used(Class::Incoming), 200_000);
         assert!((0..3).all(|_| metered.meter.whole().is_none()));
         metered.meter.came(&mut vec![0; 100_000]).unwrap();
         assert_eq!(metered.meter.whole().map(|grant| grant.bytes()), Some(200_000));
-        assert_eq!(memory.used(Class::Intake), 0);
+        assert_eq!(memory.used(Class::Incoming), 0);
         // A message in several frames may reach the maximum length.
         metered.meter.came(&mut [0x02, 0x81, 0, 0, 0, 0, 7]).unwrap();
         assert!(poll(&mut metered));
-        assert_eq!(memory.used(Class::Intake), SIZES.largest * SIZES.times);
+        assert_eq!(memory.used(Class::Incoming), SIZES.largest * SIZES.times);
     }
 
     #[test]
     fn a_message_waits_while_there_is_no_memory() {
         let memory = Memory::new(0);
         let other = memory.account(ShareKey::Session(2));
-        let held = other.try_reserve(Class::Intake, memory.limit() / 16 * 12).unwrap();
+        let held = other.try_reserve(Class::Incoming, memory.limit() / 16 * 12).unwrap();
         let mut metered = metered(&memory, 1);
         metered.meter.came(&mut header(1 << 20)).unwrap();
         assert!(!poll(&mut metered) && metered.meter.is_waiting());

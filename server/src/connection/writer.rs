@@ -250,12 +250,12 @@ mod tests {
             Watch { written: Arc::clone(&written), stall, metrics, account: account.clone() };
         let mut sink = Trickle(Arc::clone(&written));
         let pongs = || Message::Binary(vec![0; 1024].into());
-        let message = account.take(Class::Intake, memory.limit());
+        let message = account.take(Class::Incoming, memory.limit());
         let many = 20 * stall;
         let alone = timeout(many, write(&mut sink, pongs(), &watch)).await;
         assert!(alone.is_err(), "the writer gave up although no session waits for memory");
         let other = memory.account(ShareKey::Session(2));
-        let mut waits = std::pin::pin!(other.reserve(Class::Intake, 1 << 20));
+        let mut waits = std::pin::pin!(other.reserve(Class::Incoming, 1 << 20));
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         let ended = timeout(Duration::from_secs(20), write(&mut sink, pongs(), &watch)).await;

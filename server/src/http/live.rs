@@ -14,7 +14,7 @@ use landfall_protocol::{Offset, Scope, SessionId, SpaceName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::query::asked_space;
+use super::query::space_query;
 use super::{HttpState, Peer, describe, text};
 use crate::hub::{Attach, Event, Feed, Grown, Hub, HubChannel};
 use crate::limits;
@@ -57,7 +57,7 @@ pub(super) async fn live(
     Extension(peer): Extension<Peer>,
     uri: Uri,
 ) -> Response<Body> {
-    let space = match asked_space(uri.query()) {
+    let space = match space_query(uri.query()) {
         Ok(space) => space,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::query::{Asked, asked, asked_space};
+use super::query::{DocumentsQuery, documents_query, space_query};
 use super::{HttpState, Peer, describe, live, text};
 use crate::hub::{Event, HubChannel, Pushed};
 use crate::limits;
@@ -42,14 +42,15 @@ async fn documents(
     Extension(peer): Extension<Peer>,
     uri: Uri,
 ) -> Response<Body> {
-    let asked = match asked(uri.query()) {
-        Ok(asked) => asked,
+    let documents_query = match documents_query(uri.query()) {
+        Ok(documents_query) => documents_query,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
     // Held while the answer is read and encoded.
     let account = http_state.sessions.account(http_state.next_session(), peer.address);
-    let _grant = account.reserve(Class::Answer, asked.limit * limits::LISTED_DOCUMENT_BYTES).await;
-    let listed = match listed(&http_state, &peer, asked).await {
+    let _grant =
+        account.reserve(Class::Answer, documents_query.limit * limits::LISTED_DOCUMENT_BYTES).await;
+    let listed = match listed(&http_state, &peer, documents_query).await {
         Ok(listed) => listed,
         Err(error) => {
             error!(error = error.chain(), "cannot list the documents");
@@ -88,12 +89,16 @@ struct Listed {
 }
 
 /// Reads the store on a blocking thread, in turn with the sessions' pages.
-async fn listed(http_state: &HttpState, peer: &Peer, asked: Asked) -> Result<Listed, StoreError> {
+async fn listed(
+    http_state: &HttpState,
+    peer: &Peer,
+    documents_query: DocumentsQuery,
+) -> Result<Listed, StoreError> {
     let turn =
         http_state.sessions.page_reads.take(http_state.sessions.requester(peer.address)).await;
     let store = Arc::clone(&http_state.sessions.store);
     let read = tokio::task::spawn_blocking(move || {
-        let Asked { space, since, before, limit } = asked;
+        let DocumentsQuery { space, since, before, limit } = documents_query;
         // The head before the page: entries in between are then listed twice, and not missed.
         let lineage = store.open_space(&space)?;
         let page = store.recent_documents(&space, since, before, limit)?;
@@ -133,7 +138,7 @@ async fn delete_document(
         Ok(document) => document,
         Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    let space = match asked_space(uri.query()) {
+    let space = match space_query(uri.query()) {
         Ok(space) => space,
         Err(what) => return text(StatusCode::BAD_REQUEST, what),
     };
@@ -145,7 +150,7 @@ async fn delete_document(
         }
         Err(error) => {
             error!(error = error.chain(), "cannot look up a document to delete");
-            return text(StatusCode::INTERNAL_SERVER_ERROR, error.told().1);
+            return text(StatusCode::INTERNAL_SERVER_ERROR, error.for_client().1);
         }
     }
     let session = http_state.next_session();

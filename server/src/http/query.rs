@@ -10,7 +10,7 @@ const DOCUMENTS_DEFAULT: usize = 100;
 
 /// The parameters of a list of documents.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct DocumentsQuery {
     pub(super) space: SpaceName,
     pub(super) since: Offset,
     pub(super) before: Option<Offset>,
@@ -18,9 +18,10 @@ pub(super) struct Asked {
 }
 
 /// Parses `space=NAME&since=OFFSET&before=OFFSET&limit=N`, each optional. The error text is for the client.
-pub(super) fn asked(query: Option<&str>) -> Result<Asked, String> {
+pub(super) fn documents_query(query: Option<&str>) -> Result<DocumentsQuery, String> {
     let space = DEFAULT_SPACE.parse().map_err(|error| format!("{error}"))?;
-    let mut parameters = Asked { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
+    let mut parameters =
+        DocumentsQuery { space, since: Offset(0), before: None, limit: DOCUMENTS_DEFAULT };
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
@@ -46,10 +47,10 @@ fn offset(name: &str, value: &str) -> Result<Offset, String> {
 }
 
 /// Parses the space alone.
-pub(super) fn asked_space(query: Option<&str>) -> Result<SpaceName, String> {
+pub(super) fn space_query(query: Option<&str>) -> Result<SpaceName, String> {
     match query.unwrap_or_default() {
         query if query.split('&').all(|pair| pair.is_empty() || pair.starts_with("space=")) => {
-            asked(Some(query)).map(|asked| asked.space)
+            documents_query(Some(query)).map(|documents_query| documents_query.space)
         }
         _ => Err("the parameter is `space`".to_owned()),
     }
@@ -62,13 +63,14 @@ mod tests {
     #[test]
     fn query_parameters_are_parsed() {
         let space = |name: &str| name.parse::<SpaceName>().unwrap();
-        let all = Asked { space: space("default"), since: Offset(0), before: None, limit: 100 };
-        assert_eq!(asked(None), Ok(all));
+        let all =
+            DocumentsQuery { space: space("default"), since: Offset(0), before: None, limit: 100 };
+        assert_eq!(documents_query(None), Ok(all));
         let (since, before) = (Offset(3), Some(Offset(9)));
-        let some = Asked { space: space("a.b"), since, before, limit: 7 };
-        assert_eq!(asked(Some("limit=7&since=3&before=9&space=a.b")), Ok(some));
-        assert_eq!(asked_space(Some("space=a.b")), Ok(space("a.b")));
-        assert_eq!(asked_space(None), Ok(space("default")));
+        let some = DocumentsQuery { space: space("a.b"), since, before, limit: 7 };
+        assert_eq!(documents_query(Some("limit=7&since=3&before=9&space=a.b")), Ok(some));
+        assert_eq!(space_query(Some("space=a.b")), Ok(space("a.b")));
+        assert_eq!(space_query(None), Ok(space("default")));
     }
 
     #[test]
@@ -84,9 +86,9 @@ mod tests {
             ("since=9223372036854775808", "`since` is an offset"),
             ("offset=3", "`space`, `since`, `before` and `limit`"),
         ] {
-            let error = asked(Some(query)).unwrap_err();
+            let error = documents_query(Some(query)).unwrap_err();
             assert!(error.contains(expected), "{query}: {error}");
         }
-        assert!(asked_space(Some("limit=3")).unwrap_err().contains("`space`"));
+        assert!(space_query(Some("limit=3")).unwrap_err().contains("`space`"));
     }
 }

@@ -18,18 +18,18 @@ use super::rings::Rings;
 #[derive(Default)]
 pub(crate) struct Grown {
     subscriptions: Mutex<BTreeSet<SubscriptionId>>,
-    told: Notify,
+    changed: Notify,
 }
 
 impl Grown {
     fn add(&self, subscription: SubscriptionId) {
         self.subscriptions.lock().insert(subscription);
-        self.told.notify_one();
+        self.changed.notify_one();
     }
 
     /// Waits until there is one.
     pub(crate) async fn notified(&self) {
-        self.told.notified().await;
+        self.changed.notified().await;
     }
 
     /// Removes and returns them.

@@ -108,7 +108,7 @@ mod tests {
             drop(partial_uploads.begin(Owner::of(share), &space, &upload, grant.unwrap()));
         }
         let account = memory.account(ShareKey::Session(3));
-        let mut message = pin!(account.reserve(Class::Intake, 2 * total));
+        let mut message = pin!(account.reserve(Class::Incoming, 2 * total));
         let mut gives = pin!(rings.give_way(&partial_uploads));
         let mut context = Context::from_waker(Waker::noop());
         assert!(message.as_mut().poll(&mut context).is_pending());
@@ -143,7 +143,7 @@ mod tests {
             ));
         }
         let account = memory.account(ShareKey::Session(3));
-        let mut message = pin!(account.reserve(Class::Intake, 2 * total));
+        let mut message = pin!(account.reserve(Class::Incoming, 2 * total));
         let mut gives = pin!(rings.give_way(&partial_uploads));
         let mut context = Context::from_waker(Waker::noop());
         assert!(message.as_mut().poll(&mut context).is_pending());

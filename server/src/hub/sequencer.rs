@@ -173,7 +173,7 @@ impl Sequencer {
             Ok(slot) => slot,
             Err(error) => {
                 tracing::error!(%space, error = error.chain(), "cannot open a space");
-                let (code, what) = error.told();
+                let (code, what) = error.for_client();
                 let event = Event::AttachFailed { subscription, ticket, code, what };
                 return tell(&channel, event);
             }
@@ -384,7 +384,7 @@ impl Sequencer {
                     StoreFailure::Damaged => StoreFailure::Failed,
                     failure => failure,
                 };
-                self.handle_lost(&space, failure);
+                self.handle_commit_failed(&space, failure);
             }
         }
         space
@@ -411,7 +411,7 @@ impl Sequencer {
         self.advance_deferred(space);
     }
 
-    fn handle_lost(&mut self, space: &SpaceName, failure: StoreFailure) {
+    fn handle_commit_failed(&mut self, space: &SpaceName, failure: StoreFailure) {
         let Some(slot) = self.spaces.get_mut(space) else { return };
         let answers = slot.machine.handle_commit_failed(failure);
         // Later entries may depend on the lost ones, so the machine has rejected everything admitted since.

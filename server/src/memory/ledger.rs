@@ -461,5 +461,5 @@ fn sixteenths(limit: usize, count: usize) -> usize {
 
 /// The lane that a class uses.
 fn lane_of(class: Class) -> usize {
-    usize::from(class != Class::Intake)
+    usize::from(class != Class::Incoming)
 }

@@ -53,7 +53,7 @@ fn a_wait_for_one_class_does_not_block_other_classes() {
     let mut third = pin!(three.reserve(Class::Upload, 64 * MIB));
     assert!(poll(third.as_mut()).is_none());
     let four = session(&memory, 4);
-    let mut part = pin!(four.reserve(Class::Intake, MIB));
+    let mut part = pin!(four.reserve(Class::Incoming, MIB));
     assert!(poll(part.as_mut()).is_some(), "it waits although its class has room");
     drop(held);
     assert!(poll(third.as_mut()).is_some());
@@ -62,7 +62,7 @@ fn a_wait_for_one_class_does_not_block_other_classes() {
 #[test]
 fn large_reservations_leave_the_lane_of_small_ones_free() {
     let memory = memory();
-    let held: Vec<Grant> = [Class::Intake, Class::Upload, Class::Answer, Class::Push]
+    let held: Vec<Grant> = [Class::Incoming, Class::Upload, Class::Answer, Class::Push]
         .into_iter()
         .zip(1..)
         .filter_map(|(class, number)| session(&memory, number).try_reserve(class, 64 * MIB))
@@ -129,7 +129,7 @@ fn caches_shrink_for_reservations() {
     assert_eq!(free_bytes, 64 * MIB);
     memory.set_cached(0, free_bytes);
     let one = session(&memory, 1);
-    let held = one.try_reserve(Class::Intake, 150 * MIB).unwrap();
+    let held = one.try_reserve(Class::Incoming, 150 * MIB).unwrap();
     let two = session(&memory, 2);
     let mut waits = pin!(two.reserve(Class::Answer, 60 * MIB));
     assert!(poll(waits.as_mut()).is_none());
@@ -144,12 +144,12 @@ fn caches_shrink_for_reservations() {
 #[test]
 fn parts_of_a_grant_are_counted_once() {
     let memory = memory();
-    let mut message = session(&memory, 1).try_reserve(Class::Intake, 12 * MIB).unwrap();
+    let mut message = session(&memory, 1).try_reserve(Class::Incoming, 12 * MIB).unwrap();
     let push = message.split(Class::Push, 4 * MIB);
     assert_eq!((message.bytes(), push.bytes()), (8 * MIB, 4 * MIB));
-    assert_eq!((memory.used(Class::Intake), memory.used(Class::Push)), (8 * MIB, 4 * MIB));
+    assert_eq!((memory.used(Class::Incoming), memory.used(Class::Push)), (8 * MIB, 4 * MIB));
     message.shrink_to(MIB);
-    assert_eq!(memory.used(Class::Intake), MIB);
+    assert_eq!(memory.used(Class::Incoming), MIB);
     let rest = message.split(Class::Upload, 2 * MIB);
     assert_eq!((message.bytes(), rest.bytes()), (0, MIB));
     drop((message, push, rest));

@@ -78,7 +78,7 @@ impl NativeDriver {
             SessionEffect::End(code) => {
                 self.connection.end(code, code.to_string());
             }
-            asked => self.perform_asked(asked),
+            request => self.perform_request(request),
         }
     }
 
@@ -89,7 +89,7 @@ impl NativeDriver {
     }
 
     /// Performs the peer's pushes, ephemeral messages and queries.
-    fn perform_asked(&mut self, effect: SessionEffect) {
+    fn perform_request(&mut self, effect: SessionEffect) {
         match effect {
             SessionEffect::Resent { space, document, count } => {
                 self.connection.relay.repairs.answered(
@@ -116,10 +116,10 @@ impl NativeDriver {
                 self.handle_part(space, upload, from, &bytes);
             }
             SessionEffect::Digest { subscription, ticket, space, view, prefixes } => {
-                self.ask(Query::Digest((subscription, ticket), space, view, prefixes));
+                self.query(Query::Digest((subscription, ticket), space, view, prefixes));
             }
             SessionEffect::Fetch { subscription, ticket, space, view, wants } => {
-                self.ask(Query::Fetch((subscription, ticket), space, view, wants));
+                self.query(Query::Fetch((subscription, ticket), space, view, wants));
             }
             // All others are performed by the caller.
             _ => {}
@@ -127,7 +127,7 @@ impl NativeDriver {
     }
 
     /// A query keeps its message's memory until it is answered.
-    fn ask(&mut self, query: Query) {
+    fn query(&mut self, query: Query) {
         let bytes = query.bytes();
         let grant = self.inbound.as_mut().and_then(|inbound| inbound.memory.of_query(bytes));
         self.queries.add(query, grant);

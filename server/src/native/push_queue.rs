@@ -264,7 +264,7 @@ mod tests {
         // memory.
         let memory = Memory::new(0);
         let account = memory.account(ShareKey::Session(1));
-        let mut message = MessageMemory::new(account.try_reserve(Class::Intake, 1 << 20));
+        let mut message = MessageMemory::new(account.try_reserve(Class::Incoming, 1 << 20));
         waiting.push(push(message.of_push(300_000), 300_000));
         for _ in 1..limits::UNANSWERED / 2 {
             assert!(waiting.has_room());

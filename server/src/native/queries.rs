@@ -245,7 +245,7 @@ impl Stop {
         match self {
             Self::Failed(error) => {
                 tracing::error!(error = error.chain(), "cannot answer a query");
-                let (code, what) = error.told();
+                let (code, what) = error.for_client();
                 AnswerPart::Failed(requester, code, what)
             }
             // No session receives it.

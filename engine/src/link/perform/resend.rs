@@ -19,10 +19,10 @@ impl Performer {
         changes: Vec<ChangeHash>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (log, owed) = (self.log.clone(), self.owed(row, 0));
+        let (log, pending_reply) = (self.log.clone(), self.pending_reply(row, 0));
         self.arrivals.run(self.connection, false, move || {
             let answer = answer(&log, row, document, &changes);
-            owed.give(Outcome::Resendable(space, document, answer));
+            pending_reply.give(Outcome::Resendable(space, document, answer));
         });
     }
 

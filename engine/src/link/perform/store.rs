@@ -49,7 +49,7 @@ impl Performer {
 
     /// The completion of every write of received entries: publishes them, then notifies the machine.
     fn received(&self, space: SpaceName, row: SpaceRow, bytes: usize) -> ReceiveDone {
-        let (publisher, owed) = (self.publisher(), self.owed(row, bytes));
+        let (publisher, pending_reply) = (self.publisher(), self.pending_reply(row, bytes));
         Box::new(move |result| {
             let outcome = match result {
                 Ok(received) => {
@@ -58,7 +58,7 @@ impl Performer {
                 }
                 Err(error) => failed(&publisher.store, &error),
             };
-            owed.give(outcome);
+            pending_reply.give(outcome);
         })
     }
 
@@ -66,13 +66,13 @@ impl Performer {
         let Some(row) = self.row(&space) else { return };
         // The same weight as in the machine.
         let bytes = part.bytes.len() + PART_WEIGHT;
-        let (store, owed) = (Arc::clone(&self.store), self.owed(row, bytes));
+        let (store, pending_reply) = (Arc::clone(&self.store), self.pending_reply(row, bytes));
         let done = move |result: Result<Committed<()>, WriteError<ReceiveError>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Stored(space),
                 Err(error) => failed(&store, &error),
             };
-            owed.give(outcome);
+            pending_reply.give(outcome);
         };
         let (log, gate) = (self.log.clone(), self.arrivals.gate(self.connection));
         self.arrivals.run(self.connection, true, move || {
@@ -88,13 +88,13 @@ impl Performer {
         except: Vec<DocumentId>,
     ) {
         let Some(row) = self.row(&space) else { return };
-        let (store, owed) = (Arc::clone(&self.store), self.owed(row, 0));
+        let (store, pending_reply) = (Arc::clone(&self.store), self.pending_reply(row, 0));
         let done = move |result: Result<Committed<_>, WriteError<_>>| {
             let outcome = match result {
                 Ok(_) => Outcome::Compared(space),
                 Err(error) => failed(&store, &error),
             };
-            owed.give(outcome);
+            pending_reply.give(outcome);
         };
         let (log, gate) = (self.log.clone(), self.arrivals.gate(self.connection));
         self.arrivals.run(self.connection, true, move || {

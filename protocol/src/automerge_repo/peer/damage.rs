@@ -13,7 +13,7 @@ impl Peer {
     ///
     /// False if the peer has nothing to send. True without a request while changes of the peer are
     /// in flight: those may be the lost ones.
-    pub fn handle_lost(&mut self, id: DocumentId) -> bool {
+    pub fn handle_damaged(&mut self, id: DocumentId) -> bool {
         let Some(document) = self.documents.get_mut(&id) else { return false };
         let is_deleted = matches!(document.log, LogView::Deleted);
         if self.ended || document.negotiation.has_nothing() || is_deleted {
@@ -28,7 +28,7 @@ impl Peer {
         true
     }
 
-    /// A sync message from the peer answers the request of [`Peer::handle_lost`].
+    /// A sync message from the peer answers the request of [`Peer::handle_damaged`].
     pub(super) fn note_resent(&mut self, id: DocumentId, brought: bool) {
         let Some(document) = self.documents.get_mut(&id) else { return };
         if document.negotiation.take_resend() {

@@ -66,7 +66,7 @@ pub enum PeerEffect {
     Unsubscribe(Vec<String>),
     /// The heads of a document in a storage have changed: report this to the subscribed sessions.
     RemoteHeads(HeadsUpdate),
-    /// The peer has answered the request of [`Peer::handle_lost`].
+    /// The peer has answered the request of [`Peer::handle_damaged`].
     Resent {
         /// The document.
         document: DocumentId,

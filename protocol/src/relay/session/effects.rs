@@ -112,7 +112,7 @@ pub enum SessionEffect {
     },
     /// From now on, pass ephemeral messages of others about these documents to
     /// [`Session::send_ephemeral`]; the peer can also be asked to repair these documents with
-    /// [`Session::handle_lost`]. Replaces the previous view of the subscription, and ends with
+    /// [`Session::handle_damaged`]. Replaces the previous view of the subscription, and ends with
     /// its [`SessionEffect::Detach`].
     Listen {
         /// The subscription.
@@ -136,7 +136,7 @@ pub enum SessionEffect {
         /// The message, with its sender's name.
         message: Ephemeral,
     },
-    /// The peer has pushed its part of a request by [`Session::handle_lost`], and the pushes are
+    /// The peer has pushed its part of a request by [`Session::handle_damaged`], and the pushes are
     /// answered.
     Resent {
         /// The space.

@@ -8,7 +8,7 @@ use crate::ids::{ChangeHash, DocumentId};
 impl Session {
     /// Requests changes of a document from the peer; with none, its whole document. Returns false
     /// if the peer does not support the request or does not follow the document.
-    pub fn handle_lost(
+    pub fn handle_damaged(
         &mut self,
         subscription: SubscriptionId,
         document: DocumentId,

@@ -48,12 +48,13 @@ fn the_smallest_share_and_its_smallest_account_are_served_first() {
 fn a_share_with_repeated_stalls_waits_behind_the_others() {
     let memory = memory();
     let [stalls, honest] = [1, 2].map(|share| session(&memory, share));
-    let _more = honest.take(Class::Intake, 20 * MIB);
+    let _more = honest.take(Class::Incoming, 20 * MIB);
     let served_first = |stalled: usize| {
         (0..stalled).for_each(|_| stalls.stalled());
-        let mut rest = session(&memory, 3).take(Class::Intake, 172 * MIB);
+        let mut rest = session(&memory, 3).take(Class::Incoming, 172 * MIB);
         let waiting = [("stalls", &stalls), ("honest", &honest)];
-        let waiting = waiting.map(|(name, account)| (name, ask(account, Class::Intake, 10 * MIB)));
+        let waiting =
+            waiting.map(|(name, account)| (name, ask(account, Class::Incoming, 10 * MIB)));
         order(waiting.into(), &mut rest)
     };
     assert_eq!(
@@ -93,7 +94,8 @@ fn a_share_gets_half_of_a_class_and_alone_all_of_it() {
 fn small_reservations_of_a_share_leave_half_the_lane_to_others() {
     let memory = memory();
     let small = |share| {
-        let more = || session(&memory, share).try_reserve(Class::Intake, limits::SMALL_RESERVATION);
+        let more =
+            || session(&memory, share).try_reserve(Class::Incoming, limits::SMALL_RESERVATION);
         std::iter::from_fn(more).take(2_000).collect::<Vec<Grant>>()
     };
     let _others = [2, 3].map(|share| session(&memory, share));
@@ -103,7 +105,7 @@ fn small_reservations_of_a_share_leave_half_the_lane_to_others() {
         96 * MIB,
         "the share's part of the class"
     );
-    let mut waits = ask(&session(&memory, 1), Class::Intake, limits::SMALL_RESERVATION);
+    let mut waits = ask(&session(&memory, 1), Class::Incoming, limits::SMALL_RESERVATION);
     // All that large ones may have is in use.
     let large = || session(&memory, 3).try_reserve(Class::Answer, MIB);
     assert!(large().is_none(), "one waits");
@@ -118,12 +120,12 @@ fn small_reservations_of_a_share_leave_half_the_lane_to_others() {
 fn a_wait_for_a_class_or_share_neither_blocks_nor_starves() {
     let memory = memory();
     let [one, two, three] = [1, 2, 3].map(|share| session(&memory, share));
-    let held = one.try_reserve(Class::Intake, 30 * MIB).unwrap();
-    let small = two.try_reserve(Class::Intake, limits::SMALL_RESERVATION).unwrap();
+    let held = one.try_reserve(Class::Incoming, 30 * MIB).unwrap();
+    let small = two.try_reserve(Class::Incoming, limits::SMALL_RESERVATION).unwrap();
     // One waits for its class, one for its share; each in an account of its own.
-    let mut of_class = ask(&session(&memory, 3), Class::Intake, 192 * MIB);
-    let mut of_share = ask(&session(&memory, 1), Class::Intake, 80 * MIB);
-    let mut other = pin!(three.reserve(Class::Intake, 12 * MIB));
+    let mut of_class = ask(&session(&memory, 3), Class::Incoming, 192 * MIB);
+    let mut of_share = ask(&session(&memory, 1), Class::Incoming, 80 * MIB);
+    let mut other = pin!(three.reserve(Class::Incoming, 12 * MIB));
     let other = poll(other.as_mut()).expect("there is room");
     assert!(poll(of_class.as_mut()).is_none() && poll(of_share.as_mut()).is_none());
     drop(held);
@@ -259,9 +261,9 @@ fn the_largest_message_never_waits_for_memory_kept_forever() {
             rest -= some;
         }
         let needs = 3 * landfall_protocol::limits::REPO_MESSAGE_BYTES;
-        let mut message = pin!(large.reserve(Class::Intake, needs));
+        let mut message = pin!(large.reserve(Class::Incoming, needs));
         let served = poll(message.as_mut()).is_some();
-        let mut another = pin!(other.reserve(Class::Intake, MIB));
+        let mut another = pin!(other.reserve(Class::Incoming, MIB));
         let passes = poll(another.as_mut()).is_some();
         if !served && !passes {
             stuck.push((limit / MIB, remembered));

@@ -61,7 +61,7 @@ impl StoreError {
     }
 
     /// The code and text that a peer receives for a failed read.
-    pub(crate) fn told(&self) -> (Code, String) {
+    pub(crate) fn for_client(&self) -> (Code, String) {
         match self.failure {
             StoreFailure::Damaged => {
                 let what =
