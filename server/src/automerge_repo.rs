@@ -25,6 +25,7 @@ use tracing::{Instrument, debug, info, info_span};
 
 use crate::compaction::Compactor;
 use crate::connection::bindings::{Binding, Bindings};
+use crate::connection::identification::{Identification, Identified};
 use crate::connection::{
     self, Connection, Driver, Input, MessageSizes, Outbox, Outgoing, Ready, RelayState, SocketRead,
     drive,
@@ -100,11 +101,12 @@ pub(crate) async fn run(
         let opened = Connection::open(relay, (id, peer), upgrade, SIZES, events).await;
         let Some(connection) = opened else { return };
         debug!("automerge-repo session opened");
-        let (access, refused) = match Access::of(&connection, &space, token).await {
+        let (identification, access) = identify(&connection, &space, token).await;
+        let (access, refused) = match access {
             Ok(access) => (access, None),
             Err(refused) => (Access::none(&space), Some(refused)),
         };
-        let mut driver = RepoDriver::new(shared, connection, access, space);
+        let mut driver = RepoDriver::new(shared, connection, (identification, access), space);
         if let Some((code, what)) = refused {
             driver.machine.fail(code, what);
         }
@@ -130,14 +132,37 @@ impl Drop for Registrations {
     }
 }
 
+/// A peer id or storage id that the session uses.
+type Name = Binding<(SpaceName, String)>;
+
+/// Finds out who the client is; the error is for the client.
+async fn identify(
+    connection: &Connection,
+    space: &SpaceName,
+    token: Option<Token>,
+) -> (Identification, Result<Access, (Code, String)>) {
+    let Connection { relay, account, .. } = connection;
+    let mut identification = match Identification::new(relay, account) {
+        Ok(identification) => identification,
+        Err(none) => {
+            let what = format!("{} connections wait for their clients to be identified", none.0);
+            return (Identification::idle(relay, account), Err((Code::OVERLOADED, what)));
+        }
+    };
+    identification.start(token);
+    let identified = identification.done().await;
+    (identification, Access::of(connection, space, identified))
+}
+
 /// The session's own state.
 struct RepoDriver {
     shared: Arc<SharedState>,
     space: SpaceName,
+    identification: Identification,
     /// The client's rights.
     access: Access,
     /// The client's peer id and storage id.
-    bindings: Option<[Option<Binding<(SpaceName, String)>>; 2]>,
+    bindings: Option<(Name, Option<Name>)>,
     machine: Peer,
     outbox: Outbox,
     push_queue: PushQueue,
@@ -170,6 +195,8 @@ enum SessionInput {
     Delivery,
     RemoteHeads(Option<HeadsDelivery>),
     Replaced,
+    /// The client's token was verified again.
+    Identified(Identified),
 }
 
 impl Driver for RepoDriver {
@@ -239,7 +266,7 @@ impl RepoDriver {
     fn new(
         shared: Arc<SharedState>,
         connection: Connection,
-        access: Access,
+        (identification, access): (Identification, Access),
         space: SpaceName,
     ) -> Self {
         let Connection { relay, id, account, .. } = &connection;
@@ -247,6 +274,7 @@ impl RepoDriver {
         let host = host(relay.upstream, &space);
         let reader = SyncReader::new(&shared, access.clone(), space.clone(), account.clone());
         Self {
+            identification,
             access,
             bindings: None,
             machine: Peer::new(host, relay.patience, Moment::default()),
@@ -296,6 +324,7 @@ impl RepoDriver {
             () = self.mailbox.wait(), if takes_deliveries => SessionInput::Delivery,
             update = self.remote_heads.recv(), if peer_reads => SessionInput::RemoteHeads(update),
             () = self.replaced.notified() => SessionInput::Replaced,
+            identified = self.identification.done() => SessionInput::Identified(identified),
         }
     }
 
@@ -325,10 +354,24 @@ impl RepoDriver {
                     self.pass_on(bytes, |machine| machine.handle_remote_heads(&update));
                 }
             }
+            SessionInput::Identified(identified) => self.handle_identified(identified),
             SessionInput::Replaced => {
                 let what = "another connection joined with the same peer id".to_owned();
                 self.machine.fail(Code::GOODBYE, what);
             }
+        }
+    }
+
+    /// The configuration changed. A client whose rights are others now connects again under them.
+    fn handle_identified(&mut self, identified: Identified) {
+        match Access::of(&self.connection, &self.space, identified) {
+            Ok(access) if access.is_same(&self.access) => {}
+            Ok(_) => {
+                self.machine.fail(Code::GOODBYE, "the rights of this client changed".to_owned())
+            }
+            // The token was accepted before, and may be valid for long.
+            Err((Code::OVERLOADED, _)) => {}
+            Err((code, what)) => self.machine.fail(code, what),
         }
     }
 

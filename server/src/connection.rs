@@ -7,6 +7,7 @@
 pub(crate) mod bindings;
 mod closing;
 mod driver;
+pub(crate) mod identification;
 pub(crate) mod incoming;
 mod meter;
 mod outbox;

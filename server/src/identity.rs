@@ -34,6 +34,7 @@ mod tests;
 use std::sync::Arc;
 
 use landfall_protocol::access::{IdentifyError, Principal};
+use tokio::sync::watch;
 
 pub use access_file::ConfigFileError;
 pub use keys::KeyError;
@@ -77,6 +78,23 @@ impl Identities {
         match self {
             Self::Open(principal) => Ok(Arc::clone(principal)),
             Self::Tokens(verifier) => verifier.identify(token).await,
+        }
+    }
+
+    /// Changes with each change of the configuration, after which sessions verify their tokens again;
+    /// `None` where clients need no token.
+    pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::Open(_) => None,
+            Self::Tokens(verifier) => Some(verifier.changes()),
+        }
+    }
+
+    /// Looks at the files without end.
+    pub(crate) async fn watch_files(&self) {
+        match self {
+            Self::Open(_) => std::future::pending().await,
+            Self::Tokens(verifier) => verifier.watch_files().await,
         }
     }
 }

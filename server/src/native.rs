@@ -20,9 +20,11 @@ use std::sync::Arc;
 use hyper::upgrade::OnUpgrade;
 use landfall_protocol::frame::SubscriptionId;
 use landfall_protocol::relay::Session;
-use landfall_protocol::{Code, Moment, SessionId, limits as shared_limits};
+use landfall_protocol::{Code, Moment, ReplicaId, SessionId, limits as shared_limits};
 use tracing::{Instrument, debug, info, info_span};
 
+use crate::connection::bindings::Binding;
+use crate::connection::identification::{Identification, Identified};
 use crate::connection::{
     self, Connection, Driver, Input, MessageSizes, Outbox, Outgoing, Ready, RelayState, SocketRead,
     drive,
@@ -33,7 +35,6 @@ use crate::limits;
 use crate::memory::Grant;
 use ephemeral_feed::EphemeralFeed;
 use feeds::{FeedPosition, Feeds, Read};
-use identification::{Identification, Identified};
 use inbound::Inbound;
 use push_queue::{Handed, Item, PushQueue};
 use queries::{AnswerPart, Queries};
@@ -63,8 +64,9 @@ pub(crate) async fn run(
         let opened = Connection::open(relay, (id, peer), upgrade, SIZES, events).await;
         let Some(connection) = opened else { return };
         info!("session opened");
-        let mut driver = NativeDriver::new(connection);
-        driver.begin_identification();
+        let (identification, refused) = identification::begin(&connection);
+        let mut driver = NativeDriver::new(connection, identification);
+        refused.into_iter().for_each(|none| driver.refuse_unidentified(none));
         let ending = drive(driver).await;
         info!(code = %ending, "session closed");
     }
@@ -76,6 +78,8 @@ pub(crate) async fn run(
 struct NativeDriver {
     machine: Session,
     identification: Identification,
+    /// The client's replica, bound to its principal.
+    replica: Option<Binding<ReplicaId>>,
     /// The message whose frames are being handled.
     inbound: Option<Inbound>,
     /// Encoded frames other than entries, in order, each with its memory if it is an answer.
@@ -190,12 +194,13 @@ impl Driver for NativeDriver {
 }
 
 impl NativeDriver {
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Connection, identification: Identification) -> Self {
         let Connection { relay, id, account, .. } = &connection;
         let (id, upstream, patience) = (*id, relay.upstream, relay.patience);
         Self {
             machine: Session::new(id, upstream, AGENT.to_owned(), patience, Moment::default()),
-            identification: Identification::default(),
+            identification,
+            replica: None,
             inbound: None,
             outbox: Outbox::default(),
             push_queue: PushQueue::new(relay, id, account.clone()),

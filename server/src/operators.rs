@@ -77,9 +77,8 @@ async fn answer(stream: TcpStream, router: axum::Router, slot: OwnedSemaphorePer
         .header_read_timeout(limits::HEADER_READ)
         .max_buf_size(limits::HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(limits::KEPT_LIFE, connection).await {
-        Ok(Err(error)) => debug!(%error, "a connection of an operator ended with an error"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = timeout(limits::KEPT_LIFE, connection).await {
+        debug!(%error, "a connection of an operator ended with an error");
     }
     drop(slot);
 }

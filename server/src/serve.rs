@@ -237,12 +237,18 @@ pub async fn serve_with_store(
             backups::run(backups.clone(), data.clone(), store, Arc::clone(&metrics))
         })
     });
+    let state = Arc::clone(&server.http_state.sessions);
+    let looking = tasks::keep("identity-files", move || {
+        let state = Arc::clone(&state);
+        async move { state.identities.watch_files().await }
+    });
     let operators = options.operators.clone().map(|listener| {
         let router = http::operators_router(Arc::clone(&server.http_state));
         tasks::keep("operators", move || listener.clone().serve(router.clone()))
     });
     let end = AssertUnwindSafe(server.accept(listener, shutdown)).catch_unwind().await;
     trimming.abort();
+    looking.abort();
     copying.iter().for_each(tokio::task::JoinHandle::abort);
     operators.iter().for_each(tokio::task::JoinHandle::abort);
     let end = end.unwrap_or(AcceptEnd::Ended(Essential::Accept));

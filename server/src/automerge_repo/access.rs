@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_protocol::access::{IdentifyError, Principal, Rights, View};
-use landfall_protocol::frame::{Filter, Token};
+use landfall_protocol::frame::Filter;
 use landfall_protocol::relay::Author;
-use landfall_protocol::{Code, DocumentId, Moment, SpaceName, limits as shared_limits};
-use tokio::time::timeout;
+use landfall_protocol::{Code, DocumentId, Moment, SpaceName};
 
-use crate::clock::now_ms;
 use crate::connection::Connection;
+use crate::connection::identification::{Identified, expires};
 
 /// Looked up instead of a document that the client may not read: no document has this id.
 const NO_DOCUMENT: DocumentId = DocumentId::from_bytes([0; 16]);
@@ -46,42 +45,21 @@ impl Access {
         Self::new(Arc::new(Principal::open()), space, None)
     }
 
-    /// Identifies a session's client. The error is for the client.
-    pub(super) async fn of(
+    /// Of an identified client. The error is for the client.
+    pub(super) fn of(
         connection: &Connection,
         space: &SpaceName,
-        token: Option<Token>,
+        identified: Identified,
     ) -> Result<Self, (Code, String)> {
-        let relay = &connection.relay;
-        let _unidentified = match relay.identities.is_open() {
-            true => None,
-            false => Some(relay.unidentified.take(connection.account.share()).map_err(|none| {
-                let what =
-                    format!("{} connections wait for their clients to be identified", none.0);
-                (Code::OVERLOADED, what)
-            })?),
-        };
-        let token = token.as_ref().map(|token| token.token.as_slice());
-        let identified = timeout(shared_limits::IDENTIFY, relay.identities.identify(token)).await;
-        let principal = match identified {
-            Ok(Ok(principal)) => principal,
-            Ok(Err(error @ IdentifyError::Rejected { .. })) => {
-                return Err((Code::UNAUTHORIZED, error.to_string()));
-            }
-            Ok(Err(error @ IdentifyError::Unavailable { .. })) => {
-                return Err((Code::OVERLOADED, error.to_string()));
-            }
-            Err(_) => {
-                let what = "the token was not verified in time".to_owned();
-                return Err((Code::OVERLOADED, what));
-            }
-        };
+        let principal = identified.map_err(|error| match &error {
+            IdentifyError::Rejected { .. } => (Code::UNAUTHORIZED, error.to_string()),
+            IdentifyError::Unavailable { .. } => (Code::OVERLOADED, error.to_string()),
+        })?;
         if !principal.knows_space(space) {
             // Decided without the store, so that the answer is the same for a missing space.
             return Err((Code::FORBIDDEN, "no access to this space".to_owned()));
         }
-        let left = |expires: u64| Duration::from_millis(expires.saturating_sub(now_ms()));
-        let until = principal.expires_ms.map(|expires| connection.now().after(left(expires)));
+        let until = expires(connection, &principal);
         Ok(Self::new(principal, space, until))
     }
 
@@ -93,6 +71,12 @@ impl Access {
     /// Who the client is.
     pub(super) fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// Whether another has the same rights.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.principal, &other.principal);
+        one.subject == two.subject && one.groups == two.groups && one.rules == two.rules
     }
 
     /// Whether the client may read a document.

@@ -104,7 +104,7 @@ impl RepoDriver {
         let peer = self.shared.peer_ids.bind(key(&remote.peer_id), Some(subject))?;
         let storage = remote.storage_id.as_deref();
         let storage = storage.map(|id| self.shared.storage_ids.bind(key(id), Some(subject)));
-        self.bindings = Some([Some(peer), storage.transpose()?]);
+        self.bindings = Some((peer, storage.transpose()?));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use landfall_protocol::access::{IdentifyError, Principal, Subject};
 use landfall_protocol::limits as shared;
+use tokio::sync::watch;
 
 use super::access_file::AccessRules;
 use super::claims::{Checked, Claims, Expected};
@@ -14,7 +15,7 @@ use super::issuer::{Issuer, KeysUnavailable};
 use super::keys::KeySet;
 use super::revoked::Revoked;
 use super::token::{TokenError, Unverified};
-use super::watched::WatchedFile;
+use super::watched::{Changes, WatchedFile};
 use super::{IdentityError, IdentityOptions, rules};
 use crate::limits;
 
@@ -26,6 +27,7 @@ pub(crate) struct Verifier {
     access: Option<Arc<WatchedFile<AccessRules>>>,
     groups_claim: String,
     revoked: Option<Arc<WatchedFile<Revoked>>>,
+    changes: Changes,
     clock: Arc<dyn Clock>,
 }
 
@@ -57,19 +59,45 @@ impl Verifier {
         // library then has no default. An error means that a provider is installed already.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let now = clock.monotonic();
-        let access = |path| WatchedFile::open(path, limits::ACCESS_BYTES, parse_access, now);
-        let revoked = |path| WatchedFile::open(path, limits::REVOKED_BYTES, parse_revoked, now);
+        let changes = Changes::new(0);
+        let access =
+            |path| WatchedFile::open(path, limits::ACCESS_BYTES, parse_access, &changes, now);
+        let revoked =
+            |path| WatchedFile::open(path, limits::REVOKED_BYTES, parse_revoked, &changes, now);
         let audience = options.audience.clone();
         let issuer = |name: &String| Issuer::new(name, options, Arc::clone(&clock));
         Ok(Self {
-            file_keys: FileKeys::open(options, &*clock)?,
+            file_keys: FileKeys::open(options, &changes, &*clock)?,
             issuer: options.oidc_issuer.as_ref().map(issuer).transpose()?,
             audience: audience.ok_or(IdentityError::Incomplete("--jwt-audience"))?,
             access: options.access.as_deref().map(access).transpose()?,
             groups_claim: options.groups_claim.clone(),
             revoked: options.revoked.as_deref().map(revoked).transpose()?,
+            changes,
             clock,
         })
+    }
+
+    /// Counts the changes of the files.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Looks at the files without end, so that their changes reach sessions that send nothing.
+    pub(super) async fn watch_files(&self) {
+        loop {
+            tokio::time::sleep(limits::FILE_LOOK).await;
+            let now = self.clock.monotonic();
+            if let Some(access) = &self.access {
+                access.current(now).await;
+            }
+            if let Some(revoked) = &self.revoked {
+                revoked.current(now).await;
+            }
+            if let Some(keys) = &self.file_keys {
+                keys.current(&*self.clock).await;
+            }
+        }
     }
 
     pub(super) async fn identify(
@@ -152,13 +180,17 @@ impl Verifier {
 }
 
 impl FileKeys {
-    fn open(options: &IdentityOptions, clock: &dyn Clock) -> Result<Option<Self>, IdentityError> {
+    fn open(
+        options: &IdentityOptions,
+        changes: &Changes,
+        clock: &dyn Clock,
+    ) -> Result<Option<Self>, IdentityError> {
         if !options.has_file_keys() {
             return Ok(None);
         }
         let open = |path: &Option<PathBuf>, parse| {
             let open = |path: &PathBuf| {
-                WatchedFile::open(path, limits::KEYS_BYTES, parse, clock.monotonic())
+                WatchedFile::open(path, limits::KEYS_BYTES, parse, changes, clock.monotonic())
             };
             path.as_ref().map(open).transpose()
         };

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::IdentityError;
 use crate::limits;
+
+/// Counts the changes of all files: sessions verify their tokens again after each.
+pub(super) type Changes = watch::Sender<u64>;
 
 /// How a file's content becomes a value.
 pub(super) type Parse<T> = fn(&Path, &[u8]) -> Result<T, IdentityError>;
@@ -21,6 +25,7 @@ pub(super) struct WatchedFile<T> {
     path: PathBuf,
     max_bytes: u64,
     parse: Parse<T>,
+    changes: Changes,
     state: Mutex<State<T>>,
 }
 
@@ -57,12 +62,14 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         path: &Path,
         max_bytes: u64,
         parse: Parse<T>,
+        changes: &Changes,
         now: Duration,
     ) -> Result<Arc<Self>, IdentityError> {
         let (stamp, content) = read_stamped(path, max_bytes)?;
         let value = Arc::new(parse(path, &content)?);
         let state = Mutex::new(State { value, stamp, looked: now });
-        Ok(Arc::new(Self { path: path.to_owned(), max_bytes, parse, state }))
+        let changes = changes.clone();
+        Ok(Arc::new(Self { path: path.to_owned(), max_bytes, parse, changes, state }))
     }
 
     /// The value, after a look at the file if the last one was [`limits::FILE_LOOK`] ago. While one
@@ -100,6 +107,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
                     Ok(value) => {
                         state.value = Arc::new(value);
                         if is_new(stamp) {
+                            self.changes.send_modify(|count| *count += 1);
                             tracing::info!(file = %self.path.display(), "read a changed file");
                         }
                     }

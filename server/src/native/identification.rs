@@ -1,92 +1,38 @@
-//! Identifies a session's client, off the session's own task: a key may have to be fetched first.
+//! Who a session's client is: passes its tokens to the relay's verifier, and the results to the machine.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use landfall_protocol::Code;
 use landfall_protocol::access::{IdentifyError, Principal};
-use landfall_protocol::frame::Token;
-use landfall_protocol::{Code, ReplicaId, limits as shared};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use super::NativeDriver;
-use crate::clock::now_ms;
-use crate::connection::RelayState;
-use crate::connection::bindings::{Binding, InUse};
-use crate::memory::ShareKey;
-use crate::quota::{NoneLeft, One};
+use crate::connection::Connection;
+use crate::connection::bindings::InUse;
+use crate::connection::identification::{Identification, Identified, expires};
+use crate::quota::NoneLeft;
 
-/// The result of an identification.
-pub(super) type Identified = Result<Arc<Principal>, IdentifyError>;
-
-/// The identification in progress, at most one.
-#[derive(Default)]
-pub(super) struct Identification {
-    task: Option<JoinHandle<Identified>>,
-    /// Held until the client is identified.
-    unidentified: Option<One>,
-    /// The client's replica.
-    binding: Option<Binding<ReplicaId>>,
-}
-
-impl Drop for Identification {
-    fn drop(&mut self) {
-        self.task.iter().for_each(JoinHandle::abort);
+/// The identification of a new session, and whether too many wait for theirs.
+pub(super) fn begin(connection: &Connection) -> (Identification, Option<NoneLeft>) {
+    let Connection { relay, account, .. } = connection;
+    match Identification::new(relay, account) {
+        Ok(identification) => (identification, None),
+        Err(none) => (Identification::idle(relay, account), Some(none)),
     }
-}
-
-impl Identification {
-    /// Takes a place among the sessions whose client is not yet identified, unless no client needs to be.
-    pub(super) fn begin(&mut self, relay: &RelayState, share: ShareKey) -> Result<(), NoneLeft> {
-        if !relay.identities.is_open() {
-            self.unidentified = Some(relay.unidentified.take(share)?);
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, relay: Arc<RelayState>, token: Option<Token>) {
-        self.task = Some(tokio::spawn(async move {
-            let token = token.as_ref().map(|token| token.token.as_slice());
-            let identified = timeout(shared::IDENTIFY, relay.identities.identify(token)).await;
-            identified.unwrap_or_else(|_| Err(unavailable("the token was not verified in time")))
-        }));
-    }
-
-    /// Waits for the result; pends forever if nothing is in progress.
-    pub(super) async fn done(&mut self) -> Identified {
-        let Some(task) = &mut self.task else { return std::future::pending().await };
-        let identified = task.await;
-        self.task = None;
-        identified.unwrap_or_else(|_| Err(unavailable("the verification of the token failed")))
-    }
-}
-
-fn unavailable(what: &str) -> IdentifyError {
-    IdentifyError::Unavailable { what: what.to_owned(), retry_after: Duration::from_secs(5) }
 }
 
 impl NativeDriver {
-    /// Ends the session at once if too many clients wait to be identified.
-    pub(super) fn begin_identification(&mut self) {
-        let share = self.connection.account.share();
-        if let Err(NoneLeft(limit)) = self.identification.begin(&self.connection.relay, share) {
-            let what = format!("{limit} connections wait for their clients to be identified");
-            self.machine.fail(Code::OVERLOADED, what, "connect again later");
-        }
-    }
-
-    pub(super) fn identify(&mut self, token: Option<Token>) {
-        self.identification.start(Arc::clone(&self.connection.relay), token);
+    /// Ends a session for whose identification there is no place.
+    pub(super) fn refuse_unidentified(&mut self, NoneLeft(limit): NoneLeft) {
+        let what = format!("{limit} connections wait for their clients to be identified");
+        self.machine.fail(Code::OVERLOADED, what, "connect again later");
     }
 
     pub(super) fn handle_identified(&mut self, identified: Identified) {
         let identified = identified.and_then(|principal| self.bind(principal));
-        let expires = identified.as_ref().ok().and_then(|principal| principal.expires_ms);
-        let left = |expires: u64| Duration::from_millis(expires.saturating_sub(now_ms()));
-        let until = expires.map(|expires| self.connection.now().after(left(expires)));
-        if let Ok(principal) = &identified {
+        let principal = identified.as_ref().ok();
+        let until = principal.and_then(|principal| expires(&self.connection, principal));
+        if let Some(principal) = principal {
             self.uploads.handle_identified(principal.subject.clone());
-            self.identification.unidentified = None;
         }
         self.machine.handle_identified(identified, until);
     }
@@ -99,7 +45,7 @@ impl NativeDriver {
         // A renewed token of the same subject adds a use of the same binding.
         match self.connection.relay.replicas.bind(replica, Some(subject)) {
             Ok(binding) => {
-                self.identification.binding = Some(binding);
+                self.replica = Some(binding);
                 Ok(principal)
             }
             Err(InUse) => Err(IdentifyError::Rejected {

@@ -17,7 +17,7 @@ impl NativeDriver {
     /// Performs an effect of the machine.
     pub(super) fn perform_effect(&mut self, effect: SessionEffect) {
         match effect {
-            SessionEffect::Identify { token } => self.identify(token),
+            SessionEffect::Identify { token } => self.identification.start(token),
             SessionEffect::Send(frame) => {
                 log_refusal(&frame);
                 self.outbox.push(encode(&frame), None);

@@ -84,6 +84,28 @@ pub(crate) async fn relay() -> (TempDir, TempDir, Relay, Arc<Double>) {
     (folder, config, relay, double)
 }
 
+/// A relay with a file of rules and one of revoked tokens.
+pub(crate) async fn relay_with_files() -> (TempDir, TempDir, Relay) {
+    let (folder, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let identify = required(&config);
+    let [access, revoked] = ["access", "revoked"].map(|name| config.path().join(name));
+    fs::write(&access, "{}").unwrap();
+    fs::write(&revoked, "{}").unwrap();
+    let relay = Relay::start_with(&folder, |options| {
+        identify(options);
+        (options.identity.access, options.identity.revoked) = (Some(access), Some(revoked));
+    })
+    .await;
+    (folder, config, relay)
+}
+
+/// Replaces one of these files as an operator should: under another name, then renamed.
+pub(crate) fn replace(config: &TempDir, name: &str, content: &Value) {
+    let next = config.path().join("next");
+    fs::write(&next, content.to_string()).unwrap();
+    fs::rename(next, config.path().join(name)).unwrap();
+}
+
 /// A client with subscription 1, which supports everything.
 async fn signed_in(relay: &Relay, replica: u8, token: &str) -> Client {
     let mut client = Client::connect(relay).await;
@@ -295,7 +317,7 @@ async fn a_document_is_created_only_with_the_right_to_create() {
         let mut author = Author::new(8);
         let push = client.push(author.document, &author.changes(1)).await;
         match creates {
-            true => drop(client.acked(push).await),
+            true => assert_eq!(client.acked(push).await.count, 1),
             false => assert_eq!(client.nacked(push).await.code, Code::FORBIDDEN),
         }
     }
@@ -330,7 +352,7 @@ async fn a_session_ends_when_its_token_expires_unless_it_is_renewed() {
     renewed.send(&Frame::Token(token)).await;
     assert_eq!(soon(ended(&mut expired)).await, Code::UNAUTHORIZED);
     renewed.send(&Frame::Ping(5)).await;
-    assert_eq!(until(&mut renewed, |frame| Some(matches!(frame, Frame::Pong(5)))).await, true);
+    until(&mut renewed, |frame| matches!(frame, Frame::Pong(5)).then_some(())).await;
     relay.stop().await.unwrap();
 }
 
@@ -395,5 +417,36 @@ async fn ephemeral_messages_reach_only_clients_that_may_read_the_document() {
     alice.send(&message(READABLE, 3)).await;
     alice.send(&message(WRITABLE, 4)).await;
     assert_eq!(until(&mut admin, count).await, 4);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_running_sessions_and_no_other() {
+    let (_folder, config, relay) = relay_with_files().await;
+    let mut revoked = claims("dora", &json!([{ "spaces": SPACE, "rights": ["read"] }]));
+    revoked["jti"] = json!("one");
+    let mut first = signed_in(&relay, 1, &signed(&revoked)).await;
+    let mut other = signed_in(&relay, 2, &admin()).await;
+    replace(&config, "revoked", &json!({ "tokens": ["one"] }));
+    assert_eq!(ended(&mut first).await, Code::UNAUTHORIZED);
+    other.send(&Frame::Ping(5)).await;
+    until(&mut other, |frame| matches!(frame, Frame::Pong(5)).then_some(())).await;
+    relay.stop().await.unwrap();
+}
+
+/// The client connects again, and subscribes under its new rights.
+#[tokio::test]
+async fn changed_rules_end_the_sessions_that_they_concern() {
+    let (_folder, config, relay) = relay_with_files().await;
+    write_documents(&relay).await;
+    let mut first = signed_in(&relay, 1, &alice()).await;
+    let mut other = signed_in(&relay, 2, &admin()).await;
+    let rule = json!({ "subject": "alice", "spaces": SPACE, "rights": ["read"] });
+    replace(&config, "access", &json!({ "rules": [rule] }));
+    assert_eq!(ended(&mut first).await, Code::GOODBYE);
+    other.send(&Frame::Ping(5)).await;
+    until(&mut other, |frame| matches!(frame, Frame::Pong(5)).then_some(())).await;
+    let mut again = signed_in(&relay, 1, &alice()).await;
+    again.entries(6).await;
     relay.stop().await.unwrap();
 }

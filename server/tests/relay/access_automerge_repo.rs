@@ -8,7 +8,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 
-use crate::access::{admin, alice, claims, now, relay, signed, token};
+use crate::access::{admin, alice, claims, now, relay, relay_with_files, replace, signed, token};
 use crate::automerge_repo::closed;
 use crate::automerge_repo_client::{Heard, Replica, RepoClient};
 use crate::harness::{Relay, SPACE, soon};
@@ -182,5 +182,24 @@ async fn a_session_ends_when_its_token_expires() {
     claims["exp"] = json!(now() - 60 + 3);
     let mut client = RepoClient::join(&relay, &path(&signed(&claims)), "dora").await;
     assert_eq!(client.end().await, closed(Code::UNAUTHORIZED));
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn revoked_tokens_and_changed_rules_end_running_sessions() {
+    let (_folder, config, relay) = relay_with_files().await;
+    let mut revoked = claims("dora", &json!([{ "spaces": SPACE, "rights": ["read"] }]));
+    revoked["jti"] = json!("one");
+    let mut first = RepoClient::join(&relay, &path(&signed(&revoked)), "dora").await;
+    let mut second = RepoClient::join(&relay, &path(&alice()), "alice").await;
+    let mut other = RepoClient::join(&relay, &path(&admin()), "admin").await;
+    replace(&config, "revoked", &json!({ "tokens": ["one"] }));
+    assert_eq!(first.end().await, closed(Code::UNAUTHORIZED));
+    let rule = json!({ "subject": "alice", "spaces": SPACE, "rights": ["read"] });
+    replace(&config, "access", &json!({ "rules": [rule] }));
+    assert_eq!(second.end().await, Some(1_000), "a normal end: the client connects again");
+    let mut unknown = Replica::empty(UNKNOWN);
+    other.send(&mut unknown).await;
+    other.unavailable(unknown.id).await;
     relay.stop().await.unwrap();
 }

@@ -48,6 +48,7 @@ const ROOMS: &[Room] = &[
             "server/src/automerge_repo",
             "server/src/serve",
             "server/src/identity/http_client",
+            "server/src/operators",
             "server/src/identity/tests",
         ],
         remedy: "keep HTTP and sockets in the http, connection, native, automerge_repo and serve modules, \
