@@ -161,6 +161,8 @@ impl RepoDriver {
     fn end(&mut self, code: Code, what: &str) {
         match code {
             Code::GOODBYE | Code::SHUTTING_DOWN => debug!(what, "the session ends"),
+            // Strangers cause these at will: counted in the metrics.
+            Code::UNAUTHORIZED | Code::FORBIDDEN => debug!(%code, what, "the session is refused"),
             code => warn!(%code, what, "the relay ends the session"),
         }
         self.connection.end(code, format!("{code}: {what}"));

@@ -174,6 +174,10 @@ fn log_refusal(frame: &Frame) {
         Frame::Error(error) if error.code == Code::SHUTTING_DOWN => {
             debug!(code = %error.code, what = error.what, "session ended");
         }
+        // Strangers cause these at will: counted in the metrics.
+        Frame::Error(error) if error.code == Code::UNAUTHORIZED => {
+            debug!(code = %error.code, what = error.what, "session refused");
+        }
         Frame::Error(error) => warn!(code = %error.code, what = error.what, "session refused"),
         // Unbounded in number: counted in the metrics, and logged at debug level only.
         Frame::Nack(nack) => {
