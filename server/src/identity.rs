@@ -4,7 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `verifier` | from a token to a principal |
-//! | `token`, `claims` | one token: header, signature, and the claims that every token needs |
+//! | `token`, `token_error`, `claims` | one token: header, signature, and the claims that every token needs |
 //! | `rules`, `access_file` | rules in the token and in the configuration |
 //! | `options` | how clients are identified |
 //! | `keys`, `issuer` | the keys of files, and those of an OpenID Connect issuer |
@@ -25,6 +25,7 @@ mod options;
 mod revoked;
 mod rules;
 mod token;
+mod token_error;
 mod verifier;
 mod watched;
 

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::token::TokenError;
+use super::token_error::TokenError;
 use crate::limits;
 
 /// The claims as the token has them, no name twice.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::access_file::ConfigFileError;
 use super::claims::Checked;
-use super::token::TokenError;
+use super::token_error::TokenError;
 
 /// Revoked tokens.
 #[derive(Debug, Default, PartialEq)]

@@ -7,7 +7,7 @@ use landfall_protocol::access::{Rights, Rule, SpacePattern};
 use landfall_protocol::limits as shared;
 use serde_json::{Map, Value};
 
-use super::token::TokenError;
+use super::token_error::TokenError;
 use crate::limits;
 
 /// The claim's name.
