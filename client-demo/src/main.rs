@@ -6,6 +6,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `cli`, `args`, `place` | the command line: commands, their options, the options of all |
+//! | `token` | the token for a relay that requires one |
 //! | `failure` | errors and exit codes; below all others |
 //! | `note`, `text`, `find` | a note's shape; edits that merge; look-up of notes by name |
 //! | `lines`, `name` | line endings of texts; normalisation of names |
@@ -65,6 +66,7 @@ mod store;
 mod sync;
 mod term;
 mod text;
+mod token;
 mod tour;
 mod trace;
 mod wait;

@@ -50,7 +50,7 @@ impl Notebook {
     pub(crate) fn connect(&self, place: &NotebookPlace) -> Result<(), Failure> {
         // A hosted store is connected by the process that has it open.
         if !self.offline && !self.is_hosted {
-            self.store.connect(place.relay_url())?;
+            self.store.connect(place.link_options(place.relay_url()))?;
         }
         Ok(())
     }

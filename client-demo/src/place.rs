@@ -7,6 +7,7 @@ use landfall::LinkOptions;
 
 use crate::failure::{Exit, Failure};
 use crate::request::{Draft, Hosted};
+use crate::token::TokenSource;
 
 /// Which notebook, and where it syncs.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +25,8 @@ pub(crate) struct NotebookPlace {
     // Read from the environment by hand: `replay` needs to know whether it was given here.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) relay: Option<String>,
+    #[command(flatten)]
+    pub(crate) token: TokenSource,
     /// The space that the notes are in [default: that of the relay's URL, or `default`]
     #[arg(long = "space", global = true, env = "LANDFALL_SPACE", value_name = "NAME")]
     pub(crate) given_space: Option<String>,
@@ -77,6 +80,13 @@ impl NotebookPlace {
     /// The relay's URL: from the command line, the environment, or the default.
     pub(crate) fn relay_url(&self) -> String {
         self.given_relay().unwrap_or_else(|| RELAY_DEFAULT.to_owned())
+    }
+
+    /// How a relay at this URL is reached.
+    pub(crate) fn link_options(&self, url: impl Into<String>) -> LinkOptions {
+        let mut options = LinkOptions::new(url);
+        options.token = self.token.provider();
+        options
     }
 
     /// The URL that the user gave.

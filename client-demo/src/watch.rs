@@ -237,6 +237,10 @@ fn state(relay: &str, status: &Status) -> String {
             Some(error) => format!("not connected: {error}"),
             None => format!("connecting to {relay}"),
         },
+        LinkStatus::SignedOut => {
+            let why = status.last_error.as_deref().unwrap_or("the relay refuses the token");
+            format!("signed out: {why}")
+        }
         LinkStatus::Online => format!("{} at {relay}", online(status)),
         _ => "not connected".to_owned(),
     };

@@ -233,6 +233,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod token;
 mod typed;
 
 pub use self::autosurgeon::{Counter, Hydrate, Reconcile};
@@ -257,4 +258,5 @@ pub use status::{
 };
 pub use store::{DocumentLimit, ExceededLimit, Pending};
 pub use threads::{StoreThread, ThreadPanic};
+pub use token::{Token, TokenError, TokenProvider};
 pub use typed::{Text, TypedError};

@@ -1,5 +1,7 @@
 //! Limits of the engine beside those of the protocol.
 
+use std::time::Duration;
+
 use landfall_protocol::limits;
 
 /// The number of actors of one document above which [`ManyActors`](crate::EventKind::ManyActors) is
@@ -17,3 +19,11 @@ pub const UNREADABLE_LISTED: usize = 1_000;
 /// change; otherwise [`Document::change`](crate::Document::change) returns
 /// [`ChangeError::TooManyOperations`](crate::ChangeError::TooManyOperations).
 pub const CHANGE_OPERATIONS: u64 = limits::CHANGE_OPERATIONS;
+
+/// The wait before a link that is signed out tries again: 5 min. Only a new sign-in helps, and the
+/// application reports that.
+pub(crate) const SIGNED_OUT_RETRY: Duration = Duration::from_secs(300);
+
+/// The shortest time before a token is renewed, and the wait before a failed renewal is repeated is at
+/// least this: 1 s. A provider whose tokens are due at once is not asked a thousand times a second.
+pub(crate) const LEAST_RENEWAL: Duration = Duration::from_secs(1);

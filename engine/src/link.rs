@@ -13,6 +13,7 @@ mod arrivals;
 mod calls;
 mod commands;
 mod ephemeral_queue;
+mod identity;
 mod oversized;
 mod perform;
 mod received;

@@ -6,6 +6,8 @@ use landfall_protocol::{SpaceName, limits};
 
 use crate::address;
 use crate::error::ConnectError;
+use crate::limits::SIGNED_OUT_RETRY;
+use crate::token::TokenProvider;
 
 /// When `change()` may return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,21 +162,32 @@ pub struct LinkOptions {
     /// names a space, which the store must have ([`LinkOptions::space`]); all spaces of the store are
     /// synced there.
     pub url: String,
-    /// The token that authenticates this client, for relays that require one. Default: none.
-    pub token: Option<Vec<u8>>,
+    /// Supplies the token that authenticates this client, for relays that require one: a fixed token,
+    /// or an asynchronous function, which is asked before each connection attempt. Default: none.
+    ///
+    /// If the relay refuses the token, the provider is asked once more, and if that token is refused
+    /// too, the status is [`LinkStatus::SignedOut`](crate::LinkStatus::SignedOut). Editing continues,
+    /// and nothing that is pending is lost or rejected.
+    pub token: Option<TokenProvider>,
     /// The silence after which the relay is pinged. Default 15 s. Short costs battery and traffic; long
     /// detects a dead connection late.
     pub ping_after: Duration,
     /// The silence after which the connection is dropped and made again. Default 30 s; must be longer
     /// than `ping_after`, or every pause drops the connection.
     pub drop_after: Duration,
-    /// The longest time for connecting, and then for the relay's first answer, each. Default 10 s.
+    /// The longest time for the token provider, for connecting, and then for the relay's first answer,
+    /// each. Default 10 s.
     pub handshake: Duration,
     /// The first wait before reconnecting; it doubles each time. Default 250 ms.
     pub reconnect_first: Duration,
     /// The longest wait before reconnecting. Default 30 s. The wait is jittered between half and all of
     /// it, so that many clients do not reconnect at once.
     pub reconnect_most: Duration,
+    /// The wait before the next attempt while the relay refuses the token, or the provider reports that
+    /// the person is signed out. Default 5 min, jittered as above; at least 1 s. Short costs the relay
+    /// and the token's issuer; long delays the return if the application does not call
+    /// [`Store::reconnect_now`](crate::Store::reconnect_now) after a sign-in.
+    pub signed_out_retry: Duration,
     /// How often the relay's documents are compared with this store's, although no difference is
     /// expected. Default 10 min; a comparison that finds nothing costs some hundred bytes. Long, and
     /// damage on either side is detected late. See [`Store::check`](crate::Store::check).
@@ -192,13 +205,14 @@ impl LinkOptions {
             handshake: limits::HANDSHAKE,
             reconnect_first: limits::RECONNECT_FIRST,
             reconnect_most: limits::RECONNECT_MOST,
+            signed_out_retry: SIGNED_OUT_RETRY,
             check_every: limits::CHECK_EVERY,
         }
     }
 
-    /// Sets [`LinkOptions::token`].
+    /// Sets [`LinkOptions::token`]: a token as text or bytes, or a [`TokenProvider`].
     #[must_use]
-    pub fn token(mut self, value: impl Into<Vec<u8>>) -> Self {
+    pub fn token(mut self, value: impl Into<TokenProvider>) -> Self {
         self.token = Some(value.into());
         self
     }
@@ -235,6 +249,13 @@ impl LinkOptions {
     #[must_use]
     pub fn reconnect_most(mut self, value: Duration) -> Self {
         self.reconnect_most = value;
+        self
+    }
+
+    /// Sets [`LinkOptions::signed_out_retry`].
+    #[must_use]
+    pub fn signed_out_retry(mut self, value: Duration) -> Self {
+        self.signed_out_retry = value;
         self
     }
 

@@ -101,6 +101,13 @@ pub enum LinkStatus {
     },
     /// The relay answered the client's hello.
     Online,
+    /// The relay refuses this client's token, also the one that the provider returned when it was asked
+    /// again; or the provider reports that the person is signed out. The reason is in
+    /// [`Status::last_error`]. Editing continues offline, and pending changes stay pending. The link
+    /// tries again after [`LinkOptions::signed_out_retry`](crate::LinkOptions::signed_out_retry), and at
+    /// once after [`Store::reconnect_now`](crate::Store::reconnect_now) or
+    /// [`Store::connect`](crate::Store::connect); the state remains until another answer arrives.
+    SignedOut,
 }
 
 /// One space.
@@ -154,7 +161,8 @@ pub struct SpaceStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncStatus {
-    /// No connection is wanted.
+    /// No connection is wanted, or the relay refuses this client's token
+    /// ([`LinkStatus::SignedOut`]).
     #[default]
     Offline,
     /// The connection or the subscription is being made.
@@ -344,7 +352,7 @@ impl StatusWatch {
 
 fn sync_of(link: LinkStatus, phase: &SpacePhase) -> SyncStatus {
     match (link, phase) {
-        (LinkStatus::Offline, _) => SyncStatus::Offline,
+        (LinkStatus::Offline | LinkStatus::SignedOut, _) => SyncStatus::Offline,
         (LinkStatus::Connecting { .. }, _) | (_, SpacePhase::Waiting) => SyncStatus::Connecting,
         (_, SpacePhase::CatchingUp { done, to_go, snapshot }) => {
             let snapshot = Progress::of(*snapshot);

@@ -55,5 +55,7 @@ mod scripted;
 mod store;
 #[path = "machines/subscriptions.rs"]
 mod subscriptions;
+#[path = "machines/tokens.rs"]
+mod tokens;
 #[path = "machines/world.rs"]
 mod world;

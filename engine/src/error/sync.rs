@@ -13,8 +13,8 @@ use crate::store::Pending;
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum FlushError {
-    /// The link is offline on purpose, was never connected, or has ended with a panic, which
-    /// `last_error` then describes.
+    /// The link is offline on purpose, was never connected, is signed out, or has ended with a panic,
+    /// which `last_error` then describes.
     #[error("offline: saved here and not on the relay: {}{}{}", saved(pending), unreached(*reached), because(last_error))]
     Offline {
         /// The pending counts, for the relay that was connected last.
@@ -73,8 +73,8 @@ pub struct RefusedSpace {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// The link is offline on purpose, was never connected, or has ended with a panic, which
-    /// `last_error` then describes.
+    /// The link is offline on purpose, was never connected, is signed out, or has ended with a panic,
+    /// which `last_error` then describes.
     #[error("offline: nothing was compared{}", because(last_error))]
     Offline {
         /// Why the connection was lost last.

@@ -18,12 +18,13 @@ use crate::error::ConnectError;
 use crate::options::LinkOptions;
 use crate::signals::LinkSignals;
 use crate::store::SpaceRow;
+use crate::token::TokenProvider;
 
 /// The wanted relay.
 #[derive(Debug)]
 pub(super) struct RelayTarget {
     pub(super) address: Address,
-    pub(super) token: Option<Vec<u8>>,
+    pub(super) token: Option<TokenProvider>,
     pub(super) timings: Timings,
 }
 

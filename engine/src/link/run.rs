@@ -11,14 +11,16 @@ use tokio::sync::mpsc;
 
 use super::arrivals::Arrivals;
 use super::commands::{LinkCommands, PendingCommands, RelayTarget};
+use super::identity::{self, Identity, NoConnection};
 use super::perform::{Completion, Performer};
-use super::socket::{Socket, SocketError, connect};
+use super::socket::Socket;
 use super::timings::FAR;
 use crate::open_store::OpenStore;
 use crate::random;
 use crate::status::LinkStatus;
 use crate::store::SpaceRow;
 use crate::threads::StoreThread;
+use crate::token::{NoToken, Token};
 
 /// The state of the link's thread.
 pub(super) struct Runner {
@@ -43,6 +45,7 @@ pub(super) struct Runner {
     /// Sessions in a row that ended with a fault of one side. Each of them connects successfully, so
     /// only this count makes the waits between them grow.
     faults: u32,
+    identity: Identity,
     pub(super) started: Instant,
 }
 
@@ -56,6 +59,13 @@ pub(super) enum Ended {
     Lost(String),
     /// One side could not go on: a protocol violation, a refusal, a full disk.
     Fault(String),
+    /// The relay ended an established session that the client may begin anew at once: its token has
+    /// expired, or its rights have changed.
+    Anew(String),
+    /// The relay refused the token at the hello.
+    Unauthorized(String),
+    /// The provider reports that the person is signed out.
+    SignedOut(String),
 }
 
 /// From this duration on a session counts as good, however it ends.
@@ -89,6 +99,7 @@ impl Runner {
             unsettled: true,
             attempt: 0,
             faults: 0,
+            identity: Identity::default(),
             started,
         };
         runner.sync_spaces();
@@ -102,6 +113,7 @@ impl Runner {
                 break;
             }
             let Some(target) = self.wanted() else {
+                self.identity = Identity::default();
                 self.store.context.status.set_link(LinkStatus::Offline, None);
                 self.rest(None).await;
                 continue;
@@ -109,31 +121,76 @@ impl Runner {
             let connects = self.connects;
             self.hurry = false;
             self.attempt = self.attempt.saturating_add(1);
-            self.store
-                .context
-                .status
-                .set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
+            self.show_unconnected();
             let Some(connected) = self.connect(&target).await else { continue };
             let began = Instant::now();
-            let wrong_url = connected.as_ref().is_err_and(SocketError::is_no_relay);
+            let mut wrong_url = false;
             let ended = match connected {
-                Ok(socket) => self.session(socket, &target, connects).await,
-                Err(error) => Ended::Lost(error.to_string()),
+                Ok((socket, token)) => self.session(socket, token, &target, connects).await,
+                Err(NoConnection::Token(NoToken::SignedOut(why))) => Ended::SignedOut(why),
+                Err(NoConnection::Token(error)) => Ended::Lost(error.to_string()),
+                Err(NoConnection::Socket(error)) => {
+                    wrong_url = error.is_no_relay();
+                    Ended::Lost(error.to_string())
+                }
             };
             self.end_session(&ended, began.elapsed());
-            if let Ended::Lost(why) | Ended::Fault(why) = ended {
+            if let Some((why, wait)) = self.next_attempt(ended, &target) {
                 tracing::info!(relay = target.address.url, why, "not connected");
                 self.store.context.status.set_error(why, wrong_url);
-                self.store
-                    .context
-                    .status
-                    .set_link(LinkStatus::Connecting { attempt: self.attempt }, None);
-                let attempt = self.attempt.max(self.faults);
-                self.rest(Some(target.timings.backoff(attempt, random::fraction()))).await;
+                self.show_unconnected();
+                self.rest(Some(wait)).await;
             }
         }
         self.store.context.status.set_link(LinkStatus::Offline, None);
         self.performer.close();
+    }
+
+    /// Shows that there is no connection. A client that is signed out remains so until it has a session.
+    fn show_unconnected(&self) {
+        let link = match self.identity.is_signed_out() {
+            true => LinkStatus::SignedOut,
+            false => LinkStatus::Connecting { attempt: self.attempt },
+        };
+        // Otherwise this is not about the relay that is wanted now.
+        if self.commands.connects() == self.connects {
+            self.store.context.status.set_link(link, None);
+        }
+    }
+
+    /// Decides about the next attempt: the reason for a wait, and the wait; `None` to try at once.
+    fn next_attempt(&mut self, ended: Ended, target: &RelayTarget) -> Option<(String, Duration)> {
+        let (why, is_refused) = match ended {
+            Ended::OnPurpose | Ended::Retry => return None,
+            // Only the first of several short sessions: a relay that always does this is not asked a
+            // thousand times a second.
+            Ended::Anew(why) if self.faults <= 1 => {
+                tracing::info!(relay = target.address.url, why, "connecting anew");
+                return None;
+            }
+            Ended::Unauthorized(why) if self.identity.handle_refusal(target.token.is_some()) => {
+                tracing::info!(relay = target.address.url, why, "asking for another token");
+                return None;
+            }
+            Ended::Unauthorized(why) => (why, true),
+            Ended::SignedOut(why) => {
+                self.identity.handle_signed_out();
+                (why, true)
+            }
+            Ended::Lost(why) | Ended::Fault(why) | Ended::Anew(why) => (why, false),
+        };
+        let jitter = random::fraction();
+        let wait = match is_refused {
+            true => target.timings.signed_out(jitter),
+            false => target.timings.backoff(self.attempt.max(self.faults), jitter),
+        };
+        Some((why, wait))
+    }
+
+    /// The handshake is complete: the relay has accepted this client.
+    pub(super) fn handle_welcomed(&mut self) {
+        self.attempt = 0;
+        self.identity = Identity::default();
     }
 
     /// The relay to connect to, if the link is to be online.
@@ -148,8 +205,14 @@ impl Runner {
 
     fn end_session(&mut self, ended: &Ended, lasted: Duration) {
         self.faults = match ended {
-            Ended::Fault(_) if lasted < GOOD_SESSION => self.faults.saturating_add(1),
-            Ended::Lost(_) if lasted < GOOD_SESSION => self.faults,
+            Ended::Fault(_) | Ended::Anew(_) if lasted < GOOD_SESSION => {
+                self.faults.saturating_add(1)
+            }
+            Ended::Lost(_) | Ended::Unauthorized(_) | Ended::SignedOut(_)
+                if lasted < GOOD_SESSION =>
+            {
+                self.faults
+            }
             _ => 0,
         };
         self.replica.handle_disconnected();
@@ -159,9 +222,12 @@ impl Runner {
     }
 
     /// Connects, unless the commands change meanwhile.
-    async fn connect(&mut self, target: &RelayTarget) -> Option<Result<Socket, SocketError>> {
+    async fn connect(
+        &mut self,
+        target: &RelayTarget,
+    ) -> Option<Result<(Socket, Option<Token>), NoConnection>> {
         let connects = self.connects;
-        let connecting = connect(&target.address, target.timings.patience.handshake);
+        let connecting = identity::open(target);
         tokio::pin!(connecting);
         let commands = Arc::clone(&self.commands);
         loop {
@@ -192,7 +258,7 @@ impl Runner {
             if self.hurry && self.online {
                 return;
             }
-            self.settle(!self.online);
+            self.settle(!self.online || self.identity.is_signed_out());
             tokio::select! {
                 () = commands.wake.notified() => self.take_commands(),
                 () = sleep_until(until) => return,
@@ -210,6 +276,7 @@ impl Runner {
             self.connects = pending.connects;
             self.target = pending.target.clone();
             (self.attempt, self.faults, self.unsettled) = (0, 0, true);
+            self.identity = Identity::default();
             self.performer.forget_relay(self.connects);
             if let Some(target) = &self.target {
                 self.replica.set_patience(target.timings.patience);
@@ -223,6 +290,7 @@ impl Runner {
         self.closing = pending.closing;
         if pending.hurry {
             (self.hurry, self.attempt) = (true, 0);
+            self.identity.handle_hurry();
         }
         if pending.spaces_changed {
             self.sync_spaces();

@@ -13,10 +13,12 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
 use super::commands::{LinkCommands, RelayTarget};
 use super::ephemeral_queue::OutgoingEphemeral;
+use super::identity::Renewal;
 use super::perform::Out;
 use super::run::{Ended, Runner, sleep_until};
 use super::socket::Socket;
 use super::timings::FAR;
+use crate::token::Token;
 
 /// The longest time for the goodbye to a relay.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -60,6 +62,7 @@ impl Runner {
     pub(super) async fn session(
         &mut self,
         socket: Socket,
+        token: Option<Token>,
         target: &RelayTarget,
         connects: u64,
     ) -> Ended {
@@ -71,7 +74,9 @@ impl Runner {
         let out = Out::new(queue, Arc::clone(&unsent));
         let mut writer = tokio::spawn(write(sink, queued, unsent, Arc::clone(&self.commands)));
         self.performer.begin();
-        self.replica.handle_connected(self.now(), target.token.clone());
+        let (token, renew_after) = token.map(Token::into_parts).unzip();
+        let mut renewal = Renewal::new(target, renew_after.flatten());
+        self.replica.handle_connected(self.now(), token);
         let commands = Arc::clone(&self.commands);
         let mut ended = self.perform(&out);
         while ended.is_none() {
@@ -84,6 +89,9 @@ impl Runner {
                 () = commands.wake.notified() => {
                     self.take_commands();
                     self.send_ephemeral(&out);
+                }
+                token = renewal.next(), if self.replica.renews_tokens() => {
+                    self.replica.handle_token(token);
                 }
                 () = sleep_until(Some(timeout)) => self.replica.handle_timeout(self.now()),
                 () = sleep_until(commands.requests.deadline()) => self.unsettled = true,
@@ -163,7 +171,7 @@ impl Runner {
             }
         }
         if self.replica.is_ready() {
-            self.attempt = 0;
+            self.handle_welcomed();
         }
         None
     }
@@ -172,6 +180,10 @@ impl Runner {
 fn ended_by(reason: &EndReason) -> Ended {
     match reason {
         EndReason::Unanswered(_) => Ended::Retry,
+        EndReason::Unauthorized { welcomed: false, .. } => Ended::Unauthorized(reason.to_string()),
+        EndReason::Unauthorized { .. } | EndReason::Ended { code: Code::GOODBYE, .. } => {
+            Ended::Anew(reason.to_string())
+        }
         EndReason::Silent(_) | EndReason::Ended { code: Code::SHUTTING_DOWN, .. } => {
             Ended::Lost(reason.to_string())
         }

@@ -1,5 +1,7 @@
 //! Panics while received data is processed, against a scripted relay.
 
+mod identity;
+
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

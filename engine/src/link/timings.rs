@@ -16,6 +16,9 @@ const LEAST: Duration = Duration::from_millis(1);
 /// The shortest wait before reconnecting: a relay that refuses is not asked a thousand times a second.
 const LEAST_RECONNECT: Duration = Duration::from_millis(10);
 
+/// The shortest wait of a link that is signed out.
+const LEAST_SIGNED_OUT_RETRY: Duration = Duration::from_secs(1);
+
 /// The shortest time between two scheduled comparisons.
 const LEAST_CHECK: Duration = Duration::from_secs(1);
 
@@ -24,6 +27,7 @@ pub(super) struct Timings {
     pub(super) patience: Patience,
     pub(super) reconnect_first: Duration,
     pub(super) reconnect_most: Duration,
+    pub(super) signed_out_retry: Duration,
     pub(super) check_every: Duration,
 }
 
@@ -38,6 +42,7 @@ impl Timings {
             },
             reconnect_first: options.reconnect_first.clamp(LEAST_RECONNECT, reconnect_most),
             reconnect_most,
+            signed_out_retry: options.signed_out_retry.clamp(LEAST_SIGNED_OUT_RETRY, FAR),
             check_every: options.check_every.clamp(LEAST_CHECK, FAR),
         }
     }
@@ -46,8 +51,18 @@ impl Timings {
     pub(super) fn backoff(&self, attempt: u32, jitter: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(20);
         let most = self.reconnect_first.saturating_mul(1 << doublings).min(self.reconnect_most);
-        most.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+        jittered(most, jitter)
     }
+
+    /// The wait before the next attempt of a link that is signed out.
+    pub(super) fn signed_out(&self, jitter: f64) -> Duration {
+        jittered(self.signed_out_retry, jitter)
+    }
+}
+
+/// A wait between half and all of `most`.
+fn jittered(most: Duration, jitter: f64) -> Duration {
+    most.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
@@ -63,6 +78,7 @@ mod tests {
                 handshake: time,
                 reconnect_first: time,
                 reconnect_most: time,
+                signed_out_retry: time,
                 check_every: time,
                 ..LinkOptions::new("ws://127.0.0.1:1")
             };
@@ -72,6 +88,8 @@ mod tests {
                 assert!((LEAST_RECONNECT / 2..=FAR).contains(&wait), "{wait:?}");
             }
             let Patience { ping_after, drop_after, handshake } = timings.patience;
+            let signed_out = timings.signed_out(0.0);
+            assert!((LEAST_SIGNED_OUT_RETRY / 2..=FAR).contains(&signed_out), "{signed_out:?}");
             for time in [ping_after, drop_after, handshake, timings.check_every] {
                 assert!((LEAST..=FAR).contains(&time), "{time:?}");
             }

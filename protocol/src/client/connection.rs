@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{EndReason, Phase, Probe, PushLimits, Replica, ReplicaEffect, SpaceLink, SpacePhase};
 use crate::code::Code;
-use crate::frame::{Close, Features, Frame, Frames, Hello, VERSIONS, Welcome, features};
+use crate::frame::{Close, Features, Frame, Frames, Hello, Token, VERSIONS, Welcome, features};
 use crate::ids::SpaceName;
 use crate::limits;
 use crate::moment::Moment;
@@ -22,6 +22,22 @@ impl Replica {
             agent: self.agent.clone(),
         }));
         self.send(Frame::Features(Features { bits: features::ALL }));
+    }
+
+    /// Whether [`Replica::handle_token`] would send a token: the handshake is complete, and the relay
+    /// accepts new tokens within a session.
+    pub fn renews_tokens(&self) -> bool {
+        self.is_ready() && self.features & features::TOKEN != 0
+    }
+
+    /// A new token, before the previous one expires. Returns whether it is sent: otherwise it is for
+    /// the next connection.
+    pub fn handle_token(&mut self, token: Vec<u8>) -> bool {
+        let renews = self.renews_tokens();
+        if renews {
+            self.send(Frame::Token(Token { token: token.into() }));
+        }
+        renews
     }
 
     /// The connection is gone. Effects that were not polled are void.
@@ -118,12 +134,11 @@ impl Replica {
     fn handle_frame(&mut self, now: Moment, frame: Frame) {
         match (&self.phase, frame) {
             (_, Frame::Error(error)) => {
-                let (code, what, hint) = (error.code, error.what, error.hint);
-                self.end(EndReason::Ended { code, what, hint });
+                self.end_by_relay(error.code, error.what, error.hint);
             }
             (_, Frame::Close(close)) => {
                 let hint = "the link connects again".to_owned();
-                self.end(EndReason::Ended { code: close.code, what: close.reason, hint });
+                self.end_by_relay(close.code, close.reason, hint);
             }
             (_, Frame::Ping(nonce)) => self.send(Frame::Pong(nonce)),
             (_, Frame::Pong(nonce)) => {
@@ -233,6 +248,15 @@ impl Replica {
         self.handle_resend_timeout(now);
     }
 
+    /// The relay ended the session. Changes that were pushed and not acknowledged stay pending.
+    fn end_by_relay(&mut self, code: Code, what: String, hint: String) {
+        let welcomed = self.is_ready();
+        self.end(match code {
+            Code::UNAUTHORIZED => EndReason::Unauthorized { welcomed, what, hint },
+            _ => EndReason::Ended { code, what, hint },
+        });
+    }
+
     pub(super) fn broken(&mut self, what: String) {
         self.end(EndReason::Broken(what));
     }
@@ -242,7 +266,9 @@ impl Replica {
             EndReason::Broken(_) => (Code::OUT_OF_ORDER, reason.to_string()),
             EndReason::Malformed(error) => (error.code(), reason.to_string()),
             EndReason::Silent(_) | EndReason::Unanswered(_) => (Code::SILENT, reason.to_string()),
-            EndReason::Ended { .. } | EndReason::Store(_) => (Code::GOODBYE, String::new()),
+            EndReason::Ended { .. } | EndReason::Unauthorized { .. } | EndReason::Store(_) => {
+                (Code::GOODBYE, String::new())
+            }
         };
         self.send(Frame::Close(Close { code, reason: crate::frame::fit(text) }));
         self.phase = Phase::Ending;

@@ -331,6 +331,17 @@ pub enum EndReason {
         /// The remedy.
         hint: String,
     },
+    /// The relay refused the token: it is missing, wrong or expired. Nothing is rejected by this;
+    /// pending changes stay pending.
+    #[error("the relay ended the session ({}): {what}; {hint}", Code::UNAUTHORIZED)]
+    Unauthorized {
+        /// Whether the session was established: its token was accepted and has expired since.
+        welcomed: bool,
+        /// The reason in words.
+        what: String,
+        /// The remedy.
+        hint: String,
+    },
     /// Nothing was received for this long.
     #[error("the relay has been silent for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
