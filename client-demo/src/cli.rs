@@ -106,7 +106,7 @@ pub(crate) enum Command {
     /// Play a recorded editing session from one replica to another, through a relay
     Replay(ReplayArgs),
     /// Run a relay, like `landfall-relay serve`, with that program's exit codes
-    Relay(RelayArgs),
+    Relay(Box<RelayArgs>),
     /// Compact one document's history, as the relay asks on standard input
     #[command(name = relay::COMPACT_WORKER, hide = true)]
     CompactWorker,

@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let (may_be_handed_over, edits) =
         (cli.command.may_be_handed_over(), cli.command.edits().map(str::to_owned));
     let result = match cli.command {
-        Command::Relay(args) => return relay::serve(args),
+        Command::Relay(args) => return relay::serve(*args),
         Command::CompactWorker => return relay::compact_worker(),
         Command::VerifyCopy { file } => return relay::verify_copy(&file),
         command => dispatch(&place, command),

@@ -245,7 +245,10 @@ pub(crate) enum NoToken {
     Blocked,
     #[error("the token provider's thread could not be started: {0}")]
     Thread(#[source] std::io::Error),
-    #[error("the token provider returned a token of {bytes} bytes; at most {} are allowed", limits::TOKEN_BYTES)]
+    #[error(
+        "the token provider returned a token of {bytes} bytes; at most {} are allowed",
+        limits::TOKEN_BYTES
+    )]
     TooLarge { bytes: usize },
     #[error("the token provider returned an empty token")]
     Empty,

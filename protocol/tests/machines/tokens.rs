@@ -55,12 +55,17 @@ fn ended(replica: &mut Replica) -> Option<EndReason> {
 }
 
 fn tokens(effects: &[ReplicaEffect]) -> Vec<&[u8]> {
-    let token = |effect| match effect {
-        &ReplicaEffect::Send(Frame::Hello(ref hello)) => hello.token.as_ref().map(|t| t.as_slice()),
-        &ReplicaEffect::Send(Frame::Token(ref renewed)) => Some(renewed.token.as_slice()),
-        _ => None,
-    };
-    effects.iter().filter_map(token).collect()
+    let mut tokens: Vec<&[u8]> = Vec::new();
+    for effect in effects {
+        match effect {
+            ReplicaEffect::Send(Frame::Hello(hello)) => {
+                tokens.extend(hello.token.iter().map(|token| token.as_slice()));
+            }
+            ReplicaEffect::Send(Frame::Token(renewed)) => tokens.push(renewed.token.as_slice()),
+            _ => {}
+        }
+    }
+    tokens
 }
 
 #[test]

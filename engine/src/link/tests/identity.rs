@@ -8,9 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use automerge::{ROOT, transaction::Transactable};
-use landfall_protocol::frame::{
-    ErrorFrame, Features, Frame, Frames, Nack, encode, features,
-};
+use landfall_protocol::frame::{ErrorFrame, Features, Frame, Frames, Nack, encode, features};
 use landfall_protocol::{Code, NackClass};
 use parking_lot::Mutex;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, accept_hdr};
