@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use landfall::automerge::ObjId;
 use landfall::automerge::transaction::{Transactable, Transaction};
-use landfall::{BoxError, Document, Durability};
+use landfall::{BoxError, Document, Durability, LinkOptions};
 
 use crate::args::ReplayArgs;
 use crate::failure::{self, Exit, Failure};
@@ -41,7 +41,8 @@ pub(crate) fn run(place: &NotebookPlace, args: &ReplayArgs) -> Result<(), Failur
     };
     let durability = if args.full { Durability::Full } else { Durability::Normal };
     // Only a relay named on the command line: the default one's disk must not be filled by accident.
-    let (relay, quiet, stall) = (place.relay.clone(), place.quiet, args.stall);
+    let relay = place.relay.clone().map(|url| place.link_options(url));
+    let (quiet, stall) = (place.quiet, args.stall);
     scratch::run("replay", move |scratch| {
         let set = |names: &[&'static str]| {
             let mut stage = Stage::set(scratch, relay, durability, names, quiet)?;
@@ -82,14 +83,14 @@ struct Times {
 impl Stage {
     fn set(
         scratch: &Scratch,
-        relay: Option<String>,
+        relay: Option<LinkOptions>,
         durability: Durability,
         names: &[&'static str],
         quiet: bool,
     ) -> Result<Self, Failure> {
-        let (url, own) = match relay {
-            Some(url) => (url, false),
-            None => (scratch.start_relay()?.0, true),
+        let (link, own) = match relay {
+            Some(link) => (link, false),
+            None => (LinkOptions::new(scratch.start_relay()?.0), true),
         };
         // A fresh space, so that earlier replays there need not be synced.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -97,11 +98,11 @@ impl Stage {
         let open = |name| Replica::open(scratch.path(), name, &space, durability);
         let replicas = names.iter().map(|name| open(name)).collect::<Result<Vec<_>, _>>()?;
         for replica in &replicas {
-            replica.store.connect(url.as_str())?;
+            replica.store.connect(link.clone())?;
         }
         if !quiet {
             let whose = if own { "a relay started for this at " } else { "" };
-            say(format!("through {whose}{url}"));
+            say(format!("through {whose}{}", link.url));
         }
         Ok(Self { waiter: Waiter::new()?, replicas, quiet })
     }

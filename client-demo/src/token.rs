@@ -91,7 +91,7 @@ fn trimmed(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-/// A running command, which is killed when nobody waits for it any more.
+/// A running command, killed when its caller stops waiting.
 struct Running(Child);
 
 impl Drop for Running {

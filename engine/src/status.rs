@@ -103,7 +103,7 @@ pub enum LinkStatus {
     Online,
     /// The relay refuses this client's token, also the one that the provider returned when it was asked
     /// again; or the provider reports that the person is signed out. The reason is in
-    /// [`Status::last_error`]. Editing continues offline, and pending changes stay pending. The link
+    /// [`Status::last_error`], until a later attempt fails for another one. Editing continues offline, and pending changes stay pending. The link
     /// tries again after [`LinkOptions::signed_out_retry`](crate::LinkOptions::signed_out_retry), and at
     /// once after [`Store::reconnect_now`](crate::Store::reconnect_now) or
     /// [`Store::connect`](crate::Store::connect); the state remains until another answer arrives.

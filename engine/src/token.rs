@@ -6,12 +6,12 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use landfall_protocol::{error_chain, limits};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::failure::BoxError;
 
@@ -99,8 +99,9 @@ type Asked = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
 #[derive(Clone)]
 pub struct TokenProvider {
     source: Source,
-    /// Whether a call of the application's function is running.
-    running: Arc<AtomicBool>,
+    /// Its one permit belongs to the running call of the application's function: one that blocks would
+    /// otherwise cost one more thread with each attempt.
+    running: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -125,7 +126,7 @@ impl TokenProvider {
         A: Future<Output = Result<Token, TokenError>> + Send + 'static,
     {
         let function = move || -> Asked { Box::pin(provide()) };
-        Self { source: Source::Function(Arc::new(function)), running: Arc::default() }
+        Self { source: Source::Function(Arc::new(function)), running: Arc::new(Semaphore::new(1)) }
     }
 
     /// Asks for a token. Dropping the future cancels the request.
@@ -133,13 +134,16 @@ impl TokenProvider {
         let token = match &self.source {
             Source::Fixed(token) => token.clone(),
             Source::Function(function) => {
-                let running = Running::begin(&self.running).ok_or(NoToken::Blocked)?;
+                let deadline = Instant::now() + within;
+                // A call that was cancelled ends a little later, on its own thread.
+                let running = timeout_at(deadline, Arc::clone(&self.running).acquire_owned());
+                let running = running.await.ok().and_then(Result::ok).ok_or(NoToken::Blocked)?;
                 let (give, answer) = oneshot::channel();
                 let function = Arc::clone(function);
                 let call = move || call(&*function, give, running);
                 let thread = std::thread::Builder::new().name("landfall-token".to_owned());
                 thread.spawn(call).map_err(NoToken::Thread)?;
-                let answer = tokio::time::timeout(within, answer).await;
+                let answer = timeout_at(deadline, answer).await;
                 // A sender that is dropped without an answer is a panic outside of the call itself.
                 answer.map_err(|_| NoToken::Late(within))?.unwrap_or(Err(NoToken::Panicked))?
             }
@@ -163,7 +167,7 @@ impl fmt::Debug for TokenProvider {
 
 impl From<Token> for TokenProvider {
     fn from(token: Token) -> Self {
-        Self { source: Source::Fixed(token), running: Arc::default() }
+        Self { source: Source::Fixed(token), running: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -185,27 +189,11 @@ impl From<Vec<u8>> for TokenProvider {
     }
 }
 
-/// Marks the one call of a provider that may run at a time: a function that blocks would otherwise cost
-/// one more thread with each attempt.
-struct Running(Arc<AtomicBool>);
-
-impl Running {
-    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
-        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 /// Calls the application's function on the present thread, until it ends or nobody waits for it.
 fn call(
     function: &(dyn Fn() -> Asked + Send + Sync),
     mut give: oneshot::Sender<Result<Token, NoToken>>,
-    running: Running,
+    running: OwnedSemaphorePermit,
 ) {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

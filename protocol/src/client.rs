@@ -11,6 +11,7 @@
 mod batches;
 mod checks;
 mod compare;
+mod conceal;
 mod connection;
 mod effects;
 mod ephemeral;
@@ -30,6 +31,7 @@ use crate::patience::Patience;
 
 use checks::CheckState;
 use compare::Compare;
+use conceal::Tokens;
 use outbox::Outbox;
 use receive::Receiver;
 use resend::Resends;
@@ -112,6 +114,8 @@ pub struct Replica {
     storing_bytes: usize,
     /// The relay's repair requests.
     resends: Resends,
+    /// This connection's tokens.
+    tokens: Tokens,
     /// The relay's features beyond its version.
     features: u64,
     /// The known sources of ephemeral messages, over all spaces.
@@ -144,6 +148,7 @@ impl Replica {
             check_steps: 0,
             storing_bytes: 0,
             resends: Resends::default(),
+            tokens: Tokens::default(),
             features: 0,
             sources: Sources::default(),
             last_received: Moment::default(),

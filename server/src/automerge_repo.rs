@@ -150,7 +150,14 @@ async fn identify(
         }
     };
     identification.start(token);
-    let identified = identification.done().await;
+    let mut stopping = relay.stopping.clone();
+    let identified = tokio::select! {
+        identified = identification.done() => identified,
+        _ = stopping.wait_for(|stopping| *stopping) => {
+            let what = "the relay is stopping".to_owned();
+            return (identification, Err((Code::SHUTTING_DOWN, what)));
+        }
+    };
     (identification, Access::of(connection, space, identified))
 }
 

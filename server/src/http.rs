@@ -20,8 +20,10 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::routing::get;
 use axum::{Router, response};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
 use landfall_protocol::frame::{SUBPROTOCOL, Token};
-use landfall_protocol::{SessionId, SpaceName, limits};
+use landfall_protocol::{SessionId, SpaceName, limits as shared};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
@@ -29,6 +31,7 @@ use crate::automerge_repo;
 use crate::connection::RelayState;
 use crate::connection::slots::ConnectionSlot;
 use crate::health::Health;
+use crate::limits;
 use crate::native;
 
 pub(crate) use guard::Guard;
@@ -92,6 +95,16 @@ pub(crate) fn operators_router(http_state: Arc<HttpState>) -> Router {
             text(StatusCode::NOT_FOUND, "not found; operators read /healthz, /readyz and /metrics")
         })
         .with_state(http_state)
+}
+
+/// How a connection is served: a head has a limit in bytes and in time.
+pub(crate) fn connection_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_READ)
+        .max_buf_size(limits::HEAD_BYTES);
+    builder
 }
 
 /// Answers one request. The router is always ready, and never fails.
@@ -279,7 +292,7 @@ fn token_of(request: &Request) -> Option<Token> {
         let mut pairs = url::form_urlencoded::parse(query);
         pairs.find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
     })?;
-    let token = Some(token).filter(|token| token.len() <= limits::TOKEN_BYTES)?;
+    let token = Some(token).filter(|token| token.len() <= shared::TOKEN_BYTES)?;
     Some(Token { token: token.into_bytes().into() })
 }
 

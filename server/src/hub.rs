@@ -19,8 +19,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use landfall_protocol::access::Rights;
 use landfall_protocol::frame::{Mark, SubscriptionId};
-use landfall_protocol::relay::{CheckedPush, PendingPush, PushAnswer, PushedEntry, SnapshotUpload};
+use landfall_protocol::relay::{
+    CheckedPush, PendingPush, PushAnswer, PushedEntry, Refusal, SnapshotUpload,
+};
 use landfall_protocol::{Code, Cursor, DocumentId, Epoch, Offset, Scope, SessionId, SpaceName};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -97,6 +100,17 @@ impl Pushed {
     /// Whether a child must open and merge it.
     fn is_upload(&self) -> bool {
         matches!(self, Self::Snapshot(..) | Self::Chunks(..))
+    }
+
+    /// Why its author may not make it, whatever the document holds. Asked before anything is looked up, so
+    /// that an unreadable document answers like an unknown one, also while it is damaged or merged.
+    fn refusal(&self) -> Option<Refusal> {
+        let (author, needed) = match self {
+            Self::Changes(pending_push, _) => (pending_push.author(), Rights::WRITE),
+            Self::Deletion(push) => (&push.author, Rights::DELETE),
+            Self::Snapshot(push, ..) | Self::Chunks(push, _) => (&push.author, Rights::WRITE),
+        };
+        (!author.rights.includes(needed)).then(|| Refusal::of_rights(needed))
     }
 
     fn key(&self) -> (SessionId, u64) {
@@ -251,7 +265,10 @@ impl Hub {
 
     /// Submits a push; the answer arrives in the session's channel, and the push's memory is then released.
     pub(crate) async fn push(&self, space: SpaceName, mut push: Pushed, grant: Grant) -> bool {
-        if let Pushed::Changes(pending_push, _) = &mut push {
+        let is_refused = push.refusal().is_some();
+        if let Pushed::Changes(pending_push, _) = &mut push
+            && !is_refused
+        {
             let named = pending_push.named();
             if named.len() > limits::HUB_LOOK_UPS {
                 let document = pending_push.document();

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -72,11 +71,7 @@ async fn answer(stream: TcpStream, router: axum::Router, slot: OwnedSemaphorePer
         let router = router.clone();
         async move { Ok::<_, Infallible>(http::answer(router, request).await) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEADER_READ)
-        .max_buf_size(limits::HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = http::connection_builder().serve_connection(TokioIo::new(stream), service);
     if let Ok(Err(error)) = timeout(limits::KEPT_LIFE, connection).await {
         debug!(%error, "a connection of an operator ended with an error");
     }

@@ -59,9 +59,9 @@ pub(super) enum Ended {
     Lost(String),
     /// One side could not go on: a protocol violation, a refusal, a full disk.
     Fault(String),
-    /// The relay ended an established session that the client may begin anew at once: its token has
+    /// The relay ended an established session that the client may begin again at once: its token has
     /// expired, or its rights have changed.
-    Anew(String),
+    Again(String),
     /// The relay refused the token at the hello.
     Unauthorized(String),
     /// The provider reports that the person is signed out.
@@ -164,8 +164,8 @@ impl Runner {
             Ended::OnPurpose | Ended::Retry => return None,
             // Only the first of several short sessions: a relay that always does this is not asked a
             // thousand times a second.
-            Ended::Anew(why) if self.faults <= 1 => {
-                tracing::info!(relay = target.address.url, why, "connecting anew");
+            Ended::Again(why) if self.faults <= 1 => {
+                tracing::info!(relay = target.address.url, why, "connecting again");
                 return None;
             }
             Ended::Unauthorized(why) if self.identity.handle_refusal(target.token.is_some()) => {
@@ -177,7 +177,7 @@ impl Runner {
                 self.identity.handle_signed_out();
                 (why, true)
             }
-            Ended::Lost(why) | Ended::Fault(why) | Ended::Anew(why) => (why, false),
+            Ended::Lost(why) | Ended::Fault(why) | Ended::Again(why) => (why, false),
         };
         let jitter = random::fraction();
         let wait = match is_refused {
@@ -205,7 +205,7 @@ impl Runner {
 
     fn end_session(&mut self, ended: &Ended, lasted: Duration) {
         self.faults = match ended {
-            Ended::Fault(_) | Ended::Anew(_) if lasted < GOOD_SESSION => {
+            Ended::Fault(_) | Ended::Again(_) if lasted < GOOD_SESSION => {
                 self.faults.saturating_add(1)
             }
             Ended::Lost(_) | Ended::Unauthorized(_) | Ended::SignedOut(_)

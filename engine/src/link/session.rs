@@ -182,7 +182,7 @@ fn ended_by(reason: &EndReason) -> Ended {
         EndReason::Unanswered(_) => Ended::Retry,
         EndReason::Unauthorized { welcomed: false, .. } => Ended::Unauthorized(reason.to_string()),
         EndReason::Unauthorized { .. } | EndReason::Ended { code: Code::GOODBYE, .. } => {
-            Ended::Anew(reason.to_string())
+            Ended::Again(reason.to_string())
         }
         EndReason::Silent(_) | EndReason::Ended { code: Code::SHUTTING_DOWN, .. } => {
             Ended::Lost(reason.to_string())

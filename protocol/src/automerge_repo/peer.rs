@@ -254,6 +254,7 @@ impl Peer {
         let NewEntry { entry, kind } = new;
         let id = entry.document;
         let Some(document) = self.documents.get_mut(&id) else { return };
+        document.incoming.handle_entry();
         match kind {
             NewKind::Change { .. } => {
                 document.add_entry(new);

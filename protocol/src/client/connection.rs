@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::conceal::Tokens;
 use super::{EndReason, Phase, Probe, PushLimits, Replica, ReplicaEffect, SpaceLink, SpacePhase};
 use crate::code::Code;
 use crate::frame::{Close, Features, Frame, Frames, Hello, Token, VERSIONS, Welcome, features};
@@ -15,6 +16,7 @@ impl Replica {
         self.handle_disconnected();
         self.phase = Phase::AwaitingWelcome;
         self.last_received = now;
+        self.tokens = Tokens::of_hello(token.as_deref());
         self.send(Frame::Hello(Hello {
             versions: VERSIONS.to_vec(),
             replica: self.replica,
@@ -35,6 +37,7 @@ impl Replica {
     pub fn handle_token(&mut self, token: Vec<u8>) -> bool {
         let renews = self.renews_tokens();
         if renews {
+            self.tokens.renew(&token);
             self.send(Frame::Token(Token { token: token.into() }));
         }
         renews
@@ -131,7 +134,8 @@ impl Replica {
         self.pings
     }
 
-    fn handle_frame(&mut self, now: Moment, frame: Frame) {
+    fn handle_frame(&mut self, now: Moment, mut frame: Frame) {
+        self.tokens.conceal(&mut frame);
         match (&self.phase, frame) {
             (_, Frame::Error(error)) => {
                 self.end_by_relay(error.code, error.what, error.hint);

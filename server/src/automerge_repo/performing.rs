@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use landfall_protocol::automerge_repo::peer::{EphemeralMessage, MemoryAnswer, PeerEffect, Remote};
+use landfall_protocol::automerge_repo::peer::{
+    EphemeralMessage, HeadsUpdate, MemoryAnswer, PeerEffect, Remote,
+};
 use landfall_protocol::{Code, DocumentId};
 use tracing::{Span, debug, info, warn};
 
@@ -77,7 +79,7 @@ impl RepoDriver {
             PeerEffect::Unsubscribe(storages) => {
                 self.shared.remote_heads.unsubscribe(&self.space, self.connection.id, storages);
             }
-            PeerEffect::RemoteHeads(update) if !self.access.reads(&update.document) => {}
+            PeerEffect::RemoteHeads(update) if !self.may_report(&update) => {}
             PeerEffect::RemoteHeads(update) => {
                 let from = (self.connection.id, self.connection.account.share());
                 self.shared.remote_heads.publish(&self.space, from, update);
@@ -94,6 +96,14 @@ impl RepoDriver {
             PeerEffect::Ignored(what) => debug!(what, "ignored"),
             PeerEffect::End(code, what) => self.end(code, &what),
         }
+    }
+
+    /// Whether the client may report heads: of a document that it may read, and of a storage that no other
+    /// principal uses.
+    fn may_report(&self, update: &HeadsUpdate) -> bool {
+        let storage = (self.space.clone(), update.storage_id.clone());
+        let subject = self.access.principal().subject.as_ref();
+        self.access.reads(&update.document) && self.shared.storage_ids.may_use(&storage, subject)
     }
 
     /// Binds the client's names to its principal: another one can neither take its connection over nor

@@ -31,8 +31,8 @@ pub struct ServeArgs {
     /// The address to listen on: address and port, or `localhost` and port. Port 0 picks a free one
     #[arg(long, env = "LANDFALL_LISTEN", default_value = "127.0.0.1:7600", value_name = "ADDRESS")]
     pub listen: String,
-    /// An address on which operators read /healthz, /readyz and /metrics, such as 127.0.0.1:7601. Whoever
-    /// reaches it reads the metrics
+    /// An address on which operators read /healthz, /readyz and /metrics, such as 127.0.0.1:7601. Every
+    /// client that reaches it can read the metrics
     #[arg(long, env = "LANDFALL_OPERATORS_LISTEN", value_name = "ADDRESS")]
     pub operators_listen: Option<SocketAddr>,
     /// The folder of the store; created, accessible to its owner only, if it is missing

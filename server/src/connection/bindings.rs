@@ -41,6 +41,11 @@ pub(crate) struct Binding<K: Eq + Hash> {
 pub(crate) struct InUse;
 
 impl<K: Eq + Hash + Clone> Bindings<K> {
+    /// Whether a principal may use an id: no other one does.
+    pub(crate) fn may_use(&self, id: &K, subject: Option<&Subject>) -> bool {
+        self.uses.lock().get(id).is_none_or(|(bound, _)| bound.as_ref() == subject)
+    }
+
     /// Binds an id to a principal, `None` in open mode.
     pub(crate) fn bind(&self, id: K, subject: Option<&Subject>) -> Result<Binding<K>, InUse> {
         let mut uses = self.uses.lock();
@@ -78,6 +83,8 @@ mod tests {
         let second = bindings.bind(1, Some(&alice)).unwrap();
         assert_eq!(bindings.bind(1, Some(&bob)).unwrap_err(), InUse);
         assert_eq!(bindings.bind(1, None).unwrap_err(), InUse);
+        assert!(bindings.may_use(&1, Some(&alice)) && !bindings.may_use(&1, Some(&bob)));
+        assert!(bindings.may_use(&2, Some(&bob)));
         drop(first);
         assert_eq!(bindings.bind(1, Some(&bob)).unwrap_err(), InUse);
         drop(second);

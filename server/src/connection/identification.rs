@@ -9,13 +9,16 @@ use landfall_protocol::frame::Token;
 use landfall_protocol::{Moment, limits as shared};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Connection;
 use super::relay_state::RelayState;
 use crate::clock::now_ms;
 use crate::memory::{Account, Grant};
 use crate::quota::{NoneLeft, One};
+
+/// The shortest wait before a token that could not be verified is verified again.
+const LEAST_RETRY: Duration = Duration::from_secs(1);
 
 /// The result of an identification.
 pub(crate) type Identified = Result<Arc<Principal>, IdentifyError>;
@@ -31,6 +34,8 @@ pub(crate) struct Identification {
     next: Option<Token>,
     /// The token that was accepted last, with its memory.
     accepted: Option<(Token, Grant)>,
+    /// When to verify it again although nothing changed: it could not be verified.
+    retry: Option<Instant>,
     /// `None` where clients need no token.
     changes: Option<watch::Receiver<u64>>,
     /// Held until the client is identified.
@@ -64,6 +69,7 @@ impl Identification {
             current: None,
             next: None,
             accepted: None,
+            retry: None,
             changes: None,
             unidentified: None,
         }
@@ -89,10 +95,8 @@ impl Identification {
     pub(crate) async fn done(&mut self) -> Identified {
         loop {
             let Some(task) = &mut self.task else {
-                let Some(changes) = &mut self.changes else { return std::future::pending().await };
-                if changes.changed().await.is_err() {
-                    self.changes = None;
-                }
+                self.verification_due().await;
+                self.retry = None;
                 if let Some((token, _)) = &self.accepted {
                     self.start(Some(token.clone()));
                 }
@@ -103,6 +107,9 @@ impl Identification {
             let identified = identified
                 .unwrap_or_else(|_| Err(unavailable("the verification of the token failed")));
             let identified = identified.and_then(|principal| self.accept(principal));
+            if let Err(IdentifyError::Unavailable { retry_after, .. }) = &identified {
+                self.retry = Some(Instant::now() + (*retry_after).max(LEAST_RETRY));
+            }
             if let Some(next) = self.next.take() {
                 self.start(Some(next));
             }
@@ -110,11 +117,24 @@ impl Identification {
         }
     }
 
-    /// Keeps the accepted token for the next verification.
+    /// Waits until the accepted token must be verified again.
+    async fn verification_due(&mut self) {
+        let Some(changes) = &mut self.changes else { return std::future::pending().await };
+        let retry = self.retry;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                self.changes = None;
+            },
+            () = async { sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => {}
+        }
+    }
+
+    /// Keeps the accepted token for the next verification. The one before it stays until there is memory
+    /// for the new one: a session without a token would escape its revocation.
     fn accept(&mut self, principal: Arc<Principal>) -> Identified {
         self.unidentified = None;
-        if let Some(token) = self.current.take() {
-            self.accepted = None;
+        let is_kept = |token: &Token| self.accepted.as_ref().is_some_and(|(kept, _)| kept == token);
+        if let Some(token) = self.current.take().filter(|token| !is_kept(token)) {
             let grant = self.account.reserve_state(token.token.len());
             let grant = grant.ok_or_else(|| unavailable("the relay has no memory for a token"))?;
             self.accepted = Some((token, grant));

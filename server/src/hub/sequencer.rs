@@ -228,6 +228,9 @@ impl Sequencer {
     /// Admits a push, or defers it while its document's pushes wait.
     pub(super) fn handle_push(&mut self, space: &SpaceName, push: Pushed) {
         let (key, document) = (push.key(), push.document());
+        if let Some(refusal) = push.refusal() {
+            return self.reject(key, refusal);
+        }
         let slot = match Self::open(&mut self.spaces, &self.parts, space) {
             Ok(slot) => slot,
             Err(error) => {
@@ -355,13 +358,12 @@ impl Sequencer {
     }
 
     /// Rejects a push for now; the client retries it.
-    pub(super) fn reject_for_now(
-        &mut self,
-        (session, push): (SessionId, u64),
-        failure: StoreFailure,
-    ) {
-        let refusal = Some(failure.refusal());
-        let (count, through, added) = (0, None, None);
+    pub(super) fn reject_for_now(&mut self, key: (SessionId, u64), failure: StoreFailure) {
+        self.reject(key, failure.refusal());
+    }
+
+    fn reject(&mut self, (session, push): (SessionId, u64), refusal: Refusal) {
+        let (count, through, added, refusal) = (0, None, None, Some(refusal));
         self.answer(PushAnswer { session, push, count, through, added, refusal });
     }
 

@@ -2,16 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use landfall_protocol::{Code, DocumentId};
+use automerge::ReadDoc;
+use landfall_protocol::automerge_repo::message::{Message as Repo, RemoteHeads};
+use landfall_protocol::{Code, DocumentId, limits};
 use serde_json::json;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 
-use crate::access::{admin, alice, claims, now, relay, relay_with_files, replace, signed, token};
+use crate::access::{
+    admin, alice, claims, now, relay, relay_with_files, replace, required, signed, token,
+};
 use crate::automerge_repo::closed;
-use crate::automerge_repo_client::{Heard, Replica, RepoClient};
-use crate::harness::{Relay, SPACE, soon};
+use crate::automerge_repo_client::{Heard, Replica, RepoClient, shown};
+use crate::harness::{Relay, SPACE, damage, soon};
 
 /// Of alice: she reads document 1 and writes document 2.
 const HIDDEN: u8 = 3;
@@ -201,5 +205,118 @@ async fn revoked_tokens_and_changed_rules_end_running_sessions() {
     let mut unknown = Replica::empty(UNKNOWN);
     other.send(&mut unknown).await;
     other.unavailable(unknown.id).await;
+    relay.stop().await.unwrap();
+}
+
+/// Also while the document is damaged, which a push by one who may write would find out.
+#[tokio::test]
+async fn a_damaged_unreadable_document_is_answered_like_an_unknown_one() {
+    let (folder, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let relay = Relay::start_with(&folder, required(&config)).await;
+    write_documents(&relay).await;
+    relay.stop().await.unwrap();
+    assert_eq!(damage(folder.path(), ("entry", "body"), 50, "\"offset\" = 3"), 1);
+    let relay = Relay::start_with(&folder, required(&config)).await;
+    // A read finds the damage.
+    let mut admin = RepoClient::join(&relay, &path(&admin()), "admin").await;
+    let mut broken = Replica::empty(HIDDEN);
+    admin.send(&mut broken).await;
+    until_quiet(&mut admin, broken.id).await;
+    let mut transcripts = Vec::new();
+    for number in [HIDDEN, UNKNOWN] {
+        let mut client = RepoClient::join(&relay, &path(&alice()), "alice").await;
+        let mut made = Replica::made(number, 1);
+        client.send(&mut made).await;
+        let mut transcript = until_quiet(&mut client, made.id).await;
+        let mut whole = automerge::AutoCommit::load(&made.doc.save()).unwrap();
+        client.say_whole(made.id, &mut whole).await;
+        transcript.extend(until_quiet(&mut client, made.id).await);
+        transcripts.push(transcript);
+    }
+    assert_eq!(transcripts[0], transcripts[1]);
+    relay.stop().await.unwrap();
+}
+
+/// One refusal covers a document: its many changes neither end the session nor cost a push each.
+#[tokio::test]
+async fn a_reader_with_many_own_changes_stays_connected() {
+    let (_folder, _config, relay, _) = relay().await;
+    write_documents(&relay).await;
+    let mut alice = RepoClient::join(&relay, &path(&alice()), "alice").await;
+    let mut hers = Replica::empty(1);
+    alice.send(&mut hers).await;
+    while hers.get("made").is_none() {
+        alice.receive(&mut hers).await;
+    }
+    (0..limits::REPO_REFUSED + 100).for_each(|n| hers.put("by", &n.to_string()));
+    alice.send(&mut hers).await;
+    let messages = until_quiet(&mut alice, hers.id).await;
+    assert!(messages.len() < 10 && messages.iter().all(|message| message.starts_with("Ok")));
+    // Changes of others still arrive.
+    let mut admin = RepoClient::join(&relay, &path(&admin()), "admin").await;
+    let mut theirs = Replica::empty(1);
+    admin.send(&mut theirs).await;
+    while theirs.get("made").is_none() {
+        admin.receive(&mut theirs).await;
+    }
+    theirs.put("from", "admin");
+    admin.send(&mut theirs).await;
+    while hers.get("from").is_none() {
+        alice.receive(&mut hers).await;
+    }
+    assert_eq!(theirs.get("by"), None);
+    relay.stop().await.unwrap();
+}
+
+/// A client that may write, and not create, is refused until the document exists.
+#[tokio::test]
+async fn changes_without_the_right_to_create_are_stored_once_the_document_exists() {
+    let (_folder, _config, relay, _) = relay().await;
+    let writer = token("bob", &json!([{ "spaces": SPACE, "rights": ["write"] }]));
+    let mut bob = RepoClient::join(&relay, &path(&writer), "bob").await;
+    let mut his = Replica::made(8, 5);
+    bob.send(&mut his).await;
+    until_quiet(&mut bob, his.id).await;
+    let mut admin = RepoClient::join(&relay, &path(&admin()), "admin").await;
+    let mut theirs = Replica::made(8, 6);
+    admin.send(&mut theirs).await;
+    let first = theirs.heads();
+    admin.until(&mut theirs, &first).await;
+    while theirs.doc.get_change_by_hash(&his.heads()[0]).is_none() {
+        tokio::select! {
+            _ = bob.receive(&mut his) => {}
+            _ = admin.receive(&mut theirs) => {}
+        }
+    }
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn heads_of_a_storage_are_reported_by_its_own_principal_only() {
+    let (_folder, _config, relay, _) = relay().await;
+    write_documents(&relay).await;
+    let mut listener = RepoClient::join(&relay, &path(&admin()), "listener").await;
+    let mut followed = Replica::empty(1);
+    listener.send(&mut followed).await;
+    while followed.get("made").is_none() {
+        listener.receive(&mut followed).await;
+    }
+    let mut owner = RepoClient::connect(relay.address, &path(&admin()), "owner").await;
+    owner.say_join(Some("admins-disk")).await;
+    assert!(matches!(owner.hear().await, Heard::Peer { .. }));
+    let mut alice = RepoClient::join(&relay, &path(&alice()), "alice").await;
+    let add = vec!["admins-disk", "alices-disk"];
+    let server = listener.server.clone();
+    let (sender, target, remove) = ("listener", server.as_str(), vec![]);
+    listener.say(&Repo::RemoteSubscription { sender, target, add, remove }).await;
+    until_quiet(&mut listener, followed.id).await;
+    for storage_id in ["admins-disk", "alices-disk"] {
+        let heads = vec![RemoteHeads { storage_id, heads: vec!["forged"], timestamp_ms: 1.0 }];
+        let document = shown(followed.id);
+        let (sender, target, document) = ("alice", server.as_str(), document.as_str());
+        alice.say(&Repo::RemoteHeads { sender, target, document, heads }).await;
+    }
+    let heard = until_quiet(&mut listener, followed.id).await.join("\n");
+    assert!(heard.contains("alices-disk") && !heard.contains("admins-disk"), "{heard}");
     relay.stop().await.unwrap();
 }

@@ -257,8 +257,11 @@ fn a_provider_that_reports_a_sign_out_is_believed() {
     relay.end(&store);
 }
 
+/// One answer of a provider.
+type Provided = fn() -> Result<Token, TokenError>;
+
 /// A provider that fails at first in some way, and then returns a token.
-fn fails_first(fail: fn() -> Result<Token, TokenError>) -> TokenProvider {
+fn fails_first(fail: Provided) -> TokenProvider {
     let calls = AtomicU32::new(0);
     TokenProvider::new(move || {
         let call = calls.fetch_add(1, Ordering::SeqCst);
@@ -272,7 +275,7 @@ fn a_provider_that_fails_or_panics_is_asked_again() {
         std::panic::resume_unwind(Box::new("with the secret"));
     };
     let large = || Ok(Token::new(vec![b'x'; landfall_protocol::limits::TOKEN_BYTES + 1]));
-    let cases: [(fn() -> Result<Token, TokenError>, &str); 4] = [
+    let cases: [(Provided, &str); 4] = [
         (|| Err(TokenError::failed("the issuer is away")), "the issuer is away"),
         (panics, "the token provider panicked"),
         (large, "16385 bytes"),
@@ -343,6 +346,34 @@ fn a_provider_that_blocks_its_thread_is_not_called_twice_and_holds_up_nothing() 
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     drop(release);
     relay.pushed();
+    relay.end(&store);
+}
+
+/// The application asks for an attempt while a call runs, which ends a little after it was cancelled.
+#[test]
+fn a_cancelled_call_delays_the_next_one_and_is_no_failure() {
+    let (relay, store) = (Relay::start(&["good"]), store());
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let (asked, asks) = mpsc::channel();
+    let calls = AtomicU32::new(0);
+    let provider = TokenProvider::new(move || {
+        asked.send(()).unwrap();
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            released.lock().recv().unwrap();
+        }
+        async { Ok(Token::new("good")) }
+    });
+    let slowly = Duration::from_secs(3_600);
+    let options = relay.options().reconnect_first(slowly).reconnect_most(slowly);
+    store.connect(options.token(provider)).unwrap();
+    asks.recv().unwrap();
+    store.reconnect_now();
+    // Only once the link has begun the second attempt, so that the first call is cancelled.
+    wait(&store, |status| matches!(status.link, LinkStatus::Connecting { attempt: 1 }));
+    release.send(()).unwrap();
+    let status = wait(&store, |status| status.link == LinkStatus::Online);
+    assert_eq!(status.last_error, None);
     relay.end(&store);
 }
 

@@ -7,6 +7,15 @@ use super::deferred::Deferred;
 use crate::admission::CheckedChange;
 use crate::ids::ChangeHash;
 
+/// Why a client may not write to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forbidden {
+    /// The document does not exist for the client, which may not create it, or may not read it.
+    Absent,
+    /// The client may only read it.
+    ReadOnly,
+}
+
 /// The state of the peer's changes of one document.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
@@ -20,6 +29,8 @@ pub(super) struct Incoming {
     pub(super) deferred: Deferred,
     /// Rejected changes and their descendants.
     rejected: BTreeSet<ChangeHash>,
+    /// The client may not write to the document: all its changes are rejected.
+    forbidden: Option<Forbidden>,
     /// Changes whose missing dependencies are in other unanswered pushes: sorted again once those
     /// are answered.
     unsorted: Vec<CheckedChange>,
@@ -72,7 +83,25 @@ impl Incoming {
     }
 
     pub(super) fn is_rejected(&self, hash: &ChangeHash) -> bool {
-        self.rejected.contains(hash)
+        self.is_forbidden() || self.rejected.contains(hash)
+    }
+
+    /// Whether the client may not write to the document.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.is_some()
+    }
+
+    /// Rejects all changes from now on. Rights last as long as the session.
+    pub(super) fn forbid(&mut self, exists: bool) {
+        self.forbidden = Some(if exists { Forbidden::ReadOnly } else { Forbidden::Absent });
+        self.rejected.clear();
+        self.unsorted.clear();
+    }
+
+    /// The document has an entry of another client: one that may write to it, and only lacked the
+    /// right to create it, can do so now.
+    pub(super) fn handle_entry(&mut self) {
+        self.forbidden.take_if(|forbidden| *forbidden == Forbidden::Absent);
     }
 
     /// Records rejected changes; returns how many there are now.

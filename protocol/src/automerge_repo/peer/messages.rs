@@ -117,6 +117,9 @@ impl Peer {
     }
 
     fn carry(&mut self, id: DocumentId, carried: Carried) {
+        if self.documents.get(&id).is_some_and(|document| document.incoming.is_forbidden()) {
+            return;
+        }
         match carried {
             Carried::Changes(chunks) if chunks.is_empty() => {}
             Carried::Changes(chunks) => {

@@ -81,6 +81,9 @@ impl Peer {
         came: &[ChangeHash],
     ) {
         let Some(document) = self.documents.get_mut(&id) else { return };
+        if document.incoming.is_forbidden() {
+            return;
+        }
         let mut deferred = std::mem::take(&mut document.incoming.deferred);
         let before = deferred.bytes();
         let is_there =
@@ -185,6 +188,9 @@ impl Peer {
             let name = document.name().to_owned();
             self.send_unavailable(&name);
         }
+        if refusal.code == Code::FORBIDDEN {
+            return self.forbid(id, rest.len(), refusal.what.clone());
+        }
         if refusal.code == Code::SNAPSHOT {
             // Opening it cost a process, and the peer would send it again and again.
             return self.fail(refusal.code, refusal.what.clone());
@@ -200,6 +206,17 @@ impl Peer {
         if refusal.code != Code::DELETED {
             self.sort_pushed(id, rest.into_iter().skip(1).collect());
         }
+    }
+
+    /// The client may not write to the document: drops its changes, now and later, without counting
+    /// them. It sends them again with its next session.
+    fn forbid(&mut self, id: DocumentId, count: usize, what: String) {
+        let Some(document) = self.documents.get_mut(&id) else { return };
+        document.incoming.forbid(document.log.present().is_some());
+        let dropped = std::mem::take(&mut document.incoming.deferred);
+        self.deferred_bytes = self.deferred_bytes.saturating_sub(dropped.bytes());
+        let (code, changes) = (Code::FORBIDDEN, count.max(1));
+        self.effects.push_back(PeerEffect::Refused { document: id, code, changes, what });
     }
 
     /// Sorts changes that were pushed before. Their dependencies outside this list were present,

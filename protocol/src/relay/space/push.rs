@@ -139,6 +139,11 @@ impl PendingPush {
     pub fn key(&self) -> (SessionId, u64) {
         (self.push.session, self.push.id)
     }
+
+    /// Its author.
+    pub fn author(&self) -> &Author {
+        &self.push.author
+    }
 }
 
 /// The state of a push after admission.
