@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_protocol::access::Rights;
 use landfall_protocol::admission::{Roots, preflight};
 use landfall_protocol::relay::{Author, CheckedPush, PushAnswer, PushedEntry};
 use landfall_protocol::{
@@ -261,6 +262,41 @@ async fn an_invalid_upload_is_rejected_and_leaves_nothing() {
     assert_eq!(bench.answer().await.count, 1);
     let refusal = bench.chunks(whole(&all)).await.refusal.unwrap();
     assert_eq!((refusal.code, refusal.class), (Code::DELETED, NackClass::REFUSED));
+    bench.end();
+}
+
+/// Otherwise the answer would show that the document exists and is being merged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_without_the_right_does_not_wait_for_the_documents_merge() {
+    let Some(program) = program() else { return };
+    let mut bench = Bench::new(program).await;
+    // Its snapshot cannot be committed, so the document stays deferred.
+    let hold = bench.store.faults().hold_commits();
+    bench.push_chunks(whole(&world::typing(1, limits::PUSH_CHANGES + 200))).await;
+    let entry = bench.entry();
+    let author = Author { rights: Rights::READ, ..entry.author.clone() };
+    let refused = PushedEntry { author, ..entry };
+    for pushed in [
+        Pushed::chunks(refused.clone(), Arc::new(vec![1])),
+        Pushed::Deletion(refused.clone()),
+        Pushed::changes(CheckedPush {
+            session: SESSION,
+            id: refused.id,
+            document: DOCUMENT,
+            author: refused.author.clone(),
+            changes: Vec::new(),
+            rest: None,
+            roots: Roots::One,
+        }),
+    ] {
+        bench.push(pushed).await;
+    }
+    for _ in 0..3 {
+        let answer = bench.answer().await;
+        assert_eq!((answer.push, answer.refusal.unwrap().code), (2, Code::FORBIDDEN));
+    }
+    drop(hold);
+    assert_eq!((bench.answer().await.count, bench.held()), (1, limits::PUSH_CHANGES as u64 + 200));
     bench.end();
 }
 
