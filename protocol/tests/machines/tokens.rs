@@ -105,6 +105,19 @@ fn a_refused_token_differs_from_an_expired_one_and_from_other_ends() {
     }
 }
 
+/// Its texts reach the status and the log.
+#[test]
+fn a_relay_that_quotes_a_token_cannot_show_it() {
+    let mut replica = connected(Some(b"secret-token"));
+    welcome(&mut replica, features::ALL);
+    assert!(replica.handle_token(b"second-secret".to_vec()));
+    let what = "secret-token and second-secret are wrong".to_owned();
+    let hint = "not secret-token".to_owned();
+    say(&mut replica, &Frame::Error(ErrorFrame { code: Code::UNAUTHORIZED, what, hint }));
+    let reason = ended(&mut replica).expect("the end").to_string();
+    assert!(!reason.contains("secret") && reason.contains("[token]"), "{reason}");
+}
+
 #[test]
 fn a_token_is_renewed_only_in_a_session_with_a_relay_that_accepts_it() {
     let mut replica = connected(Some(b"first"));
